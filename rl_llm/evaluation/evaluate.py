@@ -1,0 +1,76 @@
+"""Evaluation on a split: accuracy of samples and pass@k, with the samples kept to be looked at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import jax
+import numpy as np
+
+from rl_llm.actor import Actor
+from rl_llm.problem import Problem
+from rl_llm.sampler import Sampling
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What K samples for each of a set of problems came to. Lengths are in tokens, the end token included."""
+
+    accuracy: float
+    pass_at_k: dict[int, float]
+    response_length: float
+    truncated: float
+    tokens: int
+    samples: list[dict[str, Any]]
+
+
+def evaluate(
+    actor: Actor, params: dict, problems: Sequence[Problem], key: jax.Array, sampling: Sampling, prefix: str = ""
+) -> Outcome:
+    """Put every problem to the policy, `prompts_per_step` at a time (the program that is compiled already).
+
+    The last call is filled up with problems again, whose answers are dropped: a row's noise does not depend on its
+    neighbours, so the outcome is that of the problems alone.
+    """
+    N, K = actor.experiment.prompts_per_step, actor.experiment.responses_per_prompt
+    if not problems:
+        raise ValueError("nothing to evaluate on: the list of problems is empty")
+    accuracies, lengths, cut, samples = [], [], [], []
+    for start in range(0, len(problems), N):
+        part = list(problems[start : start + N])
+        filled = (part * (-(-N // len(part))))[:N]
+        answers = actor.answer(params, filled, key, sampling, prefix)
+        rows = len(part) * K
+        mask, truncated = jax.device_get((answers.rollout.mask, answers.rollout.truncated))
+        accuracies.append(answers.accuracies[:rows].reshape(-1, K))
+        lengths.append(mask[:rows].sum(axis=1))
+        cut.append(truncated[:rows])
+        samples += [
+            {
+                "prompt": p.prompt,
+                "answer": p.answer,
+                "response": answers.responses[i * K],
+                "reward": answers.grades[i * K].reward,
+            }
+            for i, p in enumerate(part)
+        ]
+    table, length = np.concatenate(accuracies), np.concatenate(lengths)
+    right = (table >= 1.0).sum(axis=1)
+    return Outcome(
+        accuracy=float(table.mean()),
+        pass_at_k={k: pass_at_k(right, K, k) for k in {1, K}},
+        response_length=float(length.mean()),
+        truncated=float(np.concatenate(cut).mean()),
+        tokens=int(length.sum()),
+        samples=samples,
+    )
+
+
+def pass_at_k(right: np.ndarray, samples: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is right, from `right` i[N] of n samples (arXiv
+    2107.03374, eq. 1).
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} cannot be estimated from {samples} samples")
+    return float(np.mean([1.0 - comb(samples - int(count), k) / comb(samples, k) for count in right]))

@@ -1,0 +1,60 @@
+"""What a step's rollout looked like, as numbers for metrics.jsonl. Host side, NumPy."""
+
+from collections.abc import Sequence
+
+import jax
+
+from rl_llm.actor import Answers
+from rl_llm.model import ModelConfig, forward_flops
+from rl_llm.problem import Problem
+from rl_llm.rewards.grader import count_statuses
+
+
+def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt: int) -> dict[str, float]:
+    """Reward, length, truncation, grading and cost of a rollout.
+
+    Both batch stds are there since methods differ in the one they divide by: `reward/std` is of the raw rewards,
+    `reward/std_centered` of the rewards less their group's mean (both with ddof 1). Lengths are in tokens, 0 where no
+    response was right or none was wrong. FLOPs are what generating the rollout and updating once on each token
+    (forward + twice that backward) had to cost: padding, steps after a row's end and recomputation do not count.
+    """
+    rollout = answers.rollout
+    mask, truncated, prompts = jax.device_get((rollout.mask, rollout.truncated, rollout.prompts.lengths))
+    lengths, right = mask.sum(axis=1), answers.accuracies >= 1.0
+    groups = answers.rewards.reshape(-1, responses_per_prompt)
+    centered = groups - groups.mean(axis=1, keepdims=True)
+    reading = forward_flops(config, prompts.sum(), prompts.mean() / 2, logits=len(prompts))
+    responding = forward_flops(config, lengths.sum(), prompts.mean() + lengths.mean() / 2)
+    return {
+        "reward/mean": float(groups.mean()),
+        "reward/accuracy": float(answers.accuracies.mean()),
+        "reward/std": float(groups.std(ddof=1)) if groups.size > 1 else 0.0,
+        "reward/std_centered": float(centered.std(ddof=1)) if groups.size > 1 else 0.0,
+        "reward/zero_variance_groups": float((groups == groups[:, :1]).all(axis=1).mean()),
+        "response/length": float(lengths.mean()),
+        "response/length_right": float(lengths[right].mean()) if right.any() else 0.0,
+        "response/length_wrong": float(lengths[~right].mean()) if not right.all() else 0.0,
+        "response/truncated": float(truncated.mean()),
+        "tokens/generated": int(lengths.sum()),
+        "flops/generate": float(reading + responding),
+        "flops/update": float(3 * (reading + responding)),
+        **{f"grading/{status}": count for status, count in count_statuses(answers.grades).items()},
+    }
+
+
+def training_samples(
+    step: int, problems: Sequence[Problem], answers: Answers, responses_per_prompt: int, count: int = 2
+) -> list[dict]:
+    """The first response to each of the first `count` problems of a step, for samples.jsonl."""
+    rows = [(problems[n], n * responses_per_prompt) for n in range(min(count, len(problems)))]
+    return [
+        {
+            "step": step,
+            "when": "training",
+            "prompt": problem.prompt,
+            "response": answers.responses[row],
+            "answer": problem.answer,
+            "reward": answers.grades[row].reward,
+        }
+        for problem, row in rows
+    ]

@@ -1,0 +1,56 @@
+"""The optimizer: AdamW with warm-up, a schedule and global-norm clipping, as one optax chain."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls to `final_fraction` of itself at the
+    last update.
+
+    `max_gradient_norm` clips the global norm of the whole gradient before Adam sees it.
+    """
+
+    learning_rate: float
+    warmup_updates: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_fraction: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.warmup_updates < 0 or self.max_gradient_norm <= 0:
+            raise ValueError(
+                f"AdamW needs learning_rate >= 0, warmup_updates >= 0 and max_gradient_norm > 0, not {self}"
+            )
+        if self.schedule == "constant" and self.final_fraction != 0.0:
+            raise ValueError(f"AdamW.final_fraction={self.final_fraction} cannot act with schedule='constant'")
+
+    def rate(self, updates: int) -> optax.Schedule:
+        """Update index -> learning rate, over `updates` updates. The first update already has a non-zero rate."""
+        peak, decay = self.learning_rate, max(updates - self.warmup_updates, 1)
+        after = {
+            "constant": optax.constant_schedule(peak),
+            "linear": optax.linear_schedule(peak, peak * self.final_fraction, decay),
+            "cosine": optax.cosine_decay_schedule(peak, decay, self.final_fraction),
+        }[self.schedule]
+        if not self.warmup_updates:
+            return after
+        step = peak / self.warmup_updates
+        warmup = optax.linear_schedule(step, peak, max(self.warmup_updates - 1, 1))
+        return optax.join_schedules([warmup, after], [self.warmup_updates])
+
+    def build(self, updates: int) -> optax.GradientTransformation:
+        """The optax transformation; an update that is not finite is skipped and counted in its state."""
+        chain = optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm),
+            optax.adamw(self.rate(updates), self.beta1, self.beta2, self.eps, weight_decay=self.weight_decay),
+        )
+        return optax.apply_if_finite(chain, max_consecutive_errors=jnp.iinfo(jnp.int32).max)

@@ -1,0 +1,1 @@
+"""How responses are scored: reward components, and the process pool that grades with them."""

@@ -1,0 +1,90 @@
+"""What a grading process does: it loads the verifier, grades what it is sent, and dies when it is left alone.
+
+The other half, which starts these processes and outlives them, is `grader.py`.
+"""
+
+import faulthandler
+import math
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn
+
+from rl_llm.problem import Problem
+from rl_llm.rewards.components import Reward
+
+Verify = Callable[[Problem, str], float]
+Items = Sequence[tuple[Problem, str]]
+Status = Literal["ok", "error", "timeout", "crashed"]
+
+ORPHAN_SECONDS = 3.0  # How long a hung worker outlives its time limit when its parent is gone.
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What became of one response. Only the status "ok" earns a reward; `message` says what went wrong."""
+
+    status: Status
+    reward: float
+    accuracy: float
+    components: dict[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+def failed(status: Status, message: str) -> Grade:
+    """The grade of a response without a score: it earns nothing."""
+    return Grade(status=status, reward=0.0, accuracy=0.0, message=message)
+
+
+def start_worker(scorer: bytes) -> None:
+    """Prepare a worker process, before the clock of its first job starts."""
+    # pebble handles SIGTERM in Python code, which a verifier stuck in C code (9**9**9) never reaches.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # pebble takes exit code 0 for a worker that ended well, and never settles the job that it had.
+    exit_process = os._exit
+
+    def exit_as_failure(status: int) -> NoReturn:
+        exit_process(status or 1)
+
+    os._exit = exit_as_failure
+    with suppress(Exception):
+        pickle.loads(scorer)  # For its imports; each job loads it again, and reports what goes wrong.
+
+
+def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
+    """One job in a worker: the grades of the pickled (problem, response) pairs, in order.
+
+    Raises RuntimeError if the verifier cannot be loaded here.
+    """
+    try:
+        verify, reward = pickle.loads(scorer)
+    except Exception as error:
+        raise RuntimeError(f"the grading process cannot load the verifier: {_describe(error)}") from None
+    with open(os.devnull, "w") as nowhere:
+        # The parent ends a hung worker. Should the parent be gone, the worker ends itself, even from C code.
+        faulthandler.dump_traceback_later(time_limit + ORPHAN_SECONDS, exit=True, file=nowhere)
+        try:
+            return [_grade(verify, reward, problem, response) for problem, response in pickle.loads(items)]
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> Grade:
+    try:
+        accuracy = verify(problem, response)
+        if not isinstance(accuracy, float) or not 0.0 <= accuracy <= 1.0:
+            raise ValueError(f"the verifier gave {accuracy!r} instead of a float from 0.0 to 1.0")
+        total, components = reward(problem, response, float(accuracy))
+        if not math.isfinite(total):
+            raise ValueError(f"the reward is {total!r}, of {components}")
+    except BaseException as error:  # A verifier may well call sys.exit.
+        return failed("error", _describe(error))
+    return Grade(status="ok", reward=float(total), accuracy=float(accuracy), components=components)
+
+
+def _describe(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()[:500]

@@ -1,0 +1,203 @@
+"""A run in progress on the host: its folder, metrics, progress display and stop signal, and what of it survives a
+restart.
+"""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rl_llm import config
+from rl_llm import mesh as meshes
+from rl_llm.experiment import Experiment
+from rl_llm.model import weight_table
+from rl_llm.problem import Problem, Split
+from rl_llm.runs.checkpoint import state_sha256
+from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.ledger import GENESIS
+from rl_llm.runs.metrics import MetricsLog, read_metrics
+from rl_llm.runs.preemption import Preempted, StopSignal
+from rl_llm.runs.progress import Progress
+from rl_llm.text import encode_prompts
+from rl_llm.types import Metrics, TrainState
+
+Values = dict[str, Any]  # JSON values by name
+
+
+def experiment_record(experiment: Experiment, spec: str, overrides: Sequence[str], seed: int) -> dict[str, Any]:
+    """What experiment.json holds: the experiment fully resolved, and all it takes to run it again."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "spec": spec,
+        "overrides": list(overrides),
+        "seed": seed,
+        "fingerprint": config.fingerprint(experiment),
+        "tokenizer": experiment.tokenizer.fingerprint(),
+        "experiment": config.to_json(experiment),
+        "versions": {
+            name: version(name) for name in ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+        },
+        "python": platform.python_version(),
+        "devices": [str(device) for device in jax.devices()],
+        "commit": commit or None,
+    }
+
+
+@dataclass
+class Run:
+    """Made by `open_run`. `step` counts warm-start and RL steps together; `progress` (JSON) is saved with every
+    checkpoint.
+    """
+
+    experiment: Experiment
+    seed: int
+    folder: RunFolder
+    metrics: MetricsLog
+    display: Progress
+    stop: StopSignal
+    started: float
+    step: int = 0
+    progress: dict[str, Any] = field(default_factory=lambda: {"tokens": 0, "flops": 0.0, "seconds": 0.0})
+    saved: int | None = None
+
+    def record(self, phase: str, values: Values, metrics: Metrics, seconds: dict[str, float]) -> Values:
+        """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
+        self.step += 1
+        results = {name: float(metric.result()) for name, metric in jax.device_get(metrics).items()}
+        self.progress["tokens"] += int(values.get("tokens/generated", 0))
+        self.progress["flops"] += values.get("flops/generate", 0.0) + values.get("flops/update", 0.0)
+        totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
+        line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
+        self.metrics.write(line)
+        return line
+
+    def checkpoint_if_due(self, state: TrainState) -> None:
+        """Between two steps: save if it is time to, and if the process was told to stop, save and raise Preempted."""
+        if self.stop.requested or self.step % self.experiment.checkpointing.every == 0:
+            self.save(state)
+        if self.stop.requested:
+            self.folder.ledger.append("preempted", step=self.step)
+            raise Preempted(f"stopped by SIGTERM at step {self.step}; the state is saved in {self.folder.path}")
+
+    def save(self, state: TrainState) -> None:
+        """Checkpoint the state of this step, once."""
+        if self.saved == self.step:
+            return
+        self.folder.checkpoints.save(self.step, state, {**self.progress, "seconds": self.seconds()})
+        self.saved = self.step
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of this run, those before a resume included."""
+        return float(self.progress["seconds"]) + time.monotonic() - self.started
+
+    def finish(self, state: TrainState, train_problems: Sequence[Problem]) -> dict[str, Any]:
+        """Write summary.json and the ledger's last event; returns the summary."""
+        data_state = {"seed": self.seed, "step": self.step, "problems": [problem.id for problem in train_problems]}
+        before, after = self.progress["before"], self.progress["after"]
+        lines = read_metrics(self.folder.path)
+        phases = ("generate", "grade", "update", "step")
+        summary = {
+            "accuracy_before": before["accuracy"],
+            "accuracy_after": after["accuracy"],
+            "greedy_before": before["greedy"],
+            "greedy_after": after["greedy"],
+            "response_length_before": before["response_length"],
+            "response_length_after": after["response_length"],
+            "skill": self.progress.get("skill"),
+            "tokens_generated": self.progress["tokens"],
+            "flops": self.progress["flops"],
+            "updates_skipped": sum(line["update/skipped"] for line in lines),
+            "wall_seconds": self.seconds(),
+            "time": {name: sum(line.get(f"time/{name}", 0.0) for line in lines) for name in phases},
+            "seed": self.seed,
+            "steps": self.step,
+            "state_sha256": state_sha256(state, data_state),
+        }
+        self.folder.ledger.append("finished", **{name: summary[name] for name in ("accuracy_after", "state_sha256")})
+        summary["ledger_head"] = self.folder.ledger.head
+        self.folder.write_summary(summary)
+        return summary
+
+
+def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, dict[Split, Sequence[Problem]]]:
+    """The mesh and the problems of a run. Raises ValueError for what cannot work, before anything is written."""
+    mesh = meshes.make_mesh(experiment.mesh)
+    meshes.weight_shardings(mesh, weight_table(experiment.model))
+    ways = meshes.data_parallel_size(mesh)
+    share = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
+    if share % ways:
+        raise ValueError(
+            f"an update's micro-batch of {share} prompts (prompts_per_step / updates_per_rollout / micro_batches) does "
+            f"not divide over {ways} data-parallel devices"
+        )
+    counts: dict[Split, int] = {
+        "train": experiment.train_problems,
+        "validation": experiment.prompts_per_step,
+        "held_out": experiment.evaluation.problems,
+    }
+    problems = {split: experiment.task.problems(split, count, seed) for split, count in counts.items()}
+    for split, found in problems.items():
+        encode_prompts(experiment.tokenizer, found, experiment.max_prompt_tokens - gate_width(experiment))
+        if len(found) < (experiment.prompts_per_step if split == "train" else 1):
+            raise ValueError(f"task {experiment.task.name} has {len(found)} {split} problems: too few for a step")
+    return mesh, problems
+
+
+def gate_width(experiment: Experiment) -> int:
+    """Tokens that the gate's forced prefix adds to a prompt."""
+    gate = experiment.warm_start.gate if experiment.warm_start else None
+    return len(experiment.tokenizer.encode(gate.prefix)) if gate else 0
+
+
+def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
+    """A new run folder, or with `resume` the one that is there (a new one if there is none)."""
+    if resume and (out / "experiment.json").exists():
+        return RunFolder.resume(out, record, keep)
+    return RunFolder.create(out, record, keep)
+
+
+@contextmanager
+def open_run(
+    experiment: Experiment, seed: int, folder: RunFolder, started: float, template: TrainState
+) -> Iterator[tuple[Run, TrainState | None]]:
+    """The run of an open folder, with its newest good state if it has one.
+
+    Restoring drops the lines of metrics.jsonl and samples.jsonl that came after that state: they will be written again.
+    """
+    with ExitStack() as stack:
+        display = stack.enter_context(Progress())
+        begun = folder.ledger.head != GENESIS
+        restored = folder.checkpoints.restore_newest(lambda progress: template) if begun else None
+        step = restored.step if restored else 0
+        if begun:
+            folder.truncate_after(restored.step if restored else -1)
+            rejected = restored.rejected if restored else []
+            folder.ledger.append("resumed", step=step, rejected=rejected)
+            refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
+            display.say(f"resuming {folder.path} at step {step}{refused}")
+        else:
+            folder.ledger.append("started", seed=seed)
+        metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if begun else None))
+        stop = stack.enter_context(StopSignal())
+        run = Run(experiment, seed, folder, metrics, display, stop, started, step)
+        if restored:
+            run.progress, run.saved = dict(restored.progress), step
+        yield run, restored.state if restored else None
+
+
+def read_experiment_record(run_path: Path) -> dict[str, Any]:
+    """The experiment.json of a run folder; raises FileNotFoundError naming the folder when there is none."""
+    path = run_path / "experiment.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_path} is not a run folder: it has no experiment.json")
+    return dict(json.loads(path.read_text()))

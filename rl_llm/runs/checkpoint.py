@@ -1,0 +1,245 @@
+"""Checkpoints that are whole and verified, or not there.
+
+Orbax writes and shards the arrays, but it reads flipped bits, empty folders and other dtypes back without a
+word. So a step is
+
+    <step>/state/      what Orbax wrote
+    <step>/seal.json   SHA-256 of every file of it, dtype and shape of every array, the caller's progress
+
+prepared as `<step>.unfinished` and put in place by one rename. Without a seal that holds it is no checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_llm.runs.files import canonical_json, synchronize_folder, write_atomically
+
+PyTree = Any
+SEAL = "seal.json"
+UNFINISHED = ".unfinished"
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(Exception):
+    """No usable checkpoint, or one that does not fit. The message names the step and the reason."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A verified checkpoint, with the reasons why newer ones (if any) were rejected."""
+
+    step: int
+    state: PyTree
+    progress: dict[str, Any]
+    rejected: list[str]
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of a run in one folder, which is made at the first save."""
+
+    def __init__(self, folder: Path | str, keep: int = 3) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}: nothing could be resumed")
+        self.folder = Path(folder).absolute()
+        self.keep = keep
+
+    def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
+        """Writes `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
+
+        Returns when the checkpoint is sealed, on the disk and in place; only then are steps beyond `keep`
+        removed. A damaged checkpoint of the same step is replaced; a good one raises CheckpointError.
+        """
+        import orbax.checkpoint as ocp
+
+        final, unfinished = self.folder / str(step), self.folder / f"{step}{UNFINISHED}"
+        if final.exists() and _defect(final) is None:
+            raise CheckpointError(f"{final} is there already, and good: a good checkpoint is never overwritten")
+        leaves = _named_leaves(state)
+        progress = json.loads(canonical_json(progress))  # refuses here what JSON does not know
+        _remove(unfinished)
+        unfinished.mkdir(parents=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
+        seal = {
+            "step": step,
+            "progress": progress,
+            "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
+            "files": {name: _file_sha256(unfinished / name) for name in _files(unfinished)},
+        }
+        write_atomically(unfinished / SEAL, _sealed(seal))
+        _remove(final)
+        unfinished.rename(final)
+        synchronize_folder(self.folder)
+        self._remove_old()
+
+    def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
+        """The newest checkpoint whose seal holds, or None where no save was ever finished.
+
+        template: from the progress saved with it to a pytree of `jax.ShapeDtypeStruct`, with the sharding
+            that each array is to have (the first device where it has none).
+
+        Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
+        CheckpointError where all are damaged, or where the newest good one does not fit the template.
+        """
+        rejected = [f"{name}: {reason}" for name, reason in self._strays()]
+        for reason in rejected:
+            logger.warning("checkpoint rejected: %s", reason)
+        steps = self._steps()
+        for step in steps:
+            folder = self.folder / str(step)
+            if (defect := _defect(folder)) is not None:
+                rejected.append(f"{step}: {defect}")
+                logger.warning("checkpoint rejected: %s: %s", folder, defect)
+                continue
+            seal = json.loads((folder / SEAL).read_bytes())
+            state = _read_state(folder, seal, template(seal["progress"]))
+            return Restored(step, state, seal["progress"], rejected)
+        if steps:
+            reasons = "\n  ".join(rejected)
+            raise CheckpointError(
+                f"none of the {len(steps)} checkpoints in {self.folder} is good:\n  {reasons}\n"
+                "Copy a good one back, or remove the folder to begin again."
+            )
+        return None
+
+    def _steps(self) -> list[int]:
+        names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        return sorted((int(name) for name in names if _is_step(name)), reverse=True)
+
+    def _strays(self) -> list[tuple[str, str]]:
+        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
+        return [
+            (name, "left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
+            for name in names
+            if not _is_step(name)
+        ]
+
+    def _remove_old(self) -> None:
+        for step in self._steps()[self.keep :]:
+            _remove(self.folder / str(step))
+        for name, _ in self._strays():
+            if name.endswith(UNFINISHED):
+                _remove(self.folder / name)
+
+
+def state_sha256(tree: PyTree, *extra_json: Any) -> str:
+    """One digest of every leaf of `tree` (name, dtype, shape, bytes) and of `extra_json`.
+
+    Equal digests mean that the states are equal bit for bit.
+    """
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for name, leaf in _named_leaves(tree).items():
+        array = np.asarray(leaf)
+        digest.update(canonical_json([name, str(array.dtype), list(array.shape)]).encode())
+        digest.update(array.tobytes())
+    digest.update(canonical_json(list(extra_json)).encode())
+    return digest.hexdigest()
+
+
+def _named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a pytree by their path, such as `params/blocks/query`."""
+    import jax
+
+    leaves: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            kind = type(leaf).__name__
+            raise TypeError(f"{name} is a {kind}: leaves must be jax arrays; other values belong in progress")
+        if name in leaves:
+            raise ValueError(f"two leaves of the tree are called {name}: rename one")
+        leaves[name] = leaf
+    return leaves
+
+
+def _read_state(folder: Path, seal: dict[str, Any], template: PyTree) -> PyTree:
+    import jax
+    import orbax.checkpoint as ocp
+
+    wanted = _named_leaves(template)
+    _check_fit(folder, seal["leaves"], wanted)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaves = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default)
+        for name, leaf in wanted.items()
+    }
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(leaves)
+        state = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(leaves, restore_args))
+    return jax.tree.unflatten(jax.tree.structure(template), [state[name] for name in wanted])
+
+
+def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: dict[str, Any]) -> None:
+    """Raises CheckpointError where names, dtypes or shapes differ, for Orbax would cast without a word."""
+    there = {name: f"{dtype}{shape}" for name, (dtype, shape) in saved.items()}
+    here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+    misfits = [
+        f"{name} is {there.get(name, 'not there')}, but the run has {here.get(name, 'no such array')}"
+        for name in [*here, *(name for name in there if name not in here)]
+        if there.get(name) != here.get(name)
+    ]
+    if misfits:
+        shown = "\n  ".join(misfits[:8]) + ("\n  ..." if len(misfits) > 8 else "")
+        raise CheckpointError(
+            f"checkpoint {folder} does not fit the run ({len(misfits)} of {len(here)} arrays):\n  {shown}\n"
+            "Resume with the configuration it was saved with, or write to another folder."
+        )
+
+
+def _defect(folder: Path) -> str | None:
+    """Why the step in `folder` is not good, or None where its seal holds for every byte."""
+    if not (folder / SEAL).is_file():
+        return f"has no {SEAL}: never finished, or damaged"
+    content = (folder / SEAL).read_bytes()
+    try:
+        seal = json.loads(content)
+        seal.pop("sha256")
+    except (ValueError, AttributeError, KeyError):
+        return f"{SEAL} is damaged: not the JSON object that was written"
+    if content != _sealed(seal):
+        return f"{SEAL} is damaged: it does not match its own digest"
+    if str(seal["step"]) != folder.name:
+        return f"is the checkpoint of step {seal['step']} under another name"
+    found, sealed = set(_files(folder)) - {SEAL}, set(seal["files"])
+    if found != sealed:
+        missing, extra = sorted(sealed - found), sorted(found - sealed)
+        reasons = [f"{name} is missing" for name in missing] + [f"{name} does not belong" for name in extra]
+        return "; ".join(reasons)
+    changed = sorted(name for name in sealed if _file_sha256(folder / name) != seal["files"][name])
+    return "; ".join(f"{name} was changed after it was saved" for name in changed) or None
+
+
+def _sealed(seal: dict[str, Any]) -> bytes:
+    own_digest = hashlib.sha256(canonical_json(seal).encode()).hexdigest()
+    return canonical_json({**seal, "sha256": own_digest}).encode() + b"\n"
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit() and name == str(int(name))
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder, the seal first: what a kill leaves of it can never pass for a checkpoint."""
+    (path / SEAL).unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

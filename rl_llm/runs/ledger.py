@@ -1,0 +1,106 @@
+"""The ledger of a run: an append-only list of events in which every entry holds the digest of the one before.
+
+An entry that is edited, removed or moved breaks the chain, so the ledger shows what was done, in which order.
+What a chain cannot show is that entries are missing from its end: for that, compare `Ledger.head` with a copy
+of it kept elsewhere, such as in summary.json.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rl_llm.runs.files import append_durably, canonical_json, strict
+
+GENESIS = "0" * 64
+"""What the first entry names as the digest of the entry before it."""
+
+FIELDS = ("index", "time", "event", "data", "previous", "sha256")
+
+
+class LedgerError(Exception):
+    """The ledger is not as it was written. The message names the file, the line and what is wrong."""
+
+
+class Ledger:
+    """The ledger in one JSON-lines file. One writer at a time: the lock of the run folder sees to that.
+
+    Opening verifies the whole chain (LedgerError). A last line without its end was being written when the
+    process was killed: it was never acknowledged, so it is cut off, and an event `repaired` says so.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        end_of_whole_lines = content.rfind(b"\n") + 1
+        entries = _verified(self.path, content[:end_of_whole_lines])
+        self._length = len(entries)
+        self._head: str = entries[-1]["sha256"] if entries else GENESIS
+        if torn := content[end_of_whole_lines:]:
+            with self.path.open("rb+") as stream:
+                stream.truncate(end_of_whole_lines)
+            self.append("repaired", torn_bytes=len(torn), reason="killed while writing a line")
+
+    @property
+    def head(self) -> str:
+        """The digest of the newest entry: it vouches for every entry so far."""
+        return self._head
+
+    def append(self, event: str, /, **data: Any) -> dict[str, Any]:
+        """Adds one event and returns its entry, which is on the disk by then. data: plain JSON values."""
+        body = {
+            "index": self._length,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "data": strict(data),
+            "previous": self._head,
+        }
+        entry = {**body, "sha256": _digest(body)}
+        append_durably(self.path, _line(entry))
+        self._length, self._head = self._length + 1, entry["sha256"]
+        return entry
+
+    @staticmethod
+    def verify(path: Path | str) -> list[dict[str, Any]]:
+        """All entries of a ledger whose chain holds, oldest first. Changes nothing.
+
+        Raises LedgerError naming the first line that does not hold, FileNotFoundError without a ledger.
+        """
+        return _verified(Path(path), Path(path).read_bytes())
+
+
+def _verified(path: Path, content: bytes) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    previous = GENESIS
+    *lines, rest = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        place = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise LedgerError(f"{place}: not a JSON object ({error}): it was edited or damaged") from error
+        if not isinstance(entry, dict) or tuple(entry) != FIELDS:
+            raise LedgerError(f"{place}: not a ledger entry: the fields must be {', '.join(FIELDS)}")
+        body = {key: entry[key] for key in FIELDS[:-1]}
+        if entry["sha256"] != _digest(body):
+            raise LedgerError(f"{place}: the entry does not match its own digest: it was edited or damaged")
+        if entry["index"] != number - 1 or entry["previous"] != previous:
+            raise LedgerError(f"{place}: the entry does not follow the one before: lines were removed or moved")
+        # The digest is over the values; comparing the bytes leaves no second spelling of them either.
+        if line + b"\n" != _line(entry):
+            raise LedgerError(f"{place}: not spelled the way the ledger spells its entries: it was edited")
+        entries.append(entry)
+        previous = entry["sha256"]
+    if rest:
+        raise LedgerError(f"{path}, line {len(lines) + 1}: the line has no end: opening the ledger repairs it")
+    return entries
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    fields = (f'"{key}":{canonical_json(entry[key])}' for key in FIELDS)
+    return ("{" + ",".join(fields) + "}\n").encode()

@@ -1,0 +1,129 @@
+"""Progress of a run for the person who waits: live bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 10.0
+SHARE_BETWEEN_LINES = 0.05
+STEPS_OF_TOKEN_RATE = 10
+
+
+class Phase(Protocol):
+    """One phase of a run, such as the warm start, while it goes on."""
+
+    def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
+        """`step` steps are done. tokens: worked on since the last update. fields: numbers such as reward."""
+        ...
+
+
+class Progress:
+    """Shows the phases of a run, on standard error or on `console`. Use it in a `with` statement."""
+
+    def __init__(self, console: "Console | None" = None) -> None:
+        from rich.console import Console
+
+        self._console = console or Console(stderr=True)
+        self._bars = _bars(self._console) if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Prints `text` as it is, above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:
+        """Shows one phase of `total` steps, `done` of which an earlier process has made."""
+        if self._bars is None:
+            yield _Lines(self, name, total, done)
+            return
+        task = self._bars.add_task(name, total=total, completed=done, numbers="")
+        try:
+            yield _Bar(self._bars, task)
+        finally:
+            self._bars.stop_task(task)
+
+
+class _TokenRate:
+    """Tokens per second over the last few updates: the compilation in the first one is soon forgotten."""
+
+    def __init__(self) -> None:
+        self._updates = deque([(time.monotonic(), 0)], maxlen=STEPS_OF_TOKEN_RATE + 1)
+
+    def add(self, tokens: int) -> float:
+        self._updates.append((time.monotonic(), tokens))
+        seconds = self._updates[-1][0] - self._updates[0][0]
+        return sum(count for _, count in list(self._updates)[1:]) / max(seconds, 1e-9)
+
+
+class _Bar:
+    def __init__(self, bars: "Bars", task: "TaskID") -> None:
+        self._bars, self._task, self._rate = bars, task, _TokenRate()
+
+    def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
+        self._bars.update(self._task, completed=step, numbers=_numbers(fields, self._rate.add(tokens)))
+
+
+class _Lines:
+    """A line at the first step, at the last, and between them after every 5 % of the steps or 10 seconds."""
+
+    def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
+        self._progress, self._name, self._total, self._done = progress, name, total, done
+        self._start = time.monotonic()
+        self._rate = _TokenRate()
+        self._shown: tuple[int, float] | None = None
+
+    def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
+        now = time.monotonic()
+        rate = self._rate.add(tokens)
+        if self._shown is not None and step < self._total:
+            shown_step, shown_time = self._shown
+            few_steps = step - shown_step < SHARE_BETWEEN_LINES * self._total
+            if few_steps and now - shown_time < SECONDS_BETWEEN_LINES:
+                return
+        self._shown = (step, now)
+        elapsed = now - self._start
+        left = elapsed / max(step - self._done, 1) * (self._total - step)
+        times = f"{_clock(elapsed)} elapsed" + (f", {_clock(left)} left" if step < self._total else "")
+        self._progress.say(f"{self._name} {step}/{self._total}  {_numbers(fields, rate)}  {times}")
+
+
+def _bars(console: "Console") -> "Bars":
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[numbers]}", markup=False),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("elapsed, left:", markup=False),
+        progress.TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _numbers(fields: dict[str, float], tokens_per_second: float) -> str:
+    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in fields.items()]
+    return "  ".join([*shown, f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second else shown)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,202 @@
+"""The report of a run: one self-contained HTML page, made from what is in the run folder and nothing else.
+
+It can be written at any time. What is not there yet, or was never measured, is left out of the page.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_llm.runs.charts import draw_charts
+from rl_llm.runs.files import write_atomically
+from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY
+from rl_llm.runs.ledger import Ledger, LedgerError
+from rl_llm.runs.metrics import read_metrics, read_records
+
+REPORT = "report.html"
+TEMPLATE = "report.html.jinja"
+SAMPLES_SHOWN = 8
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large number of the header, with what it was before training where that is known."""
+
+    label: str
+    value: str
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one phase of the run has taken."""
+
+    phase: str
+    steps: int
+    seconds: float
+    tokens: float
+
+
+def write_report(run: Path | str) -> Path:
+    """Writes report.html into a run folder, finished or not, and returns its path.
+
+    Raises FileNotFoundError where there is no folder, ValueError naming a damaged line of metrics or samples.
+    """
+    import jinja2
+
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is no run folder: there is nothing to report on")
+    experiment, summary = _read_object(run / EXPERIMENT), _read_object(run / SUMMARY)
+    metrics = read_metrics(run) if (run / METRICS).exists() else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "percent": _percent}
+    page = environment.get_template(TEMPLATE).render(
+        name=_name(run, experiment, summary),
+        experiment=experiment,
+        summary=summary,
+        verdict=_verdict(summary, metrics),
+        tiles=_tiles(summary),
+        charts=draw_charts(metrics),
+        samples=_samples(run / SAMPLES),
+        costs=_costs(summary, metrics),
+        flops=max((record["flops/total"] for record in metrics if "flops/total" in record), default=None),
+        ledger=_ledger(run / LEDGER),
+    )
+    write_atomically(run / REPORT, page.encode())
+    return run / REPORT
+
+
+def _read_object(path: Path) -> Record:
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def _name(run: Path, experiment: Record, summary: Record) -> str:
+    for name in (summary.get("experiment"), experiment.get("name"), experiment.get("experiment")):
+        if isinstance(name, str):
+            return name
+    return run.resolve().name
+
+
+def _verdict(summary: Record, metrics: Sequence[Record]) -> str:
+    before, after = (_float(summary.get(f"accuracy_{when}")) for when in ("before", "after"))
+    if before is not None and after is not None:
+        if after == before:
+            return f"Accuracy on held-out problems stayed at {_percent(after)}."
+        change = "rose" if after > before else "fell" if after < before else "went"
+        return f"Accuracy on held-out problems {change} from {_percent(before)} to {_percent(after)}."
+    if metrics:
+        last = metrics[-1]
+        phase = str(last.get("phase", "the run")).replace("_", " ")
+        return f"Not finished: the last step recorded is {last['step']}, in the phase “{phase}”."
+    return "Not finished: no step is recorded yet."
+
+
+def _tiles(summary: Record) -> list[Tile]:
+    pairs: list[tuple[str, str, Callable[[Any], str]]] = [
+        ("Accuracy, sampled", "accuracy", _percent),
+        ("Accuracy, greedy", "greedy", _percent),
+        ("Tokens per response", "response_length", _number),
+    ]
+    tiles = []
+    for label, key, show in pairs:
+        before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")
+        if after is not None:
+            tiles.append(Tile(label, show(after), None if before is None else show(before)))
+        elif before is not None:
+            tiles.append(Tile(f"{label}, before", show(before)))
+    if "wall_seconds" in summary:
+        tiles.append(Tile("Time", _duration(summary["wall_seconds"])))
+    if "tokens_generated" in summary:
+        tiles.append(Tile("Tokens generated", _number(summary["tokens_generated"])))
+    return tiles
+
+
+def _samples(path: Path) -> Record:
+    """The same problems before and after, side by side, and the last ones seen in training."""
+    records = read_records(path) if path.exists() else []
+    by_when = {
+        when: {record.get("prompt"): record for record in records if record.get("when") == when}
+        for when in ("before", "after")
+    }
+    prompts = [*by_when["after"], *(prompt for prompt in by_when["before"] if prompt not in by_when["after"])]
+    # Problems that have both come first.
+    prompts.sort(key=lambda prompt: prompt not in by_when["before"] or prompt not in by_when["after"])
+    compared = [
+        {"prompt": prompt, "before": by_when["before"].get(prompt), "after": by_when["after"].get(prompt)}
+        for prompt in prompts[:SAMPLES_SHOWN]
+    ]
+    training = [record for record in records if record.get("when") == "training"]
+    return {"compared": compared, "training": training[-SAMPLES_SHOWN:]}
+
+
+def _costs(summary: Record, metrics: Sequence[Record]) -> list[Cost]:
+    """Time and tokens by phase: as the summary says, or else summed over the steps."""
+    times: Record = summary.get("time") or {}
+    phases = list(dict.fromkeys([*times, *(str(record.get("phase", "run")) for record in metrics)]))
+    costs = []
+    for phase in phases:
+        records = [record for record in metrics if record.get("phase", "run") == phase]
+        seconds = _float(times.get(phase))
+        seconds = _total(records, "time/step") if seconds is None else seconds
+        costs.append(Cost(phase, len(records), seconds, _total(records, "tokens/generated")))
+    return costs
+
+
+def _total(records: Sequence[Record], metric: str) -> float:
+    return sum(value for record in records if math.isfinite(value := _float(record.get(metric)) or 0.0))
+
+
+def _ledger(path: Path) -> Record | None:
+    if not path.exists():
+        return None
+    try:
+        return {"entries": Ledger.verify(path), "error": None}
+    except LedgerError as error:
+        return {"entries": [], "error": str(error)}
+
+
+def _float(value: Any) -> float | None:
+    """A number, also one written as a string because it is not finite; None for anything else."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _number(value: Any) -> str:
+    number = _float(value)
+    if number is None or not math.isfinite(number):
+        return str(value)
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= max(size, 1e4):
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
+
+
+def _percent(value: Any) -> str:
+    number = _float(value)
+    if number is None or not math.isfinite(number):
+        return str(value)
+    return f"{100 * number:.1f}".removesuffix(".0") + " %"
+
+
+def _duration(value: Any) -> str:
+    number = _float(value)
+    if number is None or not math.isfinite(number):
+        return str(value)
+    if number < 10:
+        return f"{number:.1f} s"
+    minutes, seconds = divmod(round(number), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,158 @@
+"""The built-in task: sums modulo a small number, which a tiny model learns to solve by writing the steps.
+
+    prompt      4+5+4+1=
+    response    <think>4+5=2;2+4=6;6+1=0;</think><answer>0</answer>
+
+The answer alone is allowed too. It is hard to guess, while each written step needs just one entry of an
+addition table: that gap is what reinforcement learning can discover. Demonstrations mix both ways of
+answering.
+"""
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import ClassVar
+
+import numpy as np
+
+from rl_llm.problem import Problem, Split, problem_id, split_of
+from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
+from rl_llm.tasks.tokenizer import CharacterTokenizer
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A mixture of ways to respond, of mixed quality, to warm a policy up with.
+
+    `direct`, `two_per_step` and `one_per_step` are shares that sum to 1: answer at once, or write running
+    sums of two new terms or one new term a step. `slip` is the probability that the result of a written
+    step is replaced by a wrong one; the steps after it go on from there, so the answer is wrong as well
+    (unless a slip undoes it).
+    """
+
+    direct: float = 0.60
+    two_per_step: float = 0.15
+    one_per_step: float = 0.25
+    slip: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("direct", "two_per_step", "one_per_step")}
+        for name, value in (*shares.items(), ("slip", self.slip)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}={value}: it must lie between 0 and 1")
+        if abs(sum(shares.values()) - 1.0) > 1e-9:
+            listed = " + ".join(f"{name}={value}" for name, value in shares.items())
+            raise ValueError(f"{listed} is {sum(shares.values()):.6g}: the three shares must sum to 1")
+
+
+@dataclass(frozen=True)
+class ModularSum:
+    """Sums of `min_terms` to `max_terms` digits below `modulus`, modulo `modulus`."""
+
+    min_terms: int = 2
+    max_terms: int = 8
+    modulus: int = 7
+    demonstrations: Demonstrations = field(default_factory=Demonstrations)
+
+    name: ClassVar[str] = "modular_sum"
+    thinking_prefix: ClassVar[str] = "<think>"
+    """Forced at the start of a response, it makes a policy write its steps: this measures its base skill."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_terms <= self.max_terms:
+            raise ValueError(
+                f"min_terms={self.min_terms}, max_terms={self.max_terms}: need 2 <= min_terms <= max_terms"
+            )
+        if not 2 <= self.modulus <= 10:
+            raise ValueError(f"modulus={self.modulus}: it must lie between 2 and 10, as a term is one digit")
+
+    @property
+    def tokenizer(self) -> CharacterTokenizer:
+        marks = ("+", "=", ";", self.thinking_prefix, "</think>", ANSWER_OPENING, ANSWER_CLOSING)
+        return CharacterTokenizer((*(str(digit) for digit in range(self.modulus)), *marks))
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """`count` distinct problems of a split, in random order; the number of terms is uniform.
+
+        Short sums are few, so a large `count` uses them up; the longer ones fill the place.
+        Raises ValueError if the split has fewer than `count` problems.
+        """
+        generator = np.random.default_rng(seed)
+        prompts: list[str] = []
+        for terms in range(self.min_terms, self.max_terms + 1):
+            missing = count - len(prompts)
+            # A binomial draw for each length, given what the lengths before it took, is a multinomial one.
+            share = generator.binomial(missing, 1.0 / (self.max_terms - terms + 1))
+            prompts += self._draw(terms, share, split, generator)
+        if len(prompts) < count:
+            prompts += self._fill(prompts, count, split, generator)
+        return [self.problem(prompts[index]) for index in generator.permutation(count)]
+
+    def problem(self, prompt: str) -> Problem:
+        """The problem that a prompt ("4+5=") poses."""
+        terms = [int(term) for term in prompt.rstrip("=").split("+")]
+        return Problem(
+            id=problem_id(self.name, prompt),
+            prompt=prompt,
+            answer=str(sum(terms) % self.modulus),
+            difficulty=float(len(terms)),
+        )
+
+    def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
+        """A response drawn from the `demonstrations` mixture."""
+        mixture = self.demonstrations
+        draw = generator.random()
+        if draw < mixture.direct:
+            return f"{ANSWER_OPENING}{problem.answer}{ANSWER_CLOSING}"
+        terms_per_step = 2 if draw < mixture.direct + mixture.two_per_step else 1
+        return self._written_sum(problem, terms_per_step, mixture.slip, generator)
+
+    def verify(self, problem: Problem, response: str) -> float:
+        """1.0 if the response ends with its one `<answer>` and that equals the stored answer, else 0.0."""
+        _, _, answer = response.partition(ANSWER_OPENING)
+        return 1.0 if answer == f"{problem.answer}{ANSWER_CLOSING}" else 0.0
+
+    def _written_sum(self, problem: Problem, terms_per_step: int, slip: float, generator: np.random.Generator) -> str:
+        total, *terms = (int(term) for term in problem.prompt.rstrip("=").split("+"))
+        steps = []
+        for start in range(0, len(terms), terms_per_step):
+            added = terms[start : start + terms_per_step]
+            written = "+".join(map(str, (total, *added)))
+            total = (total + sum(added)) % self.modulus
+            if generator.random() < slip:
+                total = (total + int(generator.integers(1, self.modulus))) % self.modulus
+            steps.append(f"{written}={total};")
+        return f"{self.thinking_prefix}{''.join(steps)}</think>{ANSWER_OPENING}{total}{ANSWER_CLOSING}"
+
+    def _draw(self, terms: int, count: int, split: Split, generator: np.random.Generator) -> list[str]:
+        """At most `count` distinct prompts with this many terms; fewer only if the split has no more."""
+        if self.modulus**terms <= 40 * count:
+            prompts = self._all_prompts(terms, split)
+            return [prompts[index] for index in generator.permutation(len(prompts))[:count]]
+        # A split holds a tenth of the prompts or more, so there are at least four times as many as are wanted
+        # and rejection ends soon. A dict keeps the order of drawing.
+        drawn: dict[str, None] = {}
+        while len(drawn) < count:
+            prompt = _prompt(generator.integers(self.modulus, size=terms).tolist())
+            if split_of(prompt) == split:
+                drawn[prompt] = None
+        return list(drawn)
+
+    def _fill(self, prompts: list[str], count: int, split: Split, generator: np.random.Generator) -> list[str]:
+        """What `prompts` lacks of `count`, from the unused prompts of every length."""
+        used = set(prompts)
+        lengths = range(self.min_terms, self.max_terms + 1)
+        unused = [prompt for terms in lengths for prompt in self._all_prompts(terms, split) if prompt not in used]
+        if len(used) + len(unused) < count:
+            raise ValueError(
+                f"{count} {split} problems asked for, but sums of {self.min_terms} to {self.max_terms} terms "
+                f"modulo {self.modulus} have {len(used) + len(unused)}: ask for fewer, or raise max_terms"
+            )
+        return [unused[index] for index in generator.permutation(len(unused))[: count - len(used)]]
+
+    def _all_prompts(self, terms: int, split: Split) -> list[str]:
+        prompts = (_prompt(digits) for digits in product(range(self.modulus), repeat=terms))
+        return [prompt for prompt in prompts if split_of(prompt) == split]
+
+
+def _prompt(terms: list[int] | tuple[int, ...]) -> str:
+    return "+".join(map(str, terms)) + "="

@@ -1,0 +1,55 @@
+"""Between text and device: problems become padded prompts, responses become token rows, rollouts become text. Host
+side, NumPy.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from rl_llm.experiment import Tokenizer
+from rl_llm.problem import Problem
+from rl_llm.types import Prompts, Rollout
+
+
+def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int, prefix: str = "") -> Prompts:
+    """Right-padded prompts i32[N, width], each followed by `prefix` (the forced beginning of its response).
+
+    Raises ValueError naming a prompt that is empty or longer than `width` tokens.
+    """
+    rows = [tokenizer.encode(problem.prompt + prefix) for problem in problems]
+    for problem, row in zip(problems, rows, strict=True):
+        if not 1 <= len(row) <= width:
+            raise ValueError(
+                f"prompt {problem.prompt[:60]!r} has {len(row)} tokens; allowed are 1 to max_prompt_tokens={width}"
+            )
+    ids = np.array([problem.id for problem in problems], np.int32)
+    return Prompts(tokens=_pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)
+
+
+def encode_responses(tokenizer: Tokenizer, responses: Sequence[str], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Responses with their end token, right-padded: tokens i32[B, width] and mask f32[B, width].
+
+    Raises ValueError naming a response that is longer.
+    """
+    rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in responses]
+    lengths = np.array([len(row) for row in rows])
+    if lengths.max() > width:
+        longest = responses[int(lengths.argmax())]
+        raise ValueError(
+            f"response {longest[:60]!r} has {lengths.max()} tokens with its end; warm_start.max_tokens={width}"
+        )
+    return _pad(rows, width), (np.arange(width) < lengths[:, None]).astype(np.float32)
+
+
+def decode_responses(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
+    """The text of each row of a rollout, up to its end token."""
+    tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
+    return [tokenizer.decode(row[: int(length)].tolist()) for row, length in zip(tokens, mask.sum(axis=1), strict=True)]
+
+
+def _pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    padded = np.zeros((len(rows), width), np.int32)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded

@@ -1,0 +1,119 @@
+"""The data that flows: prompts -> rollout -> batch -> train state, and the metrics that come out.
+
+Dimensions, here and in every comment and einsum of the project:
+    N prompts, K responses per prompt, B = N * K rows, P prompt length, T response length, S cache slots,
+    D model width, H query heads, J key/value heads, G = H / J, h head width, F feed-forward width, L layers, V
+    vocabulary.
+
+Row b answers prompt b // K: rows are stored group by group, so a group needs no index and a prompt is stored, read by
+the model and cached once. Prompts and responses are right-padded separately; response token t has position length + t.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Leaf = Any  # jax.Array on the device, np.ndarray on the host; a sharding or a shape in a tree that describes one
+
+
+@struct.dataclass
+class Prompts:
+    """tokens i32[N, P] right-padded, lengths i32[N] (>= 1), ids i32[N]: the problems' ids, which seed the sampling
+    noise.
+    """
+
+    tokens: Leaf
+    lengths: Leaf
+    ids: Leaf
+
+
+@struct.dataclass
+class Rollout:
+    """What the sampler returns. Log-probabilities are natural logarithms and 0 where `mask` is 0.
+
+    tokens i32[B, T]; mask f32[B, T], 1 for every sampled token, the end token included; truncated bool[B], no end token
+    within T. Three log-probabilities f32[B, T] of each sampled token: `logp` under the distribution that was sampled
+    from (temperature and truncations applied), `policy_logp` under the softmax at the sampling temperature without
+    truncation (the policy that is trained), `model_logp` under the plain model (temperature 1). Without truncation
+    the first two are equal, at temperature 1 the last two.
+    """
+
+    prompts: Prompts
+    tokens: Leaf
+    mask: Leaf
+    truncated: Leaf
+    logp: Leaf
+    policy_logp: Leaf
+    model_logp: Leaf
+
+
+@struct.dataclass
+class Batch:
+    """A rollout with what an update needs of it, computed once on the whole batch.
+
+    reward f32[B]; old_logp f32[B, T]; advantage f32[B, T]; weight f32[B, T] (the loss is the weighted sum over all
+    tokens, so it does not depend on how the batch is cut into micro-batches); kept bool[B], False where a filter
+    dropped the row.
+    """
+
+    prompts: Prompts
+    tokens: Leaf
+    mask: Leaf
+    truncated: Leaf
+    old_logp: Leaf
+    reward: Leaf
+    kept: Leaf
+    advantage: Leaf
+    weight: Leaf
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes: step i32[] (updates done), params, opt_state."""
+
+    step: Leaf
+    params: Any
+    opt_state: Any
+
+
+@struct.dataclass
+class Mean:
+    """A metric that averages: parts of a batch add their totals and counts."""
+
+    total: jax.Array
+    count: jax.Array
+
+    def merge(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def result(self) -> jax.Array:
+        """total / count; 0 when nothing was counted."""
+        return self.total / jnp.maximum(self.count, 1.0)
+
+
+@struct.dataclass
+class Max:
+    """A metric that keeps the largest value of its parts."""
+
+    value: jax.Array
+
+    def merge(self, other: "Max") -> "Max":
+        return Max(jnp.maximum(self.value, other.value))
+
+    def result(self) -> jax.Array:
+        return self.value
+
+
+Metrics = dict[str, Mean | Max]
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> Mean:
+    """The mean of `values` where `mask` (same shape) is 1, as a metric."""
+    return Mean(jnp.sum(values * mask), jnp.sum(mask))
+
+
+def merge_metrics(a: Metrics, b: Metrics) -> Metrics:
+    """Metrics of two parts of a batch -> metrics of both together."""
+    return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=lambda x: isinstance(x, Mean | Max))

@@ -1,0 +1,21 @@
+"""What every test runs under: the CPU as eight devices, a strict JAX, the same examples in every run."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+
+# By configuration, not by environment variables: a program that a test starts must see what its users see.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the time is compilation. A cached program is the compiled one, bit for bit; its key covers the
+# versions, the flags and the machine's features, so a stale one is never taken.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
+hypothesis.settings.load_profile("repeatable")

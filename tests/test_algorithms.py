@@ -1,0 +1,330 @@
+"""The components of an algorithm against plain NumPy, and the refusal of knobs that cannot act."""
+
+from dataclasses import replace
+from functools import partial
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given
+
+from rl_llm.algorithms import (
+    GRPO,
+    LITE_PPO,
+    REJECTION_SAMPLING,
+    Algorithm,
+    Clip,
+    Normalize,
+    PolicyGradient,
+    RewardAtLeast,
+    SequenceMean,
+    Setting,
+    TokenMean,
+)
+from rl_llm.learner import make_batch
+from rl_llm.types import Batch, Prompts, Rollout
+
+N, K, T = 3, 8, 4
+LENGTHS = np.random.default_rng(0).integers(1, T + 1, N * K)
+
+# A component hashes by value, so one program serves every use of an equal one.
+apply = jax.jit(lambda component, argument: component(argument), static_argnums=0)
+batch_of = jax.jit(make_batch, static_argnums=0)
+
+
+def rollout(lengths: np.ndarray = LENGTHS, responses: int = K, old_logp: np.ndarray | None = None) -> Rollout:
+    """Responses of those lengths, `responses` to a prompt, T tokens wide."""
+    mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
+    logp = (np.full(mask.shape, -1.0, np.float32) if old_logp is None else old_logp) * mask
+    prompts = len(lengths) // responses
+    ids = np.arange(prompts, dtype=np.int32)
+    return Rollout(
+        prompts=Prompts(tokens=ids[:, None], lengths=np.ones(prompts, np.int32), ids=ids),
+        tokens=mask.astype(np.int32),
+        mask=mask,
+        truncated=lengths == T,
+        logp=logp,
+        policy_logp=logp,
+        model_logp=logp,
+    )
+
+
+def advantages(component: Normalize, reward: np.ndarray, responses: int = K) -> np.ndarray:
+    """The advantage of each response [prompts, responses]; that it is the same at each of its tokens is checked."""
+    source = rollout(LENGTHS[: reward.size], responses)
+    batch = batch_of(replace(LITE_PPO, advantage=component), source, reward.reshape(-1).astype(np.float32))
+    table = np.asarray(batch.advantage)
+    np.testing.assert_array_equal(table, table[:, :1] * source.mask)
+    return table[:, 0].reshape(-1, responses)
+
+
+rewards_of_any_kind = st.lists(
+    st.sampled_from([0.0, 1.0]) | st.floats(-2, 2, width=32), min_size=N * K, max_size=N * K
+).map(lambda values: np.array(values, np.float32).reshape(N, K))
+binary_rewards = st.lists(st.sampled_from([0.0, 1.0]), min_size=N * K, max_size=N * K).map(
+    lambda values: np.array(values, np.float32).reshape(N, K)
+)
+
+
+@pytest.mark.parametrize(
+    ("ddof", "right", "plus", "minus"),
+    [
+        (1, 1, 2.475, -0.354),
+        (1, 2, 1.620, -0.540),
+        (1, 3, 1.208, -0.725),
+        (1, 4, 0.935, -0.935),
+        (1, 7, 0.354, -2.475),
+        (0, 1, 2.646, -0.378),
+        (0, 2, 1.732, -0.577),
+        (0, 4, 1.0, -1.0),
+    ],
+)
+def test_group_normalisation_of_eight_binary_rewards(ddof, right: int, plus: float, minus: float):
+    reward = np.zeros((1, 8))
+    reward[0, :right] = 1.0
+    expected = np.where(reward > 0, plus, minus)
+    np.testing.assert_allclose(advantages(Normalize(ddof=ddof), reward), expected, atol=6e-4)
+
+
+@pytest.mark.parametrize("mean", ["none", "group", "batch"])
+@pytest.mark.parametrize("std", ["none", "group", "batch"])
+def test_every_mean_and_std_against_numpy(mean, std):
+    reward = np.random.default_rng(1).normal(size=(N, K)).astype(np.float32)
+    axis = {"group": 1, "batch": None}
+    expected = reward - (0 if mean == "none" else reward.mean(axis[mean], keepdims=True))
+    component = Normalize(mean=mean, std="none")
+    if std != "none":
+        component = Normalize(mean=mean, std=std, ddof=0, eps=0.1)
+        expected = expected / (reward.std(axis[std], keepdims=True) + 0.1)
+    np.testing.assert_allclose(advantages(component, reward), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_lite_ppo_centres_in_the_group_and_divides_by_the_std_of_the_raw_rewards():
+    reward = np.repeat([[0.0], [1.0], [1.0]], K, axis=1)
+    reward[2, :4] = 0.0
+    centred = reward - reward.mean(axis=1, keepdims=True)
+    found = advantages(LITE_PPO.advantage, reward)
+    np.testing.assert_allclose(found, centred / (reward.std(ddof=1) + 1e-6), rtol=1e-5)
+    other_reading = centred / centred.std(ddof=1)
+    assert np.abs(found - other_reading)[2].min() > 0.5
+
+
+@given(rewards_of_any_kind)
+@pytest.mark.parametrize("std", ["group", "batch"])
+def test_rewards_of_minus_one_and_one_change_nothing(std, reward: np.ndarray):
+    """The null arm: an affine change of the rewards, which a normalised advantage does not see."""
+    assume(reward.std(axis=1).min() > 1e-2)
+    component = Normalize(mean="group", std=std)
+    np.testing.assert_allclose(advantages(component, reward), advantages(component, 2 * reward - 1), atol=2e-3)
+
+
+@given(binary_rewards)
+def test_rewards_of_minus_one_and_one_change_nothing_in_the_batch(reward: np.ndarray):
+    assume(reward.min() < reward.max())
+    component = Normalize(mean="batch", std="batch")
+    np.testing.assert_allclose(advantages(component, reward), advantages(component, 2 * reward - 1), atol=1e-4)
+
+
+def test_without_a_std_the_scale_of_the_rewards_does_matter():
+    reward = np.arange(8.0).reshape(1, 8) % 2
+    component = Normalize(mean="group", std="none")
+    np.testing.assert_allclose(advantages(component, 2 * reward - 1), 2 * advantages(component, reward))
+
+
+@given(rewards_of_any_kind, st.floats(-2, 2, width=32))
+@pytest.mark.parametrize("std", ["none", "group", "batch"])
+def test_a_group_of_equal_rewards_has_no_advantage_at_all(std, reward: np.ndarray, value: float):
+    """Exactly 0: what rounding leaves of the mean, divided by a small eps, would be noise with a sign."""
+    reward[1] = value
+    np.testing.assert_array_equal(advantages(Normalize(mean="group", std=std), reward)[1], 0.0)
+
+
+def test_eps_bounds_the_advantage_of_a_nearly_constant_group():
+    reward = np.zeros((1, 8))
+    reward[0, 0] = 1e-4
+    small, large = (np.abs(advantages(Normalize(eps=eps), reward)).max() for eps in (1e-6, 1e-2))
+    assert small > 2
+    assert large < 0.01
+
+
+@pytest.mark.parametrize(
+    ("component", "lengths"),
+    [
+        (TokenMean(), [4, 1, 2, 3]),
+        (SequenceMean(), [4, 1, 2, 3]),
+        (SequenceMean(), [4, 0, 2, 0]),
+        (TokenMean(), [0, 0, 0, 1]),
+    ],
+)
+def test_weights_sum_to_one_and_lie_on_the_tokens(component, lengths: list[int]):
+    mask = (np.arange(T) < np.array(lengths)[:, None]).astype(np.float32)
+    weight = np.asarray(apply(component, mask))
+    assert weight.sum() == pytest.approx(1.0, abs=1e-6)
+    np.testing.assert_array_equal(weight > 0, mask > 0)
+
+
+def test_token_mean_counts_tokens_and_sequence_mean_responses():
+    mask = (np.arange(T) < np.array([[4], [1], [0]])).astype(np.float32)
+    np.testing.assert_allclose(apply(TokenMean(), mask), mask / 5)
+    np.testing.assert_allclose(apply(SequenceMean(), mask), mask / [[8], [2], [1]])
+
+
+def test_responses_of_one_token_weigh_the_same_either_way():
+    mask = np.zeros((4, T), np.float32)
+    mask[:3, 0] = 1.0
+    np.testing.assert_allclose(apply(TokenMean(), mask), apply(SequenceMean(), mask), rtol=1e-6)
+
+
+@pytest.mark.parametrize("component", [TokenMean(), SequenceMean()])
+def test_an_empty_mask_has_no_weight(component):
+    np.testing.assert_array_equal(apply(component, np.zeros((2, T), np.float32)), 0.0)
+
+
+def objective_at(objective, ratio: float, advantage: float, masked: bool = False) -> tuple[float, float, dict]:
+    """Loss, gradient by logp, and metrics of a batch of one token with that ratio."""
+    one = np.ones((1, 1), np.float32)
+    source = rollout(np.array([1]), 1)
+    batch = Batch(
+        prompts=source.prompts,
+        tokens=source.tokens[:, :1],
+        mask=one,
+        truncated=source.truncated,
+        old_logp=-one,
+        reward=one[0],
+        kept=one[0] > 0,
+        advantage=advantage * one,
+        weight=0 * one if masked else one,
+    )
+    loss = partial(lambda logp, batch: (lambda value, seen: (value.sum(), seen))(*objective(logp, batch)))
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(np.log(ratio) - one, batch)
+    return float(value), float(gradient[0, 0]), {name: float(metric.result()) for name, metric in metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (1.1, 2.0, -2.2, -2.2),  # inside: -rho A, whose gradient by logp is itself
+        (0.95, -2.0, 1.9, 1.9),
+        (1.5, 2.0, -2.56, 0.0),  # above with A > 0: no further
+        (1.5, -2.0, 3.0, 3.0),  # above with A < 0: back down
+        (0.5, 2.0, -1.0, -1.0),  # below with A > 0: back up
+        (0.5, -2.0, 1.8, 0.0),  # below with A < 0: no further
+        (1.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_clip_stops_a_ratio_that_has_moved_far_enough(ratio: float, advantage: float, loss: float, gradient: float):
+    value, slope, metrics = objective_at(Clip(low=0.1, high=0.28), ratio, advantage)
+    assert value == pytest.approx(loss, rel=1e-5)
+    assert slope == pytest.approx(gradient, rel=1e-5)
+    assert metrics["policy/clip_high"] == float(ratio > 1.28 and advantage > 0)
+    assert metrics["policy/clip_low"] == float(ratio < 0.9 and advantage < 0)
+    assert metrics["policy/ratio"] == pytest.approx(ratio, rel=1e-5)
+    assert metrics["policy/ratio_max"] == pytest.approx(ratio, rel=1e-5)
+
+
+def test_tokens_without_weight_do_not_count_in_the_clip_metrics():
+    _, _, metrics = objective_at(Clip(), 5.0, 1.0, masked=True)
+    assert set(metrics.values()) == {0.0}
+
+
+def test_the_first_on_policy_gradient_of_clip_is_the_policy_gradient():
+    for advantage in (1.5, -0.5):
+        assert objective_at(Clip(), 1.0, advantage)[1] == pytest.approx(-advantage)
+        assert objective_at(PolicyGradient(), 1.0, advantage)[1] == pytest.approx(-advantage)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (1.1, 0.2), (0.2, 0.0), (0.2, -1.0)])
+def test_bounds_that_mean_nothing_are_refused(low: float, high: float):
+    with pytest.raises(ValueError, match=f"not low={low}, high={high}"):
+        Clip(low, high)
+
+
+def rejection_batch(reward: np.ndarray) -> Batch:
+    return batch_of(REJECTION_SAMPLING, rollout(), reward.reshape(-1))
+
+
+def test_a_dropped_row_weighs_nothing_and_its_reward_still_counts_in_the_statistics():
+    reward = (np.arange(N * K) % 3 == 0).astype(np.float32).reshape(N, K)
+    filtered = batch_of(replace(LITE_PPO, filters=(RewardAtLeast(0.5),)), rollout(), reward.reshape(-1))
+    plain = batch_of(LITE_PPO, rollout(), reward.reshape(-1))
+    kept = reward.reshape(-1) > 0
+    np.testing.assert_array_equal(filtered.kept, kept)
+    np.testing.assert_array_equal(np.asarray(filtered.weight).sum(axis=1) > 0, kept)
+    assert np.asarray(filtered.weight).sum() == pytest.approx(1.0, abs=1e-6)
+    np.testing.assert_array_equal(filtered.advantage, plain.advantage)
+
+
+def test_filters_are_applied_together():
+    reward = np.linspace(0, 1, N * K, dtype=np.float32)
+    algorithm = replace(LITE_PPO, filters=(RewardAtLeast(0.2), RewardAtLeast(0.6)))
+    np.testing.assert_array_equal(batch_of(algorithm, rollout(), reward).kept, reward >= np.float32(0.6))
+
+
+def test_rejection_sampling_is_maximum_likelihood_on_the_accepted_responses():
+    reward = np.random.default_rng(2).integers(0, 2, (N, K)).astype(np.float32)
+    batch = rejection_batch(reward)
+    logp = np.random.default_rng(3).normal(size=(N * K, T)).astype(np.float32)
+    slope = jax.jit(jax.grad(lambda logp: jnp.sum(batch.weight * PolicyGradient()(logp, batch)[0])))(logp)
+    accepted = rollout().mask * reward.reshape(-1, 1)
+    np.testing.assert_allclose(slope, -accepted / accepted.sum(), rtol=1e-5)
+
+
+def test_nothing_accepted_is_no_gradient():
+    assert not np.asarray(rejection_batch(np.zeros((N, K), np.float32)).weight).any()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "setting", "message"),
+    [
+        (
+            replace(LITE_PPO, objective=Clip(high=0.28)),
+            Setting(8, 8, 1),
+            r"Clip.high=0.28 cannot act with one on-policy",
+        ),
+        (replace(LITE_PPO, objective=Clip(0.3, 0.3)), Setting(8, 8, 1), r"Clip.low=0.3 cannot act with one on-policy"),
+        (GRPO, Setting(8, 1, 1), r"Normalize.mean='group' with responses_per_prompt=1"),
+        (
+            replace(GRPO, advantage=Normalize(mean="batch", std="group")),
+            Setting(8, 1, 1),
+            r"Normalize.std='group' with responses_per_prompt=1",
+        ),
+        (replace(GRPO, advantage=Normalize(mean="batch", std="batch")), Setting(1, 1, 1), "a batch of one response"),
+    ],
+)
+def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, setting: Setting, message: str):
+    with pytest.raises(ValueError, match=message):
+        algorithm.check(setting)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "setting"),
+    [
+        (GRPO, Setting(8, 8, 1)),
+        (LITE_PPO, Setting(8, 2, 4)),
+        (REJECTION_SAMPLING, Setting(8, 1, 1)),
+        (replace(LITE_PPO, objective=Clip(0.2, 0.28)), Setting(8, 8, 2)),
+        (replace(LITE_PPO, advantage=Normalize(mean="batch", std="batch")), Setting(8, 1, 1)),
+    ],
+)
+def test_recipes_are_accepted_where_their_knobs_act(algorithm: Algorithm, setting: Setting):
+    algorithm.check(setting)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ddof", 0), ("eps", 1e-4)])
+def test_the_fields_of_a_std_need_one(name: str, value: float):
+    with pytest.raises(ValueError, match=rf"Normalize.{name}={value!r} cannot act without a std"):
+        Normalize(std="none", **{name: value})
+
+
+def test_a_negative_eps_is_refused():
+    with pytest.raises(ValueError, match=r"eps must not be negative, got -0.1"):
+        Normalize(eps=-0.1)
+
+
+def test_equal_algorithms_are_one_program():
+    count = jax.jit(lambda algorithm, x: x + 1, static_argnums=0)
+    for algorithm in (LITE_PPO, replace(GRPO, advantage=Normalize("group", "batch"), aggregate=TokenMean())):
+        count(algorithm, 1.0)
+    assert count._cache_size() == 1

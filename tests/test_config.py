@@ -1,0 +1,410 @@
+"""Overrides, JSON, fingerprints, differences and the loading of experiments."""
+
+import dataclasses
+import json
+import math
+import pickle
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_llm.config import (
+    ExperimentError,
+    OverrideError,
+    differences,
+    fingerprint,
+    load_experiment,
+    override,
+    to_json,
+)
+
+
+class Objective(Protocol):
+    def __call__(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    low: float = 0.2
+    high: float = 0.28
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+
+    def __call__(self) -> float:
+        return self.high
+
+
+@dataclass(frozen=True)
+class Penalty:
+    coefficient: float = 0.1
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    objective: Objective = Clip()
+    std: Literal["group", "batch", "none"] = "batch"
+    penalty: Penalty | None = None
+    filters: tuple[Penalty, ...] = (Penalty(), Penalty(0.5))
+
+
+@dataclass(frozen=True)
+class Trial:
+    algorithm: Algorithm = Algorithm()
+    title: str = "lite"
+    note: str | None = None
+    steps: int = 30
+    learning_rate: float = 1e-6
+    warm_start: bool = True
+    betas: tuple[float, float] = (0.9, 0.95)
+    stages: tuple[int, ...] = (64, 128)
+    data: Path | None = None
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    schedule: float | Penalty = 1.0
+    mesh: int = field(default=1, metadata={"fingerprint": False})
+    resolved: int = field(default=7, init=False)
+
+
+BASE = Trial()
+
+
+# What is written on the left is read as what stands on the right.
+@pytest.mark.parametrize(
+    ("assignment", "place", "expected"),
+    [
+        ("steps=5", "steps", 5),
+        ("learning_rate=2e-6", "learning_rate", 2e-6),
+        ("learning_rate=1", "learning_rate", 1.0),
+        ("learning_rate=inf", "learning_rate", math.inf),
+        ("warm_start=false", "warm_start", False),
+        ("warm_start=False", "warm_start", False),
+        ("note=none", "note", None),
+        ("note=null", "note", None),
+        ("note=two words", "note", "two words"),
+        ("note=007", "note", "007"),
+        ('note="none"', "note", "none"),
+        ("title=12", "title", "12"),
+        ("title=a=b", "title", "a=b"),
+        ("algorithm.std=none", "algorithm.std", "none"),
+        ("algorithm.objective.high=0.3", "algorithm.objective.high", 0.3),
+        ("algorithm.filters.1.coefficient=0.25", "algorithm.filters.1.coefficient", 0.25),
+        ("betas=[0.8, 0.9]", "betas", (0.8, 0.9)),
+        ("betas.1=0.99", "betas.1", 0.99),
+        ("stages=[]", "stages", ()),
+        ("data=folder/file.jsonl", "data", Path("folder/file.jsonl")),
+        ("data=none", "data", None),
+        ("temperature=0.7", "temperature", 0.7),
+        ("schedule=0.5", "schedule", 0.5),
+    ],
+)
+def test_override_reads_the_text_as_the_annotation_says(assignment: str, place: str, expected: Any):
+    changed = at(override(BASE, [assignment]), place)
+    assert changed == expected
+    assert type(changed) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("steps=2.0", ["steps wants int", "'2.0'"]),
+        ("steps=true", ["steps wants int"]),
+        ("steps=many", ["steps wants int", "'many'"]),
+        ("learning_rate=true", ["learning_rate wants float"]),
+        ('learning_rate="1"', ["learning_rate wants float"]),
+        ("learning_rate=NaN", ["learning_rate wants float"]),
+        ("warm_start=1", ["warm_start wants bool"]),
+        ("betas=[0.9]", ["betas wants tuple[float, float]"]),
+        ("betas.2=0.9", ["betas", "has no '2'", "0, 1"]),
+        ("temperature=0", ["temperature wants"]),
+        ("algorithm.std=grop", ["algorithm.std wants Literal['group', 'batch', 'none']", "'grop'"]),
+        ("stpes=3", ["Trial", "no 'stpes'", "did you mean 'steps'?", "it has: algorithm, title"]),
+        ("algorithm.objective.hihg=1", ["algorithm.objective (Clip)", "did you mean 'high'?", "low, high"]),
+        ("objective.high=1", ["did you mean 'algorithm.objective.high'?"]),
+        ("coefficient=1", ["'algorithm.filters.0.coefficient' or 'algorithm.filters.1.coefficient'"]),
+        ("steps.more=1", ["steps (30) has no 'more'"]),
+        ("resolved=1", ["has no 'resolved'"]),
+        (
+            "algorithm=dapo",
+            ["now Algorithm", "Python changes structure", "algorithm.objective, algorithm.std"],
+        ),
+        ("algorithm.objective=0.2", ["Python changes structure", "algorithm.objective.low"]),
+        ("algorithm.penalty=0.1", ["Python changes structure", "now None"]),
+        ('algorithm.penalty={"coefficient": 1}', ["Python changes structure"]),
+        ("algorithm.filters=[]", ["Python changes structure", "algorithm.filters.0"]),
+        ("algorithm.objective.low=0.5", ["Clip refuses it", "low 0.5 is above high 0.28"]),
+        ("steps", ["NAME=VALUE"]),
+        ("=3", ["NAME=VALUE"]),
+        ("algorithm..std=none", ["NAME=VALUE"]),
+    ],
+)
+def test_a_wrong_override_names_itself_the_place_and_the_way_out(assignment: str, parts: list[str]):
+    with pytest.raises(OverrideError) as caught:
+        override(BASE, [assignment])
+    assert f"--set {assignment}" in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("second", ["steps=4", "steps = 4"])
+def test_one_place_is_set_once(second: str):
+    with pytest.raises(OverrideError, match="--set steps=3 already sets this place"):
+        override(BASE, ["steps=3", second])
+
+
+def test_a_tuple_and_its_element_are_not_set_together():
+    with pytest.raises(OverrideError, match="already sets this place"):
+        override(BASE, ["betas.0=0.5", "betas=[0.1, 0.2]"])
+
+
+def test_fields_checked_together_are_set_together():
+    changed = override(BASE, ["algorithm.objective.low=0.5", "algorithm.objective.high=0.6"])
+    assert changed.algorithm.objective == Clip(0.5, 0.6)
+
+
+def test_a_refusal_names_all_assignments_of_the_component():
+    with pytest.raises(OverrideError, match=r"high=0\.1.*low=0\.15"):
+        override(BASE, ["algorithm.objective.high=0.1", "algorithm.objective.low=0.15"])
+
+
+def test_overrides_leave_the_original_and_the_rest_alone():
+    before = fingerprint(BASE)
+    changed = override(BASE, ["algorithm.std=group"])
+    assert changed == replace(BASE, algorithm=replace(BASE.algorithm, std="group"))
+    assert fingerprint(BASE) == before
+    assert override(BASE, []) is BASE
+
+
+numbers = st.floats(allow_nan=False)
+plain_values = {
+    "steps": st.integers(-(2**60), 2**60),
+    "learning_rate": numbers,
+    "warm_start": st.booleans(),
+    "title": st.text(),
+    "algorithm.std": st.sampled_from(["group", "batch", "none"]),
+    "algorithm.filters.0.coefficient": numbers,
+    "betas": st.tuples(numbers, numbers).filter(lambda pair: all(map(math.isfinite, pair))),
+    "stages": st.lists(st.integers(0, 2**31)).map(tuple),
+}
+some_values = st.fixed_dictionaries({}, optional=plain_values)
+
+
+@given(some_values)
+def test_what_is_written_as_json_is_read_back(values: dict[str, Any]):
+    changed = override(BASE, assignments(values))
+    for place, expected in values.items():
+        assert at(changed, place) == expected
+
+
+@given(some_values)
+def test_differences_name_exactly_the_places_that_changed(values: dict[str, Any]):
+    changed = override(BASE, assignments(values))
+    lines = differences(to_json(BASE), to_json(changed))
+    expected = {place for place, value in values.items() if at(BASE, place) != value}
+    assert {place for place in values if any(line.startswith(place) for line in lines)} == expected
+    assert bool(lines) == bool(expected)
+
+
+@given(some_values, st.randoms(use_true_random=False))
+def test_the_fingerprint_depends_on_the_values_only(values: dict[str, Any], draw: random.Random):
+    ordered = assignments(values)
+    shuffled = draw.sample(ordered, len(ordered))
+    changed = override(BASE, ordered)
+    assert fingerprint(changed) == fingerprint(replace(override(BASE, shuffled), mesh=8))
+    assert (fingerprint(changed) == fingerprint(BASE)) == (changed == BASE)
+
+
+def test_a_fingerprint_is_64_hexadecimal_digits_and_equal_numbers_are_one():
+    assert len(bytes.fromhex(fingerprint(BASE))) == 32
+    assert fingerprint(replace(BASE, learning_rate=1)) == fingerprint(replace(BASE, learning_rate=1.0))
+
+
+def test_components_with_the_same_fields_have_different_fingerprints():
+    @dataclass(frozen=True)
+    class Other:
+        coefficient: float = 0.1
+
+    assert fingerprint(Penalty()) != fingerprint(Other())
+
+
+def test_json_holds_the_class_and_every_field():
+    written = json.loads(json.dumps(to_json(BASE), allow_nan=False))
+    assert written["class"] == f"{__name__}.Trial"
+    assert written["algorithm"]["objective"] == {"class": f"{__name__}.Clip", "low": 0.2, "high": 0.28}
+    assert written["betas"] == [0.9, 0.95]
+    assert written["mesh"] == 1
+    assert set(written) == {"class", *(item.name for item in dataclasses.fields(Trial))}
+
+
+@dataclass(frozen=True)
+class Holder:
+    held: Any
+
+
+def function_of_a_module() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("held", "written"),
+    [
+        (math.inf, "inf"),
+        (Path("a") / "b", "a/b"),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+        (function_of_a_module, f"{__name__}.function_of_a_module"),
+        (Clip, f"{__name__}.Clip"),
+        (math.sqrt, "math.sqrt"),
+    ],
+)
+def test_json_of_what_a_field_may_hold(held: Any, written: Any):
+    assert to_json(Holder(held))["held"] == written
+
+
+@pytest.mark.parametrize("held", [object(), lambda: None, {1: 2}, {"a"}, b"bytes", 1j])
+def test_json_refuses_what_it_cannot_name_with_its_place(held: Any):
+    with pytest.raises(TypeError, match=r"value\.held\[1\]\.held is"):
+        to_json(Holder((0, Holder(held))))
+
+
+def test_differences_say_the_old_and_the_new_value():
+    other = override(BASE, ["algorithm.objective.high=0.3", "betas.1=0.99"])
+    assert differences(to_json(BASE), to_json(other)) == [
+        "algorithm.objective.high: 0.28 -> 0.3",
+        "betas.1: 0.95 -> 0.99",
+    ]
+
+
+def test_differences_of_structure_are_one_line():
+    other = replace(BASE, algorithm=Algorithm(objective=Penalty(), filters=()))
+    assert differences(to_json(BASE), to_json(other)) == [
+        "algorithm.objective: Clip(low=0.2, high=0.28) -> Penalty(coefficient=0.1)",
+        "algorithm.filters: [Penalty(coefficient=0.1), Penalty(coefficient=0.5)] -> []",
+    ]
+
+
+def test_differences_tell_a_boolean_from_a_number_and_a_missing_field():
+    assert differences({"a": True, "b": 1}, {"a": 1}) == ["a: True -> 1", "b: 1 -> absent"]
+
+
+SOURCE = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Trial:
+    high: float
+
+base = Trial(0.2)
+count = 3
+ABLATION = {"high_0.28": Trial(0.28), "high_0.32": Trial(0.32)}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Writes a file into a new folder; the modules imported from it are forgotten after the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+
+    def write_file(name: str, source: str = SOURCE) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        return path
+
+    yield write_file
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def test_an_experiment_is_base_or_the_variable_or_the_arm_that_is_named(write: Callable[..., Path]):
+    path = write("clip_higher.py", SOURCE + "wide = Trial(0.5)")
+    assert load_experiment(str(path))[0] == "base"
+    assert load_experiment(f"{path}:base")[1].high == 0.2
+    assert load_experiment(f"{path}:wide")[1].high == 0.5
+    name, value = load_experiment(f"{path}:high_0.28")
+    assert (name, value.high) == ("high_0.28", 0.28)
+
+
+def test_an_experiment_below_the_current_folder_imports_the_others(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    folder = write("studies_of_a_test/first.py").parent
+    write("studies_of_a_test/second.py", "from studies_of_a_test.first import base")
+    monkeypatch.chdir(folder.parent)
+    _, value = load_experiment("studies_of_a_test/second.py")
+    assert type(value).__module__ == "studies_of_a_test.first"
+    assert type(load_experiment("studies_of_a_test/first.py")[1]) is type(value)
+    assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_a_file_with_the_name_of_another_module_is_loaded_and_hides_nothing(write: Callable[..., Path]):
+    first = load_experiment(str(write("random.py")))[1]
+    again = load_experiment(str(write("elsewhere/random.py")))[1]
+    assert first.high == 0.2
+    assert sys.modules["random"] is random
+    assert fingerprint(first) == fingerprint(again)
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("clip_hihger.py", ["no file", "did you mean 'clip_higher.py'?"]),
+        ("nowhere/clip_higher.py", ["no file"]),
+        ("clip_higher", ["path/to/file.py"]),
+        ("clip_higher.txt:base", ["path/to/file.py"]),
+        ("clip_higher.py:hihg_0.28", ["no 'hihg_0.28'", "did you mean 'high_0.28'?", "high_0.32, base"]),
+        ("clip_higher.py:count", ["count is 3", "clip_higher.py has: high_0.28"]),
+        ("clip_higher.py:Trial", ["Trial is <class"]),
+        ("empty.py", ["no 'base'", "no experiment"]),
+        ("both.py", ["base is a variable and, with another value, a key of ABLATION"]),
+    ],
+)
+def test_a_wrong_experiment_names_what_there_is(
+    write: Callable[..., Path], spec: str, parts: list[str], tmp_path: Path
+):
+    write("clip_higher.py")
+    write("empty.py", "")
+    write("both.py", SOURCE + "ABLATION['base'] = Trial(0.9)")
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(str(tmp_path / spec))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_an_experiment_of_another_kind_is_refused(write: Callable[..., Path]):
+    with pytest.raises(ExperimentError, match="base is"):
+        load_experiment(str(write("clip_higher.py")), kind=Trial)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\nraise ValueError('no such tokenizer')", "line 2: ValueError: no such tokenizer"),
+        ("x = 1\n\nif x", "line 3: SyntaxError"),
+        ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError"),
+        ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("import json\njson.loads('')", "line 2: JSONDecodeError"),
+    ],
+)
+def test_a_file_that_fails_says_where(write: Callable[..., Path], source: str, message: str):
+    path = write("failing.py", source)
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(str(path))
+    assert f"{path}, {message}" in str(caught.value)
+
+
+def assignments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{place}={json.dumps(value).replace('Infinity', 'inf')}" for place, value in values.items()]
+
+
+def at(value: Any, place: str) -> Any:
+    for part in place.split("."):
+        value = value[int(part)] if part.isdecimal() else getattr(value, part)
+    return value

@@ -1,0 +1,294 @@
+"""The grading processes against verifiers that misbehave, and the composition of rewards."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rl_llm.problem import Problem
+from rl_llm.rewards.components import Accuracy, Reward
+from rl_llm.rewards.grader import Grader, count_statuses
+from rl_llm.rewards.worker import Grade
+
+TIME_LIMIT = 0.5
+
+
+@dataclass(frozen=True)
+class Length:
+    weight: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return len(response) + self.offset
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def mark(paths: list[str]) -> None:
+    """Leave a file, so that a test can wait until the verifier runs."""
+    for path in paths:
+        Path(path).touch()
+
+
+def behave(problem: Problem, response: str) -> float:
+    """A verifier that does what the response says."""
+    match response.split():
+        case ["raise"]:
+            raise KeyError(problem.prompt)
+        case ["raise-unprintable"]:
+            raise Unprintable
+        case ["hang", *marks]:
+            mark(marks)
+            while True:
+                pass
+        case ["hang-in-c", *marks]:
+            mark(marks)
+            return float(9**9**9)
+        case ["exit"]:
+            sys.exit(3)
+        case ["die", code]:
+            os._exit(int(code))
+        case ["kill"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["give", value]:
+            return {"nan": float("nan"), "none": None, "int": 1, "two": 2.0}[value]
+        case ["pid"]:
+            raise RuntimeError(os.getpid())
+    return 1.0 if response == problem.answer else 0.0
+
+
+def no_jax(problem: Problem, response: str) -> float:
+    return 0.0 if "jax" in sys.modules else 1.0
+
+
+def was_imported(problem: Problem, response: str) -> float:
+    return 1.0 if response in sys.modules else 0.0
+
+
+class OnlyInTheParent:
+    """Its pickle loads where `parent_pid` is this process only."""
+
+    def __init__(self, parent_pid: int) -> None:
+        self.parent_pid = parent_pid
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        if state["parent_pid"] != os.getpid():
+            raise ModuleNotFoundError("No module named 'experiment'")
+        self.__dict__.update(state)
+
+    def __call__(self, problem: Problem, response: str) -> float:
+        return 1.0
+
+
+def problems(count: int) -> list[Problem]:
+    return [Problem(id=index, prompt=f"prompt {index}", answer=f"answer {index}") for index in range(count)]
+
+
+def environment(*extra_path: Path) -> dict[str, str]:
+    """This process's environment, with this repository, this folder and `extra_path` to import from."""
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here.parent, here, *extra_path)))}
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists; one that ended and waits to be reaped does not count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(behave, Reward(), workers=2, time_limit=TIME_LIMIT, chunk_size=4) as grader:
+        yield grader
+
+
+def test_grades_keep_the_order_over_many_chunks(grader):
+    asked = problems(50)
+    responses = [problem.answer if problem.id % 3 == 0 else "wrong" for problem in asked]
+    expected = [1.0 if problem.id % 3 == 0 else 0.0 for problem in asked]
+    grades = grader.grade(asked, responses)
+    assert [grade.accuracy for grade in grades] == expected
+    assert grades[0] == Grade(status="ok", reward=1.0, accuracy=1.0, components={"accuracy": 1.0})
+
+
+def test_hostile_responses_shift_no_other_grade(grader):
+    hostile = {2: ("hang", "timeout"), 5: ("die 0", "crashed"), 6: ("raise", "error"), 9: ("kill", "crashed")}
+    asked = problems(12)
+    responses = [hostile[problem.id][0] if problem.id in hostile else problem.answer for problem in asked]
+    grades = grader.grade(asked, responses)
+    assert [grade.status for grade in grades] == [hostile.get(problem.id, ("", "ok"))[1] for problem in asked]
+    assert [grade.reward for grade in grades] == [0.0 if problem.id in hostile else 1.0 for problem in asked]
+    assert count_statuses(grades) == {"ok": 8, "error": 1, "timeout": 1, "crashed": 2}
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "message"),
+    [
+        ("raise", "error", "KeyError: 'prompt 0'"),
+        ("raise-unprintable", "error", "Unprintable"),
+        ("exit", "error", "SystemExit: 3"),
+        ("give nan", "error", "nan instead of a float"),
+        ("give none", "error", "None instead of a float"),
+        ("give int", "error", "1 instead of a float"),
+        ("give two", "error", "2.0 instead of a float from 0.0 to 1.0"),
+        ("hang", "timeout", "no score within 0.5 s"),
+        ("hang-in-c", "timeout", "no score within 0.5 s"),
+        ("die 0", "crashed", "exit code 1"),
+        ("die 7", "crashed", "exit code 7"),
+        ("kill", "crashed", "exit code -9"),
+    ],
+)
+def test_a_failure_has_its_status_and_reason(grader, response, status, message):
+    (grade,) = grader.grade(problems(1), [response])
+    assert (grade.status, grade.reward) == (status, 0.0)
+    assert message in grade.message
+
+
+def test_submit_returns_before_the_work_is_done(grader):
+    pending = grader.submit(problems(2), ["hang", "answer 1"])
+    assert [grade.status for grade in pending.result()] == ["timeout", "ok"]
+    assert [grade.status for grade in grader.grade(problems(1), ["answer 0"])] == ["ok"]
+
+
+def test_nothing_to_grade(grader):
+    assert grader.grade([], []) == []
+
+
+def test_lengths_that_differ_are_refused(grader):
+    with pytest.raises(ValueError, match="2 problems but 1 responses"):
+        grader.grade(problems(2), ["answer 0"])
+
+
+def test_workers_that_die_while_idle_are_replaced():
+    with Grader(behave, Reward(), workers=1, time_limit=TIME_LIMIT) as grader:
+        (grade,) = grader.grade(problems(1), ["pid"])
+        os.kill(int(grade.message.removeprefix("RuntimeError: ")), signal.SIGKILL)
+        assert [grade.reward for grade in grader.grade(problems(3), ["answer 0", "x", "answer 2"])] == [
+            1.0,
+            0.0,
+            1.0,
+        ]
+
+
+def test_workers_do_not_import_jax():
+    import jax  # noqa: F401 (the parent has it)
+
+    with Grader(no_jax, Reward(), workers=1) as grader:
+        assert grader.grade(problems(1), [""])[0].accuracy == 1.0
+
+
+def test_workers_do_not_import_the_program_that_started_them(tmp_path):
+    package = tmp_path / "program"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        "import wave\n"
+        "from rl_llm.rewards.components import Reward\n"
+        "from rl_llm.rewards.grader import Grader\n"
+        "from test_grader import problems, was_imported\n"
+        "with Grader(was_imported, Reward(), workers=1) as grader:\n"
+        "    print([grade.accuracy for grade in grader.grade(problems(2), ['wave', 'rl_llm.problem'])])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "program"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[0.0, 1.0]"
+
+
+def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+    program = f"""
+import multiprocessing, pathlib, time
+from rl_llm.rewards.components import Reward
+from rl_llm.rewards.grader import Grader
+from test_grader import behave, problems
+marks = [pathlib.Path({str(tmp_path)!r}, name) for name in ("python", "c")]
+with Grader(behave, Reward(), workers=3, time_limit=2, chunk_size=1) as grader:
+    grader.submit(problems(2), [f"hang {{marks[0]}}", f"hang-in-c {{marks[1]}}"])
+    while not all(mark.exists() for mark in marks):
+        time.sleep(0.01)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+    ) as parent:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 3
+    deadline = time.monotonic() + 60
+    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in workers if is_running(pid)] == []
+
+
+def test_a_verifier_that_cannot_be_pickled_is_refused():
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="cannot be sent to a grading process"):
+        Grader(lambda problem, response: 1.0 if lock else 0.0, Reward())
+
+
+def test_a_verifier_that_a_worker_cannot_load_is_refused_at_the_start():
+    grader = Grader(OnlyInTheParent(os.getpid()), Reward(), workers=1)
+    with pytest.raises(RuntimeError, match="No module named 'experiment'"):
+        grader.__enter__()
+
+
+def test_a_grader_that_is_not_running_is_refused():
+    with pytest.raises(RuntimeError, match="use it inside `with Grader"):
+        Grader(behave, Reward()).grade(problems(1), [""])
+
+
+def test_a_pending_result_after_the_end_is_refused():
+    with Grader(behave, Reward(), workers=1, time_limit=30) as grader:
+        pending = grader.submit(problems(1), ["hang"])
+    with pytest.raises(RuntimeError, match="left before its grades were asked for"):
+        pending.result()
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"time_limit": 0.0}, {"chunk_size": -1}])
+def test_a_value_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*must be positive"):
+        Grader(behave, Reward(), **wrong)
+
+
+def test_a_reward_is_the_weighted_sum_of_its_components():
+    total, scores = Reward((Accuracy(weight=2.0), Length(weight=-0.5)))(problems(1)[0], "four", 0.75)
+    assert (total, scores) == (2.0 * 0.75 - 0.5 * 4.0, {"accuracy": 0.75, "length": 4.0})
+
+
+def test_a_component_that_gives_no_number_is_an_error():
+    with Grader(behave, Reward((Length(offset=float("inf")),)), workers=1) as grader:
+        (grade,) = grader.grade(problems(1), [""])
+    assert grade.status == "error"
+    assert "the component length gave inf" in grade.message
+
+
+@pytest.mark.parametrize(
+    ("components", "message"),
+    [
+        ((), "components is empty"),
+        ((Accuracy(), Accuracy(2.0)), "accuracy more than once"),
+        ((Accuracy(0.0),), "not 0"),
+    ],
+)
+def test_a_wrong_composition_is_refused(components, message):
+    with pytest.raises(ValueError, match=message):
+        Reward(components)

@@ -1,0 +1,116 @@
+"""Metrics on disk and progress on screen."""
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.metrics import MetricsLog, read_metrics
+from rl_llm.runs.progress import Progress
+
+EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d"}
+
+
+def tensorboard_events(run: Path) -> list[Event]:
+    """Every event, oldest first. A record is length (8 bytes), check sum (4), event, check sum (4)."""
+    events = []
+    for file in sorted(run.glob("tensorboard/events*"), key=lambda path: path.stat().st_mtime_ns):
+        content = file.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            events.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return events
+
+
+def test_metrics_read_back_as_written(tmp_path: Path) -> None:
+    records = [
+        {"step": 1, "phase": "warm_start", "loss": 0.1 + 0.2},
+        {"step": 2, "phase": "rl", "loss": float("inf"), "update/skipped": 1},
+    ]
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder, MetricsLog(folder) as log:
+        for record in records:
+            log.write(record)
+    assert read_metrics(tmp_path / "run") == records
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl") == records
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": "nan"}\n{"step": 2, "lo')
+    [record] = read_metrics(tmp_path)
+    assert record["step"] == 1
+    assert math.isnan(record["loss"])
+
+
+def test_a_damaged_line_is_an_error_naming_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2,, "loss": 3}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+        read_metrics(tmp_path)
+
+
+def test_tensorboard_shows_the_numbers_and_purges_on_resume(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder, MetricsLog(folder) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step, "phase": "rl", "reward/mean": step / 2, "loss": float("nan")})
+    with RunFolder.resume(tmp_path / "run", EXPERIMENT) as folder:
+        folder.truncate_after(2)
+        with MetricsLog(folder, resumed_from=2) as log:
+            log.write({"step": 3, "phase": "rl", "reward/mean": 7.0})
+    events = tensorboard_events(tmp_path / "run")
+    scalars = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+    tag = "reward/mean"
+    assert scalars == [(1, tag, 0.5), (2, tag, 1.0), (3, tag, 1.5), (3, tag, 7.0)]
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [3]
+    assert [record[tag] for record in read_metrics(tmp_path / "run")] == [0.5, 1.0, 7.0]
+
+
+def lines_of_progress(total: int, done: int = 0) -> list[str]:
+    console = Console(file=io.StringIO(), width=60)
+    with Progress(console) as progress, progress.phase("rl", total, done) as phase:
+        for step in range(done + 1, total + 1):
+            phase.update(step, tokens=1000, reward=step / total)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_without_a_terminal_progress_is_a_line_every_twentieth_of_the_steps() -> None:
+    steps = [int(line.split()[1].split("/")[0]) for line in lines_of_progress(total=200)]
+    assert steps == [1, *range(11, 200, 10), 200]
+
+
+def test_a_plain_line_says_step_numbers_rate_and_time() -> None:
+    last = lines_of_progress(total=3)[-1]
+    assert re.fullmatch(r"rl 3/3  reward 1  [\d,]+ tokens/s  \d+:\d\d elapsed", last)
+
+
+def test_a_resumed_phase_goes_on_from_the_steps_done() -> None:
+    assert lines_of_progress(total=30, done=28)[0].startswith("rl 29/30  reward 0.967")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_say_prints_the_text_as_it_is(terminal: bool) -> None:
+    text = "4+2=[bold]6[/bold] " + "a long line " * 20
+    console = Console(file=io.StringIO(), width=40, force_terminal=terminal)
+    with Progress(console) as progress, progress.phase("rl", total=2) as phase:
+        phase.update(1, reward=0.5)
+        progress.say(text)
+    assert isinstance(console.file, io.StringIO)
+    assert text in console.file.getvalue()
+
+
+def test_a_terminal_shows_a_bar_for_every_phase() -> None:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    with Progress(console) as progress:
+        for name in ("warm start", "rl"):
+            with progress.phase(name, total=4) as phase:
+                phase.update(4, tokens=10, reward=0.25)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert re.search(r"warm start ━+ 4/4 reward 0.25  [\d,]+ tokens/s", shown)
+    assert re.search(r"rl +━+ 4/4 reward 0.25", shown)

@@ -1,0 +1,105 @@
+"""AdamW: the rate over the updates, clipping of the whole gradient, and the update itself against NumPy."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from rl_llm.optimizer import AdamW
+
+PARAMS = {"matrix": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32), "vector": np.array([1.0, -3.0], np.float32)}
+
+
+def rates(optimizer: AdamW, updates: int) -> np.ndarray:
+    """The rate of each of `updates` updates, and the one after the last."""
+    return np.asarray(jax.vmap(optimizer.rate(updates))(np.arange(updates + 1)))
+
+
+def run(optimizer: AdamW, gradients: list[dict], updates: int = 10) -> tuple[dict, Any]:
+    """The parameters and the optimizer's state after an update with each of the gradients."""
+    transformation = optimizer.build(updates)
+    params, state = PARAMS, transformation.init(PARAMS)
+    update = jax.jit(transformation.update)
+    for gradient in gradients:
+        change, state = update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+    return params, state
+
+
+def gradient(seed: int, norm: float) -> dict:
+    """A random gradient of that global norm."""
+    draw = np.random.default_rng(seed)
+    raw = {name: draw.normal(size=value.shape).astype(np.float32) for name, value in PARAMS.items()}
+    length = np.sqrt(sum(np.square(x).sum() for x in raw.values()))
+    return {name: x * np.float32(norm / length) for name, x in raw.items()}
+
+
+def test_a_constant_rate_without_warmup():
+    np.testing.assert_allclose(rates(AdamW(3e-4), 5), np.full(6, 3e-4), rtol=1e-6)
+
+
+def test_warmup_rises_in_equal_steps_and_the_first_update_moves_already():
+    np.testing.assert_allclose(rates(AdamW(0.4, warmup_updates=4), 6), [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
+
+
+def test_a_warmup_of_one_update_is_none():
+    np.testing.assert_allclose(rates(AdamW(0.4, warmup_updates=1), 3), np.full(4, 0.4), rtol=1e-6)
+
+
+def test_linear_schedule_falls_from_the_peak_to_its_fraction():
+    rate = rates(AdamW(1.0, warmup_updates=2, schedule="linear", final_fraction=0.2), 10)
+    np.testing.assert_allclose(rate, [0.5, 1.0, *np.linspace(1.0, 0.2, 9)], rtol=1e-6)
+
+
+def test_cosine_schedule_falls_from_the_peak_to_its_fraction():
+    rate = rates(AdamW(2.0, schedule="cosine", final_fraction=0.1), 8)
+    expected = 2.0 * (0.9 * 0.5 * (1 + np.cos(np.pi * np.arange(9) / 8)) + 0.1)
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_the_update_is_adamw_with_the_gradient_clipped_and_the_weights_decayed():
+    optimizer = AdamW(0.1, warmup_updates=2, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.3, max_gradient_norm=2.0)
+    gradients = [gradient(seed, norm) for seed, norm in enumerate((7.0, 0.5, 2.5))]
+    params, _ = run(optimizer, gradients)
+    expected = {name: value.astype(np.float64) for name, value in PARAMS.items()}
+    first, second = ({name: 0.0 for name in PARAMS} for _ in range(2))
+    for index, (raw, norm, rate) in enumerate(zip(gradients, (7.0, 0.5, 2.5), (0.05, 0.1, 0.1), strict=True), 1):
+        for name in PARAMS:
+            clipped = raw[name] * min(1.0, 2.0 / norm)
+            first[name] = 0.8 * first[name] + 0.2 * clipped
+            second[name] = 0.9 * second[name] + 0.1 * clipped**2
+            direction = first[name] / (1 - 0.8**index) / (np.sqrt(second[name] / (1 - 0.9**index)) + 1e-3)
+            expected[name] = expected[name] - rate * (direction + 0.3 * expected[name])
+    for name in PARAMS:
+        np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(poison: float):
+    optimizer = AdamW(0.1)
+    bad = gradient(1, 1.0)
+    bad["vector"][0] = poison
+    params, state = run(optimizer, [gradient(0, 1.0), bad, gradient(2, 1.0)])
+    expected, _ = run(optimizer, [gradient(0, 1.0), gradient(2, 1.0)])
+    assert int(state.total_notfinite) == 1
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"learning_rate": -1e-3},
+        {"learning_rate": 1e-3, "warmup_updates": -1},
+        {"learning_rate": 1e-3, "max_gradient_norm": 0.0},
+    ],
+)
+def test_values_that_mean_nothing_are_refused(values: dict):
+    with pytest.raises(ValueError, match="AdamW needs"):
+        AdamW(**values)
+
+
+def test_a_final_fraction_needs_a_schedule():
+    with pytest.raises(ValueError, match=r"final_fraction=0.1 cannot act with schedule='constant'"):
+        AdamW(1e-3, final_fraction=0.1)

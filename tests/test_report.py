@@ -1,0 +1,225 @@
+"""The report: everything a run folder holds is on the page, and nothing that it does not hold is needed."""
+
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl_llm.runs.charts import CHARTS, Series, line_chart
+from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.report import write_report
+
+HOSTILE = "<script>alert('x')</script>&amp;"
+WARM_START_STEPS, STEPS = 20, 30
+
+
+def record_of(step: int) -> dict[str, Any]:
+    """One step of a warm start followed by reinforcement learning that works."""
+    if step <= WARM_START_STEPS:
+        return {
+            "step": step,
+            "phase": "warm_start",
+            "loss": 2.5 * math.exp(-step / 6) + 0.2,
+            "time/step": 0.4,
+        }
+    done = (step - WARM_START_STEPS) / STEPS
+    skill = 0.37 + 0.6 / (1 + math.exp(6 - 14 * done)) + 0.02 * math.sin(5 * step)
+    record = {
+        "step": step,
+        "phase": "rl",
+        "loss": -0.01 * done,
+        "reward/mean": skill,
+        "reward/std": math.sqrt(max(skill * (1 - skill), 0.0)),
+        "reward/std_centered": 0.8 * math.sqrt(max(skill * (1 - skill), 0.0)),
+        "reward/zero_variance_groups": 0.1 + 0.7 * done**2,
+        "response/length": 9 + 21 * done,
+        "response/length_right": 10 + 20 * done,
+        "response/length_wrong": 8 + 12 * done if step % 7 else float("nan"),
+        "response/truncated": 0.01 * done,
+        "policy/entropy": 0.9 * math.exp(-2 * done),
+        "policy/clip_low": 0.002 + 0.004 * done,
+        "policy/clip_high": 0.001 + 0.006 * done,
+        "update/gradient_norm": 0.4 + 0.3 * math.sin(step) ** 2,
+        "agreement/mean": 4e-7,
+        "agreement/max": 4e-6 + 1e-6 * math.sin(step),
+        "agreement/kl": 1e-12,
+        "tokens/generated": 12_000 + 400 * step,
+        "flops/total": 3.1e10 * step,
+        "time/generate": 0.5 + 0.2 * done,
+        "time/grade": 0.02,
+        "time/update": 0.45 + 0.1 * done,
+        "time/step": 1.0 + 0.3 * done,
+    }
+    return record | ({"evaluation/accuracy": skill + 0.01} if step % 10 == 0 else {})
+
+
+SUMMARY: dict[str, Any] = {
+    "experiment": "quickstart",
+    "seed": 3,
+    "accuracy_before": 0.3712,
+    "accuracy_after": 0.9684,
+    "greedy_before": 0.41,
+    "greedy_after": 1.0,
+    "response_length_before": 9.13,
+    "response_length_after": 30.4,
+    "wall_seconds": 123.4,
+    "tokens_generated": 642_000,
+    "time": {"warm_start": 48.0, "rl": 61.0, "evaluation": 14.0},
+    "state_sha256": "5e" * 32,
+}
+EXPERIMENT: dict[str, Any] = {
+    "name": "quickstart",
+    "seed": 3,
+    "fingerprint": "f00d",
+    "model": {"layers": 4, "width": 64, "rope": {"base": 10000.0}},
+    "algorithm": {"advantage": {"mean": "group", "std": "batch"}, "filters": [], "milestones": [1, 2]},
+    "note": HOSTILE,
+}
+
+
+def sample(step: int, when: str, prompt: str, response: str, reward: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "when": when,
+        "prompt": prompt,
+        "response": response,
+        "answer": "5",
+        "reward": reward,
+    }
+
+
+def write_run(path: Path, steps: int = WARM_START_STEPS + STEPS) -> Path:
+    """A realistic run folder of `steps` steps, without an outcome."""
+    with RunFolder.create(path, EXPERIMENT) as folder:
+        folder.ledger.append("started", seed=3, versions={"jax": "0.10.2"})
+        for step in range(1, steps + 1):
+            folder.log(record_of(step))
+        folder.samples(sample(20, "before", f"4+2+{n}=", str(n), n % 2) for n in range(4))
+        folder.samples([sample(30, "training", "1+2=", f"1+2=3, so 3 {HOSTILE}", 1.0)])
+    return path
+
+
+def finish_run(path: Path) -> Path:
+    with RunFolder.resume(path, EXPERIMENT) as folder:
+        folder.samples(sample(50, "after", f"4+2+{n}=", f"4+2=6\n6+{n}={6 + n}\nso {(6 + n) % 7}", 1) for n in range(4))
+        folder.write_summary(SUMMARY)
+        folder.ledger.append("finished", accuracy_after=0.9684)
+    return path
+
+
+class Page(HTMLParser):
+    """The text of a page; refuses tags that are not closed in order, and names given twice."""
+
+    EMPTY = ("meta", "br", "path", "use", "rect", "line")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+    report = write_report(finish_run(write_run(tmp_path / "run")))
+    assert report == tmp_path / "run" / "report.html"
+    page = Page(report)
+    assert page.tags.count("svg") == len(CHARTS)
+    text = " ".join(page.text.split())
+    for told in (
+        "quickstart · seed 3",
+        "Accuracy on held-out problems rose from 37.1 % to 96.8 %.",
+        "41 % → 100 %",
+        "9.13 → 30.4",
+        "2 min 3 s",
+        "4+2=6 6+1=7 so 0",
+        "batch",
+        "warm start",
+        "The chain of 2 entries holds",
+        "5e" * 32,
+    ):
+        assert told in text, told
+
+
+def test_text_of_the_run_is_shown_and_never_run(tmp_path: Path) -> None:
+    report = write_report(write_run(tmp_path / "run"))
+    assert "<script" not in report.read_text()
+    assert Page(report).text.count(HOSTILE) == 2
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    text = write_report(finish_run(write_run(tmp_path / "run"))).read_text()
+    for reference in ("http:", "https:", "src=", "<link", "@import", "file:"):
+        assert reference not in text
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, WARM_START_STEPS + 1])
+def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, steps: int) -> None:
+    page = Page(write_report(write_run(tmp_path / "run", steps)))
+    assert "Not finished" in page.text
+    assert ("Warm start" in page.text) == (steps > 0)
+    assert ("Entropy" in page.text) == (steps > WARM_START_STEPS)
+
+
+def test_an_empty_folder_makes_a_page(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path))
+    assert "no step is recorded yet" in page.text
+    assert page.tags.count("section") == 0
+
+
+def test_any_missing_field_leaves_a_page(tmp_path: Path) -> None:
+    run = finish_run(write_run(tmp_path / "run", steps=0))
+    for key in SUMMARY:
+        (run / "summary.json").write_text(json.dumps({name: SUMMARY[name] for name in SUMMARY if name != key}))
+        assert "Configuration" in Page(write_report(run)).text
+
+
+def test_values_that_are_not_finite_leave_a_page(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
+        folder.log({key: value if key in ("step", "phase") else float("nan") for key, value in record_of(40).items()})
+        folder.log({key: value if key in ("step", "phase") else float("inf") for key, value in record_of(41).items()})
+        folder.write_summary({key: float("nan") for key in SUMMARY if key not in ("experiment", "time")})
+    assert "nan" in Page(write_report(tmp_path / "run")).text
+
+
+def test_a_broken_ledger_is_told(tmp_path: Path) -> None:
+    run = finish_run(write_run(tmp_path / "run"))
+    ledger = run / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b"started", b"startef"))
+    text = Page(write_report(run)).text
+    assert "The ledger is broken" in text
+    assert "line 1" in text
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        write_report(tmp_path / "none")
+
+
+def test_a_chart_is_the_same_text_every_time_and_labels_are_escaped() -> None:
+    series = [Series('"a" & b', [1, 2, 3], [0.1, float("nan"), 0.3])]
+    assert line_chart(series, log=True) == line_chart(series, log=True)
+    assert 'aria-label="&quot;a&quot; &amp; b"' in line_chart(series)
+
+
+def test_a_chart_of_too_many_series_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 3 series, not 4"):
+        line_chart([Series("a", [1], [1.0])] * 4)

@@ -1,0 +1,396 @@
+"""A whole run of the tiny experiment by its command: what it leaves behind, that it repeats, and what it refuses."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from rl_llm.algorithms import Clip
+from rl_llm.config import load_experiment
+from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.metrics import read_metrics, read_records
+from rl_llm.sampler import Sampling
+from rl_llm.train_rl import of_all_updates, prompts_of_step
+from rl_llm.types import Max, Mean
+
+ROOT = Path(__file__).parent.parent
+TINY = "tests/data/tiny.py"
+EXPERIMENT = load_experiment(str(ROOT / TINY))[1]
+WARM_STEPS, STEPS = EXPERIMENT.warm_start.steps, EXPERIMENT.warm_start.steps + EXPERIMENT.steps
+PATIENCE = 300.0  # seconds after which a process is taken to hang
+
+# The persistent cache is all that differs from a user's shell: most of a tiny run is compilation.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+
+RL_KEYS = {
+    *("reward/mean", "reward/accuracy", "reward/std", "reward/std_centered", "reward/zero_variance_groups"),
+    *("response/length", "response/length_right", "response/length_wrong", "response/truncated"),
+    *("policy/ratio", "policy/ratio_max", "policy/clip_low", "policy/clip_high", "policy/entropy", "loss"),
+    *("update/gradient_norm", "update/skipped", "update/learning_rate"),
+    *("agreement/mean", "agreement/max", "agreement/kl"),
+    *("tokens/generated", "tokens/total", "flops/generate", "flops/update", "flops/total"),
+    *("grading/ok", "grading/error", "grading/timeout", "grading/crashed"),
+    *("time/generate", "time/grade", "time/update", "time/step"),
+}
+SHARES = (
+    *("reward/mean", "reward/accuracy", "reward/zero_variance_groups", "response/truncated"),
+    *("policy/clip_low", "policy/clip_high", "update/skipped"),
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end, and what its process printed."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_metrics(self.folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """`rl-llm ...` as a process of its own, in the project's folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rl_llm", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **CACHE, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a signal can be sent to it and its children, and to nobody else
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a process at its end."""
+    try:
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, stdout, stderr
+
+
+def rl_llm(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+    """Run a command to its end: exit code, standard output, standard error."""
+    return finish(start(*arguments, **environment))
+
+
+def train(folder: Path, *arguments: str, **environment: str) -> Finished:
+    """The tiny experiment in a folder, which must come to its end."""
+    code, stdout, stderr = rl_llm("train", TINY, "--out", folder, *arguments, **environment)
+    assert code == 0, stderr
+    return Finished(folder, stdout, stderr)
+
+
+@cache
+def uninterrupted(base: Path) -> Finished:
+    """The run that others are compared with: made once for all test modules."""
+    return train(base / "uninterrupted")
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds; a process that ends before that fails the test with its messages."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"the process ended first, or hangs: {process.communicate()}")
+        time.sleep(0.005)
+
+
+def steps_done(folder: Path) -> int:
+    """How many whole lines metrics.jsonl has by now."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics as they must repeat: all but the seconds."""
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def outcome(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary as it must repeat: all but the seconds, and the ledger, whose events have a time."""
+    return {name: value for name, value in summary.items() if name not in ("wall_seconds", "time", "ledger_head")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return uninterrupted(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, tuple[int, str, str], int]:
+    """The run once more, the outcome of a second process that wants its folder meanwhile, and the first's id."""
+    folder = tmp_path_factory.mktemp("again") / "run"
+    process = start("train", TINY, "--out", folder, "--set", "checkpointing.every=1")
+    wait_until(process, (folder / ".holder.json").exists)
+    process.send_signal(signal.SIGSTOP)  # however slow the second is, the first is not done before it
+    refused = rl_llm("train", TINY, "--out", folder, "--resume")
+    process.send_signal(signal.SIGCONT)
+    code, stdout, stderr = finish(process)
+    assert code == 0, stderr
+    return Finished(folder, stdout, stderr), refused, process.pid
+
+
+def test_the_run_folder_holds_what_is_promised(run: Finished):
+    names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        *("experiment.json", "metrics.jsonl", "samples.jsonl", "ledger.jsonl", "checkpoints"),
+        *("report.html", "summary.json", "tensorboard"),
+    }
+
+
+def test_the_newest_checkpoints_are_kept(run: Finished):
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["16", "20", "22"]
+
+
+def test_standard_output_says_the_outcome_and_where_it_is(run: Finished):
+    assert f"{run.summary['accuracy_after']:.1%}" in run.stdout
+    assert str(run.folder) in run.stdout
+    assert str(run.folder / "report.html") in run.stdout
+
+
+def test_progress_goes_to_standard_error_with_samples_of_both_policies(run: Finished):
+    for text in ("warm start 16/16", "reinforcement learning 6/6", "before RL:", "after RL:", "<answer>"):
+        assert text in run.stderr
+    assert "tokens/s" in run.stderr
+    assert "left" in run.stderr
+
+
+def test_a_run_warns_of_nothing(run: Finished):
+    assert "warning" not in run.stderr.lower()
+
+
+def test_the_record_of_the_experiment_is_complete(run: Finished):
+    record = json.loads((run.folder / "experiment.json").read_text())
+    assert {"fingerprint", "tokenizer", "versions", "python", "devices", "commit"} <= set(record)
+    assert (record["spec"], record["overrides"], record["seed"]) == (TINY, [], 0)
+    assert record["experiment"]["sampling"]["max_tokens"] == 16
+    assert {"jax", "jaxlib", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
+
+
+def test_every_step_has_one_line(run: Finished):
+    assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
+    assert [line["phase"] for line in run.metrics] == ["warm_start"] * WARM_STEPS + ["rl"] * EXPERIMENT.steps
+
+
+def test_every_rl_line_has_every_metric_as_a_finite_number(run: Finished):
+    for line in run.metrics[WARM_STEPS:]:
+        assert set(line) - {"evaluation/accuracy"} == RL_KEYS | {"step", "phase"}
+        assert all(math.isfinite(value) for name, value in line.items() if name != "phase")
+
+
+def test_sampler_and_learner_agree_in_every_step(run: Finished):
+    for line in run.metrics[WARM_STEPS:]:
+        assert 0 < line["agreement/mean"] <= line["agreement/max"] <= 2e-5
+        assert 0 <= line["agreement/kl"] <= 1e-9
+
+
+def test_metrics_are_in_their_range(run: Finished):
+    for line in run.metrics[WARM_STEPS:]:
+        assert all(0.0 <= line[name] <= 1.0 for name in SHARES)
+        assert 1.0 <= line["response/length"] <= EXPERIMENT.sampling.max_tokens
+        assert 0.0 < line["policy/entropy"] <= math.log(EXPERIMENT.model.vocabulary)
+        assert line["policy/ratio"] == pytest.approx(1.0, abs=0.2)
+        assert line["policy/ratio_max"] >= line["policy/ratio"]
+        assert line["tokens/generated"] == pytest.approx(32 * line["response/length"])
+        assert line["reward/accuracy"] == line["reward/mean"]  # the accuracy is the only component of the reward
+        assert sum(line[f"grading/{status}"] for status in ("ok", "error", "timeout", "crashed")) == 32
+
+
+def test_the_run_really_learns(run: Finished):
+    """Otherwise the tests that compare runs would compare states that nothing has moved."""
+    lines = run.metrics[WARM_STEPS:]
+    assert all(line["update/gradient_norm"] > 0 and line["reward/std"] > 0 for line in lines)
+    assert any(line["policy/ratio_max"] > 1.001 for line in lines)
+    assert run.metrics[WARM_STEPS - 1]["loss"] < 0.7 * run.metrics[0]["loss"]
+
+
+def test_the_learning_rate_warms_up_and_falls(run: Finished):
+    """That of a step's last update: 12 RL updates, 2 of them warm-up."""
+    rates = [line["update/learning_rate"] for line in run.metrics]
+    assert rates[:2] == pytest.approx([1.5e-2, 3e-2])
+    assert rates[WARM_STEPS:] == pytest.approx([1e-2 * (1 - max(0, 2 * step - 1) / 10) for step in range(6)])
+
+
+def test_totals_add_up(run: Finished):
+    tokens, flops = 0, 0.0
+    for line in run.metrics:
+        tokens += line.get("tokens/generated", 0)
+        flops += line.get("flops/generate", 0.0) + line.get("flops/update", 0.0)
+        assert (line["tokens/total"], line["flops/total"]) == (tokens, pytest.approx(flops))
+    assert (run.summary["tokens_generated"], run.summary["flops"]) == (tokens, pytest.approx(flops))
+
+
+def test_validation_accuracy_comes_as_often_as_asked(run: Finished):
+    steps = [line["step"] - WARM_STEPS for line in run.metrics if "evaluation/accuracy" in line]
+    assert steps == [2, 4, 6]
+
+
+def test_the_summary_says_what_the_ledger_says(run: Finished):
+    events = {(entry["event"], entry["data"].get("when")): entry["data"] for entry in ledger(run)}
+    for when in ("before", "after"):
+        for name in ("accuracy", "greedy", "response_length"):
+            assert run.summary[f"{name}_{when}"] == events["evaluated", when][name]
+    assert run.summary["skill"] == events["gate", None]["skill"]
+    assert run.summary["state_sha256"] == events["finished", None]["state_sha256"]
+
+
+def test_the_summary_has_what_others_read_of_it(run: Finished):
+    assert {"accuracy_before", "accuracy_after", "wall_seconds", "state_sha256"} <= set(run.summary)
+    assert (run.summary["seed"], run.summary["steps"], run.summary["updates_skipped"]) == (0, STEPS, 0)
+    assert len(run.summary["state_sha256"]) == 64
+    assert run.summary["wall_seconds"] > run.summary["time"]["step"] > 0
+
+
+def test_the_ledger_holds_and_the_summary_vouches_for_its_end(run: Finished):
+    entries = ledger(run)
+    assert [entry["event"] for entry in entries] == ["started", "gate", "evaluated", "evaluated", "finished"]
+    assert entries[-1]["sha256"] == run.summary["ledger_head"]
+
+
+def test_samples_of_before_during_and_after_are_graded_responses(run: Finished):
+    samples = read_records(run.folder / "samples.jsonl")
+    places = [(sample["when"], sample["step"]) for sample in samples]
+    during = [("training", WARM_STEPS + step) for step in (2, 4, 6) for _ in range(2)]
+    assert places == [("before", WARM_STEPS)] * 8 + during + [("after", STEPS)] * 8
+    for sample in samples:
+        problem = EXPERIMENT.task.problem(sample["prompt"])
+        assert sample["answer"] == problem.answer
+        assert sample["reward"] == EXPERIMENT.task.verify(problem, sample["response"])
+
+
+def test_the_same_run_twice_is_the_same_bits(run: Finished, again: tuple):
+    """Checkpoints at other steps change nothing."""
+    twin, *_ = again
+    assert without_time(twin.metrics) == without_time(run.metrics)
+    assert (twin.folder / "samples.jsonl").read_bytes() == (run.folder / "samples.jsonl").read_bytes()
+    assert outcome(twin.summary) == outcome(run.summary)
+
+
+def test_a_second_process_is_refused_while_the_first_runs(again: tuple):
+    _, (code, _, stderr), holder = again
+    assert code == 2
+    assert f"in use by process {holder} on host" in stderr
+
+
+def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
+    folder = tmp_path / "run"
+    code, _, stderr = rl_llm("train", TINY, "--out", folder, "--set", "warm_start.gate.minimum=1.0")
+    assert code == 1
+    assert "less than the 100% of warm_start.gate.minimum" in stderr
+    assert "--set warm_start.steps=" in stderr
+    assert "Traceback" not in stderr
+    assert steps_done(folder) == WARM_STEPS
+    assert not (folder / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_four_devices_sample_what_one_samples(run: Finished, tmp_path: Path):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    spread = train(tmp_path / "run", "--set", "mesh.data=4", XLA_FLAGS=flags)
+    one, four = run.metrics[WARM_STEPS], spread.metrics[WARM_STEPS]
+    for name in ("tokens/generated", "reward/mean", "response/length", "response/truncated", "flops/generate"):
+        assert four[name] == one[name], name
+    for name in ("loss", "policy/entropy", "update/gradient_norm", "policy/ratio"):
+        assert four[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+    assert len(json.loads((spread.folder / "experiment.json").read_text())["devices"]) == 4
+
+
+def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
+    code, _, stderr = rl_llm("train", f"{TINY}:cold", "--out", tmp_path / "run")
+    assert code == 0, stderr
+    cold = Finished(tmp_path / "run", "", "")
+    assert [(line["step"], line["phase"]) for line in cold.metrics] == [(step, "rl") for step in range(1, 7)]
+    assert [entry["event"] for entry in ledger(cold)] == ["started", "evaluated", "evaluated", "finished"]
+    assert cold.summary["skill"] is None
+
+
+def test_prompts_do_not_repeat_within_an_epoch():
+    problems = [EXPERIMENT.task.problem(f"{a}+{b}=") for a in range(3) for b in range(3)]
+    for epoch in range(3):
+        steps = range(2 * epoch, 2 * epoch + 2)  # 9 problems, 4 at a time: two steps, and one problem left out
+        asked = [problem.id for step in steps for problem in prompts_of_step(problems, 0, step, 4)]
+        assert len(set(asked)) == len(asked) == 8
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    problems = EXPERIMENT.task.problems("train", 40, seed=0)
+    orders = {
+        tuple(p.id for step in range(5 * epoch, 5 * epoch + 5) for p in prompts_of_step(problems, seed, step, 8))
+        for epoch in range(3)
+        for seed in range(3)
+    }
+    assert len(orders) == 9
+    assert all(set(order) == {problem.id for problem in problems} for order in orders)
+
+
+def test_the_prompts_of_a_step_are_a_function_of_seed_and_step():
+    problems = EXPERIMENT.task.problems("train", 40, seed=0)
+    assert prompts_of_step(problems, 5, 7, 8) == prompts_of_step(problems, 5, 7, 8)
+
+
+def test_a_steps_metrics_are_those_of_all_its_updates_but_for_the_agreement():
+    first = {"loss": Mean(jnp.float32(2), jnp.float32(1)), "agreement/max": Max(jnp.float32(1e-6))}
+    second = {"loss": Mean(jnp.float32(4), jnp.float32(1)), "agreement/max": Max(jnp.float32(0.1))}
+    together = of_all_updates([first, second])
+    assert float(together["loss"].result()) == 3.0
+    assert float(together["agreement/max"].result()) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
+    pools = [
+        {problem.prompt for problem in EXPERIMENT.task.problems(split, count, seed)}
+        for split, count in (("train", 40), ("validation", 8), ("held_out", 9))
+    ]
+    assert len(set().union(*pools)) == 40 + 8 + 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"prompts_per_step": 7}, "prompts_per_step=7 must be a multiple of"),
+        ({"train_problems": 7}, "train_problems=7 is less than prompts_per_step=8"),
+        ({"model": replace(EXPERIMENT.model, vocabulary=99)}, "model.vocabulary=99 must be the tokenizer's 12"),
+        ({"sampling": Sampling(temperature=0.0)}, "sampling.temperature=0 draws the same response K times"),
+        ({"responses_per_prompt": 1}, "Normalize.mean='group' with responses_per_prompt=1"),
+        (
+            {"updates_per_rollout": 1, "algorithm": replace(EXPERIMENT.algorithm, objective=Clip(0.2, 0.28))},
+            "Clip.high=0.28 cannot act with one on-policy update per rollout",
+        ),
+    ],
+)
+def test_an_experiment_in_which_something_could_not_act_is_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        replace(EXPERIMENT, **changes)
+
+
+def ledger(run: Finished) -> list[dict[str, Any]]:
+    return Ledger.verify(run.folder / "ledger.jsonl")

@@ -61,8 +61,8 @@ def table(summaries: dict[tuple[str, int], dict[str, Any]], seeds: int) -> str:
         )
     ]
     for name, reduce in (("IQM", lambda column: trim_mean(column, 0.25)), ("min", min)):
-        before, after, greedy, control = (f"{reduce(column):.3f}" for column in columns)
-        lines.append(f"| {name} | {before} | {after} | {greedy} | | | | {control} | |")
+        before, after, greedy, controls = (f"{reduce(column):.3f}" for column in columns)
+        lines.append(f"| {name} | {before} | {after} | {greedy} | | | | {controls} | |")
     return "\n".join(lines)
 
 

@@ -31,6 +31,14 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str: ...
 
 
+def at_least(component: Any, minimum: int, *names: str) -> None:
+    """Raise ValueError naming a field of a component that is less than `minimum`."""
+    for name in names:
+        if getattr(component, name) < minimum:
+            place = f"{type(component).__name__}.{name}"
+            raise ValueError(f"{place} must be at least {minimum}, not {getattr(component, name)}")
+
+
 @dataclass(frozen=True)
 class SkillGate:
     """RL can only select what the policy sometimes does. Before it starts, the policy must reach `minimum` accuracy
@@ -40,6 +48,10 @@ class SkillGate:
 
     prefix: str
     minimum: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minimum <= 1:
+            raise ValueError(f"SkillGate.minimum is an accuracy between 0 and 1, not {self.minimum}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,10 @@ class WarmStart:
     optimizer: AdamW
     gate: SkillGate | None = None
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "demonstrations_per_step", "max_tokens")
+        self.optimizer.check(self.steps)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -63,6 +79,10 @@ class Evaluation:
     problems: int = 256
     every: int = 0
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "problems")
+        at_least(self, 0, "every")
+
 
 @dataclass(frozen=True)
 class Grading:
@@ -70,6 +90,11 @@ class Grading:
 
     workers: int = 2
     time_limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "workers")
+        if not self.time_limit > 0:
+            raise ValueError(f"Grading.time_limit must be more than 0 seconds, not {self.time_limit}")
 
 
 @dataclass(frozen=True)
@@ -79,13 +104,16 @@ class Checkpointing:
     every: int = 100
     keep: int = 3
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "every", "keep")
+
 
 @dataclass(frozen=True)
 class Experiment:
     """One RL run. `micro_batches` cuts an update's rows to fit memory and changes nothing else; `updates_per_rollout`
     are optimizer updates on disjoint shares of a rollout's prompts. Raises ValueError for sizes that do not divide
-    and knobs that cannot
-    act."""
+    and knobs that cannot act.
+    """
 
     task: Task
     tokenizer: Tokenizer
@@ -113,9 +141,9 @@ class Experiment:
         return self.warm_start.steps if self.warm_start else 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
+        at_least(self, 1, "max_prompt_tokens")
+        self.optimizer.check(self.steps * self.updates_per_rollout)
         if self.prompts_per_step % (self.updates_per_rollout * self.micro_batches):
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} must be a multiple of updates_per_rollout * micro_batches = "

@@ -144,7 +144,7 @@ def apply_gradient(
     one = jnp.float32(1.0)
     skipped = opt_state.total_notfinite - state.opt_state.total_notfinite
     metrics: Metrics = {
-        "update/gradient_norm": Mean(optax.global_norm(gradient), one),
+        "update/gradient_norm": Mean(optax.tree.norm(gradient), one),
         "update/skipped": Mean(skipped.astype(jnp.float32), one),
     }
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -9,8 +9,8 @@ import optax
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls to `final_fraction` of itself at the
-    last update.
+    """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself,
+    which it would reach at the update after the last.
 
     `max_gradient_norm` clips the global norm of the whole gradient before Adam sees it.
     """
@@ -32,6 +32,14 @@ class AdamW:
             )
         if self.schedule == "constant" and self.final_fraction != 0.0:
             raise ValueError(f"AdamW.final_fraction={self.final_fraction} cannot act with schedule='constant'")
+
+    def check(self, updates: int) -> None:
+        """Raises ValueError for a warm-up that is never over."""
+        if self.warmup_updates and self.warmup_updates >= updates:
+            raise ValueError(
+                f"AdamW.warmup_updates={self.warmup_updates} with {updates} updates in all: learning_rate="
+                f"{self.learning_rate} is not reached before the end; warm up for less, or train for longer"
+            )
 
     def rate(self, updates: int) -> optax.Schedule:
         """Update index -> learning rate, over `updates` updates. The first update already has a non-zero rate."""

@@ -318,9 +318,10 @@ def test_the_fields_of_a_std_need_one(name: str, value: float):
         Normalize(std="none", **{name: value})
 
 
-def test_a_negative_eps_is_refused():
-    with pytest.raises(ValueError, match=r"eps must not be negative, got -0.1"):
-        Normalize(eps=-0.1)
+@pytest.mark.parametrize("eps", [0.0, -0.1])
+def test_an_eps_that_lets_a_division_by_zero_through_is_refused(eps: float):
+    with pytest.raises(ValueError, match=rf"eps must be greater than 0, not {eps}"):
+        Normalize(eps=eps)
 
 
 def test_equal_algorithms_are_one_program():

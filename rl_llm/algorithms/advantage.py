@@ -27,8 +27,8 @@ class Normalize:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.eps < 0:
-            raise ValueError(f"Normalize.eps must not be negative, got {self.eps}")
+        if not self.eps > 0:
+            raise ValueError(f"Normalize.eps must be greater than 0, not {self.eps}: equal rewards have a std of 0")
         if self.std == "none":
             refuse(self, ("ddof", "eps"), "without a std")
 
@@ -53,7 +53,10 @@ class Normalize:
     def _mean(self, rewards: jax.Array) -> jax.Array:
         if self.mean == "none":
             return jnp.zeros((1, 1))
-        return jnp.mean(rewards, axis=None if self.mean == "batch" else 1, keepdims=True)
+        # Around the first reward: equal rewards then have exactly their mean, and an advantage of exactly 0. What
+        # rounding would leave is divided by their std, also rounding, and would come out as noise of any size.
+        first = rewards[:1, :1] if self.mean == "batch" else rewards[:, :1]
+        return first + jnp.mean(rewards - first, axis=None if self.mean == "batch" else 1, keepdims=True)
 
     def _std(self, rewards: jax.Array) -> jax.Array:
         return jnp.std(rewards, axis=None if self.std == "batch" else 1, ddof=self.ddof, keepdims=True)

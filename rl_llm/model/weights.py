@@ -4,6 +4,7 @@ it.
 
 from dataclasses import dataclass
 from math import prod
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +58,14 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
 def init(config: ModelConfig, key: jax.Array) -> dict:
     """Random float32 parameters: a nested dict with the table's paths. Each weight's noise depends on its path only."""
 
-    def draw(index: int, weight: Weight) -> jax.Array:
+    def draw(path: str, weight: Weight) -> jax.Array:
         if weight.std == 0.0:
             return jnp.ones(weight.shape, jnp.float32)
-        return weight.std * jax.random.truncated_normal(jax.random.fold_in(key, index), -3.0, 3.0, weight.shape)
+        own_key = jax.random.fold_in(key, crc32(path.encode()))
+        # Drawn flat: XLA compiles a draw of rank 1 in a fifth of the time.
+        return weight.std * jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)
 
-    table = weight_table(config)
-    flat = {path: draw(index, table[path]) for index, path in enumerate(sorted(table))}
+    flat = {path: draw(path, weight) for path, weight in weight_table(config).items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ EXAMPLES = """examples:
   rl-llm report runs/slower                                    rebuild report.html
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
+
+
+EVALUATE_EXAMPLES = """examples:
+  rl-llm evaluate runs/slower                                  as the run itself did it
+  rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
+  rl-llm evaluate runs/slower --split train                    has it learned its training problems by heart?"""
 
 
 class UsageError(Exception):
@@ -42,18 +49,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="rl-llm",
         description="Reinforcement learning of language-model reasoning in pure-functional JAX.",
         epilog=EXAMPLES,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_train(_verb(verbs, _train, "run an experiment", EXAMPLES))
+    _add_evaluate(_verb(verbs, _evaluate, "evaluate a run's newest checkpoint", EVALUATE_EXAMPLES))
+    _add_report(_verb(verbs, _report, "write report.html of a run folder", "example:\n  rl-llm report runs/slower"))
+    return parser
 
-    train = verbs.add_parser(
-        "train", help="run an experiment", description=_train.__doc__, epilog=EXAMPLES, formatter_class=raw
-    )
+
+def _verb(verbs: Any, run: Callable[[argparse.Namespace], int], summary: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of one verb, named and described by the function that runs it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    name = run.__name__.removeprefix("_")
+    parser = verbs.add_parser(name, help=summary, description=run.__doc__, epilog=examples, formatter_class=raw)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "experiment",
         metavar="EXPERIMENT[:NAME]",
@@ -67,18 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="change one value of the experiment; may be repeated",
     )
-    train.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    train.add_argument("--seed", type=_seed, default=0, help="seed of every draw (default: 0)")
     train.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
     train.add_argument(
         "--resume",
         action="store_true",
         help="go on from the newest good checkpoint in --out; start there if there is no run",
     )
-    train.set_defaults(run=_train)
 
-    evaluate = verbs.add_parser(
-        "evaluate", help="evaluate a run's newest checkpoint", description=_evaluate.__doc__, formatter_class=raw
-    )
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
     evaluate.add_argument("--split", choices=("train", "validation", "held_out"), default="held_out")
     evaluate.add_argument("--problems", type=int, metavar="N", help="how many problems (default: as in the experiment)")
@@ -88,12 +104,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="T",
         help="sampling temperature, 0 for greedy (default: as in the experiment)",
     )
-    evaluate.set_defaults(run=_evaluate)
 
-    report = verbs.add_parser("report", help="write report.html of a run folder", description=_report.__doc__)
+
+def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("folder", type=Path, metavar="RUN", help="a run folder, finished or not")
-    report.set_defaults(run=_report)
-    return parser
+
+
+def _seed(text: str) -> int:
+    """A seed that JAX and NumPy both take as it is (argparse reports a ValueError as the invalid value)."""
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is from 0 to {2**32 - 1}, not {text}")
+    return int(text)
 
 
 def _load(spec: str, overrides: list[str]) -> tuple[str, Any]:
@@ -189,15 +210,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from rl_llm.config import fingerprint
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
+    from rl_llm.mesh import make_mesh
+    from rl_llm.runs.checkpoint import CheckpointError
 
     if fingerprint(experiment) != record["fingerprint"]:
         raise UsageError(
             f"{record['spec']} has changed since the run in {arguments.folder}: its fingerprint is another one"
         )
-    outcome = evaluate_checkpoint(
-        experiment, record["seed"], arguments.folder, arguments.split, arguments.problems, arguments.temperature
-    )
-    print(json.dumps(outcome, indent=2))
+    seed, sampling = record["seed"], experiment.sampling
+    try:
+        if arguments.temperature is not None:
+            sampling = sampling.at(arguments.temperature)
+        count = arguments.problems or experiment.evaluation.problems
+        problems = experiment.task.problems(arguments.split, count, seed)
+        mesh = make_mesh(experiment.mesh)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
+        outcome = evaluate_checkpoint(experiment, seed, arguments.folder, mesh, problems, sampling)
+    except CheckpointError as error:
+        print(f"rl-llm evaluate: {error}", file=sys.stderr)
+        return FAILED
+    print(json.dumps({"split": arguments.split, **outcome}, indent=2))
     return DONE
 
 

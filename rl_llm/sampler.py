@@ -6,7 +6,7 @@ problem, sample index, position) only, so its tokens do not depend on the batch 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -48,6 +48,12 @@ class Sampling:
             raise ValueError(f"Sampling needs top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, not {self}")
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
             raise ValueError(f"Sampling at temperature 0 is greedy: top_k, top_p and min_p cannot act ({self})")
+
+    def at(self, temperature: float) -> "Sampling":
+        """The same at another temperature; at 0 without the truncations, which could not act."""
+        if temperature == 0:
+            return Sampling(self.max_tokens, temperature=0.0)
+        return replace(self, temperature=temperature)
 
     def values(self, stop_ids: tuple[int, ...]) -> "SamplingValues":
         """The traced values; raises ValueError for more than STOP_SLOTS stop ids."""

@@ -29,7 +29,7 @@ from rl_llm.rewards.grader import Grader
 from rl_llm.run import Run, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
-from rl_llm.sampler import Sampling, compile_sampler
+from rl_llm.sampler import compile_sampler
 from rl_llm.train_sft import warm_start
 from rl_llm.types import Metrics, TrainState, merge_metrics
 
@@ -192,7 +192,7 @@ def examine(run: Run, actor: Actor, params: dict, problems: Sequence[Problem], w
     """
     noise_key, sampling = key(run.seed, Purpose.EVALUATION), run.experiment.sampling
     outcome = evaluate(actor, params, problems, noise_key, sampling)
-    greedy = evaluate(actor, params, problems, noise_key, Sampling(sampling.max_tokens, temperature=0.0))
+    greedy = evaluate(actor, params, problems, noise_key, sampling.at(0.0))
     run.folder.samples({"step": run.step, "when": when} | sample for sample in outcome.samples[:SAMPLES_KEPT])
     result = {
         "accuracy": outcome.accuracy,

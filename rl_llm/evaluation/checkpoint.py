@@ -1,39 +1,34 @@
 """Evaluation of a run folder's newest good checkpoint, apart from the run."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from jax.sharding import Mesh
 
 from rl_llm.actor import Actor
 from rl_llm.evaluation.evaluate import evaluate
 from rl_llm.experiment import Experiment
 from rl_llm.learner import abstract_state
-from rl_llm.mesh import make_mesh
 from rl_llm.noise import Purpose, key
-from rl_llm.problem import Split
+from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grader
 from rl_llm.runs.checkpoint import CheckpointError, Checkpoints
 from rl_llm.sampler import Sampling, compile_sampler
 
 
 def evaluate_checkpoint(
-    experiment: Experiment, seed: int, folder: Path, split: Split, count: int | None, temperature: float | None
+    experiment: Experiment, seed: int, folder: Path, mesh: Mesh, problems: Sequence[Problem], sampling: Sampling
 ) -> dict[str, Any]:
-    """Accuracy, pass@k, length and truncation on `count` problems of a split (default: as many as in the experiment).
+    """Accuracy, pass@k, length and truncation on `problems`, with the noise of the run's own evaluations.
 
     Raises CheckpointError when the folder has no good checkpoint.
     """
-    mesh = make_mesh(experiment.mesh)
     optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
     template = abstract_state(experiment.model, optimizer, mesh)
     restored = Checkpoints(folder / "checkpoints").restore_newest(lambda progress: template)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
-    sampling = experiment.sampling
-    if temperature is not None:
-        greedy = Sampling(sampling.max_tokens, temperature=0.0)
-        sampling = greedy if temperature == 0 else replace(sampling, temperature=temperature)
-    problems = experiment.task.problems(split, count or experiment.evaluation.problems, seed)
     grading, K = experiment.grading, experiment.responses_per_prompt
     sample = compile_sampler(experiment.model, mesh, K, sampling.max_tokens)
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
@@ -41,7 +36,6 @@ def evaluate_checkpoint(
         outcome = evaluate(actor, restored.state.params, problems, key(seed, Purpose.EVALUATION), sampling)
     return {
         "step": restored.step,
-        "split": split,
         "problems": len(problems),
         "responses_per_prompt": K,
         "temperature": sampling.temperature,

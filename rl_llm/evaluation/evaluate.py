@@ -58,7 +58,7 @@ def evaluate(
     table, length = np.concatenate(accuracies), np.concatenate(lengths)
     right = (table >= 1.0).sum(axis=1)
     return Outcome(
-        accuracy=float(table.mean()),
+        accuracy=float(table.mean(dtype=np.float64)),
         pass_at_k={k: pass_at_k(right, K, k) for k in {1, K}},
         response_length=float(length.mean()),
         truncated=float(np.concatenate(cut).mean()),

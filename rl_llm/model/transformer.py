@@ -20,7 +20,7 @@ def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.
     """Read right-padded prompts i32[N, P] of `lengths` i32[N] -> hidden f32[N, P, D] and the cache [L, N, J, P, h]."""
     P = prompts.shape[1]
     positions = jnp.arange(P)
-    causal = (positions[:, None] >= positions)[None] & (positions[None] < lengths[:, None])[:, None]
+    causal = (positions[:, None] >= positions[None])[None] & (positions[None] < lengths[:, None])[:, None]
     tables = rotary_tables(positions[None], config.head_width, config.rope_base)
 
     def layer(x: jax.Array, weights: dict) -> tuple[jax.Array, KeyValues]:

@@ -65,7 +65,10 @@ class RunFolder:
         if foreign:
             shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
             raise RunFolderError(f"{path} is not empty and holds no run ({shown}): choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
         lock = _take_lock(path)
         if (path / EXPERIMENT).exists():
             lock.release()

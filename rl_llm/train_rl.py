@@ -9,7 +9,7 @@ step), so a run that was killed and resumed from its newest checkpoint is the ru
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from rl_llm.actor import Actor
 from rl_llm.evaluation import evaluate
 from rl_llm.experiment import Experiment
-from rl_llm.learner import abstract_state, compile_train_step, init_state, make_batch
+from rl_llm.learner import abstract_state, compile_make_batch, compile_train_step, init_state
 from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator, key
 from rl_llm.observe import describe_rollout, training_samples
@@ -91,7 +91,7 @@ def reinforce(
     """
     experiment, mesh, seed = run.experiment, actor.mesh, run.seed
     config, K, updates = experiment.model, experiment.responses_per_prompt, experiment.updates_per_rollout
-    build_batch = jax.jit(partial(make_batch, experiment.algorithm))
+    build_batch = compile_make_batch(experiment.algorithm, mesh)
     update_policy = compile_train_step(
         config,
         experiment.algorithm,

@@ -312,7 +312,6 @@ def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
     assert not (folder / "summary.json").exists()
 
 
-@pytest.mark.slow
 def test_four_devices_sample_what_one_samples(run: Finished, tmp_path: Path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     spread = train(tmp_path / "run", "--set", "mesh.data=4", XLA_FLAGS=flags)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import LITE_PPO
-from rl_llm.learner import compile_train_step, init_state, make_batch
+from rl_llm.learner import compile_make_batch, compile_train_step, init_state
 from rl_llm.mesh import make_mesh, put_on_batch
 from rl_llm.model import ModelConfig, forward_flops, parameter_count
 from rl_llm.noise import Purpose, key
@@ -69,7 +69,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     rewards = put_on_batch(mesh, draw.integers(0, 2, rows).astype(np.float32))
     values = Sampling(sizes.new_tokens).values(stop_ids=())
     sample = compile_sampler(config, mesh, sizes.responses, sizes.new_tokens)
-    batch_of = jax.jit(lambda rollout, reward: make_batch(LITE_PPO, rollout, reward))
+    batch_of = compile_make_batch(LITE_PPO, mesh)
     update = compile_train_step(config, LITE_PPO, optimizer, mesh, updates_per_rollout=1, micro_batches=1)
 
     clocks: list[tuple[float, ...]] = []

@@ -31,6 +31,7 @@ from rl_llm.text import encode_prompts
 from rl_llm.types import Metrics, TrainState
 
 Values = dict[str, Any]  # JSON values by name
+PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # that can change a run's numbers
 
 
 def experiment_record(experiment: Experiment, spec: str, overrides: Sequence[str], seed: int) -> dict[str, Any]:
@@ -44,9 +45,7 @@ def experiment_record(experiment: Experiment, spec: str, overrides: Sequence[str
         "fingerprint": config.fingerprint(experiment),
         "tokenizer": experiment.tokenizer.fingerprint(),
         "experiment": config.to_json(experiment),
-        "versions": {
-            name: version(name) for name in ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-        },
+        "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "devices": [str(device) for device in jax.devices()],
         "commit": commit or None,
@@ -185,6 +184,8 @@ def open_run(
             folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             display.say(f"resuming {folder.path} at step {step}{refused}")
+            for name, (then, now) in changed_versions(folder.path).items():
+                display.say(f"  with {name} {now}, begun with {then}: bits may differ from those of an unbroken run")
         else:
             folder.ledger.append("started", seed=seed)
         metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if begun else None))
@@ -193,6 +194,12 @@ def open_run(
         if restored:
             run.progress, run.saved = dict(restored.progress), step
         yield run, restored.state if restored else None
+
+
+def changed_versions(run_path: Path) -> dict[str, tuple[str, str]]:
+    """The packages whose version is not the one that a run folder was begun with: name -> (then, now)."""
+    stored = read_experiment_record(run_path)["versions"]
+    return {name: (stored[name], now) for name in PACKAGES if (now := version(name)) != stored.get(name, now)}
 
 
 def read_experiment_record(run_path: Path) -> dict[str, Any]:

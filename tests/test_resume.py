@@ -1,5 +1,6 @@
 """Interrupted anywhere, by any means, and resumed: the run is the one that was never interrupted, bit for bit."""
 
+import json
 import os
 import random
 import re
@@ -132,6 +133,17 @@ def test_a_finished_run_can_be_resumed_and_stays_what_it_is(whole: Finished, cop
     resumed = train(copy, "--resume", "--set", "checkpointing.every=3", "--set", "grading.workers=1")
     assert_same_run(resumed, whole)
     assert (copy / "experiment.json").read_bytes() == (whole.folder / "experiment.json").read_bytes()
+
+
+def test_resuming_with_other_packages_is_said(copy: Path):
+    """It is allowed, but the promise of equal bits holds for equal versions only."""
+    record = json.loads((copy / "experiment.json").read_text())
+    now = record["versions"]["jax"]
+    record["versions"]["jax"] = "0.1.2"
+    (copy / "experiment.json").write_text(json.dumps(record))
+    resumed = train(copy, "--resume")
+    assert f"with jax {now}, begun with 0.1.2: bits may differ" in resumed.stderr
+    assert "numpy" not in resumed.stderr
 
 
 def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):

@@ -35,7 +35,7 @@ def project(x: jax.Array, weight: jax.Array, dtype: jnp.dtype, contract: int = 1
     being the input.
 
     One plain matrix product over all tokens: XLA's CPU backend makes transposed copies for products of higher rank,
-    most of all in the gradients (MLP gradient 335 ms so, 248 ms flat, on one core).
+    most of all in the gradients.
     """
     B, T = x.shape[:2]
     fan_in = prod(weight.shape[:contract])

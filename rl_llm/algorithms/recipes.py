@@ -14,9 +14,8 @@ GRPO = Algorithm(
 )
 
 # arXiv 2508.08221, section 5: group mean, batch std, token-level loss, vanilla clip; no critic, no KL. The paper
-# prints neither ddof nor eps (torch's defaults are taken), nor whether the std is of raw or of centred rewards (raw,
-# as its equation
-# 6 has it).
+# prints neither ddof (1, torch's default, is taken) nor eps, nor whether the std is of raw or of centred rewards (raw,
+# as its equation 6 has it).
 LITE_PPO = Algorithm(
     advantage=Normalize(mean="group", std="batch"),
     objective=Clip(),

@@ -70,6 +70,7 @@ def make_batch(algorithm: Algorithm, rollout: Rollout, reward: jax.Array) -> Bat
         mask=rollout.mask,
         truncated=rollout.truncated,
         old_logp=rollout.policy_logp,
+        sampler_logp=rollout.logp,
         reward=reward,
         kept=jnp.ones(reward.shape, bool),
         advantage=jnp.zeros_like(rollout.mask),

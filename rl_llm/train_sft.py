@@ -68,6 +68,7 @@ def demonstrations_of_step(
         mask=mask,
         truncated=ones < 0,
         old_logp=nothing,
+        sampler_logp=nothing,
         reward=ones,
         kept=ones > 0,
         advantage=mask,

@@ -53,9 +53,15 @@ class Rollout:
 class Batch:
     """A rollout with what an update needs of it, computed once on the whole batch.
 
-    reward f32[B]; old_logp f32[B, T]; advantage f32[B, T]; weight f32[B, T] (the loss is the weighted sum over all
-    tokens, so it does not depend on how the batch is cut into micro-batches); kept bool[B], False where a filter
-    dropped the row.
+    reward f32[B]; old_logp f32[B, T], the policy's when the updates on this batch begin: the ratio's denominator;
+    sampler_logp f32[B, T], under the distribution that was really sampled from: what corrections divide by; advantage
+    f32[B, T]; weight f32[B, T] (the loss is the weighted sum over all tokens, so it does not depend on how the batch is
+    cut into micro-batches); kept bool[B], False where a filter dropped the row.
+
+    What only some techniques need is None elsewhere, and then no part of the program: rewards f32[B, C] (the components
+    of a composed reward), token_reward f32[B, T] (a reward at each token; without it `reward` comes at the last one),
+    greedy_reward f32[B] (of the greedy response to the row's prompt), ref_logp f32[B, T] (the reference policy's),
+    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns).
     """
 
     prompts: Prompts
@@ -63,10 +69,17 @@ class Batch:
     mask: Leaf
     truncated: Leaf
     old_logp: Leaf
+    sampler_logp: Leaf
     reward: Leaf
     kept: Leaf
     advantage: Leaf
     weight: Leaf
+    rewards: Leaf = None
+    token_reward: Leaf = None
+    greedy_reward: Leaf = None
+    ref_logp: Leaf = None
+    value: Leaf = None
+    returns: Leaf = None
 
 
 @struct.dataclass

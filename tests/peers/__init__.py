@@ -1,0 +1,1 @@
+"""How the cases of the peer oracles are put to our components."""

@@ -61,7 +61,9 @@ class Batch:
     What only some techniques need is None elsewhere, and then no part of the program: rewards f32[B, C] (the components
     of a composed reward), token_reward f32[B, T] (a reward at each token; without it `reward` comes at the last one),
     greedy_reward f32[B] (of the greedy response to the row's prompt), ref_logp f32[B, T] (the reference policy's),
-    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns).
+    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns), counted bool[B] (False
+    where a filter keeps the reward out of means and spreads too), moments (of all rewards so far; only while advantages
+    are computed, as no part of a batch's rows).
     """
 
     prompts: Prompts
@@ -80,6 +82,8 @@ class Batch:
     ref_logp: Leaf = None
     value: Leaf = None
     returns: Leaf = None
+    counted: Leaf = None
+    moments: Any = None
 
 
 @struct.dataclass

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rl_llm.types import Batch
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,3 +26,11 @@ def refuse(component: Any, names: tuple[str, ...], where: str) -> None:
         if field.name in names and value != field.default:
             place = f"{type(component).__name__}.{field.name}={value!r}"
             raise ValueError(f"{place} cannot act {where}; leave it at its default {field.default!r}")
+
+
+def require(batch: Batch, component: Any, name: str) -> Any:
+    """An optional field of a batch; ValueError if it is not there."""
+    value = getattr(batch, name)
+    if value is None:
+        raise ValueError(f"{type(component).__name__} needs batch.{name}, which this run does not make")
+    return value

@@ -1,0 +1,89 @@
+"""Means and spreads of rewards and advantages: of a group, of a batch, of all batches so far.
+
+Sums run over deviations from a value of the sample itself. Equal values then deviate by exactly 0, and a small spread
+on top of a large mean survives float32; what rounding would leave otherwise is divided by a std that is rounding too,
+and comes out as an advantage of any size.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Axis = int | None
+
+
+def deviations(values: jax.Array, weight: jax.Array, axis: Axis = None) -> jax.Array:
+    """`values` minus their mean over `axis`, weighted by `weight` >= 0 (same shape)."""
+    centre, offset = _centre_and_offset(values, weight, axis)
+    return (values - centre) - offset
+
+
+def mean(values: jax.Array, weight: jax.Array, axis: Axis = None) -> jax.Array:
+    """The weighted mean over `axis`, which stays as 1; 0 where nothing has weight."""
+    centre, offset = _centre_and_offset(values, weight, axis)
+    return centre + offset
+
+
+def variance(
+    values: jax.Array, weight: jax.Array, axis: Axis = None, ddof: int = 0, count: jax.Array | None = None
+) -> jax.Array:
+    """The weighted mean of (x - mean)^2 over `axis`, which stays as 1, times n / (n - ddof); 0 where n <= ddof.
+
+    n is `count`, or how many values have weight.
+    """
+    square = mean(jnp.square(deviations(values, weight, axis)), weight, axis)
+    n = jnp.sum(weight > 0, axis=axis, keepdims=True) if count is None else count
+    return jnp.where(n > ddof, square * n / jnp.maximum(n - ddof, 1), 0.0)
+
+
+def mixed(values: jax.Array, counted: jax.Array) -> jax.Array:
+    """[N, K] -> bool[N, 1]: whether the values of the group that count differ at all."""
+    highest = jnp.max(jnp.where(counted > 0, values, -jnp.inf), axis=1, keepdims=True)
+    lowest = jnp.min(jnp.where(counted > 0, values, jnp.inf), axis=1, keepdims=True)
+    return lowest < highest
+
+
+@struct.dataclass
+class Moments:
+    """Of all rewards so far: count f32[], mean f32[], squares f32[], the sum of their squared deviations from it."""
+
+    count: jax.Array
+    mean: jax.Array
+    squares: jax.Array
+
+    def std(self, ddof: int) -> jax.Array:
+        """sqrt(squares / (count - ddof)), 0 as long as there are not more rewards than ddof."""
+        return jnp.sqrt(self.squares / jnp.maximum(self.count - ddof, 1.0))
+
+
+def no_moments() -> Moments:
+    """Before the first reward."""
+    return Moments(count=jnp.float32(0.0), mean=jnp.float32(0.0), squares=jnp.float32(0.0))
+
+
+def update(moments: Moments, rewards: jax.Array, counted: jax.Array | None = None) -> Moments:
+    """Moments that include `rewards` f32[B], those where `counted` [B] is true (Chan, Golub and LeVeque 1979: the
+    moments of two samples give those of both together).
+    """
+    weight = jnp.ones_like(rewards) if counted is None else counted.astype(rewards.dtype)
+    count = jnp.sum(weight)
+    total = moments.count + count
+    share = count / jnp.maximum(total, 1.0)
+    step = mean(rewards, weight).reshape(()) - moments.mean
+    squares = jnp.sum(weight * jnp.square(deviations(rewards, weight)))
+    return Moments(
+        count=total,
+        mean=moments.mean + jnp.where(count > 0, step * share, 0.0),
+        squares=moments.squares + squares + jnp.where(count > 0, jnp.square(step) * moments.count * share, 0.0),
+    )
+
+
+def _centre_and_offset(values: jax.Array, weight: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
+    """The largest value that has weight, and the mean of the deviations from it."""
+    some = jnp.any(weight > 0, axis=axis, keepdims=True)
+    centre = jnp.where(some, jnp.max(jnp.where(weight > 0, values, -jnp.inf), axis=axis, keepdims=True), 0.0)
+    total = jnp.where(some, jnp.sum(weight, axis=axis, keepdims=True), 1.0)
+    offset = jnp.zeros_like(centre)
+    for _ in range(2):  # the second pass takes off what the first one's sum was rounded by
+        offset = offset + jnp.sum(weight * ((values - centre) - offset), axis=axis, keepdims=True) / total
+    return centre, offset

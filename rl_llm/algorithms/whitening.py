@@ -1,0 +1,86 @@
+"""What can be put around any advantage: whitening over the batch, and a bound."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from rl_llm.algorithms.moments import deviations, variance
+from rl_llm.algorithms.setting import Setting
+from rl_llm.types import Batch
+
+Advantage = Callable[[Batch], jax.Array]
+
+
+class Around:
+    """A component around an advantage: what it does not change is the inner one's."""
+
+    advantage: Any
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The optional fields of a batch that must be there."""
+        return self.advantage.needs
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError naming a knob that cannot act in this setting."""
+        self.advantage.check(setting)
+
+    def returns(self, batch: Batch) -> jax.Array:
+        """What a critic learns f32[B, T]: in the units of the rewards, so neither whitened nor clipped."""
+        return self.advantage.returns(batch)
+
+
+@dataclass(frozen=True)
+class Whiten(Around):
+    """(A - mean) / (std + eps) over all tokens of the batch, or over its responses, each counting the same however
+    long it is.
+
+    Around Normalize(mean="group", std="none") it is REINFORCE++-baseline, around RewardToGo REINFORCE++ (arXiv
+    2501.03262); around GAE it is what most PPO code does. `eps_on` "variance" divides by sqrt(variance + eps).
+    """
+
+    advantage: Advantage
+    over: Literal["tokens", "responses"] = "tokens"
+    ddof: Literal[0, 1] = 1
+    eps: float = 1e-8
+    eps_on: Literal["std", "variance"] = "variance"
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"Whiten.eps must be greater than 0, not {self.eps}: equal advantages have a std of 0")
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError if the inner advantage does, or where there is a single response to look at."""
+        super().check(setting)
+        if self.over == "responses" and setting.rows == 1:
+            raise ValueError("Whiten.over='responses' with a batch of one response: every advantage would be 0")
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        values = self.advantage(batch)
+        weight = batch.mask if batch.counted is None else batch.mask * batch.counted[:, None]
+        count = jnp.sum(weight)
+        if self.over == "responses":
+            lengths = jnp.sum(weight, axis=1, keepdims=True)
+            weight = weight / jnp.maximum(lengths, 1.0)
+            count = jnp.sum(lengths > 0)
+        square = variance(values, weight, None, self.ddof, count)
+        std = jnp.sqrt(square + self.eps) if self.eps_on == "variance" else jnp.sqrt(square) + self.eps
+        return deviations(values, weight) / std * batch.mask
+
+
+@dataclass(frozen=True)
+class ClipAdvantage(Around):
+    """clip(A, -bound, bound): no token pulls harder than that, however rare what it did."""
+
+    advantage: Advantage
+    bound: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.bound > 0:
+            raise ValueError(f"ClipAdvantage.bound must be greater than 0, not {self.bound}")
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        return jnp.clip(self.advantage(batch), -self.bound, self.bound)

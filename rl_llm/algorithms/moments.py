@@ -79,11 +79,12 @@ def update(moments: Moments, rewards: jax.Array, counted: jax.Array | None = Non
 
 
 def _centre_and_offset(values: jax.Array, weight: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """The largest value that has weight, and the mean of the deviations from it."""
-    some = jnp.any(weight > 0, axis=axis, keepdims=True)
-    centre = jnp.where(some, jnp.max(jnp.where(weight > 0, values, -jnp.inf), axis=axis, keepdims=True), 0.0)
-    total = jnp.where(some, jnp.sum(weight, axis=axis, keepdims=True), 1.0)
-    offset = jnp.zeros_like(centre)
-    for _ in range(2):  # the second pass takes off what the first one's sum was rounded by
-        offset = offset + jnp.sum(weight * ((values - centre) - offset), axis=axis, keepdims=True) / total
-    return centre, offset
+    """The value nearest to the mean of those that have weight, and the mean of the deviations from it."""
+    total = jnp.sum(weight, axis=axis, keepdims=True)
+    total = jnp.where(total > 0, total, 1.0)
+    rough = jnp.sum(weight * values, axis=axis, keepdims=True) / total
+    distance = jnp.where(weight > 0, jnp.abs(values - rough), jnp.inf)
+    nearest = jnp.argmin(distance, axis=axis, keepdims=True)
+    centre = jnp.take_along_axis(values, nearest, axis) if axis is not None else values.reshape(-1)[nearest]
+    centre = jnp.where(jnp.any(weight > 0, axis=axis, keepdims=True), centre, 0.0)
+    return centre, jnp.sum(weight * (values - centre), axis=axis, keepdims=True) / total

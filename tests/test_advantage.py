@@ -65,6 +65,65 @@ IN_THE_BATCH = [Normalize(mean="batch", std="batch"), Whiten(Normalize(std="none
 ids = {"ids": str}
 
 
+@pytest.mark.parametrize(
+    ("ddof", "right", "plus", "minus"),
+    [
+        (1, 1, 2.475, -0.354),
+        (1, 2, 1.620, -0.540),
+        (1, 3, 1.208, -0.725),
+        (1, 4, 0.935, -0.935),
+        (1, 7, 0.354, -2.475),
+        (0, 1, 2.646, -0.378),
+        (0, 2, 1.732, -0.577),
+        (0, 4, 1.0, -1.0),
+    ],
+)
+def test_group_normalisation_of_eight_binary_rewards(ddof, right: int, plus: float, minus: float):
+    reward = np.zeros((1, 8))
+    reward[0, :right] = 1.0
+    expected = np.where(reward > 0, plus, minus)
+    np.testing.assert_allclose(advantages(Normalize(ddof=ddof), reward), expected, atol=6e-4)
+
+
+@pytest.mark.parametrize("mean", ["none", "group", "batch"])
+@pytest.mark.parametrize("std", ["none", "group", "batch"])
+def test_every_mean_and_std_against_numpy(mean, std):
+    reward = np.random.default_rng(1).normal(size=(N, K)).astype(np.float32)
+    axis = {"group": 1, "batch": None}
+    expected = reward - (0 if mean == "none" else reward.mean(axis[mean], keepdims=True))
+    component = Normalize(mean=mean, std="none")
+    if std != "none":
+        component = Normalize(mean=mean, std=std, ddof=0, eps=0.1)
+        expected = expected / (reward.std(axis[std], keepdims=True) + 0.1)
+    np.testing.assert_allclose(advantages(component, reward), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_lite_ppo_centres_in_the_group_and_divides_by_the_std_of_the_raw_rewards():
+    reward = np.repeat([[0.0], [1.0], [1.0]], K, axis=1)
+    reward[2, :4] = 0.0
+    centred = reward - reward.mean(axis=1, keepdims=True)
+    found = advantages(Normalize(mean="group", std="batch"), reward)
+    np.testing.assert_allclose(found, centred / (reward.std(ddof=1) + 1e-6), rtol=1e-5)
+    other_reading = centred / centred.std(ddof=1)
+    assert np.abs(found - other_reading)[2].min() > 0.5
+    other = advantages(Normalize(mean="group", std="batch", std_of="centred"), reward)
+    np.testing.assert_allclose(other, other_reading, rtol=1e-5)
+
+
+def test_without_a_std_the_scale_of_the_rewards_does_matter():
+    reward = np.arange(8.0).reshape(1, 8) % 2
+    component = Normalize(mean="group", std="none")
+    np.testing.assert_allclose(advantages(component, 2 * reward - 1), 2 * advantages(component, reward))
+
+
+def test_eps_bounds_the_advantage_of_a_nearly_constant_group():
+    reward = np.zeros((1, 8))
+    reward[0, 0] = 1e-4
+    small, large = (np.abs(advantages(Normalize(eps=eps), reward)).max() for eps in (1e-6, 1e-2))
+    assert small > 2
+    assert large < 0.01
+
+
 @pytest.mark.parametrize("component", CENTRED + IN_THE_BATCH + [ClipAdvantage(RLOO(), 0.5)], **ids)
 def test_the_order_of_groups_and_of_responses_in_them_does_not_matter(component):
     rng = np.random.default_rng(1)
@@ -346,7 +405,21 @@ def test_values_that_mean_nothing_are_refused(make, message: str):
         make()
 
 
+@pytest.mark.parametrize(("name", "value"), [("ddof", 0), ("eps", 1e-4)])
+def test_the_fields_of_a_std_need_one(name: str, value: float):
+    with pytest.raises(ValueError, match=rf"Normalize.{name}={value!r} cannot act without a std"):
+        Normalize(std="none", **{name: value})
+
+
+@pytest.mark.parametrize("eps", [0.0, -0.1])
+def test_an_eps_that_lets_a_division_by_zero_through_is_refused(eps: float):
+    with pytest.raises(ValueError, match=rf"eps must be greater than 0, not {eps}"):
+        Normalize(eps=eps)
+
+
 def test_what_is_put_around_an_advantage_passes_its_needs_on():
     assert Whiten(ClipAdvantage(ReMax())).needs == ("greedy_reward",)
     assert RewardToGo(outcome=GDPO()).needs == ("rewards",)
     assert Whiten(RLOO()).needs == ()
+    assert Whiten(ClipAdvantage(RewardToGo())).reads_token_reward
+    assert not Whiten(RLOO()).reads_token_reward

@@ -21,6 +21,8 @@ Level = Literal["none", "group", "batch", "running"]
 class ResponseAdvantage:
     """An advantage that is the same at every token of a response: `of_responses(batch) -> f32[B]`."""
 
+    reads_token_reward = False  # a reward given to single tokens is not seen (see `returns`)
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The optional fields of a batch that must be there."""

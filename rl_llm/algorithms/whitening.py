@@ -24,6 +24,11 @@ class Around:
         """The optional fields of a batch that must be there."""
         return self.advantage.needs
 
+    @property
+    def reads_token_reward(self) -> bool:
+        """Whether a reward given to single tokens is seen."""
+        return self.advantage.reads_token_reward
+
     def check(self, setting: Setting) -> None:
         """Raises ValueError naming a knob that cannot act in this setting."""
         self.advantage.check(setting)

@@ -22,6 +22,13 @@ from rl_llm.types import Batch, Max, Mean, Metrics, Prompts, Rollout, TrainState
 HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
 
 
+def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """logits f32[..., V], tokens i32[...] -> log softmax(logits) at the tokens and its entropy, f32[...] each."""
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    logp = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - normalizer
+    return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
+
+
 def token_logps(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
@@ -41,18 +48,15 @@ def token_logps(
     chunk = min(T, HEAD_POSITIONS)
 
     @jax.checkpoint
-    def logp_and_entropy(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logits = unembed(head, part[0]) / temperature
-        normalizer = jax.nn.logsumexp(logits, axis=-1)
-        logp = jnp.take_along_axis(logits, part[1][..., None], axis=-1)[..., 0] - normalizer
-        return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
+    def of_chunk(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return logp_and_entropy(unembed(head, part[0]) / temperature, part[1])
 
     def chunks(x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [T / chunk, B, chunk, ...], zero-padded."""
         padded = jnp.pad(x, ((0, 0), (0, -T % chunk)) + ((0, 0),) * (x.ndim - 2))
         return jnp.moveaxis(padded.reshape(B, -1, chunk, *x.shape[2:]), 1, 0)
 
-    parts = jax.lax.map(logp_and_entropy, (chunks(hidden), chunks(tokens)))
+    parts = jax.lax.map(of_chunk, (chunks(hidden), chunks(tokens)))
     logp, entropy = (jnp.moveaxis(part, 0, 1).reshape(B, -1)[:, :T] for part in parts)
     return logp, entropy
 
@@ -79,8 +83,8 @@ def make_batch(algorithm: Algorithm, rollout: Rollout, reward: jax.Array) -> Bat
     kept = jnp.ones(reward.shape, bool)
     for keep in algorithm.filters:
         kept &= keep(batch)
-    weight = algorithm.aggregate(rollout.mask * kept[:, None])
-    return replace(batch, advantage=algorithm.advantage(batch), weight=weight, kept=kept)
+    batch = replace(batch, advantage=algorithm.advantage(batch), kept=kept)
+    return replace(batch, weight=algorithm.aggregate(rollout.mask * kept[:, None], batch))
 
 
 def compile_make_batch(algorithm: Algorithm, mesh: Mesh) -> Callable[[Rollout, jax.Array], Batch]:

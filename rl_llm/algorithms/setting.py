@@ -8,11 +8,16 @@ from rl_llm.types import Batch
 
 @dataclass(frozen=True)
 class Setting:
-    """The sizes of a run: prompts and responses per step, and optimizer updates made on each rollout."""
+    """The sizes of a run: prompts and responses per step, optimizer updates made on each rollout, parts in which the
+    batch of an update is computed; and whether the sampler's distribution is another than the policy's when the updates
+    begin (weights some steps behind, or top-k and top-p truncation).
+    """
 
     prompts_per_step: int
     responses_per_prompt: int
     updates_per_rollout: int
+    micro_batches: int = 1
+    sampler_differs: bool = False
 
     @property
     def rows(self) -> int:
@@ -26,6 +31,23 @@ def refuse(component: Any, names: tuple[str, ...], where: str) -> None:
         if field.name in names and value != field.default:
             place = f"{type(component).__name__}.{field.name}={value!r}"
             raise ValueError(f"{place} cannot act {where}; leave it at its default {field.default!r}")
+
+
+def refuse_on_policy(component: Any, names: tuple[str, ...], setting: Setting) -> None:
+    """Raise ValueError if one of these fields was set where pi is still pi_old: at the only update of a rollout."""
+    if setting.updates_per_rollout == 1:
+        refuse(component, names, "with one on-policy update per rollout (no ratio leaves 1): set updates_per_rollout")
+
+
+def refuse_without_drift(component: Any, names: tuple[str, ...], setting: Setting) -> None:
+    """Raise ValueError if one of these fields was set where pi is the sampler's distribution at every update."""
+    if setting.updates_per_rollout == 1 and not setting.sampler_differs:
+        refuse(
+            component,
+            names,
+            "with one update per rollout of the very policy that is trained (no ratio to the sampler leaves 1): set "
+            "updates_per_rollout, or let the sampler be some steps behind",
+        )
 
 
 def require(batch: Batch, component: Any, name: str) -> Any:

@@ -1,9 +1,485 @@
-"""Peers' losses, put to our components."""
+"""Peers' losses, put to our components: what they minimise, how they weigh it, and what they correct it by."""
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from peers.case import Case
+from peers.case import batch as batch_of
 
-MATCHERS: dict[tuple[str, str], Callable[[Case], Mapping[str, np.ndarray]]] = {}
+from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
+from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, RatioMask
+from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
+from rl_llm.algorithms.critic import ValueLoss
+from rl_llm.algorithms.distillation import GeneralizedJSD, ReverseKL
+from rl_llm.algorithms.divergence import (
+    AdaptiveKL,
+    Divergence,
+    DriftPenalty,
+    EntropyBonus,
+    KLPenalty,
+    full_divergence,
+)
+from rl_llm.algorithms.objective import DPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.preference import DPO, IPO, bradley_terry, implicit_reward
+from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
+from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
+from rl_llm.learner import logp_and_entropy
+from rl_llm.types import Batch
+
+Outputs = Mapping[str, Any]
+
+# --- The common part: a batch of the case, and a weighted sum of losses with its gradient. ---
+
+
+def aggregate_of(case: Case, empty: Any) -> Any:
+    """The aggregate of a `loss_agg_mode`; its norm variant divides by the width of the batch and not by rows."""
+    return {
+        "token-mean": TokenMean(),
+        "seq-mean-token-sum": SequenceSum(empty),
+        "seq-mean-token-mean": SequenceMean(empty),
+        "seq-mean-token-sum-norm": FixedLength(mask_of(case).shape[1], rows="sum"),
+    }[case.params.get("loss_agg_mode", "token-mean")]
+
+
+def mask_of(case: Case) -> np.ndarray:
+    return case.input("mask_filtered" if case.has("mask_filtered") else "mask")
+
+
+def loss_batch(case: Case, aggregate: Any, corrections: tuple[Any, ...] = ()) -> Batch:
+    """The batch of a case, weighed. Without log-probabilities of the sampler it is pi_old that was sampled from."""
+    mask = mask_of(case)
+    given: dict[str, np.ndarray] = {"advantage": np.zeros(mask.shape, np.float32)}
+    for name in ("adv_seq", "adv_tok", "adv_row"):
+        if case.has(name):
+            given["advantage"] = np.broadcast_to(case.input(name).reshape(mask.shape[0], -1), mask.shape)
+    for ours, theirs in (("old_logp", "old_logp"), ("sampler_logp", "old_logp"), ("sampler_logp", "rollout_logp")):
+        if case.has(theirs):
+            given[ours] = case.input(theirs)
+    for ours, theirs in (
+        ("ref_logp", "ref_logp"),
+        ("returns", "returns"),
+        ("value", "values"),
+        ("reward", "reward_binary"),
+    ):
+        if case.has(theirs):
+            given[ours] = case.input(theirs)
+    batch = batch_of(mask, 1, **given)
+    weight = aggregate(batch.mask, batch)
+    for correction in corrections:
+        weight = weight * correction(batch)
+    return replace(batch, weight=weight)
+
+
+def policy_outputs(
+    case: Case, objective: Any, aggregate: Any, corrections: tuple[Any, ...] = (), terms: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """The weighted loss, its gradient by logp, and the shares of clipped tokens."""
+    batch = loss_batch(case, aggregate, corrections)
+    entropy = jnp.zeros_like(batch.mask)
+
+    def total(logp: jax.Array) -> tuple[jax.Array, Any]:
+        losses, metrics = objective(logp, batch)
+        for term in terms:
+            losses = losses + term(logp, entropy, batch)[0]
+        return jnp.sum(batch.weight * losses), metrics
+
+    (loss, metrics), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(case.input("logp")))
+    shares = {name: metric.result() for name, metric in metrics.items()}
+    return {"loss": loss, "dloss_d_logp": gradient, "metrics": shares}
+
+
+def compared(outputs: dict[str, Any]) -> Outputs:
+    return {name: outputs[name] for name in ("loss", "dloss_d_logp")}
+
+
+def with_clip_share(outputs: dict[str, Any]) -> Outputs:
+    """Also the share of tokens that the bounds hold."""
+    metrics = outputs["metrics"]
+    return {**compared(outputs), "clipfrac": metrics["policy/clip_high"] + metrics["policy/clip_low"]}
+
+
+# --- Policy losses. ---
+
+
+def verl_vanilla(case: Case) -> Outputs:
+    p = case.params
+    clip = Clip(p.get("clip_ratio_low", p["clip_ratio"]), p.get("clip_ratio_high", p["clip_ratio"]), p["clip_ratio_c"])
+    if "rollout_is_weights" in p:  # min(rho, 2); this case keeps no diagnostics
+        return compared(policy_outputs(case, clip, TokenMean(), (ImportanceWeight(upper=2.0),)))
+    outputs = policy_outputs(case, clip, aggregate_of(case, "ignored"))
+    return {**with_clip_share(outputs), "clipfrac_lower": outputs["metrics"]["policy/clip_cap"]}
+
+
+def verl_gspo(case: Case) -> Outputs:
+    objective = GSPO(case.params["clip_ratio_low"], case.params["clip_ratio_high"], gradient="token")
+    return with_clip_share(policy_outputs(case, objective, SequenceMean()))
+
+
+def verl_sapo(case: Case) -> Outputs:
+    objective = SAPO(case.params["tau_pos"], case.params["tau_neg"])
+    return compared(policy_outputs(case, objective, SequenceMean()))
+
+
+def verl_geo_mean(case: Case) -> Outputs:
+    objective = GMPO(case.params["clip_ratio_low"], case.params["clip_ratio_high"])
+    return compared(policy_outputs(case, objective, SequenceMean("counted")))
+
+
+def verl_cispo(case: Case) -> Outputs:
+    objective = CISPO(case.params["clip_ratio_low"], case.params["clip_ratio_high"])
+    return compared(policy_outputs(case, objective, aggregate_of(case, "ignored")))
+
+
+def verl_gpg(case: Case) -> Outputs:
+    return compared(policy_outputs(case, PolicyGradient(), aggregate_of(case, "ignored")))
+
+
+def verl_clip_cov(case: Case) -> Outputs:
+    p = case.params
+    bound = p["clip_ratio"]
+    objective = ClipCov(bound, bound, share=p["clip_cov_ratio"], floor=p["clip_cov_lb"], ceiling=p["clip_cov_ub"])
+    outputs = policy_outputs(case, objective, TokenMean())
+    return {**compared(outputs), "clipfrac": outputs["metrics"]["policy/covariance_dropped"]}
+
+
+def verl_kl_cov(case: Case) -> Outputs:
+    objective = KLCov(case.params["kl_cov_ratio"], case.params["ppo_kl_coef"])
+    return compared(policy_outputs(case, objective, TokenMean()))
+
+
+def roll_actor(case: Case) -> Outputs:
+    p = case.params
+    low = high = p["pg_clip"]
+    if p.get("use_pg_clip_range"):  # 0.2 and 0.28 are ROLL's defaults
+        low, high = p.get("pg_clip_low", 0.2), p.get("pg_clip_high", 0.28)
+    objective: Any = Clip(low, high, cap=1.0 + 2.0 * p["pg_clip"] if p.get("dual_clip_loss") else None)
+    if p.get("importance_sampling") == "seq":
+        objective = GSPO(low, high)
+    k3 = Divergence("k3", limit=10.0)
+    terms = (KLPenalty(p["kl_loss_coef"], k3),) if p.get("use_kl_loss") else ()
+    aggregate = aggregate_of(case, "counted")
+    outputs = policy_outputs(case, objective, aggregate, terms=terms)
+    batch = loss_batch(case, aggregate)
+    kl = jnp.sum(batch.weight * k3(jnp.asarray(case.input("logp")), batch.ref_logp))
+    return {**compared(outputs), "kl_loss": kl}
+
+
+def roll_policy_gradient(objective: Callable[[Mapping[str, Any]], Any], *terms: Any) -> Callable[[Case], Outputs]:
+    """A matcher of the losses of ActorPGWorker: one objective from a case's params, with these terms."""
+
+    def match(case: Case) -> Outputs:
+        return compared(policy_outputs(case, objective(case.params), TokenMean(), terms=terms))
+
+    return match
+
+
+def roll_cispo(params: Mapping[str, Any]) -> CISPO:
+    masked = bool(params.get("cispo_use_unified_mask"))
+    return CISPO(params["cispo_epsilon_low"], params["cispo_epsilon_high"], masked=masked)
+
+
+def roll_kimi(case: Case) -> Outputs:
+    pull = DriftPenalty(case.params["kimi15_tau"] / 2, origin="old")
+    return compared(policy_outputs(case, PolicyGradient(), TokenMean(), terms=(pull,)))
+
+
+def openrlhf_policy(case: Case) -> Outputs:
+    p = case.params
+    low, high = p.get("clip_eps_low", 0.2), p.get("clip_eps_high", 0.2)
+    objective: Any = Clip(low, high, cap=p.get("dual_clip"))
+    if p.get("policy_loss_type") == "gspo":
+        objective = GSPO(low, high)
+    corrections: tuple[Any, ...] = ()
+    if p.get("enable_vllm_is_correction"):
+        lower, upper = p["vllm_is_truncated_threshold"]
+        plain = ImportanceWeight(upper=None)
+        corrections = {
+            "tis": (ImportanceWeight(lower=lower, upper=upper),),
+            "icepop": (RatioMask(lower, upper), plain),
+            "seq-mask-tis": (RatioMask(lower, upper, level="geometric"), plain),
+        }[p["vllm_is_correction_type"]]
+    # Under gspo OpenRLHF takes the mean over sequences whatever was set.
+    by_token = p["token_level_loss"] and not isinstance(objective, GSPO)
+    aggregate = TokenMean() if by_token else SequenceMean("counted")
+    return compared(policy_outputs(case, objective, aggregate, corrections))
+
+
+def trl_grpo(case: Case) -> Outputs:
+    p = case.params
+    kind, low = p["loss_type"], p.get("epsilon_low", 0.2)
+    high = p.get("epsilon_high", low)
+    objective: Any = Clip(low, high, cap=p.get("delta"))
+    if p.get("importance_sampling_level") == "sequence":
+        objective = GSPO(low, high)
+    elif kind == "cispo":  # clamped at epsilon_high itself, and only above
+        objective = CISPO(low=1.0, high=high - 1.0)
+    elif kind == "sapo":
+        objective = SAPO(1.0, 1.05)
+    elif kind == "vespo":
+        objective = VESPO()
+    aggregate = {
+        "grpo": SequenceMean("counted"),
+        "sapo": SequenceMean("counted"),
+        "luspo": SequenceSum("counted"),
+        "dr_grpo": FixedLength(mask_of(case).shape[1]),
+    }.get(kind, TokenMean())
+    corrected = bool(p.get("use_bias_correction_kl"))
+    terms = (KLPenalty(p["beta"], Divergence("k3"), corrected=corrected),) if "beta" in p else ()
+    return compared(policy_outputs(case, objective, aggregate, terms=terms))
+
+
+def trl_rloo(case: Case) -> Outputs:
+    objective = SequenceClip(case.params["epsilon"], case.params["epsilon"])
+    return compared(policy_outputs(case, objective, SequenceMean("counted")))
+
+
+def prime_rl(objective: Callable[[Mapping[str, Any]], Any]) -> Callable[[Case], Outputs]:
+    """A matcher of prime-rl's losses: all pull the policy to the sampler as well, 1e-3 if the case does not say."""
+
+    def match(case: Case) -> Outputs:
+        assert case.params.get("adv_tau", 1.0) == 1.0
+        pull = DriftPenalty(case.params.get("kl_tau", 1e-3))
+        return compared(policy_outputs(case, objective(case.params), TokenMean(), terms=(pull,)))
+
+    return match
+
+
+# --- Aggregation, divergence, entropy. ---
+
+
+def aggregation(empty: Any) -> Callable[[Case], Outputs]:
+    def match(case: Case) -> Outputs:
+        losses = case.input("loss_mat")
+        weight = loss_batch(case, aggregate_of(case, empty)).weight
+        outputs = {"loss": jnp.sum(weight * losses), "dloss_d_loss_mat": weight, "loss_unmasked_input": None}
+        # ROLL's token mean leaves the mask to its caller: what it makes of unmasked losses is no mean of anything.
+        leaks = case.params["loss_agg_mode"] == "token-mean"
+        outputs["loss_unmasked_input"] = None if leaks else outputs["loss"]
+        return {name: value for name, value in outputs.items() if value is not None and name in case.entry["outputs"]}
+
+    return match
+
+
+def micro_batches(case: Case) -> Outputs:
+    """Also as the sum over parts; the naive mean over parts is the bug that the case is about."""
+    losses = jnp.asarray(case.input("loss_mat"))
+    found = {}
+    for name, aggregate in (
+        ("token-mean", TokenMean()),
+        ("seq-mean-token-sum", SequenceSum()),
+        ("seq-mean-token-mean", SequenceMean()),
+    ):
+        weighed = loss_batch(case, aggregate).weight * losses
+        parts = jnp.split(weighed, case.params["micro_batches"])
+        found[f"{name}.whole"] = jnp.sum(weighed)
+        found[f"{name}.micro_global_sum"] = sum(jnp.sum(part) for part in parts)
+    return found
+
+
+def divergence(limits: Mapping[str, float | None]) -> Callable[[Case], Outputs]:
+    """A matcher of estimates, with the limits that the peer has at some of them."""
+
+    def match(case: Case) -> Outputs:
+        name = case.params.get("kl_penalty") or case.params["kl_estimator"]
+        if name == "full":
+            return {"kl": full_divergence(case.input("logits"), case.input("logits_teacher"))}
+        estimator: Any = {"kl": "k1", "mse": "k2"}.get(name, name)
+        estimate = Divergence(estimator, limits.get(estimator))
+        ref_logp = case.input("ref_logp_extreme" if case.has("ref_logp_extreme") else "ref_logp")
+        logp = jnp.asarray(case.input("logp"))
+        found: dict[str, Any] = {"kl": estimate(logp, ref_logp) * (case.input("mask") if case.peer == "ROLL" else 1.0)}
+        if "loss" in case.entry["outputs"]:
+            weight = loss_batch(case, TokenMean()).weight
+            total = jax.value_and_grad(lambda logp: jnp.sum(weight * estimate(logp, ref_logp)))
+            found["loss"], found["dloss_d_logp"] = total(logp)
+        return found
+
+    return match
+
+
+def entropy(case: Case) -> Outputs:
+    logits = case.input("logits")
+    return {"entropy": logp_and_entropy(logits, np.zeros(logits.shape[:-1], np.int32))[1]}
+
+
+def entropy_loss(case: Case) -> Outputs:
+    """Theirs is the mean entropy; our bonus is taken off the loss."""
+    batch = loss_batch(case, aggregate_of(case, "ignored"))
+
+    def total(logits: jax.Array) -> jax.Array:
+        logp, entropy = logp_and_entropy(logits, batch.tokens)
+        return -jnp.sum(batch.weight * EntropyBonus(1.0)(logp, entropy, batch)[0])
+
+    loss, gradient = jax.value_and_grad(total)(jnp.asarray(case.input("logits")))
+    return {"loss": loss, "dloss_d_logits": gradient}
+
+
+def log_probabilities(case: Case) -> Outputs:
+    return {"logp": logp_and_entropy(case.input("logits"), case.input("labels"))[0]}
+
+
+def adaptive_kl(case: Case) -> Outputs:
+    controller = AdaptiveKL(case.params["target"], case.params["horizon"])
+    coefficient = jnp.float32(case.params["init"])
+    found = []
+    for kl, responses in zip(case.input("kl_seq"), case.input("kl_nsteps"), strict=True):
+        coefficient = controller.update(coefficient, kl, int(responses))
+        found.append(coefficient)
+    return {"kl_coef": jnp.stack(found)}
+
+
+# --- Corrections. ---
+
+
+def product(case: Case, *corrections: Any) -> jax.Array:
+    batch = loss_batch(case, TokenMean())
+    return math.prod((correction(batch) for correction in corrections), start=jnp.ones_like(batch.mask))
+
+
+def verl_weights(case: Case) -> Outputs:
+    p = case.params
+    weight = ImportanceWeight(p["rollout_is"], upper=p["threshold"], batch_normalize=p["batch_normalize"])
+    return {"weights": product(case, weight) * case.input("mask")}
+
+
+def verl_rejection(case: Case) -> Outputs:
+    names, limits = (case.params[name].split(",") for name in ("rollout_rs", "rollout_rs_threshold"))
+    corrections: list[Any] = []
+    for name, limit in zip(names, limits, strict=True):
+        *over, estimator = name.split("_")
+        if estimator == "k1":
+            lower, upper = map(float, limit.split("_"))
+            level: Any = {"token": "token", "sum": "sequence", "mean": "geometric"}[over[-1]]
+            corrections.append(RatioMask(lower, upper, level=level))
+        else:
+            corrections.append(DivergenceMask(float(limit), estimator, over[-1]))
+    return {"mask": product(case, *corrections) * case.input("mask")}
+
+
+def roll_correction(case: Case) -> Outputs:
+    p = case.params
+    if "agg_type" in p:
+        kept = RatioMask(p["ratio_low"], p["ratio_high"], level=p["agg_type"])
+        return {"mask": product(case, kept) * case.input("mask")}
+    weight = ImportanceWeight(p["weight_type"], upper=p["upper_bound"])
+    return {"weights": product(case, weight) * case.input("mask")}
+
+
+def trl_sampling_ratio(case: Case) -> Outputs:
+    level, kind = case.params["mode"].split("_")
+    lower, upper = case.params["clip_min"], case.params["clip_max"]
+    if kind == "truncate":
+        ratio = product(case, ImportanceWeight(level, lower, upper))
+    else:
+        ratio = product(case, RatioMask(lower, upper, level=level), ImportanceWeight(level, upper=None))
+    return {"ratio": ratio[:, :1] if level == "sequence" else ratio}
+
+
+# --- Critic, preferences, distillation. ---
+
+
+def value_loss(aggregate: Callable[[Case], Any], clip: str, share: bool = False) -> Callable[[Case], Outputs]:
+    """A matcher of a critic's loss, `clip` being the peer's name for the bound."""
+
+    def match(case: Case) -> Outputs:
+        batch = loss_batch(case, aggregate(case))
+
+        def total(value: jax.Array) -> tuple[jax.Array, Any]:
+            losses, metrics = ValueLoss(case.params[clip])(value, batch)
+            return jnp.sum(batch.weight * losses), metrics
+
+        (loss, metrics), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(case.input("vpred")))
+        found = {"loss": loss, "dloss_d_vpred": gradient}
+        return found | ({"clipfrac": metrics["critic/clipped"].result()} if share else {})
+
+    return match
+
+
+def openrlhf_dpo(case: Case) -> Outputs:
+    p = case.params
+    loss = IPO(p["beta"]) if p["ipo"] else DPO(p["beta"], p["label_smoothing"])
+    chosen, rejected, ref_chosen, ref_rejected = (
+        jnp.asarray(case.input(f"dpo_{name}")) for name in ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
+    )
+    total = jax.value_and_grad(lambda chosen: jnp.mean(loss(chosen, rejected, ref_chosen, ref_rejected)))
+    value, gradient = total(chosen)
+    return {
+        "loss": value,
+        "dloss_d_dpo_pi_chosen": gradient,
+        "chosen_rewards": implicit_reward(p["beta"], chosen, ref_chosen),
+        "rejected_rewards": implicit_reward(p["beta"], rejected, ref_rejected),
+    }
+
+
+def openrlhf_pairwise(case: Case) -> Outputs:
+    chosen, rejected = (jnp.asarray(case.input(f"dpo_pi_{name}")) for name in ("chosen", "rejected"))
+    loss, gradient = jax.value_and_grad(lambda chosen: jnp.mean(bradley_terry(chosen, rejected)))(chosen)
+    return {"loss": loss, "dloss_d_dpo_pi_chosen": gradient}
+
+
+def trl_gkd(case: Case) -> Outputs:
+    weight = loss_batch(case, TokenMean()).weight
+    distance = GeneralizedJSD(case.params["beta"], case.params["temperature"])
+    teacher = jnp.asarray(case.input("logits_teacher"))
+    total = jax.value_and_grad(lambda logits: jnp.sum(weight * distance(logits, teacher)))
+    loss, gradient = total(jnp.asarray(case.input("logits")))
+    return {"loss": loss, "dloss_d_logits": gradient}
+
+
+K3_LIMITED = {"k3": 10.0}
+ALL_LIMITED = {"k1": 10.0, "k2": 10.0, "k3": 10.0}
+
+MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
+    ("verl", "compute_policy_loss_vanilla"): verl_vanilla,
+    ("verl", "compute_policy_loss_gspo"): verl_gspo,
+    ("verl", "compute_policy_loss_sapo"): verl_sapo,
+    ("verl", "compute_policy_loss_geo_mean"): verl_geo_mean,
+    ("verl", "compute_policy_loss_cispo"): verl_cispo,
+    ("verl", "compute_policy_loss_gpg"): verl_gpg,
+    ("verl", "compute_policy_loss_clip_cov"): verl_clip_cov,
+    ("verl", "compute_policy_loss_kl_cov"): verl_kl_cov,
+    ("verl", "agg_loss"): lambda case: (micro_batches if "micro_batches" in case.params else aggregation("ignored"))(
+        case
+    ),
+    ("verl", "kl_penalty_forward"): divergence(K3_LIMITED),
+    ("verl", "compute_value_loss"): value_loss(lambda case: aggregate_of(case, "ignored"), "cliprange_value", True),
+    ("verl", "entropy_from_logits"): entropy,
+    ("verl", "compute_entropy_loss"): entropy_loss,
+    ("verl", "logprobs_from_logits_naive"): log_probabilities,
+    ("verl", "AdaptiveKLController"): adaptive_kl,
+    ("verl", "compute_rollout_correction_weights"): verl_weights,
+    ("verl", "compute_rollout_rejection_mask"): verl_rejection,
+    ("ROLL", "ActorWorker.loss_func"): roll_actor,
+    ("ROLL", "ActorPGWorker._compute_cispo_*"): roll_policy_gradient(roll_cispo),
+    ("ROLL", "ActorPGWorker._compute_tis_*"): roll_policy_gradient(lambda params: AIPO(cap=1.0)),
+    ("ROLL", "ActorPGWorker._compute_topr_*"): roll_policy_gradient(lambda params: TOPR(level="token")),
+    ("ROLL", "ActorPGWorker._compute_vanilla_*"): roll_policy_gradient(lambda params: PolicyGradient()),
+    ("ROLL", "ActorPGWorker._compute_kimi15_*"): roll_kimi,
+    ("ROLL", "agg_loss"): aggregation("counted"),
+    ("ROLL", "compute_approx_kl"): divergence(K3_LIMITED),
+    ("ROLL", "CriticWorker.loss_func"): value_loss(lambda case: SequenceMean("counted"), "value_clip"),
+    ("ROLL", "compute_train_infer_correction"): roll_correction,
+    ("ROLL", "entropy_from_logits"): entropy,
+    ("ROLL", "AdaptiveKLController"): adaptive_kl,
+    ("OpenRLHF", "PolicyLoss"): openrlhf_policy,
+    ("OpenRLHF", "ValueLoss"): value_loss(lambda case: TokenMean(), "clip_eps"),
+    ("OpenRLHF", "DPOLoss"): openrlhf_dpo,
+    ("OpenRLHF", "PairWiseLoss"): openrlhf_pairwise,
+    ("OpenRLHF", "compute_approx_kl"): divergence(ALL_LIMITED),
+    ("OpenRLHF", "AdaptiveKLController"): adaptive_kl,
+    ("TRL", "GRPOTrainer._compute_loss"): trl_grpo,
+    ("TRL", "RLOOTrainer._compute_loss"): trl_rloo,
+    ("TRL", "GRPOTrainer (vLLM importance sampling block)"): trl_sampling_ratio,
+    ("TRL", "GKDTrainer.generalized_jsd_loss"): trl_gkd,
+    ("prime-rl", "default_loss_fn"): prime_rl(lambda params: DPPO(params["dppo_mask_low"], params["dppo_mask_high"])),
+    ("prime-rl", "ipo_loss_fn"): prime_rl(
+        lambda params: DPPO(params["ipo_threshold"], params["ipo_threshold"], symmetric=True)
+    ),
+    ("prime-rl", "ref_kl_loss_fn"): prime_rl(lambda params: ReverseKL()),
+}
 LEFT_OUT: dict[str, str] = {}

@@ -1,0 +1,41 @@
+"""What a critic minimises. Contract: `value_loss(value, batch) -> (loss f32[B, T], metrics)`, value f32[B, T]
+differentiable; weighed by an aggregate and summed like a policy's loss.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from rl_llm.algorithms.setting import Setting, refuse_on_policy, require
+from rl_llm.types import Batch, Metrics, masked_mean
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """(V - R)^2 / 2, R the returns. With `clip` the larger of it and that of V kept within +-clip of the value before
+    the updates: no gain from moving further at once (PPO's code, Engstrom et al. 2020, arXiv 2005.12729).
+    """
+
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"ValueLoss.clip must be greater than 0, not {self.clip}: set None for no clip")
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError for a clip where no value has moved when the only update begins."""
+        refuse_on_policy(self, ("clip",), setting)
+
+    def __call__(self, value: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        seen = (batch.weight > 0).astype(jnp.float32)
+        returns = require(batch, self, "returns")
+        error = jnp.square(value - returns)
+        metrics: Metrics = {"critic/error": masked_mean(error, seen)}
+        if self.clip is not None:
+            before = require(batch, self, "value")
+            near = jnp.square(before + jnp.clip(value - before, -self.clip, self.clip) - returns)
+            held = (jnp.abs(value - before) > self.clip) & (near > error)
+            metrics |= {"critic/clipped": masked_mean(held.astype(jnp.float32), seen)}
+            error = jnp.maximum(error, near)
+        return 0.5 * error, metrics

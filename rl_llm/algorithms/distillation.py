@@ -1,0 +1,68 @@
+"""Distillation: losses at each token that draw a student to a teacher, from whole distributions or from the log-prob of
+the sampled token.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from rl_llm.algorithms.divergence import full_divergence
+from rl_llm.algorithms.objective import log_ratio, probability_moved, ratio_metrics
+from rl_llm.algorithms.setting import Setting, refuse_without_drift, require
+from rl_llm.types import Batch, Metrics, masked_mean
+
+
+@dataclass(frozen=True)
+class GeneralizedJSD:
+    """beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student (GKD, arXiv
+    2306.13649, eq. 1). At the ends, where this is 0, the KLs that it tends to when divided by beta or by 1 - beta: 0
+    is the forward KL(teacher || student), 1 the reverse KL(student || teacher).
+    """
+
+    beta: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1 or not self.temperature > 0:
+            raise ValueError(
+                f"GeneralizedJSD needs 0 <= beta <= 1 and temperature > 0, not beta={self.beta}, "
+                f"temperature={self.temperature}"
+            )
+
+    def __call__(self, logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+        """f32[..., V] of student and teacher -> f32[...]."""
+        student, teacher = (jax.nn.log_softmax(x / self.temperature) for x in (logits, teacher_logits))
+        if self.beta == 0:
+            return full_divergence(teacher, student)
+        if self.beta == 1:
+            return full_divergence(student, teacher)
+        middle = jnp.logaddexp(jnp.log(self.beta) + teacher, jnp.log1p(-self.beta) + student)
+        return self.beta * full_divergence(teacher, middle) + (1 - self.beta) * full_divergence(student, middle)
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """An objective: -rho sg(log teacher - log pi) at each token, whose expected gradient is that of KL(pi || teacher),
+    token by token (on-policy distillation; MiniLLM, arXiv 2306.08543). The teacher is batch.ref_logp; rho = pi / mu
+    with the sampler's distribution; rewards are not read. Tokens whose probability has fallen by more than `low` since
+    they were sampled are left out, as in prime-rl.
+    """
+
+    low: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= 1:
+            raise ValueError(f"ReverseKL.low is a difference of probabilities: it lies in (0, 1], not {self.low}")
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError for a bound that was set where pi is the sampler's distribution."""
+        refuse_without_drift(self, ("low",), setting)
+
+    def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        gain = require(batch, self, "ref_logp") - jax.lax.stop_gradient(logp)
+        low = probability_moved(logp, batch) < -self.low
+        ratio = jnp.exp(log_ratio(logp, batch.sampler_logp))
+        metrics = ratio_metrics(ratio, batch, low=low, high=jnp.zeros_like(low))
+        metrics |= {"policy/kl_to_teacher": masked_mean(-gain, (batch.weight > 0).astype(jnp.float32))}
+        return jnp.where(low, 0.0, -ratio * gain), metrics

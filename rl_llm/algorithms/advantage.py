@@ -172,8 +172,9 @@ class GPG(ResponseAdvantage):
 
 @dataclass(frozen=True)
 class MaxRL(ResponseAdvantage):
-    """A = (r - group mean) / group mean, 0 in a group without any reward (arXiv 2602.02710): the more of the gradient
-    of log P(right), of which policy gradient takes the first order, the larger the group. For rewards >= 0.
+    """A = (r - group mean) / group mean, 0 in a group without any reward (arXiv 2602.02710). For rewards >= 0.
+
+    It follows the gradient of log P(right) to order K in P(wrong); plain policy gradient, that of P(right), is order 1.
     """
 
     def of_responses(self, batch: Batch) -> jax.Array:

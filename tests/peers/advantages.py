@@ -325,5 +325,5 @@ for gamma in ("1.0", "0.95"):
     )
 LEFT_OUT["verl.optimal_token_baseline"] = (
     "needs the sum of squared probabilities over the vocabulary at every token, a second pass of the old policy over "
-    "each rollout that no other technique asks for; OPO is the same idea with lengths in its place"
+    "each rollout that no other technique asks for; OPO stands for the same idea with lengths in its place"
 )

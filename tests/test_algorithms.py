@@ -1,7 +1,6 @@
 """The components of an algorithm against plain NumPy, and the refusal of knobs that cannot act."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from rl_llm.algorithms import (
     Normalize,
     PolicyGradient,
     RewardAtLeast,
-    SequenceMean,
     Setting,
     TokenMean,
 )
@@ -28,7 +26,6 @@ N, K, T = 3, 8, 4
 LENGTHS = np.random.default_rng(0).integers(1, T + 1, N * K)
 
 # A component hashes by value, so one program serves every use of an equal one.
-apply = jax.jit(lambda component, argument: component(argument), static_argnums=0)
 batch_of = jax.jit(make_batch, static_argnums=0)
 
 
@@ -47,98 +44,6 @@ def rollout(lengths: np.ndarray = LENGTHS, responses: int = K, old_logp: np.ndar
         policy_logp=logp,
         model_logp=logp,
     )
-
-
-@pytest.mark.parametrize(
-    ("component", "lengths"),
-    [
-        (TokenMean(), [4, 1, 2, 3]),
-        (SequenceMean(), [4, 1, 2, 3]),
-        (SequenceMean(), [4, 0, 2, 0]),
-        (TokenMean(), [0, 0, 0, 1]),
-    ],
-)
-def test_weights_sum_to_one_and_lie_on_the_tokens(component, lengths: list[int]):
-    mask = (np.arange(T) < np.array(lengths)[:, None]).astype(np.float32)
-    weight = np.asarray(apply(component, mask))
-    assert weight.sum() == pytest.approx(1.0, abs=1e-6)
-    np.testing.assert_array_equal(weight > 0, mask > 0)
-
-
-def test_token_mean_counts_tokens_and_sequence_mean_responses():
-    mask = (np.arange(T) < np.array([[4], [1], [0]])).astype(np.float32)
-    np.testing.assert_allclose(apply(TokenMean(), mask), mask / 5)
-    np.testing.assert_allclose(apply(SequenceMean(), mask), mask / [[8], [2], [1]])
-
-
-def test_responses_of_one_token_weigh_the_same_either_way():
-    mask = np.zeros((4, T), np.float32)
-    mask[:3, 0] = 1.0
-    np.testing.assert_allclose(apply(TokenMean(), mask), apply(SequenceMean(), mask), rtol=1e-6)
-
-
-@pytest.mark.parametrize("component", [TokenMean(), SequenceMean()])
-def test_an_empty_mask_has_no_weight(component):
-    np.testing.assert_array_equal(apply(component, np.zeros((2, T), np.float32)), 0.0)
-
-
-def objective_at(objective, ratio: float, advantage: float, masked: bool = False) -> tuple[float, float, dict]:
-    """Loss, gradient by logp, and metrics of a batch of one token with that ratio."""
-    one = np.ones((1, 1), np.float32)
-    source = rollout(np.array([1]), 1)
-    batch = Batch(
-        prompts=source.prompts,
-        tokens=source.tokens[:, :1],
-        mask=one,
-        truncated=source.truncated,
-        old_logp=-one,
-        reward=one[0],
-        kept=one[0] > 0,
-        advantage=advantage * one,
-        weight=0 * one if masked else one,
-    )
-    loss = partial(lambda logp, batch: (lambda value, seen: (value.sum(), seen))(*objective(logp, batch)))
-    (value, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(np.log(ratio) - one, batch)
-    return float(value), float(gradient[0, 0]), {name: float(metric.result()) for name, metric in metrics.items()}
-
-
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient"),
-    [
-        (1.1, 2.0, -2.2, -2.2),  # inside: -rho A, whose gradient by logp is itself
-        (0.95, -2.0, 1.9, 1.9),
-        (1.5, 2.0, -2.56, 0.0),  # above with A > 0: no further
-        (1.5, -2.0, 3.0, 3.0),  # above with A < 0: back down
-        (0.5, 2.0, -1.0, -1.0),  # below with A > 0: back up
-        (0.5, -2.0, 1.8, 0.0),  # below with A < 0: no further
-        (1.0, 0.0, 0.0, 0.0),
-    ],
-)
-def test_clip_stops_a_ratio_that_has_moved_far_enough(ratio: float, advantage: float, loss: float, gradient: float):
-    value, slope, metrics = objective_at(Clip(low=0.1, high=0.28), ratio, advantage)
-    assert value == pytest.approx(loss, rel=1e-5)
-    assert slope == pytest.approx(gradient, rel=1e-5)
-    assert metrics["policy/clip_high"] == float(ratio > 1.28 and advantage > 0)
-    assert metrics["policy/clip_low"] == float(ratio < 0.9 and advantage < 0)
-    assert metrics["policy/ratio"] == pytest.approx(ratio, rel=1e-5)
-    assert metrics["policy/ratio_max"] == pytest.approx(ratio, rel=1e-5)
-
-
-def test_tokens_without_weight_do_not_count_in_the_clip_metrics():
-    _, _, metrics = objective_at(Clip(), 5.0, 1.0, masked=True)
-    assert set(metrics.values()) == {0.0}
-
-
-def test_the_first_on_policy_gradient_of_clip_is_the_policy_gradient():
-    for advantage in (1.5, -0.5):
-        assert objective_at(Clip(), 1.0, advantage)[1] == pytest.approx(-advantage)
-        assert objective_at(PolicyGradient(), 1.0, advantage)[1] == pytest.approx(-advantage)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (1.1, 0.2), (0.2, 0.0), (0.2, -1.0)])
-def test_bounds_that_mean_nothing_are_refused(low: float, high: float):
-    with pytest.raises(ValueError, match=f"not low={low}, high={high}"):
-        Clip(low, high)
 
 
 def rejection_batch(reward: np.ndarray) -> Batch:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.objective import check_bounds, clipped_surrogate, log_ratio, ratio_metrics
+from rl_llm.algorithms.objective import check_bounds, clipped_surrogate, log_ratio, magnitude, ratio_metrics
 from rl_llm.algorithms.setting import Setting, refuse_on_policy
 from rl_llm.types import Batch, Metrics, masked_mean
 
@@ -118,5 +118,5 @@ class KLCov:
         held = largest(covariance(logp, batch), how_many(self.share, batch))
         none = jnp.zeros_like(held)
         metrics = ratio_metrics(ratio, batch, low=none, high=none)
-        loss = -ratio * batch.advantage + jnp.where(held, self.coefficient * jnp.abs(away), 0.0)
+        loss = -ratio * batch.advantage + jnp.where(held, self.coefficient * magnitude(away), 0.0)
         return loss, metrics

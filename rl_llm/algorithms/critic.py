@@ -19,6 +19,8 @@ class ValueLoss:
 
     clip: float | None = None
 
+    needs = ("value", "returns")
+
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"ValueLoss.clip must be greater than 0, not {self.clip}: set None for no clip")

@@ -51,6 +51,8 @@ class ReverseKL:
 
     low: float = 0.2
 
+    needs = ("ref_logp",)
+
     def __post_init__(self) -> None:
         if not 0 < self.low <= 1:
             raise ValueError(f"ReverseKL.low is a difference of probabilities: it lies in (0, 1], not {self.low}")

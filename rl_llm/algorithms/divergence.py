@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio
+from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio, magnitude
 from rl_llm.algorithms.setting import Setting, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
@@ -44,7 +44,7 @@ class Divergence:
             away = jnp.maximum(away, -LOG_RATIO_LIMIT)  # an exponential that overflows has no gradient but NaN
             estimate = jnp.exp(-away) - 1.0 + away
         else:
-            estimate = {"k1": away, "abs": jnp.abs(away), "k2": 0.5 * jnp.square(away)}[self.estimator]
+            estimate = {"k1": away, "abs": magnitude(away), "k2": 0.5 * jnp.square(away)}[self.estimator]
         return estimate if self.limit is None else jnp.clip(estimate, -self.limit, self.limit)
 
 
@@ -110,6 +110,8 @@ class KLPenalty:
     divergence: Divergence = Divergence()
     corrected: bool = False
     controller: AdaptiveKL | None = None
+
+    needs = ("ref_logp",)
 
     def __post_init__(self) -> None:
         if not self.coefficient > 0:

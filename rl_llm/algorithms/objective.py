@@ -28,6 +28,11 @@ def one_with_the_gradient_of(logp: jax.Array) -> jax.Array:
     return jnp.exp(logp - jax.lax.stop_gradient(logp))
 
 
+def magnitude(x: jax.Array) -> jax.Array:
+    """|x| with the derivative 0 at 0. That of jnp.abs is 1 there: a push on-policy, where every log-ratio is 0."""
+    return x * jnp.sign(jax.lax.stop_gradient(x))
+
+
 def ratio_metrics(ratio: jax.Array, batch: Batch, *, low: jax.Array, high: jax.Array) -> Metrics:
     """Mean and largest ratio f32[B, T], and the shares of tokens that a low or a high bound acted on (bool[B, T])."""
     seen = (batch.weight > 0).astype(jnp.float32)

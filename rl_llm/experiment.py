@@ -93,8 +93,8 @@ class Grading:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "workers")
-        if not self.time_limit > 0:
-            raise ValueError(f"Grading.time_limit must be more than 0 seconds, not {self.time_limit}")
+        if not 0 < self.time_limit <= 3600:
+            raise ValueError(f"Grading.time_limit must be more than 0 and at most 3600 seconds, not {self.time_limit}")
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,15 @@ class Experiment:
         if self.warm_start and not hasattr(self.task, "demonstrate"):
             raise ValueError(
                 f"warm_start needs demonstrations, and the task {self.task.name} has none: set warm_start=None"
+            )
+        if self.evaluation.every > self.steps:
+            raise ValueError(
+                f"evaluation.every={self.evaluation.every} with steps={self.steps}: no step would be evaluated; set it "
+                "to 0 (never) or to fewer steps"
+            )
+        if self.sampling.top_k >= self.model.vocabulary:
+            raise ValueError(
+                f"sampling.top_k={self.sampling.top_k} cannot act on a vocabulary of {self.model.vocabulary}: 0 is off"
             )
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature=0 draws the same response K times: nothing to select; use 1.0")

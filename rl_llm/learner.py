@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.algorithms import Algorithm
 from rl_llm.model import ModelConfig, extend, init, prefill, unembed, weight_table
-from rl_llm.types import Batch, Max, Mean, Metrics, Prompts, Rollout, TrainState, masked_mean, merge_metrics
+from rl_llm.types import Batch, Max, Mean, Metrics, Prompts, Rollout, Sum, TrainState, masked_mean, merge_metrics
 
 HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
 
@@ -152,11 +152,10 @@ def apply_gradient(
     """One optimizer update. A gradient that is not finite changes nothing and is counted in update/skipped."""
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    one = jnp.float32(1.0)
     skipped = opt_state.total_notfinite - state.opt_state.total_notfinite
     metrics: Metrics = {
-        "update/gradient_norm": Mean(optax.tree.norm(gradient), one),
-        "update/skipped": Mean(skipped.astype(jnp.float32), one),
+        "update/gradient_norm": Mean(optax.tree.norm(gradient), jnp.float32(1.0)),
+        "update/skipped": Sum(skipped.astype(jnp.float32)),
     }
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 

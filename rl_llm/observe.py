@@ -8,15 +8,17 @@ from rl_llm.actor import Answers
 from rl_llm.model import ModelConfig, forward_flops
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import count_statuses
+from rl_llm.rewards.worker import Grade
 
 
 def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt: int) -> dict[str, float]:
     """Reward, length, truncation, grading and cost of a rollout.
 
-    Both batch stds are there since methods differ in the one they divide by: `reward/std` is of the raw rewards,
-    `reward/std_centered` of the rewards less their group's mean (both with ddof 1). Lengths are in tokens, 0 where no
-    response was right or none was wrong. FLOPs are what generating the rollout and updating once on each token
-    (forward + twice that backward) had to cost: padding, steps after a row's end and recomputation do not count.
+    `component/*` are the components of the reward, unweighted. Both batch stds are there since methods differ in the
+    one they divide by: `reward/std` is of the raw rewards, `reward/std_centered` of the rewards less their group's mean
+    (both with ddof 1). Lengths are in tokens, 0 where no response was right or none was wrong. FLOPs are what
+    generating the rollout and updating once on each token (forward + twice that backward) had to cost: padding, steps
+    after a row's end and recomputation do not count.
     """
     rollout = answers.rollout
     mask, truncated, prompts = jax.device_get((rollout.mask, rollout.truncated, rollout.prompts.lengths))
@@ -25,7 +27,9 @@ def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt
     centered = groups - groups.mean(axis=1, keepdims=True)
     reading = forward_flops(config, prompts.sum(), prompts.mean() / 2, logits=len(prompts))
     responding = forward_flops(config, lengths.sum(), prompts.mean() + lengths.mean() / 2)
+    names = dict.fromkeys(name for grade in answers.grades for name in grade.components)
     return {
+        **{f"component/{name}": _mean_component(answers.grades, name) for name in names},
         "reward/mean": float(groups.mean()),
         "reward/accuracy": float(answers.accuracies.mean()),
         "reward/std": float(groups.std(ddof=1)) if groups.size > 1 else 0.0,
@@ -40,6 +44,11 @@ def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt
         "flops/update": float(3 * (reading + responding)),
         **{f"grading/{status}": count for status, count in count_statuses(answers.grades).items()},
     }
+
+
+def _mean_component(grades: Sequence[Grade], name: str) -> float:
+    """Over all responses; what could not be graded has none of it."""
+    return sum(grade.components.get(name, 0.0) for grade in grades) / len(grades)
 
 
 def training_samples(

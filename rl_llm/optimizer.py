@@ -1,5 +1,6 @@
 """The optimizer: AdamW with warm-up, a schedule and global-norm clipping, as one optax chain."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +27,18 @@ class AdamW:
     max_gradient_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0 or self.warmup_updates < 0 or self.max_gradient_norm <= 0:
-            raise ValueError(
-                f"AdamW needs learning_rate >= 0, warmup_updates >= 0 and max_gradient_norm > 0, not {self}"
-            )
+        for name, holds, allowed in (
+            ("learning_rate", 0 <= self.learning_rate < math.inf, "0 or more, and finite"),
+            ("warmup_updates", self.warmup_updates >= 0, "0 or more"),
+            ("final_fraction", 0 <= self.final_fraction <= 1, "from 0 to 1"),
+            ("beta1", 0 <= self.beta1 < 1, "0 or more, and less than 1"),
+            ("beta2", 0 <= self.beta2 < 1, "0 or more, and less than 1"),
+            ("eps", 0 < self.eps < math.inf, "more than 0, and finite"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite"),
+            ("max_gradient_norm", 0 < self.max_gradient_norm < math.inf, "more than 0, and finite"),
+        ):
+            if not holds:
+                raise ValueError(f"AdamW.{name} must be {allowed}, not {getattr(self, name)}")
         if self.schedule == "constant" and self.final_fraction != 0.0:
             raise ValueError(f"AdamW.final_fraction={self.final_fraction} cannot act with schedule='constant'")
 

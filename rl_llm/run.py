@@ -14,42 +14,55 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from rl_llm import config
-from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
-from rl_llm.model import weight_table
-from rl_llm.problem import Problem, Split
+from rl_llm.problem import Problem
+from rl_llm.rewards.grader import refuse_all_failed
+from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
-from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.folder import METRICS, RunFolder, RunFolderError
 from rl_llm.runs.ledger import GENESIS
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
-from rl_llm.text import encode_prompts
 from rl_llm.types import Metrics, TrainState
 
+NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
+FAILURES_SHOWN = 10  # different messages of failed gradings; all are counted in metrics.jsonl
 Values = dict[str, Any]  # JSON values by name
 PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # that can change a run's numbers
 
 
-def experiment_record(experiment: Experiment, spec: str, overrides: Sequence[str], seed: int) -> dict[str, Any]:
-    """What experiment.json holds: the experiment fully resolved, and all it takes to run it again."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+def experiment_record(
+    experiment: Experiment, spec: str, overrides: Sequence[str], seed: int, problems: str
+) -> dict[str, Any]:
+    """What experiment.json holds: the experiment fully resolved, and all it takes to run it again. `problems` is their
+    fingerprint (`prepare.fingerprint_of`).
+    """
     return {
         "spec": spec,
+        "folder": str(Path.cwd()),
         "overrides": list(overrides),
         "seed": seed,
         "fingerprint": config.fingerprint(experiment),
+        "problems": problems,
         "tokenizer": experiment.tokenizer.fingerprint(),
         "experiment": config.to_json(experiment),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "devices": [str(device) for device in jax.devices()],
-        "commit": commit or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code, where it lies in a git repository and git is there to ask."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
 
 
 @dataclass
@@ -66,8 +79,9 @@ class Run:
     stop: StopSignal
     started: float
     step: int = 0
-    progress: dict[str, Any] = field(default_factory=lambda: {"tokens": 0, "flops": 0.0, "seconds": 0.0})
+    progress: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_DONE))
     saved: int | None = None
+    failures: set[str] = field(default_factory=set)
 
     def record(self, phase: str, values: Values, metrics: Metrics, seconds: dict[str, float]) -> Values:
         """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
@@ -79,6 +93,18 @@ class Run:
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
         self.metrics.write(line)
         return line
+
+    def report_failures(self, grades: Sequence[Grade]) -> None:
+        """Say, and enter in the ledger, every way of failing to be graded that was not seen before; GradingError where
+        all failed.
+        """
+        for grade in grades:
+            failure = f"{grade.status}: {grade.message}"
+            if grade.status != "ok" and failure not in self.failures and len(self.failures) < FAILURES_SHOWN:
+                self.failures.add(failure)
+                self.folder.ledger.append("grading_failed", step=self.step + 1, failure=failure)
+                self.display.say(f"a response of step {self.step + 1} could not be graded, {failure}")
+        refuse_all_failed(grades)
 
     def checkpoint_if_due(self, state: TrainState) -> None:
         """Between two steps: save if it is time to, and if the process was told to stop, save and raise Preempted."""
@@ -114,6 +140,7 @@ class Run:
             "response_length_after": after["response_length"],
             "skill": self.progress.get("skill"),
             "tokens_generated": self.progress["tokens"],
+            "tokens_evaluated": self.progress["tokens_evaluated"],
             "flops": self.progress["flops"],
             "updates_skipped": sum(line["update/skipped"] for line in lines),
             "wall_seconds": self.seconds(),
@@ -125,37 +152,9 @@ class Run:
         self.folder.ledger.append("finished", **{name: summary[name] for name in ("accuracy_after", "state_sha256")})
         summary["ledger_head"] = self.folder.ledger.head
         self.folder.write_summary(summary)
+        if summary["updates_skipped"]:
+            self.display.say(f"{summary['updates_skipped']:.0f} updates were skipped: their gradients were not finite")
         return summary
-
-
-def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, dict[Split, Sequence[Problem]]]:
-    """The mesh and the problems of a run. Raises ValueError for what cannot work, before anything is written."""
-    mesh = meshes.make_mesh(experiment.mesh)
-    meshes.weight_shardings(mesh, weight_table(experiment.model))
-    ways = meshes.data_parallel_size(mesh)
-    share = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
-    if share % ways:
-        raise ValueError(
-            f"an update's micro-batch of {share} prompts (prompts_per_step / updates_per_rollout / micro_batches) does "
-            f"not divide over {ways} data-parallel devices"
-        )
-    counts: dict[Split, int] = {
-        "train": experiment.train_problems,
-        "validation": experiment.prompts_per_step,
-        "held_out": experiment.evaluation.problems,
-    }
-    problems = {split: experiment.task.problems(split, count, seed) for split, count in counts.items()}
-    for split, found in problems.items():
-        encode_prompts(experiment.tokenizer, found, experiment.max_prompt_tokens - gate_width(experiment))
-        if len(found) < (experiment.prompts_per_step if split == "train" else 1):
-            raise ValueError(f"task {experiment.task.name} has {len(found)} {split} problems: too few for a step")
-    return mesh, problems
-
-
-def gate_width(experiment: Experiment) -> int:
-    """Tokens that the gate's forced prefix adds to a prompt."""
-    gate = experiment.warm_start.gate if experiment.warm_start else None
-    return len(experiment.tokenizer.encode(gate.prefix)) if gate else 0
 
 
 def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
@@ -181,10 +180,11 @@ def open_run(
         if begun:
             folder.truncate_after(restored.step if restored else -1)
             rejected = restored.rejected if restored else []
+            _check_lines(folder.path, step)
             folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             display.say(f"resuming {folder.path} at step {step}{refused}")
-            for name, (then, now) in changed_versions(folder.path).items():
+            for name, (then, now) in changed_surroundings(folder.path).items():
                 display.say(f"  with {name} {now}, begun with {then}: bits may differ from those of an unbroken run")
         else:
             folder.ledger.append("started", seed=seed)
@@ -196,10 +196,24 @@ def open_run(
         yield run, restored.state if restored else None
 
 
-def changed_versions(run_path: Path) -> dict[str, tuple[str, str]]:
-    """The packages whose version is not the one that a run folder was begun with: name -> (then, now)."""
-    stored = read_experiment_record(run_path)["versions"]
-    return {name: (stored[name], now) for name in PACKAGES if (now := version(name)) != stored.get(name, now)}
+def _check_lines(run_path: Path, step: int) -> None:
+    """Raises RunFolderError unless metrics.jsonl has the line of every step up to `step`."""
+    there = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
+    missing = sorted(set(range(1, step + 1)) - there)
+    if missing:
+        raise RunFolderError(
+            f"{run_path / METRICS} lacks {len(missing)} of the steps up to {step} (the first is {missing[0]}): it was "
+            "changed after it was written. Put it back, or choose another --out."
+        )
+
+
+def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
+    """Packages, Python and devices that are not those a run folder was begun with: name -> (then, now)."""
+    record = read_experiment_record(run_path)
+    then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
+    now = {name: version(name) for name in PACKAGES}
+    now |= {"Python": platform.python_version(), "devices": ", ".join(map(str, jax.devices()))}
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
 def read_experiment_record(run_path: Path) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"Sampling.max_tokens must be at least 1, not {self.max_tokens}")
-        if not self.temperature >= 0:
-            raise ValueError(f"Sampling.temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not (self.temperature == 0 or 1e-3 <= self.temperature < float("inf")):
+            raise ValueError(f"Sampling.temperature must be 0 (greedy) or at least 0.001, not {self.temperature}")
         if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
             raise ValueError(f"Sampling needs top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, not {self}")
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):

@@ -20,8 +20,10 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
     rows = [tokenizer.encode(problem.prompt + prefix) for problem in problems]
     for problem, row in zip(problems, rows, strict=True):
         if not 1 <= len(row) <= width:
+            prefixed = f" with the prefix {prefix!r}" if prefix else ""
             raise ValueError(
-                f"prompt {problem.prompt[:60]!r} has {len(row)} tokens; allowed are 1 to max_prompt_tokens={width}"
+                f"prompt {problem.prompt[:60]!r} has {len(row)} tokens{prefixed}; allowed are 1 to "
+                f"max_prompt_tokens={width}"
             )
     ids = np.array([problem.id for problem in problems], np.int32)
     return Prompts(tokens=_pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)

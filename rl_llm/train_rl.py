@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from rl_llm.actor import Actor
-from rl_llm.evaluation import evaluate
+from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
 from rl_llm.learner import abstract_state, compile_make_batch, compile_train_step, init_state
 from rl_llm.mesh import put_on_batch
@@ -50,7 +50,7 @@ def train(
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from where it stands, and return its summary.
 
-    `mesh` and `problems` come from `run.prepare`; `started` is the monotonic time the program began at. Raises
+    `mesh` and `problems` come from `prepare`; `started` is the monotonic time the program began at. Raises
     GateError when the warm start did not teach the base skill, Preempted after a SIGTERM (the state is saved:
     resume).
     """
@@ -103,7 +103,7 @@ def reinforce(
     temperature = jnp.float32(experiment.sampling.temperature)
     rate = experiment.optimizer.rate(experiment.steps * updates)
     first = run.step - experiment.warm_steps
-    if first == 0:
+    if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
         state = init_state(config, optimizer, mesh, state.params)
 
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
@@ -111,6 +111,7 @@ def reinforce(
             begun = time.perf_counter()
             problems = prompts_of_step(train_problems, seed, step, experiment.prompts_per_step)
             answers = actor.answer(state.params, problems, key(seed, Purpose.ROLLOUT, step), experiment.sampling)
+            run.report_failures(answers.grades)
 
             update_begun = time.perf_counter()
             batch = build_batch(answers.rollout, put_on_batch(mesh, answers.rewards))
@@ -126,9 +127,8 @@ def reinforce(
             }
             every = experiment.evaluation.every
             if every and (step + 1) % every == 0:
-                outcome = evaluate(
-                    actor, state.params, validation, key(seed, Purpose.EVALUATION, step), experiment.sampling
-                )
+                noise_key = key(seed, Purpose.EVALUATION, step)
+                outcome = assess(run, actor, state.params, validation, noise_key, experiment.sampling)
                 values["evaluation/accuracy"] = outcome.accuracy
                 run.folder.samples(training_samples(run.step + 1, problems, answers, K))
             seconds = {
@@ -165,6 +165,13 @@ def of_all_updates(metrics: Sequence[Metrics]) -> Metrics:
     return together | {name: metric for name, metric in metrics[0].items() if name.startswith("agreement/")}
 
 
+def assess(run: Run, actor: Actor, *arguments: Any) -> Outcome:
+    """`evaluate`, its tokens counted as a cost of the run."""
+    outcome = evaluate(actor, *arguments)
+    run.progress["tokens_evaluated"] += outcome.tokens
+    return outcome
+
+
 def check_skill(run: Run, actor: Actor, params: dict, problems: Sequence[Problem]) -> None:
     """RL can only select what the policy sometimes does: refuse to start where it cannot do the task even when led to
     it.
@@ -173,7 +180,7 @@ def check_skill(run: Run, actor: Actor, params: dict, problems: Sequence[Problem
     if gate is None:
         return
     noise_key = key(run.seed, Purpose.SKILL)
-    skill = evaluate(actor, params, problems, noise_key, run.experiment.sampling, gate.prefix).accuracy
+    skill = assess(run, actor, params, problems, noise_key, run.experiment.sampling, gate.prefix).accuracy
     run.progress["skill"] = skill
     run.folder.ledger.append("gate", skill=skill, minimum=gate.minimum)
     verdict = f"made to begin with {gate.prefix!r}, the policy solves {skill:.1%} of validation problems"
@@ -191,8 +198,8 @@ def examine(run: Run, actor: Actor, params: dict, problems: Sequence[Problem], w
     comparison.
     """
     noise_key, sampling = key(run.seed, Purpose.EVALUATION), run.experiment.sampling
-    outcome = evaluate(actor, params, problems, noise_key, sampling)
-    greedy = evaluate(actor, params, problems, noise_key, sampling.at(0.0))
+    outcome = assess(run, actor, params, problems, noise_key, sampling)
+    greedy = assess(run, actor, params, problems, noise_key, sampling.at(0.0))
     run.folder.samples({"step": run.step, "when": when} | sample for sample in outcome.samples[:SAMPLES_KEPT])
     result = {
         "accuracy": outcome.accuracy,

@@ -27,7 +27,10 @@ MAXIMUM_LIKELIHOOD = Algorithm(
 
 
 def warm_start(run: Run, state: TrainState | None, problems: Sequence[Problem], mesh: Mesh) -> TrainState:
-    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made."""
+    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made.
+
+    Without a warm start in the experiment that is all: the state of random parameters.
+    """
     experiment, settings = run.experiment, run.experiment.warm_start
     optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
     if state is None:

@@ -111,6 +111,19 @@ class Mean:
 
 
 @struct.dataclass
+class Sum:
+    """A metric that counts: parts of a batch, and updates, add up."""
+
+    total: jax.Array
+
+    def merge(self, other: "Sum") -> "Sum":
+        return Sum(self.total + other.total)
+
+    def result(self) -> jax.Array:
+        return self.total
+
+
+@struct.dataclass
 class Max:
     """A metric that keeps the largest value of its parts."""
 
@@ -123,7 +136,7 @@ class Max:
         return self.value
 
 
-Metrics = dict[str, Mean | Max]
+Metrics = dict[str, Mean | Sum | Max]
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> Mean:
@@ -133,4 +146,4 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> Mean:
 
 def merge_metrics(a: Metrics, b: Metrics) -> Metrics:
     """Metrics of two parts of a batch -> metrics of both together."""
-    return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=lambda x: isinstance(x, Mean | Max))
+    return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=lambda x: isinstance(x, Mean | Sum | Max))

@@ -233,6 +233,20 @@ def test_keeps_the_newest_and_clears_what_killed_saves_left(checkpoints: Checkpo
     assert restore(newest_two).rejected == []
 
 
+@pytest.mark.parametrize("damage", ["empty folders", "no seal"])
+def test_damaged_steps_take_no_good_ones_place(checkpoints: Checkpoints, damage: str) -> None:
+    """However many newer ones are damaged, a save keeps what it has just saved, and good ones before it."""
+    for step in (40, 50, 60):
+        (checkpoints.folder / str(step)).mkdir()
+        if damage == "no seal":
+            (checkpoints.folder / str(step) / "state").mkdir()
+    resumed = Checkpoints(checkpoints.folder, keep=2)
+    assert restore(resumed).step == 20
+    resumed.save(30, make_state(30), {})
+    assert restore(Checkpoints(checkpoints.folder)).step == 30
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"20", "30", "40", "50", "60"}
+
+
 def test_keep_must_leave_something(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1, not 0"):
         Checkpoints(tmp_path, keep=0)

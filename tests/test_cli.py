@@ -13,6 +13,7 @@ import pytest
 from test_train import EXPERIMENT, ROOT, TINY, Finished, rl_llm, uninterrupted
 
 from rl_llm.cli import main
+from rl_llm.prepare import problems_of_split
 
 # Every case in a fresh and empty folder, but all in one process: the imports take longer than the cases.
 TRY = """
@@ -65,12 +66,26 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "more problems than there are": (["train", PATH, "--set", "train_problems=1000"], ["1000 train problems", "94"]),
     "too little room for a prompt": (
         ["train", PATH, "--set", "max_prompt_tokens=8"],
-        ["prompt '", "has 8 tokens", "max_prompt_tokens="],
+        ["prompt '", "has 9 tokens with the prefix '<think>'", "max_prompt_tokens=8"],
     ),
     "a prefix the tokenizer cannot write": (
         ["train", PATH, "--set", "warm_start.gate.prefix=Think"],
-        ["'T' at position 0 of 'Think'", "its symbols are"],
+        ["'T' at position", "Think' starts no symbol", "its symbols are"],
     ),
+    "too little room for a demonstration": (
+        ["train", PATH, "--set", "warm_start.max_tokens=5"],
+        ["response '", "warm_start.max_tokens=5"],
+    ),
+    "a validation after the last step": (
+        ["train", PATH, "--set", "evaluation.every=7"],
+        ["evaluation.every=7 with steps=6", "to 0 (never)"],
+    ),
+    "a top_k that cuts nothing": (
+        ["train", PATH, "--set", "sampling.top_k=12"],
+        ["sampling.top_k=12 cannot act on a vocabulary of 12"],
+    ),
+    "endless patience": (["train", PATH, "--set", "grading.time_limit=inf"], ["time_limit", "3600", "inf"]),
+    "a rotary base of nothing": (["train", PATH, "--set", "model.rope_base=0"], ["ModelConfig.rope_base", "0"]),
     "no checkpoint ever": (["train", PATH, "--set", "checkpointing.every=0"], ["every", "at least 1, not 0"]),
     "no checkpoint kept": (["train", PATH, "--set", "checkpointing.keep=0"], ["keep", "at least 1, not 0"]),
     "no grading process": (["train", PATH, "--set", "grading.workers=0"], ["workers", "0"]),
@@ -145,12 +160,35 @@ def test_evaluate_takes_another_split_size_and_temperature(run: Finished):
     ("arguments", "message"),
     [
         (["--problems", "1000"], "1000 held_out problems asked for"),
-        (["--temperature", "-1"], "temperature must be 0 (greedy) or more, not -1"),
+        (["--temperature", "-1"], "temperature must be 0 (greedy) or at least 0.001, not -1"),
     ],
 )
 def test_evaluate_refuses_what_cannot_be(run: Finished, arguments: list[str], message: str):
     code, _, stderr = rl_llm("evaluate", run.folder, *arguments)
     assert (code, message in stderr) == (2, True), stderr
+
+
+def test_the_training_problems_are_those_of_the_run(run: Finished):
+    own = EXPERIMENT.task.problems("train", EXPERIMENT.train_problems, 0)
+    assert list(problems_of_split(EXPERIMENT, "train", 7, 0)) == own[:7]
+    with pytest.raises(ValueError, match=r"41 train problems asked for, but the run trained on 40"):
+        problems_of_split(EXPERIMENT, "train", 41, 0)
+
+
+def test_evaluate_works_in_another_folder(run: Finished, tmp_path: Path):
+    command = [sys.executable, "-m", "rl_llm", "evaluate", str(run.folder), "--problems", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_record_is_named(run: Finished, tmp_path: Path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "experiment.json").write_text("{")
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}}\n")
+    for verb, code in (("evaluate", 2), ("report", 1)):
+        ended, _, stderr = rl_llm(verb, tmp_path / "run")
+        assert (ended, "Traceback" in stderr) == (code, False), stderr
+        assert str(tmp_path / "run") in stderr or "damaged" in stderr
 
 
 def test_evaluate_refuses_an_experiment_that_has_changed_since(run: Finished, tmp_path: Path):

@@ -383,6 +383,10 @@ def test_an_experiment_of_another_kind_is_refused(write: Callable[..., Path]):
         load_experiment(str(write("clip_higher.py")), kind=Trial)
 
 
+def test_a_file_name_may_hold_dots(write: Callable[..., Path]):
+    assert load_experiment(str(write("clip.v2.py")))[1].high == 0.2
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -391,6 +395,7 @@ def test_an_experiment_of_another_kind_is_refused(write: Callable[..., Path]):
         ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError"),
         ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         ("import json\njson.loads('')", "line 2: JSONDecodeError"),
+        ("import sys\nsys.exit(0)", "line 2: SystemExit: 0"),
     ],
 )
 def test_a_file_that_fails_says_where(write: Callable[..., Path], source: str, message: str):

@@ -116,6 +116,20 @@ def test_a_line_that_is_no_text_is_refused_with_its_place(tmp_path):
         JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
 
 
+@pytest.mark.parametrize("question", ["Caf\u00e9?", "Cafe\u0301? ", " Caf\u00e9?"])
+def test_spellings_of_one_question_are_one_problem(tmp_path, question):
+    path = write(tmp_path / "sums.jsonl", {**line(0), "question": "Caf\u00e9?"}, {**line(1), "question": question})
+    with pytest.raises(ValueError, match=r"sums.jsonl:2: the same question stands in line 1"):
+        JsonlProblems(path).problems("train", 1, seed=0)
+
+
+def test_text_that_cannot_be_written_and_endless_nesting_are_refused_with_their_place(tmp_path):
+    for broken in (b'{"question": "\\ud800?", "answer": "#### 1"}', b"[" * 100_000):
+        (tmp_path / "sums.jsonl").write_bytes(json.dumps(line(0)).encode() + b"\n" + broken + b"\n")
+        with pytest.raises(ValueError, match=r"sums.jsonl:2: "):
+            JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
+
+
 def test_an_empty_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"sums.jsonl is empty"):
         JsonlProblems(write(tmp_path / "sums.jsonl")).problems("train", 1, seed=0)
@@ -160,6 +174,10 @@ def test_a_wrong_answer_pattern_is_refused(pattern, message):
         ("8,000", "4000 * 2 makes 8,000, I think.", 1.0),
         ("4", "7-3=7-3=4", 1.0),
         ("-4", "3 - 7 is -4", 1.0),
+        ("0.5", "so it is .5", 1.0),
+        ("5", "the answer is .5", 0.0),
+        ("5", "x = -.5", 0.0),
+        ("2.5", "it costs $2.5.", 1.0),
         ("Paris", "<answer>paris.</answer>", 1.0),
         ("12", "<answer>1,2</answer>", 0.0),
         ("3", "<answer>-3</answer>", 0.0),

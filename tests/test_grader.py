@@ -281,6 +281,14 @@ def test_a_component_that_gives_no_number_is_an_error():
     assert "the component length gave inf" in grade.message
 
 
+def test_a_reward_that_would_drown_all_others_is_an_error():
+    """Its square is not a float32: the spread of the batch, and with it every advantage, would be nothing."""
+    with Grader(behave, Reward((Length(offset=1e300),)), workers=1) as grader:
+        (grade,) = grader.grade(problems(1), [""])
+    assert (grade.status, grade.reward) == ("error", 0.0)
+    assert "not a number that float32 can hold" in grade.message
+
+
 @pytest.mark.parametrize(
     ("components", "message"),
     [

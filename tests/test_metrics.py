@@ -14,7 +14,7 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.progress import Progress
 
-EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d"}
+EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe"}
 
 
 def tensorboard_events(run: Path) -> list[Event]:
@@ -56,6 +56,7 @@ def test_a_damaged_line_is_an_error_naming_it(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_the_numbers_and_purges_on_resume(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder, MetricsLog(folder) as log:
+        folder.ledger.append("started")
         for step in (1, 2, 3):
             log.write({"step": step, "phase": "rl", "reward/mean": step / 2, "loss": float("nan")})
     with RunFolder.resume(tmp_path / "run", EXPERIMENT) as folder:
@@ -105,12 +106,13 @@ def test_say_prints_the_text_as_it_is(terminal: bool) -> None:
 
 
 def test_a_terminal_shows_a_bar_for_every_phase() -> None:
-    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    """All but the last numbers fits into 80 columns."""
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     with Progress(console) as progress:
-        for name in ("warm start", "rl"):
+        for name in ("warm start", "reinforcement learning"):
             with progress.phase(name, total=4) as phase:
                 phase.update(4, tokens=10, reward=0.25)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    assert re.search(r"warm start ━+ 4/4 reward 0.25  [\d,]+ tokens/s", shown)
-    assert re.search(r"rl +━+ 4/4 reward 0.25", shown)
+    assert re.search(r"warm start +━+ 4/4 [\d:]+ left [\d:]+ +reward 0.25", shown)
+    assert re.search(r"reinforcement learning +━+ 4/4 [\d:]+ left [\d:]+ +reward 0.25", shown)

@@ -32,7 +32,7 @@ def answers() -> Answers:
         model_logp=nothing,
     )
     grades = [
-        Grade(status=status, accuracy=accuracy, reward=reward)
+        Grade(status=status, accuracy=accuracy, reward=reward, components={"length": 4.0} if status == "ok" else {})
         for status, accuracy, reward in zip(("ok", "ok", "ok", "timeout"), (1.0, 0.0, 0.5, 0.0), REWARDS, strict=True)
     ]
     return Answers(rollout, ["a", "bbb", "cccc", "dddd"], grades, generate_seconds=1.0, grade_seconds=0.5)
@@ -73,6 +73,10 @@ def test_without_right_responses_their_length_is_zero():
 
 def test_gradings_are_counted_by_status(numbers: dict[str, float]):
     assert [numbers[f"grading/{status}"] for status in ("ok", "error", "timeout", "crashed")] == [3, 0, 1, 0]
+
+
+def test_components_are_means_over_all_responses(numbers: dict[str, float]):
+    assert numbers["component/length"] == pytest.approx(3.0)
 
 
 def test_flops_are_counted_from_the_shape(numbers: dict[str, float]):

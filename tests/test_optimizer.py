@@ -91,13 +91,27 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(poison: float):
     "values",
     [
         {"learning_rate": -1e-3},
-        {"learning_rate": 1e-3, "warmup_updates": -1},
-        {"learning_rate": 1e-3, "max_gradient_norm": 0.0},
+        {"learning_rate": float("inf")},
+        {"warmup_updates": -1},
+        {"max_gradient_norm": 0.0},
+        {"schedule": "linear", "final_fraction": 1.5},
+        {"beta1": 1.5},
+        {"beta2": 1.0},
+        {"eps": -1.0},
+        {"weight_decay": float("nan")},
     ],
 )
 def test_values_that_mean_nothing_are_refused(values: dict):
-    with pytest.raises(ValueError, match="AdamW needs"):
-        AdamW(**values)
+    name, value = list(values.items())[-1]
+    with pytest.raises(ValueError, match=rf"AdamW.{name} must be .*, not {value}"):
+        AdamW(**{"learning_rate": 1e-3, **values})
+
+
+@pytest.mark.parametrize("updates", [1, 4])
+def test_a_warmup_that_is_never_over_is_refused(updates: int):
+    with pytest.raises(ValueError, match=rf"warmup_updates=4 with {updates} updates in all"):
+        AdamW(1e-3, warmup_updates=4).check(updates)
+    AdamW(1e-3, warmup_updates=4).check(5)
 
 
 def test_a_final_fraction_needs_a_schedule():

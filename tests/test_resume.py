@@ -146,6 +146,23 @@ def test_resuming_with_other_packages_is_said(copy: Path):
     assert "numpy" not in resumed.stderr
 
 
+def test_problems_that_have_changed_are_not_resumed_on(copy: Path):
+    """A data file edited, or a generator changed, between stop and resume."""
+    record = json.loads((copy / "experiment.json").read_text())
+    then, record["problems"] = record["problems"], "0" * 64
+    (copy / "experiment.json").write_text(json.dumps(record))
+    code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
+    assert (code, f"problems: {'0' * 64} -> {then}" in stderr) == (2, True), stderr
+
+
+def test_metrics_that_lack_a_line_are_not_resumed_on(copy: Path):
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_bytes(b"".join(lines[:2] + lines[5:]))
+    code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
+    assert (code, "lacks 3 of the steps up to 22 (the first is 3)" in stderr) == (2, True), stderr
+    assert "Traceback" not in stderr
+
+
 def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):
     for seal in (copy / "checkpoints").glob("*/seal.json"):
         seal.write_text("{}")

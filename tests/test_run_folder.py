@@ -16,13 +16,14 @@ from rl_llm.runs.ledger import LedgerError
 EXPERIMENT: dict[str, Any] = {
     "seed": 0,
     "fingerprint": "f00d",
+    "problems": "cafe",
     "algorithm": {"objective": {"low": 0.2, "high": 0.2}, "filters": []},
 }
 
 HOLD_UNTIL_KILLED = """
 import sys, time
 from rl_llm.runs.folder import RunFolder
-with RunFolder.create(sys.argv[1], {"seed": 0, "fingerprint": "f00d"}):
+with RunFolder.create(sys.argv[1], {"seed": 0, "fingerprint": "f00d", "problems": "cafe"}):
     print("open", flush=True)
     time.sleep(60)
 """
@@ -113,14 +114,23 @@ def test_resume_names_every_field_that_differs(run: Path) -> None:
     before = snapshot(run)
     algorithm = {"objective": {"low": 0.2, "high": 0.28}, "aggregate": "token"}
     with pytest.raises(RunFolderError) as caught:
-        RunFolder.resume(run, {"seed": 1, "fingerprint": "beef", "algorithm": algorithm})
+        RunFolder.resume(run, {"seed": 1, "fingerprint": "beef", "problems": "cafe", "algorithm": algorithm})
     assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [
         "seed: 0 -> 1",
         "algorithm.objective.high: 0.2 -> 0.28",
-        "algorithm.filters: [] -> (not there)",
-        "algorithm.aggregate: (not there) -> token",
+        "algorithm.filters: [] -> absent",
+        "algorithm.aggregate: absent -> token",
     ]
     assert snapshot(run) == before
+
+
+def test_resume_refuses_a_run_that_has_lost_its_ledger(run: Path) -> None:
+    """Without it the run would seem not to have begun, and its checkpoints would be passed over."""
+    with RunFolder.resume(run, EXPERIMENT) as folder:
+        folder.log({"step": 1})
+    (run / "ledger.jsonl").unlink(missing_ok=True)
+    with pytest.raises(RunFolderError, match=r"has lost its ledger.jsonl"):
+        RunFolder.resume(run, EXPERIMENT)
 
 
 def test_resume_accepts_other_hardware_and_keeps_the_stored_experiment(run: Path) -> None:

@@ -307,7 +307,7 @@ def test_the_likeliest_tokens_always_stay(sampling: Sampling):
     ("values", "message"),
     [
         ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
-        ({"temperature": -0.5}, r"temperature must be 0 \(greedy\) or more, not -0.5"),
+        ({"temperature": -0.5}, r"temperature must be 0 \(greedy\) or at least 0.001, not -0.5"),
         ({"temperature": float("nan")}, "not nan"),
         ({"top_k": -1}, "top_k=-1"),
         ({"top_p": 0.0}, "top_p=0.0"),

@@ -24,7 +24,7 @@ LAYERS = (
     {"cli", "__main__"},
     {"studies"},
     {"train_rl", "train_sft"},
-    {"evaluation", "observe", "run"},
+    {"evaluation", "observe", "prepare", "run"},
     {"actor"},
     {"text"},
     {"experiment"},

@@ -26,7 +26,7 @@ from rl_llm.train_rl import of_all_updates, prompts_of_step
 from rl_llm.types import Max, Mean
 
 ROOT = Path(__file__).parent.parent
-TINY = "tests/data/tiny.py"
+TINY, HOSTILE = "tests/data/tiny.py", "tests/data/hostile.py"
 EXPERIMENT = load_experiment(str(ROOT / TINY))[1]
 WARM_STEPS, STEPS = EXPERIMENT.warm_start.steps, EXPERIMENT.warm_start.steps + EXPERIMENT.steps
 PATIENCE = 300.0  # seconds after which a process is taken to hang
@@ -44,6 +44,7 @@ RL_KEYS = {
     *("update/gradient_norm", "update/skipped", "update/learning_rate"),
     *("agreement/mean", "agreement/max", "agreement/kl"),
     *("tokens/generated", "tokens/total", "flops/generate", "flops/update", "flops/total"),
+    "component/accuracy",
     *("grading/ok", "grading/error", "grading/timeout", "grading/crashed"),
     *("time/generate", "time/grade", "time/update", "time/step"),
 }
@@ -206,11 +207,10 @@ def test_every_rl_line_has_every_metric_as_a_finite_number(run: Finished):
 
 
 def test_sampler_and_learner_agree_in_every_step(run: Finished):
-    lines = run.metrics[WARM_STEPS:]
-    for line in lines:
+    """That a difference would be seen is shown in test_learner.py: here the two may agree to the bit."""
+    for line in run.metrics[WARM_STEPS:]:
         assert 0 <= line["agreement/mean"] <= line["agreement/max"] <= 2e-5
         assert 0 <= line["agreement/kl"] <= 1e-9
-    assert any(line["agreement/max"] > 0 for line in lines), "two programs that never differ were not compared"
 
 
 def test_metrics_are_in_their_range(run: Finished):
@@ -310,6 +310,21 @@ def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
     assert "Traceback" not in stderr
     assert steps_done(folder) == WARM_STEPS
     assert not (folder / "summary.json").exists()
+
+
+def test_a_verifier_that_always_fails_ends_the_run_with_its_message(tmp_path: Path):
+    code, _, stderr = rl_llm("train", f"{HOSTILE}:always", "--out", tmp_path / "run")
+    assert (code, "Traceback" in stderr) == (1, False), stderr
+    assert "none of 36 responses could be graded; the first: error, RuntimeError: boom" in stderr
+
+
+def test_gradings_that_fail_are_told_once_and_counted(tmp_path: Path):
+    code, _, stderr = rl_llm("train", f"{HOSTILE}:sometimes", "--out", tmp_path / "run")
+    assert code == 0, stderr
+    run = Finished(tmp_path / "run", "", "")
+    assert sum(line["grading/error"] for line in run.metrics) > 1
+    assert stderr.count("could not be graded, error: ValueError: odd") == 1
+    assert [e["data"]["failure"] for e in ledger(run) if e["event"] == "grading_failed"] == ["error: ValueError: odd"]
 
 
 def test_four_devices_sample_what_one_samples(run: Finished, tmp_path: Path):

@@ -73,7 +73,7 @@ class Normalize(ResponseAdvantage):
     std_of: Literal["raw", "centred"] = "raw"
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
+        if not 0 < self.eps < float("inf"):
             raise ValueError(f"Normalize.eps must be greater than 0, not {self.eps}: equal rewards have a std of 0")
         if self.std == "none":
             refuse(self, ("ddof", "eps"), "without a std")

@@ -10,6 +10,7 @@ import numpy as np
 
 from rl_llm.actor import Actor
 from rl_llm.problem import Problem
+from rl_llm.rewards.grader import refuse_all_failed
 from rl_llm.sampler import Sampling
 
 
@@ -31,12 +32,12 @@ def evaluate(
     """Put every problem to the policy, `prompts_per_step` at a time (the program that is compiled already).
 
     The last call is filled up with problems again, whose answers are dropped: a row's noise does not depend on its
-    neighbours, so the outcome is that of the problems alone.
+    neighbours, so the outcome is that of the problems alone. Raises GradingError when no answer could be graded.
     """
     N, K = actor.experiment.prompts_per_step, actor.experiment.responses_per_prompt
     if not problems:
         raise ValueError("nothing to evaluate on: the list of problems is empty")
-    accuracies, lengths, cut, samples = [], [], [], []
+    accuracies, lengths, cut, samples, grades = [], [], [], [], []
     for start in range(0, len(problems), N):
         part = list(problems[start : start + N])
         filled = (part * (-(-N // len(part))))[:N]
@@ -46,6 +47,7 @@ def evaluate(
         accuracies.append(answers.accuracies[:rows].reshape(-1, K))
         lengths.append(mask[:rows].sum(axis=1))
         cut.append(truncated[:rows])
+        grades += answers.grades[:rows]
         samples += [
             {
                 "prompt": p.prompt,
@@ -55,6 +57,7 @@ def evaluate(
             }
             for i, p in enumerate(part)
         ]
+    refuse_all_failed(grades)
     table, length = np.concatenate(accuracies), np.concatenate(lengths)
     right = (table >= 1.0).sum(axis=1)
     return Outcome(

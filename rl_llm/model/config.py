@@ -1,5 +1,6 @@
 """The shape of a decoder-only transformer. A model is this value plus a parameter pytree; there is no model object."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,9 @@ class ModelConfig:
         for name in ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "feed_forward"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("rope_base", "norm_epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"ModelConfig.{name} must be more than 0, and finite, not {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise ValueError(f"ModelConfig.heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_width % 2:

@@ -35,7 +35,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Reward:
-    """A sum of components, each logged under its class name in snake case ("accuracy")."""
+    """A sum of components, the mean of each logged under its class name in snake case (metric "component/accuracy")."""
 
     components: tuple[Component, ...] = (Accuracy(),)
 

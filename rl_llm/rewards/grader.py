@@ -27,6 +27,10 @@ from rl_llm.rewards.worker import Grade, Items, Status, Verify, failed, grade_it
 START_SECONDS = 120.0  # Enough to import a heavy verifier on a busy machine.
 
 
+class GradingError(RuntimeError):
+    """Nothing can be graded: the processes do not come up, or every response of a rollout failed."""
+
+
 class Grader:
     """A pool of grading processes; use it as a context manager.
 
@@ -63,7 +67,7 @@ class Grader:
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
 
     def __enter__(self) -> Self:
-        """Start the workers. Raises RuntimeError if they do not come up or cannot load the verifier."""
+        """Start the workers. Raises GradingError if they do not come up or cannot load the verifier."""
         self._workers = [_Worker(self._scorer, self._time_limit) for _ in range(self._worker_count)]
         self._threads = ThreadPoolExecutor(self._worker_count, thread_name_prefix="grader")
         try:
@@ -72,9 +76,10 @@ class Grader:
                 worker.wait(start)
         except (RuntimeError, TimeoutError, ProcessExpired) as error:
             self.__exit__()
-            raise RuntimeError(
-                f"a grading process did not start: {error}. Its own message, if any, is above; a script that "
-                'starts processes needs its `if __name__ == "__main__":`'
+            raise GradingError(
+                f"a grading process did not start: {error}. Its own message, if any, is above; a script that starts "
+                'processes needs its `if __name__ == "__main__":`, and an experiment file with a task of its own needs '
+                "a name that no installed module has"
             ) from error
         for worker in self._workers:
             self._idle.put(worker)
@@ -214,6 +219,15 @@ class _Worker:
     def _new_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
         return ProcessPool(max_workers=1, initializer=start_worker, initargs=(self._scorer,), context=context)
+
+
+def refuse_all_failed(grades: Sequence[Grade]) -> None:
+    """Raises GradingError when not one response could be graded: such rewards say nothing of the policy."""
+    if all(grade.status != "ok" for grade in grades):
+        raise GradingError(
+            f"none of {len(grades)} responses could be graded; the first: {grades[0].status}, {grades[0].message}. "
+            "Mend the task's verifier or the components of the reward."
+        )
 
 
 def count_statuses(grades: Sequence[Grade]) -> dict[str, int]:

@@ -4,7 +4,6 @@ The other half, which starts these processes and outlives them, is `grader.py`.
 """
 
 import faulthandler
-import math
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ Verify = Callable[[Problem, str], float]
 Items = Sequence[tuple[Problem, str]]
 Status = Literal["ok", "error", "timeout", "crashed"]
 
+LARGEST_REWARD = 1e18  # Its square is finite in float32: one reward must not make the spread of a batch infinite.
 ORPHAN_SECONDS = 3.0  # How long a hung worker outlives its time limit when its parent is gone.
 
 
@@ -79,8 +79,8 @@ def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> G
         if not isinstance(accuracy, float) or not 0.0 <= accuracy <= 1.0:
             raise ValueError(f"the verifier gave {accuracy!r} instead of a float from 0.0 to 1.0")
         total, components = reward(problem, response, float(accuracy))
-        if not math.isfinite(total):
-            raise ValueError(f"the reward is {total!r}, of {components}")
+        if not abs(total) <= LARGEST_REWARD:
+            raise ValueError(f"the reward is {total!r}, of {components}: not a number that float32 can hold")
     except BaseException as error:  # A verifier may well call sys.exit.
         return failed("error", _describe(error))
     return Grade(status="ok", reward=float(total), accuracy=float(accuracy), components=components)

@@ -48,6 +48,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {keep}: nothing could be resumed")
         self.folder = Path(folder).absolute()
         self.keep = keep
+        self._damaged: set[int] = set()
 
     def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
         """Writes `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
@@ -76,6 +77,7 @@ class Checkpoints:
         _remove(final)
         unfinished.rename(final)
         synchronize_folder(self.folder)
+        self._damaged.discard(step)
         self._remove_old()
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
@@ -94,6 +96,7 @@ class Checkpoints:
         for step in steps:
             folder = self.folder / str(step)
             if (defect := _defect(folder)) is not None:
+                self._damaged.add(step)
                 rejected.append(f"{step}: {defect}")
                 logger.warning("checkpoint rejected: %s: %s", folder, defect)
                 continue
@@ -122,7 +125,8 @@ class Checkpoints:
         ]
 
     def _remove_old(self) -> None:
-        for step in self._steps()[self.keep :]:
+        # What was found damaged stays where it is, and takes no good one's place.
+        for step in [step for step in self._steps() if step not in self._damaged][self.keep :]:
             _remove(self.folder / str(step))
         for name, _ in self._strays():
             if name.endswith(UNFINISHED):

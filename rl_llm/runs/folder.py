@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from rl_llm.config import differences
 from rl_llm.runs.checkpoint import Checkpoints
 from rl_llm.runs.files import append_durably, json_line, strict, temporary_of, write_atomically
 from rl_llm.runs.ledger import Ledger
@@ -21,7 +22,7 @@ from rl_llm.runs.ledger import Ledger
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
 LEDGER, CHECKPOINTS = "ledger.jsonl", "checkpoints"
 LOCK, HOLDER = ".lock", ".holder.json"
-IDENTITY = ("fingerprint", "seed")
+IDENTITY = ("fingerprint", "seed", "problems")
 """The fields of experiment.json that a resumed run must share with the one it continues."""
 
 
@@ -94,11 +95,14 @@ class RunFolder:
             stored_identity = _identity(stored)
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{path / EXPERIMENT} is damaged, so it cannot be resumed: {error}") from error
+        if not (path / LEDGER).exists() and ((path / METRICS).exists() or (path / CHECKPOINTS).exists()):
+            raise RunFolderError(f"{path} has lost its {LEDGER}: put it back, or choose another --out")
         if stored_identity != identity:
-            differences = "\n  ".join(_differences(stored, json.loads(_pretty(experiment))))
+            given = json.loads(_pretty(experiment))
+            places = differences({**stored, "fingerprint": ""}, {**given, "fingerprint": ""})
+            listed = "\n  ".join(places) or "only the fingerprint"
             raise RunFolderError(
-                f"{path} holds a run of another experiment. What differs (stored -> asked for):\n"
-                f"  {differences or 'only the fingerprint'}\n"
+                f"{path} holds a run of another experiment. What differs (stored -> asked for):\n  {listed}\n"
                 "Resume with the stored values, or choose another --out."
             )
         was_lockable = (path / LOCK).exists()
@@ -174,17 +178,6 @@ def _identity(experiment: dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"experiment has no {' and no '.join(missing)}: the run could not be told from others")
     return {field: experiment[field] for field in IDENTITY}
-
-
-def _differences(stored: Any, given: Any, place: str = "") -> Iterator[str]:
-    """`a.b.c: stored -> given` for every leaf that differs, but not for the fingerprint: it says nothing."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for key in [*stored, *(key for key in given if key not in stored)]:
-            there, here = stored.get(key, "(not there)"), given.get(key, "(not there)")
-            if place or key != "fingerprint":
-                yield from _differences(there, here, f"{place}.{key}" if place else key)
-    elif stored != given:
-        yield f"{place}: {stored} -> {given}"
 
 
 def _line_of_step(record: dict[str, Any]) -> bytes:

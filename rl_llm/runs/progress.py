@@ -105,16 +105,21 @@ class _Lines:
 
 def _bars(console: "Console") -> "Bars":
     from rich import progress
+    from rich.table import Column
 
     return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=24),
+        progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        progress.BarColumn(bar_width=12),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[numbers]}", markup=False),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("elapsed, left:", markup=False),
-        progress.TimeRemainingColumn(),
+        progress.TextColumn("left", markup=False),
+        progress.TimeRemainingColumn(compact=True),
+        # Last, and cut off first, where the terminal is narrow.
+        progress.TextColumn(
+            "{task.fields[numbers]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
         console=console,
+        expand=True,
     )
 
 

@@ -19,6 +19,7 @@ from rl_llm.runs.metrics import read_metrics, read_records
 REPORT = "report.html"
 TEMPLATE = "report.html.jinja"
 SAMPLES_SHOWN = 8
+ACTIVITIES = ("generate", "grade", "update")  # of a step, as time/* in the metrics
 Record = dict[str, Any]
 
 
@@ -78,7 +79,10 @@ def write_report(run: Path | str) -> Path:
 
 
 def _read_object(path: Path) -> Record:
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        return json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _name(run: Path, experiment: Record, summary: Record) -> str:
@@ -141,15 +145,25 @@ def _samples(path: Path) -> Record:
 
 
 def _costs(summary: Record, metrics: Sequence[Record]) -> list[Cost]:
-    """Time and tokens by phase: as the summary says, or else summed over the steps."""
-    times: Record = summary.get("time") or {}
-    phases = list(dict.fromkeys([*times, *(str(record.get("phase", "run")) for record in metrics)]))
+    """Where the time went, every second once: the phases, RL by activity, and what lies between the steps."""
     costs = []
-    for phase in phases:
+    for phase in dict.fromkeys(str(record.get("phase", "run")) for record in metrics):
         records = [record for record in metrics if record.get("phase", "run") == phase]
-        seconds = _float(times.get(phase))
-        seconds = _total(records, "time/step") if seconds is None else seconds
-        costs.append(Cost(phase, len(records), seconds, _total(records, "tokens/generated")))
+        tokens, steps = _total(records, "tokens/generated"), len(records)
+        parts = {part: _total(records, f"time/{part}") for part in ACTIVITIES if f"time/{part}" in records[-1]}
+        costs += [
+            Cost(f"{phase}, {part}", steps, seconds, tokens if part == "generate" else 0.0)
+            for part, seconds in parts.items()
+        ]
+        rest = _total(records, "time/step") - sum(parts.values())
+        costs.append(
+            Cost(f"{phase}, validation and the rest" if parts else phase, steps, rest, 0.0 if parts else tokens)
+        )
+    wall = _float(summary.get("wall_seconds"))
+    if wall is not None:
+        rest = wall - sum(cost.seconds for cost in costs)
+        evaluated = _float(summary.get("tokens_evaluated")) or 0.0
+        costs.append(Cost("start, evaluation before and after, checkpoints", 0, rest, evaluated))
     return costs
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,7 +30,7 @@ FIELDS = ("question", "solution", "answer")
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(rf"([-+]?)\$?({_WHOLE}(?:\.\d*)?|\.\d+)", re.ASCII)
-_NUMBER_IN_TEXT = re.compile(rf"(?:(?<!\d)-)?\$?{_WHOLE}(?:\.\d+)?", re.ASCII)
+_NUMBER_IN_TEXT = re.compile(rf"(?<![\d.])(?:(?<![\d)])-)?\$?(?:{_WHOLE}(?:\.\d+)?|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_records(path: Path, content: bytes, answer_pattern: str) -> Iterator[Re
             first = lines_of_questions.setdefault(record["question"], number)
             if first != number:
                 raise ValueError(f"the same question stands in line {first}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: {error}") from error
         yield record
 
@@ -149,7 +150,10 @@ def _parse(line: bytes, answer_pattern: str) -> Record:
         ending = record["answer"][-40:]
         raise ValueError(f"the final answer {answer_pattern!r} is not found in 'answer', which ends in {ending!r}")
     solution = record["answer"][: match.start()].strip()
-    return {"question": record["question"], "solution": solution, "answer": answer}
+    # One question in two spellings of the same text would be two problems, perhaps on both sides of a split.
+    question = unicodedata.normalize("NFC", record["question"]).strip()
+    "".join((question, solution, answer)).encode()  # a lone surrogate is found here, where its line is known
+    return {"question": question, "solution": solution, "answer": answer}
 
 
 def normalize(answer: str) -> Decimal | str:

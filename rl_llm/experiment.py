@@ -8,7 +8,7 @@ when the value is made.
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rl_llm.algorithms import Algorithm, Setting
+from rl_llm.algorithms import Algorithm, Reference, Setting
 from rl_llm.mesh import MeshShape
 from rl_llm.model import ModelConfig
 from rl_llm.optimizer import AdamW
@@ -111,8 +111,9 @@ class Checkpointing:
 @dataclass(frozen=True)
 class Experiment:
     """One RL run. `micro_batches` cuts an update's rows to fit memory and changes nothing else; `updates_per_rollout`
-    are optimizer updates on disjoint shares of a rollout's prompts. Raises ValueError for sizes that do not divide
-    and knobs that cannot act.
+    are optimizer updates on disjoint shares of a rollout's prompts. With `staleness` s the sampler has the parameters
+    of s steps before, as if it ran that much ahead of the learner; `reference` is what a KL divergence is measured
+    from. Raises ValueError for sizes that do not divide and knobs that cannot act.
     """
 
     task: Task
@@ -126,6 +127,8 @@ class Experiment:
     responses_per_prompt: int
     updates_per_rollout: int = 1
     micro_batches: int = 1
+    staleness: int = 0
+    reference: Reference | None = None
     train_problems: int = 8192
     max_prompt_tokens: int = 16
     warm_start: WarmStart | None = None
@@ -143,6 +146,7 @@ class Experiment:
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens")
+        at_least(self, 0, "staleness")
         self.optimizer.check(self.steps * self.updates_per_rollout)
         if self.prompts_per_step % (self.updates_per_rollout * self.micro_batches):
             raise ValueError(
@@ -174,4 +178,17 @@ class Experiment:
             )
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature=0 draws the same response K times: nothing to select; use 1.0")
-        self.algorithm.check(Setting(self.prompts_per_step, self.responses_per_prompt, self.updates_per_rollout))
+        if self.reference is not None and "ref_logp" not in self.algorithm.needs:
+            raise ValueError(f"reference={self.reference} cannot act: no component of the algorithm looks at it")
+        truncated = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p) != (0, 1.0, 0.0)
+        made = {"moments", "greedy_reward", "rewards"} | ({"ref_logp"} if self.reference is not None else set())
+        self.algorithm.check(
+            Setting(
+                self.prompts_per_step,
+                self.responses_per_prompt,
+                self.updates_per_rollout,
+                self.micro_batches,
+                sampler_differs=self.staleness > 0 or truncated,
+                made=frozenset(made),
+            )
+        )

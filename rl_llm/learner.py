@@ -4,9 +4,10 @@ The loss is a weighted sum over tokens whose weights were computed once on the w
 depend on how its rows are cut into micro-batches, ordered or spread over devices, up to rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ import optax
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
-from rl_llm.algorithms import Algorithm
-from rl_llm.model import ModelConfig, extend, init, prefill, unembed, weight_table
+from rl_llm.algorithms import Algorithm, Moments, apply_filters, update_moments
+from rl_llm.model import ModelConfig, extend, prefill, unembed, weight_table
+from rl_llm.state import NOTHING, Carried, state_shardings
 from rl_llm.types import Batch, Max, Mean, Metrics, Prompts, Rollout, Sum, TrainState, masked_mean, merge_metrics
 
 HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
@@ -61,12 +63,19 @@ def token_logps(
     return logp, entropy
 
 
-def make_batch(algorithm: Algorithm, rollout: Rollout, reward: jax.Array) -> Batch:
-    """Rollout and rewards f32[B] -> the batch of an update: filters, advantages and weights of the whole rollout at
-    once.
+def make_batch(
+    algorithm: Algorithm,
+    rollout: Rollout,
+    reward: jax.Array,
+    made: Mapping[str, Any] = MappingProxyType({}),
+    moments: Moments | None = None,
+) -> tuple[Batch, Moments | None]:
+    """Rollout and rewards f32[B] -> the batch of its updates: filters, shaping, advantages and weights of the whole
+    rollout at once; and the moments of all rewards with these.
 
-    The ratio's old log-probabilities are the sampler's own: sampler and learner agree to rounding (metrics
-    agreement/*).
+    `made` are further fields of the batch: those that the algorithm needs, and `old_logp` where the sampler was some
+    steps behind. Elsewhere the ratio's old log-probabilities are the sampler's own: sampler and learner agree to
+    rounding (metrics agreement/*).
     """
     batch = Batch(
         prompts=rollout.prompts,
@@ -80,17 +89,42 @@ def make_batch(algorithm: Algorithm, rollout: Rollout, reward: jax.Array) -> Bat
         advantage=jnp.zeros_like(rollout.mask),
         weight=jnp.zeros_like(rollout.mask),
     )
-    kept = jnp.ones(reward.shape, bool)
-    for keep in algorithm.filters:
-        kept &= keep(batch)
-    batch = replace(batch, advantage=algorithm.advantage(batch), kept=kept)
-    return replace(batch, weight=algorithm.aggregate(rollout.mask * kept[:, None], batch))
+    batch = apply_filters(algorithm.filters, replace(batch, **made))
+    for shape in algorithm.shaping:
+        batch = shape(batch)
+    if moments is not None:
+        moments = update_moments(moments, batch.reward, batch.counted)
+    advantage = algorithm.advantage(replace(batch, moments=moments))
+    batch = replace(batch, advantage=advantage)
+    weight = algorithm.aggregate(batch.mask * batch.kept[:, None], batch)
+    for correct in algorithm.corrections:
+        weight = weight * correct(batch)
+    return replace(batch, weight=weight), moments
 
 
-def compile_make_batch(algorithm: Algorithm, mesh: Mesh) -> Callable[[Rollout, jax.Array], Batch]:
+def compile_make_batch(
+    algorithm: Algorithm, mesh: Mesh
+) -> Callable[[Rollout, jax.Array, dict[str, jax.Array], Moments | None], tuple[Batch, Moments | None]]:
     """`make_batch` jitted for a mesh: rows stay where the sampler left them."""
-    rows = meshes.over_batch(mesh)
-    return jax.jit(partial(make_batch, algorithm), in_shardings=(rows, rows), out_shardings=rows)
+    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
+    return jax.jit(partial(make_batch, algorithm), in_shardings=(rows, rows, rows, same), out_shardings=(rows, same))
+
+
+def compile_logps(config: ModelConfig, mesh: Mesh) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
+    """(params, rollout, temperature) -> the log-probability f32[B, T] of every sampled token under other parameters, 0
+    at padding; jitted for a mesh.
+    """
+
+    def logps(params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
+        return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
+
+    weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)
+    return jax.jit(
+        logps,
+        in_shardings=(weights, rows, meshes.replicated(mesh)),
+        out_shardings=rows,
+        compiler_options=meshes.compiler_options(mesh),
+    )
 
 
 def policy_loss(
@@ -98,8 +132,11 @@ def policy_loss(
 ) -> tuple[jax.Array, Metrics]:
     """The weighted sum of per-token losses over a part of a batch, and that part's metrics."""
     logp, entropy = token_logps(config, params, batch.prompts, batch.tokens, temperature)
-    logp = jnp.where(batch.mask > 0, logp, 0.0)
+    logp, entropy = (jnp.where(batch.mask > 0, x, 0.0) for x in (logp, entropy))
     losses, metrics = algorithm.objective(logp, batch)
+    for regularizer in algorithm.regularizers:
+        extra, more = regularizer(logp, entropy, batch)
+        losses, metrics = losses + extra, metrics | more
     gap = jax.lax.stop_gradient(logp) - batch.old_logp
     metrics = metrics | {
         "policy/entropy": masked_mean(entropy, batch.mask),
@@ -157,7 +194,7 @@ def apply_gradient(
         "update/gradient_norm": Mean(optax.tree.norm(gradient), jnp.float32(1.0)),
         "update/skipped": Sum(skipped.astype(jnp.float32)),
     }
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def train_step(
@@ -185,43 +222,6 @@ def train_step(
     return state, metrics | update_metrics | {"loss": Mean(value, jnp.float32(1.0))}
 
 
-def init_state(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params_or_key: Any
-) -> TrainState:
-    """A state of step 0 on the mesh, from parameters or from the key to draw them with."""
-
-    def build(params_or_key: Any) -> TrainState:
-        params = params_or_key if isinstance(params_or_key, dict) else init(config, params_or_key)
-        return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
-
-    return jax.jit(build, out_shardings=state_shardings(config, optimizer, mesh))(params_or_key)
-
-
-def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The shardings of a train state: optimizer moments lie where their weights lie, scalars everywhere."""
-    weights = meshes.weight_shardings(mesh, weight_table(config))
-    same = meshes.replicated(mesh)
-    shape = jax.eval_shape(lambda: optimizer.init(init(config, jax.random.key(0))))
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, shape, weights, transform_non_params=lambda _: same
-    )
-    return TrainState(step=same, params=weights, opt_state=opt_state)
-
-
-def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of a state, without making it: what a checkpoint is restored to."""
-
-    def build() -> TrainState:
-        params = init(config, jax.random.key(0))
-        return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
-
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(build),
-        state_shardings(config, optimizer, mesh),
-    )
-
-
 def compile_train_step(
     config: ModelConfig,
     algorithm: Algorithm,
@@ -230,9 +230,11 @@ def compile_train_step(
     *,
     updates_per_rollout: int,
     micro_batches: int,
+    carried: Carried = NOTHING,
 ) -> Callable[[TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """`train_step` jitted for a mesh; the state is donated, so it is updated in place."""
-    states, rows, same = state_shardings(config, optimizer, mesh), meshes.over_batch(mesh), meshes.replicated(mesh)
+    states = state_shardings(config, optimizer, mesh, carried)
+    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
     step = partial(
         train_step, config, algorithm, optimizer, updates_per_rollout=updates_per_rollout, micro_batches=micro_batches
     )

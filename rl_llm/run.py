@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from rl_llm import config
 from rl_llm.experiment import Experiment
@@ -26,6 +27,7 @@ from rl_llm.runs.ledger import GENESIS
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
+from rl_llm.state import NOTHING, Carried, abstract_state
 from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
@@ -166,7 +168,7 @@ def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> R
 
 @contextmanager
 def open_run(
-    experiment: Experiment, seed: int, folder: RunFolder, started: float, template: TrainState
+    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh
 ) -> Iterator[tuple[Run, TrainState | None]]:
     """The run of an open folder, with its newest good state if it has one.
 
@@ -175,7 +177,7 @@ def open_run(
     with ExitStack() as stack:
         display = stack.enter_context(Progress())
         begun = folder.ledger.head != GENESIS
-        restored = folder.checkpoints.restore_newest(lambda progress: template) if begun else None
+        restored = folder.checkpoints.restore_newest(template_of(experiment, mesh)) if begun else None
         step = restored.step if restored else 0
         if begun:
             folder.truncate_after(restored.step if restored else -1)
@@ -194,6 +196,25 @@ def open_run(
         if restored:
             run.progress, run.saved = dict(restored.progress), step
         yield run, restored.state if restored else None
+
+
+def carried(experiment: Experiment) -> Carried:
+    """What the state of an experiment's RL carries from step to step."""
+    needs = experiment.algorithm.needs
+    return Carried(reference="ref_logp" in needs, past=experiment.staleness, moments="moments" in needs)
+
+
+def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]], TrainState]:
+    """From the progress saved with a checkpoint to its state's shapes: the warm start's is that of RL without what only
+    RL carries.
+    """
+    optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
+
+    def template(progress: dict[str, Any]) -> TrainState:
+        extra = carried(experiment) if progress.get("reinforcing") else NOTHING
+        return abstract_state(experiment.model, optimizer, mesh, extra)
+
+    return template
 
 
 def _check_lines(run_path: Path, step: int) -> None:

@@ -9,6 +9,7 @@ step), so a run that was killed and resumed from its newest checkpoint is the ru
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -20,16 +21,18 @@ from jax.sharding import Mesh
 from rl_llm.actor import Actor
 from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
-from rl_llm.learner import abstract_state, compile_make_batch, compile_train_step, init_state
+from rl_llm.fields import fields_for
+from rl_llm.learner import compile_make_batch, compile_train_step
 from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator, key
 from rl_llm.observe import describe_rollout, training_samples
 from rl_llm.problem import Problem, Split
 from rl_llm.rewards.grader import Grader
-from rl_llm.run import Run, open_run
+from rl_llm.run import Run, carried, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
 from rl_llm.sampler import compile_sampler
+from rl_llm.state import init_state
 from rl_llm.train_sft import warm_start
 from rl_llm.types import Metrics, TrainState, merge_metrics
 
@@ -56,10 +59,8 @@ def train(
     """
     grading, K, T = experiment.grading, experiment.responses_per_prompt, experiment.sampling.max_tokens
     optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
-    # Warm start and RL have states of one structure, so one template restores a checkpoint of either.
-    template = abstract_state(experiment.model, optimizer, mesh)
     with (
-        open_run(experiment, seed, folder, started, template) as (run, state),
+        open_run(experiment, seed, folder, started, mesh) as (run, state),
         Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader,
     ):
         actor = Actor(experiment, mesh, compile_sampler(experiment.model, mesh, K, T), grader)
@@ -92,6 +93,7 @@ def reinforce(
     experiment, mesh, seed = run.experiment, actor.mesh, run.seed
     config, K, updates = experiment.model, experiment.responses_per_prompt, experiment.updates_per_rollout
     build_batch = compile_make_batch(experiment.algorithm, mesh)
+    fields = fields_for(actor)
     update_policy = compile_train_step(
         config,
         experiment.algorithm,
@@ -99,26 +101,36 @@ def reinforce(
         mesh,
         updates_per_rollout=updates,
         micro_batches=experiment.micro_batches,
+        carried=carried(experiment),
     )
     temperature = jnp.float32(experiment.sampling.temperature)
     rate = experiment.optimizer.rate(experiment.steps * updates)
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
-        state = init_state(config, optimizer, mesh, state.params)
+        state = init_state(config, optimizer, mesh, state.params, carried(experiment))
+        run.progress["reinforcing"] = True
 
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
         for step in range(first, experiment.steps):
             begun = time.perf_counter()
             problems = prompts_of_step(train_problems, seed, step, experiment.prompts_per_step)
-            answers = actor.answer(state.params, problems, key(seed, Purpose.ROLLOUT, step), experiment.sampling)
+            noise_key = key(seed, Purpose.ROLLOUT, step)
+            sampler_params = state.past[0] if state.past else state.params
+            answers = actor.answer(sampler_params, problems, noise_key, experiment.sampling)
             run.report_failures(answers.grades)
 
             update_begun = time.perf_counter()
-            batch = build_batch(answers.rollout, put_on_batch(mesh, answers.rewards))
+            made = fields.make(state, problems, answers, noise_key)
+            rewards = put_on_batch(mesh, answers.rewards)
+            batch, moments = build_batch(answers.rollout, rewards, made, state.moments)
+            state = replace(state, past=pushed(state.past, state.params), moments=moments)
             metrics = []
             for update in range(updates):
                 state, update_metrics = update_policy(state, batch, jnp.int32(update), temperature)
                 metrics.append(update_metrics)
+            if experiment.reference is not None:
+                reference = experiment.reference.after_step(state.reference, state.params, step + 1)
+                state = replace(state, reference=reference)
             jax.block_until_ready(state)
             updated = time.perf_counter()
 
@@ -148,6 +160,11 @@ def reinforce(
                 entropy=line["policy/entropy"],
             )
     return state
+
+
+def pushed(past: tuple[dict, ...] | None, params: dict) -> tuple[dict, ...] | None:
+    """The parameters of past steps with these, which the update is about to overwrite, and without the oldest."""
+    return past and (*past[1:], jax.tree.map(jnp.copy, params))
 
 
 def prompts_of_step(problems: Sequence[Problem], seed: int, step: int, count: int) -> list[Problem]:

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 
 from rl_llm.algorithms import Algorithm, Normalize, PolicyGradient, TokenMean
 from rl_llm.experiment import Experiment, WarmStart
-from rl_llm.learner import compile_train_step, init_state
+from rl_llm.learner import compile_train_step
 from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator, key
 from rl_llm.problem import Problem
 from rl_llm.run import Run
+from rl_llm.state import init_state
 from rl_llm.text import encode_prompts, encode_responses
 from rl_llm.types import Batch, TrainState
 

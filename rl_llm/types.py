@@ -88,11 +88,19 @@ class Batch:
 
 @struct.dataclass
 class TrainState:
-    """All that training changes: step i32[] (updates done), params, opt_state."""
+    """All that training changes: step i32[] (updates done), params, opt_state.
+
+    What only some runs need is None elsewhere, and then no part of the program: reference, the parameters that a
+    divergence is measured from; past, the parameters before each of the last steps, oldest first; moments, of all
+    rewards so far.
+    """
 
     step: Leaf
     params: Any
     opt_state: Any
+    reference: Any = None
+    past: Any = None
+    moments: Any = None
 
 
 @struct.dataclass

@@ -26,7 +26,11 @@ N, K, T = 3, 8, 4
 LENGTHS = np.random.default_rng(0).integers(1, T + 1, N * K)
 
 # A component hashes by value, so one program serves every use of an equal one.
-batch_of = jax.jit(make_batch, static_argnums=0)
+build = jax.jit(make_batch, static_argnums=0)
+
+
+def batch_of(algorithm: Algorithm, rollout: Rollout, reward: np.ndarray) -> Batch:
+    return build(algorithm, rollout, reward)[0]
 
 
 def rollout(lengths: np.ndarray = LENGTHS, responses: int = K, old_logp: np.ndarray | None = None) -> Rollout:

@@ -17,7 +17,6 @@ from rl_llm.algorithms import LITE_PPO, SequenceMean
 from rl_llm.learner import (
     HEAD_POSITIONS,
     compile_train_step,
-    init_state,
     loss_and_gradient,
     make_batch,
     policy_loss,
@@ -29,6 +28,7 @@ from rl_llm.model import ModelConfig, forward, weight_table
 from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
+from rl_llm.state import init_state
 from rl_llm.types import Batch, Prompts, Rollout, TrainState
 
 N, K, P, T, V = 8, 2, 5, 8, 16
@@ -73,7 +73,7 @@ def rollout() -> Rollout:
 @pytest.fixture(scope="module")
 def batch(rollout: Rollout) -> Batch:
     """A batch whose policy has moved since it was sampled, so that clipping acts."""
-    batch = jax.device_get(jax.jit(make_batch, static_argnums=0)(LITE_PPO, rollout, REWARD))
+    batch = jax.device_get(jax.jit(make_batch, static_argnums=0)(LITE_PPO, rollout, REWARD)[0])
     moved = np.random.default_rng(1).normal(scale=0.2, size=batch.mask.shape) * batch.mask
     return batch.replace(old_logp=batch.old_logp + moved.astype(np.float32))  # type: ignore[no-any-return]
 
@@ -244,7 +244,7 @@ def test_a_batch_is_made_of_the_sampled_policys_log_probabilities(rollout: Rollo
     trained.
     """
     marked = rollout.replace(logp=rollout.mask * 7, model_logp=rollout.mask * 8)
-    batch = jax.jit(make_batch, static_argnums=0)(replace(LITE_PPO, aggregate=SequenceMean()), marked, REWARD)
+    batch = jax.jit(make_batch, static_argnums=0)(replace(LITE_PPO, aggregate=SequenceMean()), marked, REWARD)[0]
     np.testing.assert_array_equal(batch.old_logp, rollout.policy_logp)
     np.testing.assert_array_equal(batch.reward, REWARD)
     assert np.asarray(batch.kept).all()

@@ -24,11 +24,12 @@ LAYERS = (
     {"cli", "__main__"},
     {"studies"},
     {"train_rl", "train_sft"},
-    {"evaluation", "observe", "prepare", "run"},
+    {"evaluation", "fields", "observe", "prepare", "run"},
     {"actor"},
     {"text"},
     {"experiment"},
     {"sampler", "learner", "optimizer"},
+    {"state"},
     {"model", "algorithms", "rewards", "tasks", "runs"},
     {"types", "problem", "config", "mesh", "noise"},
 )

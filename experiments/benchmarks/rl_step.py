@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import LITE_PPO
-from rl_llm.learner import compile_make_batch, compile_train_step, init_state
+from rl_llm.learner import compile_make_batch, compile_train_step
 from rl_llm.mesh import make_mesh, put_on_batch
 from rl_llm.model import ModelConfig, forward_flops, parameter_count
 from rl_llm.noise import Purpose, key
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
+from rl_llm.state import init_state
 from rl_llm.types import Prompts
 
 
@@ -82,7 +83,8 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
         marks = [_clock()]
         rollout = jax.block_until_ready(sample(state.params, prompts, key(0, Purpose.ROLLOUT, step), values))
         marks.append(_clock())
-        state, metrics = update(state, batch_of(rollout, rewards), jnp.int32(0), jnp.float32(1.0))
+        batch, _ = batch_of(rollout, rewards, {}, None)
+        state, metrics = update(state, batch, jnp.int32(0), jnp.float32(1.0))
         jax.block_until_ready(state)
         marks.append(_clock())
         (w0, c0), (w1, c1), (w2, c2) = marks

@@ -1,23 +1,107 @@
 """Algorithms as values composed of small frozen components; see `recipes` for the published ones."""
 
-from rl_llm.algorithms.advantage import Normalize
-from rl_llm.algorithms.aggregate import SequenceMean, TokenMean
+from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
+from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, SequenceSum, TokenMean, VLNorm
 from rl_llm.algorithms.algorithm import Algorithm
-from rl_llm.algorithms.filters import RewardAtLeast
-from rl_llm.algorithms.objective import Clip, PolicyGradient
-from rl_llm.algorithms.recipes import GRPO, LITE_PPO, REJECTION_SAMPLING
+from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
+from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
+from rl_llm.algorithms.distillation import ReverseKL
+from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty
+from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
+from rl_llm.algorithms.moments import Moments, no_moments
+from rl_llm.algorithms.moments import update as update_moments
+from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.recipes import (
+    CISPO_SCALE_RL,
+    DAPO,
+    GRPO,
+    GRPO_KL,
+    GSPO_SEQUENCE,
+    LEAVE_ONE_OUT,
+    LITE_PPO,
+    REINFORCE,
+    REINFORCE_PLUS_PLUS,
+    REINFORCE_PLUS_PLUS_BASELINE,
+    REJECTION_SAMPLING,
+    dr_grpo,
+)
+from rl_llm.algorithms.reference import Reference
+from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
+from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
+from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.shaping import KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
+from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 
 __all__ = [
+    "AIPO",
+    "CISPO",
+    "CISPO_SCALE_RL",
+    "DAPO",
+    "DPPO",
+    "GAE",
+    "GDPO",
+    "GMPO",
+    "GPG",
+    "GPPO",
     "GRPO",
+    "GRPO_KL",
+    "GSPO",
+    "GSPO_SEQUENCE",
+    "LEAVE_ONE_OUT",
     "LITE_PPO",
+    "OPO",
+    "REINFORCE",
+    "REINFORCE_PLUS_PLUS",
+    "REINFORCE_PLUS_PLUS_BASELINE",
     "REJECTION_SAMPLING",
+    "RLOO",
+    "SAPO",
+    "TOPR",
+    "VESPO",
     "Algorithm",
+    "Balanced",
+    "BestOfGroup",
     "Clip",
+    "ClipAdvantage",
+    "ClipCov",
+    "DifficultyWindow",
+    "Divergence",
+    "DivergenceMask",
+    "DriftPenalty",
+    "EntropyBonus",
+    "FixedLength",
+    "ImportanceWeight",
+    "KLCov",
+    "KLInReward",
+    "KLPenalty",
+    "LengthAdaptive",
+    "MaxRL",
+    "Moments",
     "Normalize",
+    "OffPolicyMask",
+    "Overlong",
+    "PassAtK",
     "PolicyGradient",
+    "RatioMask",
+    "ReMax",
+    "Reference",
+    "RepetitionPenalty",
+    "ReverseKL",
     "RewardAtLeast",
+    "RewardToGo",
+    "SequenceClip",
     "SequenceMean",
+    "SequenceSum",
     "Setting",
+    "SoftOverlong",
     "TokenMean",
+    "VLNorm",
+    "Whiten",
+    "WhitenRewards",
+    "ZeroVariance",
+    "apply_filters",
+    "dr_grpo",
+    "no_moments",
+    "update_moments",
 ]

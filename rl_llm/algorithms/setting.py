@@ -10,7 +10,7 @@ from rl_llm.types import Batch
 class Setting:
     """The sizes of a run: prompts and responses per step, optimizer updates made on each rollout, parts in which the
     batch of an update is computed; and whether the sampler's distribution is another than the policy's when the updates
-    begin (weights some steps behind, or top-k and top-p truncation).
+    begin (weights some steps behind, or top-k and top-p truncation); and the optional fields of a batch that are made.
     """
 
     prompts_per_step: int
@@ -18,6 +18,7 @@ class Setting:
     updates_per_rollout: int
     micro_batches: int = 1
     sampler_differs: bool = False
+    made: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:

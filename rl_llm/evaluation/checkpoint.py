@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from rl_llm.actor import Actor
 from rl_llm.evaluation.evaluate import evaluate
 from rl_llm.experiment import Experiment
-from rl_llm.learner import abstract_state
 from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grader
+from rl_llm.run import template_of
 from rl_llm.runs.checkpoint import CheckpointError, Checkpoints
 from rl_llm.sampler import Sampling, compile_sampler
 
@@ -24,9 +24,7 @@ def evaluate_checkpoint(
 
     Raises CheckpointError when the folder has no good checkpoint.
     """
-    optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
-    template = abstract_state(experiment.model, optimizer, mesh)
-    restored = Checkpoints(folder / "checkpoints").restore_newest(lambda progress: template)
+    restored = Checkpoints(folder / "checkpoints").restore_newest(template_of(experiment, mesh))
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     grading, K = experiment.grading, experiment.responses_per_prompt

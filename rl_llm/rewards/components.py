@@ -42,13 +42,18 @@ class Reward:
     def __post_init__(self) -> None:
         if not self.components:
             raise ValueError("components is empty: every response would earn 0; name at least one, as Accuracy()")
-        names = [_name(component) for component in self.components]
+        names = self.names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"components holds {', '.join(repeated)} more than once: each is logged by its name")
         for component in self.components:
             if not math.isfinite(component.weight) or component.weight == 0.0:
                 raise ValueError(f"{component} has the weight {component.weight}: it must be finite and not 0")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the components are logged as, in their order."""
+        return tuple(_name(component) for component in self.components)
 
     def __call__(self, problem: Problem, response: str, accuracy: float) -> tuple[float, dict[str, float]]:
         """The reward of a response, and the unweighted score of each component by name.

@@ -1,0 +1,35 @@
+"""The reference policy that a KL divergence is measured from."""
+
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The policy that RL began with, kept as it is; or replaced by the policy every `reset_every` steps (ProRL, arXiv
+    2505.24864, section 3.2); or following it as an average, reference' = decay * reference + (1 - decay) * policy after
+    every step (WARP, 2406.16768, section 3.1).
+    """
+
+    reset_every: int = 0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.reset_every < 0 or not 0 <= self.decay <= 1:
+            raise ValueError(
+                f"Reference needs reset_every >= 0 (0 is never) and 0 <= decay <= 1 (1 is frozen), not "
+                f"reset_every={self.reset_every}, decay={self.decay}"
+            )
+        if self.reset_every and self.decay < 1:
+            raise ValueError(
+                f"Reference.reset_every={self.reset_every} with decay={self.decay}: let it jump or follow, not both"
+            )
+
+    def after_step(self, reference: dict, params: dict, step: int) -> dict:
+        """The reference after the `step`-th step, counted from 1; new buffers where it changes."""
+        if self.reset_every:
+            return jax.tree.map(jax.numpy.copy, params) if step % self.reset_every == 0 else reference
+        if self.decay == 1.0:
+            return reference
+        return jax.tree.map(lambda old, new: self.decay * old + (1.0 - self.decay) * new, reference, params)

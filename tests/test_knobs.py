@@ -1,0 +1,237 @@
+"""No dead knobs: every field of every component of an algorithm changes what is learned, or is refused.
+
+The components and their fields are found by reflection, so a new one cannot slip through: it must be given another
+value here, one that shows.
+"""
+
+import inspect
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rl_llm.algorithms as algorithms
+from rl_llm.algorithms import Algorithm, Clip, Moments, Normalize, Reference, RewardToGo, Setting, TokenMean
+from rl_llm.algorithms.divergence import AdaptiveKL, EntropyTarget
+from rl_llm.learner import make_batch
+from rl_llm.types import Prompts, Rollout
+
+ARRAYS = np.load(Path(__file__).parent / "data" / "oracles" / "oracles.npz")
+N, K, T = 6, 4, 16
+MASK = ARRAYS["in/mask"]
+LOGP, OLD, SAMPLER, REF = (ARRAYS[f"in/{name}"] for name in ("logp", "old_logp", "rollout_logp", "ref_logp"))
+REWARD = np.where(np.arange(N * K) < K, 0.3, ARRAYS["in/reward_real"])  # the first group's rewards are equal
+DRAW = np.random.default_rng(0)
+TRUNCATED = np.arange(N * K) % 5 == 0
+ENTROPY = jnp.asarray(DRAW.uniform(0.1, 2.0, MASK.shape).astype(np.float32))
+BASE = Algorithm(advantage=Normalize("group", "batch"), objective=Clip(), aggregate=TokenMean())
+
+SLOTS = {
+    "advantage": "advantage",
+    "whitening": "advantage",
+    "returns": "advantage",
+    "aggregate": "aggregate",
+    "objective": "objective",
+    "score_objective": "objective",
+    "sequence_objective": "objective",
+    "covariance_objective": "objective",
+    "distillation": "objective",
+    "filters": "filters",
+    "shaping": "shaping",
+    "correction": "corrections",
+    "divergence": "regularizers",
+}
+NO_COMPONENTS = {"Algorithm", "Setting", "Moments", "Reference"}  # the last one is tried below
+
+
+@jax.jit
+def _rollout() -> Rollout:
+    prompts = Prompts(jnp.zeros((N, 1), jnp.int32), jnp.ones(N, jnp.int32), jnp.arange(N))
+    tokens = jnp.asarray(DRAW.integers(2, 5, MASK.shape, dtype=np.int32))
+    return Rollout(prompts, tokens, jnp.asarray(MASK), jnp.asarray(TRUNCATED), SAMPLER, OLD, OLD)
+
+
+def effect(algorithm: Algorithm) -> np.ndarray:
+    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector."""
+    made: dict[str, Any] = {
+        "ref_logp": REF,
+        "greedy_reward": ARRAYS["in/greedy_baseline"],
+        "value": ARRAYS["in/values"],
+    }
+    made |= {"rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1)}
+    moments = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0)) if "moments" in algorithm.needs else None
+    batch, moments = make_batch(algorithm, _rollout(), jnp.asarray(REWARD), made, moments)
+    returns = getattr(algorithm.advantage, "returns", None)
+    critic = returns(batch) if returns and "value" in algorithm.needs else jnp.zeros(())
+
+    def loss(logp: jax.Array, entropy: jax.Array) -> jax.Array:
+        losses, _ = algorithm.objective(logp, batch)
+        for term in algorithm.regularizers:
+            losses = losses + term(logp, entropy, batch)[0]
+        return jnp.sum(batch.weight * losses)
+
+    value, gradient = jax.value_and_grad(loss, argnums=(0, 1))(jnp.asarray(LOGP), ENTROPY)
+    parts = (batch.weight, batch.advantage, batch.kept, batch.reward, value, *gradient, critic)
+    return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+
+
+def of(component: Any) -> Algorithm:
+    """The component in its place in the base algorithm, beside what it needs to be seen."""
+    match component:
+        case algorithms.Divergence():
+            return of(algorithms.KLPenalty(0.1, component))
+        case algorithms.LengthAdaptive():
+            return of(algorithms.GAE(0.9, component))
+        case algorithms.KLInReward() | algorithms.WhitenRewards():  # these reward single tokens
+            return replace(BASE, advantage=RewardToGo(), shaping=(component,))
+        case algorithms.SequenceMean() | algorithms.SequenceSum():  # rows without a token are those a filter drops
+            return replace(BASE, aggregate=component, filters=(algorithms.Overlong(),))
+    slot = SLOTS[type(component).__module__.rpartition(".")[2]]
+    return replace(BASE, **{slot: component if slot in ("advantage", "aggregate", "objective") else (component,)})
+
+
+def knobs() -> dict[type, tuple[Any, dict[str, Any]]]:
+    """A value of every component, and for each of its fields another value that must show beside it."""
+    a = algorithms
+    return {
+        a.Normalize: (
+            a.Normalize("group", "batch"),
+            {"mean": "batch", "std": "group", "ddof": 0, "eps": 0.5, "std_of": "centred"},
+        ),
+        a.RLOO: (a.RLOO(), {}),
+        a.OPO: (a.OPO(), {}),
+        a.ReMax: (a.ReMax(), {}),
+        a.GPG: (a.GPG(), {}),
+        a.MaxRL: (a.MaxRL(), {}),
+        a.BestOfGroup: (a.BestOfGroup(), {"std": "none", "ddof": 0, "eps": 0.5}),
+        a.PassAtK: (a.PassAtK(2), {"k": 3}),
+        a.GDPO: (a.GDPO((1.0, 0.5)), {"weights": (1.0, 2.0), "ddof": 0, "eps": 0.5}),
+        a.Whiten: (
+            a.Whiten(a.Normalize(), eps=0.1),
+            {"advantage": a.RLOO(), "over": "responses", "ddof": 0, "eps": 0.5, "eps_on": "std"},
+        ),
+        a.ClipAdvantage: (a.ClipAdvantage(a.Normalize(), 0.5), {"advantage": a.RLOO(), "bound": 0.25}),
+        a.RewardToGo: (a.RewardToGo(0.9), {"gamma": 0.5, "outcome": a.Normalize()}),
+        a.GAE: (a.GAE(0.9, 0.9), {"gamma": 0.5, "lam": a.LengthAdaptive(0.5), "critic_lam": 0.5}),
+        a.TokenMean: (a.TokenMean(), {"scope": "group", "mini_batches": None}),
+        a.SequenceMean: (a.SequenceMean(), {"empty": "counted"}),
+        a.SequenceSum: (a.SequenceSum(), {"empty": "counted"}),
+        a.FixedLength: (a.FixedLength(16), {"length": 32, "rows": "sum"}),
+        a.VLNorm: (a.VLNorm(16), {"length": 32, "alpha": 0.5}),
+        a.Balanced: (a.Balanced(), {}),
+        a.PolicyGradient: (a.PolicyGradient(), {}),
+        a.Clip: (a.Clip(), {"low": 0.05, "high": 0.05, "cap": 1.5}),
+        a.GPPO: (a.GPPO(), {"low": 0.05, "high": 0.05}),
+        a.SAPO: (a.SAPO(), {"tau_positive": 2.0, "tau_negative": 2.0}),
+        a.DPPO: (a.DPPO(0.05, 0.05), {"low": 0.01, "high": 0.01, "symmetric": True}),
+        a.CISPO: (a.CISPO(0.2, 0.28), {"low": 0.05, "high": 0.05, "masked": True}),
+        a.AIPO: (a.AIPO(), {"cap": 1.1}),
+        a.TOPR: (a.TOPR(), {"level": "token"}),
+        a.VESPO: (
+            a.VESPO(),
+            {"k_positive": 1.0, "lambda_positive": 1.0, "k_negative": 1.0, "lambda_negative": 1.0},
+        ),
+        a.GSPO: (a.GSPO(0.02, 0.03), {"low": 0.001, "high": 0.001, "gradient": "token"}),
+        a.SequenceClip: (a.SequenceClip(), {"low": 0.01, "high": 0.01}),
+        a.GMPO: (a.GMPO(), {"low": 0.01, "high": 0.01}),
+        a.ClipCov: (
+            a.ClipCov(0.2, 0.2, 1.0, 0.2, 5.0),
+            {"low": 0.05, "high": 0.05, "share": 0.1, "floor": 1.5, "ceiling": 0.5},
+        ),
+        a.KLCov: (a.KLCov(0.1, 1.0), {"share": 0.5, "coefficient": 2.0}),
+        a.ReverseKL: (a.ReverseKL(0.2), {"low": 0.05}),
+        a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
+        a.Overlong: (a.Overlong(), {"counts": False}),
+        a.ZeroVariance: (a.ZeroVariance(), {"counts": False}),
+        a.DifficultyWindow: (a.DifficultyWindow(-1.0, 0.25), {"low": 0.1, "high": 9.0, "counts": False}),
+        a.SoftOverlong: (a.SoftOverlong(12, 4), {"max_length": 8, "buffer": 8, "factor": 2.0, "capped": False}),
+        a.RepetitionPenalty: (a.RepetitionPenalty(1.0, 2), {"coefficient": 2.0, "n": 1}),
+        a.KLInReward: (a.KLInReward(0.05, "response"), {"coefficient": 0.5, "level": "token"}),
+        a.WhitenRewards: (a.WhitenRewards(), {"keep_mean": True, "ddof": 0, "eps": 0.5}),
+        a.ImportanceWeight: (
+            a.ImportanceWeight(),
+            {"level": "sequence", "lower": 0.99, "upper": 1.01, "batch_normalize": True},
+        ),
+        a.RatioMask: (a.RatioMask(0.5, 2.0), {"level": "sequence", "lower": 0.99, "upper": 1.01}),
+        a.DivergenceMask: (a.DivergenceMask(0.02), {"limit": 1e-4, "estimator": "k1", "over": "max"}),
+        a.Divergence: (a.Divergence(), {"estimator": "k2", "limit": 0.01}),
+        a.LengthAdaptive: (a.LengthAdaptive(0.2), {"alpha": 0.5}),
+        a.OffPolicyMask: (a.OffPolicyMask(0.02), {"limit": 1e-4}),
+        a.KLPenalty: (
+            a.KLPenalty(0.1),
+            {"coefficient": 0.5, "divergence": a.Divergence("k2"), "corrected": True, "controller": None},
+        ),
+        a.EntropyBonus: (a.EntropyBonus(0.1), {"coefficient": 0.5, "controller": None}),
+        a.DriftPenalty: (a.DriftPenalty(0.1), {"coefficient": 0.5, "origin": "old"}),
+    }
+
+
+# None above: the field cannot act by itself, and is refused. Here is what is refused, and with which words.
+REFUSED: dict[tuple[str, str], tuple[Any, str]] = {
+    ("TokenMean", "mini_batches"): (lambda: algorithms.TokenMean("batch", 2), "mini_batches=2 cannot act"),
+    ("KLPenalty", "controller"): (
+        lambda: replace(BASE, regularizers=(algorithms.KLPenalty(controller=AdaptiveKL()),)).check(SETTING),
+        "no run carries its coefficient",
+    ),
+    ("EntropyBonus", "controller"): (
+        lambda: replace(BASE, regularizers=(algorithms.EntropyBonus(controller=EntropyTarget(1.0)),)).check(SETTING),
+        "no run carries its coefficient",
+    ),
+}
+SETTING = Setting(8, 4, 2, made=frozenset({"ref_logp"}))
+CASES = [(kind, name) for kind, (_, others) in knobs().items() for name in others]
+
+
+def test_every_component_and_every_field_is_tried():
+    exported = {name: getattr(algorithms, name) for name in algorithms.__all__}
+    kinds = {kind for kind in exported.values() if inspect.isclass(kind) and is_dataclass(kind)}
+    assert {kind.__name__ for kind in kinds} - NO_COMPONENTS == {kind.__name__ for kind in knobs()}
+    for kind, (_, others) in knobs().items():
+        assert {field.name for field in fields(kind)} == set(others), kind.__name__
+    assert set(REFUSED) == {(kind.__name__, name) for kind, name in CASES if knobs()[kind][1][name] is None}
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}.{name}" for kind, name in CASES])
+def test_a_field_changes_what_is_learned_or_is_refused(kind: type, name: str):
+    component, others = knobs()[kind]
+    if (kind.__name__, name) in REFUSED:
+        attempt, words = REFUSED[kind.__name__, name]
+        with pytest.raises(ValueError, match=words):
+            attempt()
+    else:
+        changed = replace(component, **{name: others[name]})
+        assert not np.array_equal(effect(of(component)), effect(of(changed)))
+
+
+@pytest.mark.parametrize("kind", list(knobs()), ids=lambda kind: kind.__name__)
+def test_a_component_acts(kind: type):
+    """It is not what the base algorithm does without it, and gives numbers at extreme ratios."""
+    found = effect(of(knobs()[kind][0]))
+    assert np.isfinite(found).all()
+    if kind not in (Normalize, Clip, TokenMean):  # these are the base algorithm
+        assert not np.array_equal(found, effect(BASE))
+
+
+@pytest.mark.parametrize(("changed", "same"), [(Reference(2), Reference()), (Reference(decay=0.5), Reference())])
+def test_a_reference_moves_only_if_it_is_told_to(changed: Reference, same: Reference):
+    old, new = {"x": jnp.zeros(2)}, {"x": jnp.ones(2)}
+    assert not np.array_equal(changed.after_step(old, new, 2)["x"], old["x"])
+    assert same.after_step(old, new, 2) is old
+
+
+def test_what_a_run_does_not_make_is_refused_by_name():
+    setting = Setting(8, 4, 2, made=frozenset({"moments"}))
+    with pytest.raises(ValueError, match=r"KLPenalty need batch.ref_logp.*Experiment.reference"):
+        algorithms.GRPO_KL.check(setting)
+    with pytest.raises(ValueError, match=r"GAE need batch.value"):
+        replace(BASE, advantage=algorithms.GAE()).check(setting)
+
+
+def test_a_reward_of_tokens_that_nobody_reads_is_refused():
+    shaped = replace(BASE, shaping=(algorithms.KLInReward(),))
+    with pytest.raises(ValueError, match=r"KLInReward rewards single tokens, and Normalize sees"):
+        shaped.check(Setting(8, 4, 2, made=frozenset({"ref_logp"})))

@@ -8,7 +8,7 @@ step), so a run that was killed and resumed from its newest checkpoint is the ru
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rl_llm.actor import Actor
+from rl_llm.actor import Actor, Answers
 from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
 from rl_llm.fields import fields_for
@@ -90,24 +90,13 @@ def reinforce(
     """The RL steps that are still to be done: prompts -> rollout -> reward -> batch -> updates, and what to say about
     each.
     """
-    experiment, mesh, seed = run.experiment, actor.mesh, run.seed
+    experiment, seed = run.experiment, run.seed
     config, K, updates = experiment.model, experiment.responses_per_prompt, experiment.updates_per_rollout
-    build_batch = compile_make_batch(experiment.algorithm, mesh)
-    fields = fields_for(actor)
-    update_policy = compile_train_step(
-        config,
-        experiment.algorithm,
-        optimizer,
-        mesh,
-        updates_per_rollout=updates,
-        micro_batches=experiment.micro_batches,
-        carried=carried(experiment),
-    )
-    temperature = jnp.float32(experiment.sampling.temperature)
+    learn = compile_learning(actor, optimizer)
     rate = experiment.optimizer.rate(experiment.steps * updates)
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
-        state = init_state(config, optimizer, mesh, state.params, carried(experiment))
+        state = init_state(config, optimizer, actor.mesh, state.params, carried(experiment))
         run.progress["reinforcing"] = True
 
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
@@ -120,18 +109,7 @@ def reinforce(
             run.report_failures(answers.grades)
 
             update_begun = time.perf_counter()
-            made = fields.make(state, problems, answers, noise_key)
-            rewards = put_on_batch(mesh, answers.rewards)
-            batch, moments = build_batch(answers.rollout, rewards, made, state.moments)
-            state = replace(state, past=pushed(state.past, state.params), moments=moments)
-            metrics = []
-            for update in range(updates):
-                state, update_metrics = update_policy(state, batch, jnp.int32(update), temperature)
-                metrics.append(update_metrics)
-            if experiment.reference is not None:
-                reference = experiment.reference.after_step(state.reference, state.params, step + 1)
-                state = replace(state, reference=reference)
-            jax.block_until_ready(state)
+            state, metrics = jax.block_until_ready(learn(state, problems, answers, noise_key, step))
             updated = time.perf_counter()
 
             values = describe_rollout(answers, config, K) | {
@@ -149,7 +127,7 @@ def reinforce(
                 "time/update": updated - update_begun,
                 "time/step": time.perf_counter() - begun,
             }
-            line = run.record("rl", values, of_all_updates(metrics), seconds)
+            line = run.record("rl", values, metrics, seconds)
             if step + 1 < experiment.steps:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             phase.update(
@@ -160,6 +138,43 @@ def reinforce(
                 entropy=line["policy/entropy"],
             )
     return state
+
+
+Learn = Callable[[TrainState, Sequence[Problem], Answers, jax.Array, int], tuple[TrainState, Metrics]]
+
+
+def compile_learning(actor: Actor, optimizer: optax.GradientTransformation) -> Learn:
+    """What is learned from the answers of a step: answers -> batch -> updates, and what the state carries on."""
+    experiment, mesh, updates = actor.experiment, actor.mesh, actor.experiment.updates_per_rollout
+    fields = fields_for(actor)
+    build_batch = compile_make_batch(experiment.algorithm, mesh)
+    update_policy = compile_train_step(
+        experiment.model,
+        experiment.algorithm,
+        optimizer,
+        mesh,
+        updates_per_rollout=updates,
+        micro_batches=experiment.micro_batches,
+        carried=carried(experiment),
+    )
+    temperature = jnp.float32(experiment.sampling.temperature)
+
+    def learn(
+        state: TrainState, problems: Sequence[Problem], answers: Answers, noise_key: jax.Array, step: int
+    ) -> tuple[TrainState, Metrics]:
+        made = fields.make(state, problems, answers, noise_key)
+        batch, moments = build_batch(answers.rollout, put_on_batch(mesh, answers.rewards), made, state.moments)
+        state = replace(state, past=pushed(state.past, state.params), moments=moments)
+        metrics = []
+        for update in range(updates):
+            state, update_metrics = update_policy(state, batch, jnp.int32(update), temperature)
+            metrics.append(update_metrics)
+        if experiment.reference is not None:
+            reference = experiment.reference.after_step(state.reference, state.params, step + 1)
+            state = replace(state, reference=reference)
+        return state, of_all_updates(metrics)
+
+    return learn
 
 
 def pushed(past: tuple[dict, ...] | None, params: dict) -> tuple[dict, ...] | None:

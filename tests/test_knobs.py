@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rl_llm.algorithms as a
 import rl_llm.algorithms as algorithms
 from rl_llm.algorithms import Algorithm, Clip, Moments, Normalize, Reference, RewardToGo, Setting, TokenMean
 from rl_llm.algorithms.divergence import AdaptiveKL, EntropyTarget
@@ -94,80 +95,78 @@ def of(component: Any) -> Algorithm:
     return replace(BASE, **{slot: component if slot in ("advantage", "aggregate", "objective") else (component,)})
 
 
-def knobs() -> dict[type, tuple[Any, dict[str, Any]]]:
-    """A value of every component, and for each of its fields another value that must show beside it."""
-    a = algorithms
-    return {
-        a.Normalize: (
-            a.Normalize("group", "batch"),
-            {"mean": "batch", "std": "group", "ddof": 0, "eps": 0.5, "std_of": "centred"},
-        ),
-        a.RLOO: (a.RLOO(), {}),
-        a.OPO: (a.OPO(), {}),
-        a.ReMax: (a.ReMax(), {}),
-        a.GPG: (a.GPG(), {}),
-        a.MaxRL: (a.MaxRL(), {}),
-        a.BestOfGroup: (a.BestOfGroup(), {"std": "none", "ddof": 0, "eps": 0.5}),
-        a.PassAtK: (a.PassAtK(2), {"k": 3}),
-        a.GDPO: (a.GDPO((1.0, 0.5)), {"weights": (1.0, 2.0), "ddof": 0, "eps": 0.5}),
-        a.Whiten: (
-            a.Whiten(a.Normalize(), eps=0.1),
-            {"advantage": a.RLOO(), "over": "responses", "ddof": 0, "eps": 0.5, "eps_on": "std"},
-        ),
-        a.ClipAdvantage: (a.ClipAdvantage(a.Normalize(), 0.5), {"advantage": a.RLOO(), "bound": 0.25}),
-        a.RewardToGo: (a.RewardToGo(0.9), {"gamma": 0.5, "outcome": a.Normalize()}),
-        a.GAE: (a.GAE(0.9, 0.9), {"gamma": 0.5, "lam": a.LengthAdaptive(0.5), "critic_lam": 0.5}),
-        a.TokenMean: (a.TokenMean(), {"scope": "group", "mini_batches": None}),
-        a.SequenceMean: (a.SequenceMean(), {"empty": "counted"}),
-        a.SequenceSum: (a.SequenceSum(), {"empty": "counted"}),
-        a.FixedLength: (a.FixedLength(16), {"length": 32, "rows": "sum"}),
-        a.VLNorm: (a.VLNorm(16), {"length": 32, "alpha": 0.5}),
-        a.Balanced: (a.Balanced(), {}),
-        a.PolicyGradient: (a.PolicyGradient(), {}),
-        a.Clip: (a.Clip(), {"low": 0.05, "high": 0.05, "cap": 1.5}),
-        a.GPPO: (a.GPPO(), {"low": 0.05, "high": 0.05}),
-        a.SAPO: (a.SAPO(), {"tau_positive": 2.0, "tau_negative": 2.0}),
-        a.DPPO: (a.DPPO(0.05, 0.05), {"low": 0.01, "high": 0.01, "symmetric": True}),
-        a.CISPO: (a.CISPO(0.2, 0.28), {"low": 0.05, "high": 0.05, "masked": True}),
-        a.AIPO: (a.AIPO(), {"cap": 1.1}),
-        a.TOPR: (a.TOPR(), {"level": "token"}),
-        a.VESPO: (
-            a.VESPO(),
-            {"k_positive": 1.0, "lambda_positive": 1.0, "k_negative": 1.0, "lambda_negative": 1.0},
-        ),
-        a.GSPO: (a.GSPO(0.02, 0.03), {"low": 0.001, "high": 0.001, "gradient": "token"}),
-        a.SequenceClip: (a.SequenceClip(), {"low": 0.01, "high": 0.01}),
-        a.GMPO: (a.GMPO(), {"low": 0.01, "high": 0.01}),
-        a.ClipCov: (
-            a.ClipCov(0.2, 0.2, 1.0, 0.2, 5.0),
-            {"low": 0.05, "high": 0.05, "share": 0.1, "floor": 1.5, "ceiling": 0.5},
-        ),
-        a.KLCov: (a.KLCov(0.1, 1.0), {"share": 0.5, "coefficient": 2.0}),
-        a.ReverseKL: (a.ReverseKL(0.2), {"low": 0.05}),
-        a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
-        a.Overlong: (a.Overlong(), {"counts": False}),
-        a.ZeroVariance: (a.ZeroVariance(), {"counts": False}),
-        a.DifficultyWindow: (a.DifficultyWindow(-1.0, 0.25), {"low": 0.1, "high": 9.0, "counts": False}),
-        a.SoftOverlong: (a.SoftOverlong(12, 4), {"max_length": 8, "buffer": 8, "factor": 2.0, "capped": False}),
-        a.RepetitionPenalty: (a.RepetitionPenalty(1.0, 2), {"coefficient": 2.0, "n": 1}),
-        a.KLInReward: (a.KLInReward(0.05, "response"), {"coefficient": 0.5, "level": "token"}),
-        a.WhitenRewards: (a.WhitenRewards(), {"keep_mean": True, "ddof": 0, "eps": 0.5}),
-        a.ImportanceWeight: (
-            a.ImportanceWeight(),
-            {"level": "sequence", "lower": 0.99, "upper": 1.01, "batch_normalize": True},
-        ),
-        a.RatioMask: (a.RatioMask(0.5, 2.0), {"level": "sequence", "lower": 0.99, "upper": 1.01}),
-        a.DivergenceMask: (a.DivergenceMask(0.02), {"limit": 1e-4, "estimator": "k1", "over": "max"}),
-        a.Divergence: (a.Divergence(), {"estimator": "k2", "limit": 0.01}),
-        a.LengthAdaptive: (a.LengthAdaptive(0.2), {"alpha": 0.5}),
-        a.OffPolicyMask: (a.OffPolicyMask(0.02), {"limit": 1e-4}),
-        a.KLPenalty: (
-            a.KLPenalty(0.1),
-            {"coefficient": 0.5, "divergence": a.Divergence("k2"), "corrected": True, "controller": None},
-        ),
-        a.EntropyBonus: (a.EntropyBonus(0.1), {"coefficient": 0.5, "controller": None}),
-        a.DriftPenalty: (a.DriftPenalty(0.1), {"coefficient": 0.5, "origin": "old"}),
-    }
+# A value of every component, and for each of its fields another value that must show beside it.
+KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
+    a.Normalize: (
+        a.Normalize("group", "batch"),
+        {"mean": "batch", "std": "group", "ddof": 0, "eps": 0.5, "std_of": "centred"},
+    ),
+    a.RLOO: (a.RLOO(), {}),
+    a.OPO: (a.OPO(), {}),
+    a.ReMax: (a.ReMax(), {}),
+    a.GPG: (a.GPG(), {}),
+    a.MaxRL: (a.MaxRL(), {}),
+    a.BestOfGroup: (a.BestOfGroup(), {"std": "none", "ddof": 0, "eps": 0.5}),
+    a.PassAtK: (a.PassAtK(2), {"k": 3}),
+    a.GDPO: (a.GDPO((1.0, 0.5)), {"weights": (1.0, 2.0), "ddof": 0, "eps": 0.5}),
+    a.Whiten: (
+        a.Whiten(a.Normalize(), eps=0.1),
+        {"advantage": a.RLOO(), "over": "responses", "ddof": 0, "eps": 0.5, "eps_on": "std"},
+    ),
+    a.ClipAdvantage: (a.ClipAdvantage(a.Normalize(), 0.5), {"advantage": a.RLOO(), "bound": 0.25}),
+    a.RewardToGo: (a.RewardToGo(0.9), {"gamma": 0.5, "outcome": a.Normalize()}),
+    a.GAE: (a.GAE(0.9, 0.9), {"gamma": 0.5, "lam": a.LengthAdaptive(0.5), "critic_lam": 0.5}),
+    a.TokenMean: (a.TokenMean(), {"scope": "group", "mini_batches": None}),
+    a.SequenceMean: (a.SequenceMean(), {"empty": "counted"}),
+    a.SequenceSum: (a.SequenceSum(), {"empty": "counted"}),
+    a.FixedLength: (a.FixedLength(16), {"length": 32, "rows": "sum"}),
+    a.VLNorm: (a.VLNorm(16), {"length": 32, "alpha": 0.5}),
+    a.Balanced: (a.Balanced(), {}),
+    a.PolicyGradient: (a.PolicyGradient(), {}),
+    a.Clip: (a.Clip(), {"low": 0.05, "high": 0.05, "cap": 1.5}),
+    a.GPPO: (a.GPPO(), {"low": 0.05, "high": 0.05}),
+    a.SAPO: (a.SAPO(), {"tau_positive": 2.0, "tau_negative": 2.0}),
+    a.DPPO: (a.DPPO(0.05, 0.05), {"low": 0.01, "high": 0.01, "symmetric": True}),
+    a.CISPO: (a.CISPO(0.2, 0.28), {"low": 0.05, "high": 0.05, "masked": True}),
+    a.AIPO: (a.AIPO(), {"cap": 1.1}),
+    a.TOPR: (a.TOPR(), {"level": "token"}),
+    a.VESPO: (
+        a.VESPO(),
+        {"k_positive": 1.0, "lambda_positive": 1.0, "k_negative": 1.0, "lambda_negative": 1.0},
+    ),
+    a.GSPO: (a.GSPO(0.02, 0.03), {"low": 0.001, "high": 0.001, "gradient": "token"}),
+    a.SequenceClip: (a.SequenceClip(), {"low": 0.01, "high": 0.01}),
+    a.GMPO: (a.GMPO(), {"low": 0.01, "high": 0.01}),
+    a.ClipCov: (
+        a.ClipCov(0.2, 0.2, 1.0, 0.2, 5.0),
+        {"low": 0.05, "high": 0.05, "share": 0.1, "floor": 1.5, "ceiling": 0.5},
+    ),
+    a.KLCov: (a.KLCov(0.1, 1.0), {"share": 0.5, "coefficient": 2.0}),
+    a.ReverseKL: (a.ReverseKL(0.2), {"low": 0.05}),
+    a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
+    a.Overlong: (a.Overlong(), {"counts": False}),
+    a.ZeroVariance: (a.ZeroVariance(), {"counts": False}),
+    a.DifficultyWindow: (a.DifficultyWindow(-1.0, 0.25), {"low": 0.1, "high": 9.0, "counts": False}),
+    a.SoftOverlong: (a.SoftOverlong(12, 4), {"max_length": 8, "buffer": 8, "factor": 2.0, "capped": False}),
+    a.RepetitionPenalty: (a.RepetitionPenalty(1.0, 2), {"coefficient": 2.0, "n": 1}),
+    a.KLInReward: (a.KLInReward(0.05, "response"), {"coefficient": 0.5, "level": "token"}),
+    a.WhitenRewards: (a.WhitenRewards(), {"keep_mean": True, "ddof": 0, "eps": 0.5}),
+    a.ImportanceWeight: (
+        a.ImportanceWeight(),
+        {"level": "sequence", "lower": 0.99, "upper": 1.01, "batch_normalize": True},
+    ),
+    a.RatioMask: (a.RatioMask(0.5, 2.0), {"level": "sequence", "lower": 0.99, "upper": 1.01}),
+    a.DivergenceMask: (a.DivergenceMask(0.02), {"limit": 1e-4, "estimator": "k1", "over": "max"}),
+    a.Divergence: (a.Divergence(), {"estimator": "k2", "limit": 0.01}),
+    a.LengthAdaptive: (a.LengthAdaptive(0.2), {"alpha": 0.5}),
+    a.OffPolicyMask: (a.OffPolicyMask(0.02), {"limit": 1e-4}),
+    a.KLPenalty: (
+        a.KLPenalty(0.1),
+        {"coefficient": 0.5, "divergence": a.Divergence("k2"), "corrected": True, "controller": None},
+    ),
+    a.EntropyBonus: (a.EntropyBonus(0.1), {"coefficient": 0.5, "controller": None}),
+    a.DriftPenalty: (a.DriftPenalty(0.1), {"coefficient": 0.5, "origin": "old"}),
+}
 
 
 # None above: the field cannot act by itself, and is refused. Here is what is refused, and with which words.
@@ -183,21 +182,21 @@ REFUSED: dict[tuple[str, str], tuple[Any, str]] = {
     ),
 }
 SETTING = Setting(8, 4, 2, made=frozenset({"ref_logp"}))
-CASES = [(kind, name) for kind, (_, others) in knobs().items() for name in others]
+CASES = [(kind, name) for kind, (_, others) in KNOBS.items() for name in others]
 
 
 def test_every_component_and_every_field_is_tried():
     exported = {name: getattr(algorithms, name) for name in algorithms.__all__}
     kinds = {kind for kind in exported.values() if inspect.isclass(kind) and is_dataclass(kind)}
-    assert {kind.__name__ for kind in kinds} - NO_COMPONENTS == {kind.__name__ for kind in knobs()}
-    for kind, (_, others) in knobs().items():
+    assert {kind.__name__ for kind in kinds} - NO_COMPONENTS == {kind.__name__ for kind in KNOBS}
+    for kind, (_, others) in KNOBS.items():
         assert {field.name for field in fields(kind)} == set(others), kind.__name__
-    assert set(REFUSED) == {(kind.__name__, name) for kind, name in CASES if knobs()[kind][1][name] is None}
+    assert set(REFUSED) == {(kind.__name__, name) for kind, name in CASES if KNOBS[kind][1][name] is None}
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}.{name}" for kind, name in CASES])
 def test_a_field_changes_what_is_learned_or_is_refused(kind: type, name: str):
-    component, others = knobs()[kind]
+    component, others = KNOBS[kind]
     if (kind.__name__, name) in REFUSED:
         attempt, words = REFUSED[kind.__name__, name]
         with pytest.raises(ValueError, match=words):
@@ -207,10 +206,10 @@ def test_a_field_changes_what_is_learned_or_is_refused(kind: type, name: str):
         assert not np.array_equal(effect(of(component)), effect(of(changed)))
 
 
-@pytest.mark.parametrize("kind", list(knobs()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
 def test_a_component_acts(kind: type):
     """It is not what the base algorithm does without it, and gives numbers at extreme ratios."""
-    found = effect(of(knobs()[kind][0]))
+    found = effect(of(KNOBS[kind][0]))
     assert np.isfinite(found).all()
     if kind not in (Normalize, Clip, TokenMean):  # these are the base algorithm
         assert not np.array_equal(found, effect(BASE))

@@ -5,8 +5,8 @@ Run:    rl-llm train tests/data/techniques.py:everything --out runs/everything
 
 from dataclasses import replace
 
-from rl_llm import algorithms
-from rl_llm.algorithms import GRPO_KL, LITE_PPO, ImportanceWeight, KLInReward, Normalize, Reference, ReMax, RewardToGo
+from rl_llm import algorithms  # as a module: its recipes' names are the experiments' below
+from rl_llm.algorithms import ImportanceWeight, KLInReward, Normalize, Reference, ReMax, RewardToGo
 from tests.data import tiny
 
 base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))
@@ -15,7 +15,7 @@ base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, ever
 everything = replace(
     base,
     algorithm=replace(
-        GRPO_KL,
+        algorithms.GRPO_KL,
         advantage=Normalize(mean="running", std="running"),
         corrections=(ImportanceWeight(),),
     ),
@@ -23,10 +23,10 @@ everything = replace(
     staleness=2,
 )
 
-remax = replace(base, algorithm=replace(LITE_PPO, advantage=ReMax()))
+remax = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=ReMax()))
 following = replace(
     base,
-    algorithm=replace(LITE_PPO, advantage=RewardToGo(), shaping=(KLInReward(),)),
+    algorithm=replace(algorithms.LITE_PPO, advantage=RewardToGo(), shaping=(KLInReward(),)),
     reference=Reference(decay=0.5),
 )
 

@@ -1,0 +1,84 @@
+"""The catalogue of techniques, from their docstrings: `python -m rl_llm.algorithms > docs/techniques.md`."""
+
+import importlib
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from textwrap import dedent
+from typing import Any
+
+from rl_llm import algorithms
+
+PARTS = {
+    "Advantages": ("advantage", "returns", "whitening"),
+    "Objectives": ("objective", "score_objective", "sequence_objective", "covariance_objective", "distillation"),
+    "Aggregation": ("aggregate",),
+    "Divergence and entropy": ("divergence", "reference"),
+    "Filters": ("filters",),
+    "Shaping of the reward": ("shaping",),
+    "Corrections for another sampler": ("correction",),
+    "A critic": ("critic",),
+    "Preferences": ("preference",),
+}
+HEAD = """# Techniques
+
+Written by `python -m rl_llm.algorithms > docs/techniques.md`; a test compares. Every technique is a value of one of
+these classes in an `Algorithm`; the recipes at the end are such values. "Refused" says where a knob could not act.
+"""
+
+
+def catalogue() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for title, modules in PARTS.items():
+        parts.append(f"\n## {title}\n")
+        parts += [entry(kind) for module in modules for kind in components(module)]
+    parts.append(
+        "\n## Recipes\n\nIn `rl_llm/algorithms/recipes.py`, each with its source and with what it leaves out.\n"
+    )
+    parts += [f"\n* `{name}` = `{brief(value)}`\n" for name, value in recipes().items()]
+    return "".join(parts)
+
+
+def components(module: str) -> list[type]:
+    """The frozen dataclasses that a module defines, in its order."""
+    found = importlib.import_module(f"rl_llm.algorithms.{module}")
+    kinds = [kind for kind in vars(found).values() if inspect.isclass(kind) and kind.__module__ == found.__name__]
+    return [kind for kind in kinds if is_dataclass(kind)]
+
+
+def recipes() -> dict[str, Any]:
+    """The algorithms that the package exports, by name."""
+    return {name: value for name, value in vars(algorithms).items() if isinstance(value, algorithms.Algorithm)}
+
+
+def entry(kind: type) -> str:
+    """One component: its name and defaults, its docstring, and what its `check` refuses."""
+    defaults = ", ".join(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(kind))
+    lines = [f"\n### `{kind.__name__}({defaults})`\n\n{paragraphs(kind.__doc__)}\n"]
+    check = kind.__dict__.get("check")
+    if check is not None:
+        when = paragraphs(check.__doc__)
+        refused = when.startswith("Raises ValueError ")
+        lines.append(f"\n{'Refused: ' if refused else ''}{when.removeprefix('Raises ValueError ')}\n")
+    return "".join(lines)
+
+
+def brief(value: Any) -> str:
+    """A component as Python, without what is at its default."""
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{brief(item)}, " for item in value).rstrip() + ")"
+    if not is_dataclass(value):
+        return repr(value)
+    told = [(f.name, getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != f.default]
+    return f"{type(value).__name__}({', '.join(f'{name}={brief(item)}' for name, item in told)})"
+
+
+def paragraphs(docstring: str | None) -> str:
+    """A docstring as it stands, without its indentation; lines that are set in stay a block of their own."""
+    first, _, rest = (docstring or "").strip().partition("\n")
+    text = "\n".join(line.rstrip() for line in (first, *dedent(rest).split("\n")))
+    return text.strip()
+
+
+if __name__ == "__main__":
+    print(catalogue(), end="")

@@ -1,0 +1,21 @@
+"""docs/techniques.md is what the code says."""
+
+import inspect
+from dataclasses import is_dataclass
+from pathlib import Path
+
+from rl_llm import algorithms
+from rl_llm.algorithms.__main__ import PARTS, catalogue, components
+
+PAGE = Path(__file__).parent.parent / "docs" / "techniques.md"
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == catalogue(), "run: python -m rl_llm.algorithms > docs/techniques.md"
+
+
+def test_every_exported_component_is_on_the_page():
+    shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
+    exported = {name for name in algorithms.__all__ if inspect.isclass(getattr(algorithms, name))}
+    kinds = {name for name in exported if is_dataclass(getattr(algorithms, name))}
+    assert kinds - shown == {"Algorithm", "Setting", "Moments"}

@@ -18,7 +18,7 @@ from rl_llm.types import Batch
 Level = Literal["none", "group", "batch", "running"]
 
 
-class ResponseAdvantage:
+class ResponseAdvantage(ABC):
     """An advantage that is the same at every token of a response: `of_responses(batch) -> f32[B]`."""
 
     reads_token_reward = False  # a reward given to single tokens is not seen (see `returns`)
@@ -36,9 +36,9 @@ class ResponseAdvantage:
                 "responses_per_prompt=1; sample more responses per prompt, or use Normalize(mean='batch', std='batch')"
             )
 
+    @abstractmethod
     def of_responses(self, batch: Batch) -> jax.Array:
         """The advantage f32[B] of each response."""
-        raise NotImplementedError
 
     def __call__(self, batch: Batch) -> jax.Array:
         return self.of_responses(batch)[:, None] * batch.mask

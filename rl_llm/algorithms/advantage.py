@@ -5,6 +5,7 @@ what can be put around any of them. `needs` names the optional fields of a batch
 Where a filter keeps a row's reward out of the statistics (`batch.counted`), no mean, spread or baseline sees it.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 

@@ -4,6 +4,11 @@ Run:    rl-llm train experiments/recipes.py:DAPO --seed 0
 
 Recipes with a divergence measure it from the policy that RL began with. `stale` is Lite PPO with four updates per
 rollout and a sampler two steps behind, corrected by truncated importance weights.
+
+Measured, seed 0 alone (too few to rank them: Lite PPO's own seeds lie between 0.976 and 0.984), held-out accuracy of
+samples from 0.421 before RL to: LITE_PPO 0.976; DAPO 0.986; GRPO 0.979; GRPO_KL 0.964; GSPO_SEQUENCE 0.960;
+CISPO_SCALE_RL 0.985; LEAVE_ONE_OUT 0.988; REINFORCE 0.984; REINFORCE_PLUS_PLUS 0.982; dr_grpo 0.981; stale 0.983. All
+generated 649 to 665 thousand tokens.
 """
 
 from dataclasses import replace

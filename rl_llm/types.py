@@ -63,7 +63,9 @@ class Batch:
     greedy_reward f32[B] (of the greedy response to the row's prompt), ref_logp f32[B, T] (the reference policy's),
     value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns), counted bool[B] (False
     where a filter keeps the reward out of means and spreads too), moments (of all rewards so far; only while advantages
-    are computed, as no part of a batch's rows).
+    are computed, as no part of a batch's rows), kl_baseline f32[B] (KTO's estimate of KL(pi || ref), the same in every
+    row), teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] (the teacher's k likeliest tokens at each position),
+    student_logp f32[B, T, k] (the policy's at those, differentiable; only while a loss is computed).
     """
 
     prompts: Prompts
@@ -84,6 +86,10 @@ class Batch:
     returns: Leaf = None
     counted: Leaf = None
     moments: Any = None
+    kl_baseline: Leaf = None
+    teacher_tokens: Leaf = None
+    teacher_logp: Leaf = None
+    student_logp: Leaf = None
 
 
 @struct.dataclass

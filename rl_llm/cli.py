@@ -140,24 +140,26 @@ def _train(arguments: argparse.Namespace) -> int:
 
     name, experiment = _load(arguments.experiment, arguments.overrides)
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
+    from rl_llm.recorded import RecordError
+    from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.ledger import LedgerError
 
     try:
-        mesh, problems = prepare(experiment, arguments.seed)
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, fingerprint_of(problems))
+        mesh, problems, others = prepare(experiment, arguments.seed)
+        identity = fingerprint_of(problems, others)
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity)
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
-    except (ValueError, OSError, ImportError, RunFolderError, LedgerError) as error:
+    except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
         raise UsageError(str(error)) from error
 
     from rl_llm.rewards.grader import GradingError
-    from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train_rl import GateError, train
 
     with folder:
         try:
-            summary = train(experiment, arguments.seed, mesh, problems, folder, STARTED)
+            summary = train(experiment, arguments.seed, mesh, problems, others, folder, STARTED)
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)
@@ -202,27 +204,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     Accuracy over K samples per problem, pass@k, mean response length in tokens, share of truncated responses.
     """
-    from rl_llm.run import read_experiment_record
-
     if arguments.problems is not None and arguments.problems < 1:
         raise UsageError(f"--problems must be at least 1, not {arguments.problems}")
-    try:
-        record = read_experiment_record(arguments.folder)
-        _, experiment = _load(_spec_of(record), record["overrides"])
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise UsageError(f"{arguments.folder}: its experiment.json does not serve: {error}") from error
 
-    from rl_llm.config import fingerprint
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
     from rl_llm.mesh import make_mesh
     from rl_llm.prepare import problems_of_split
+    from rl_llm.recorded import RecordError, recorded_experiment
     from rl_llm.rewards.grader import GradingError
     from rl_llm.runs.checkpoint import CheckpointError
 
-    if fingerprint(experiment) != record["fingerprint"]:
-        raise UsageError(
-            f"{record['spec']} has changed since the run in {arguments.folder}: its fingerprint is another one"
-        )
+    try:
+        experiment, record = recorded_experiment(arguments.folder)
+    except RecordError as error:
+        raise UsageError(str(error)) from error
     seed, sampling = record["seed"], experiment.sampling
     try:
         if arguments.temperature is not None:
@@ -239,13 +234,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return FAILED
     print(json.dumps({"split": arguments.split, **outcome}, indent=2))
     return DONE
-
-
-def _spec_of(record: dict[str, Any]) -> str:
-    """The spec of a run: as it was given, or from the folder it was given in."""
-    spec = str(record["spec"])
-    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
-    return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)
 
 
 def _report(arguments: argparse.Namespace) -> int:

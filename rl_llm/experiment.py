@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, Setting
+from rl_llm.critic import Critic
+from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
 from rl_llm.model import ModelConfig
 from rl_llm.optimizer import AdamW
 from rl_llm.problem import Task
 from rl_llm.rewards.components import Reward
 from rl_llm.sampler import Sampling
+from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher, WarmStart, at_least
 
 
 class Tokenizer(Protocol):
@@ -29,45 +32,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Any) -> str: ...
     def fingerprint(self) -> str: ...
-
-
-def at_least(component: Any, minimum: int, *names: str) -> None:
-    """Raise ValueError naming a field of a component that is less than `minimum`."""
-    for name in names:
-        if getattr(component, name) < minimum:
-            place = f"{type(component).__name__}.{name}"
-            raise ValueError(f"{place} must be at least {minimum}, not {getattr(component, name)}")
-
-
-@dataclass(frozen=True)
-class SkillGate:
-    """RL can only select what the policy sometimes does. Before it starts, the policy must reach `minimum` accuracy
-    (sampled, validation problems) when its response is made to begin with `prefix`, here: when it is made to think in
-    writing.
-    """
-
-    prefix: str
-    minimum: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.minimum <= 1:
-            raise ValueError(f"SkillGate.minimum is an accuracy between 0 and 1, not {self.minimum}")
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Supervised learning on the task's demonstrations (`task.demonstrate(problem, generator)`): `steps` updates on
-    `demonstrations_per_step` problems each, responses padded to `max_tokens`."""
-
-    steps: int
-    demonstrations_per_step: int
-    max_tokens: int
-    optimizer: AdamW
-    gate: SkillGate | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "demonstrations_per_step", "max_tokens")
-        self.optimizer.check(self.steps)
 
 
 @dataclass(frozen=True)
@@ -112,8 +76,9 @@ class Checkpointing:
 class Experiment:
     """One RL run. `micro_batches` cuts an update's rows to fit memory and changes nothing else; `updates_per_rollout`
     are optimizer updates on disjoint shares of a rollout's prompts. With `staleness` s the sampler has the parameters
-    of s steps before, as if it ran that much ahead of the learner; `reference` is what a KL divergence is measured
-    from. Raises ValueError for sizes that do not divide and knobs that cannot act.
+    of s steps before, as if it ran that much ahead of the learner, and a rollout is graded while the one before it is
+    learned from; `reference` is what a KL divergence is measured from. `start` is the folder of a run whose policy this
+    one begins with. Raises ValueError for sizes that do not divide and knobs that cannot act.
     """
 
     task: Task
@@ -128,7 +93,16 @@ class Experiment:
     updates_per_rollout: int = 1
     micro_batches: int = 1
     staleness: int = 0
+    replay: Replay | None = None
+    dynamic_sampling: DynamicSampling | None = None
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    critic: Critic | None = None
     reference: Reference | None = None
+    teacher: Teacher | None = None
+    reward_model: RewardModel | None = None
+    mixture: Mixture | None = None
+    responses: StoredResponses | None = None
+    start: str | None = None
     train_problems: int = 8192
     max_prompt_tokens: int = 16
     warm_start: WarmStart | None = None
@@ -143,11 +117,38 @@ class Experiment:
         """Steps of the warm start; RL steps are numbered on from there."""
         return self.warm_start.steps if self.warm_start else 0
 
+    @property
+    def pretraining_steps(self) -> int:
+        """RL steps, the first ones, in which a critic learns alone."""
+        return self.critic.pretraining_steps if self.critic else 0
+
+    def policy_updates(self, steps: int | None = None) -> int:
+        """Updates of the policy in the first `steps` steps of RL, or in all of them."""
+        steps = self.steps if steps is None else steps
+        return self.rollout_updates(steps) - self.rollout_updates(min(steps, self.pretraining_steps))
+
+    def rollout_updates(self, steps: int) -> int:
+        """Updates on rollouts, replayed ones too, in the first `steps` steps of RL: as many as a critic makes."""
+        if self.replay is None:
+            return steps * self.updates_per_rollout
+        return self.replay.updates(steps, self.updates_per_rollout)
+
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens")
         at_least(self, 0, "staleness")
-        self.optimizer.check(self.steps * self.updates_per_rollout)
+        if self.pretraining_steps > self.steps:
+            raise ValueError(f"critic.pretraining_steps={self.pretraining_steps} are more than steps={self.steps}")
+        if self.policy_updates():
+            self.optimizer.check(self.policy_updates())
+        if self.critic:
+            self.critic.optimizer.check(self.rollout_updates(self.steps))
+        self._check_sizes()
+        self._check_sampling()
+        check_supervision(self)
+        self.algorithm.check(self._setting())
+
+    def _check_sizes(self) -> None:
         if self.prompts_per_step % (self.updates_per_rollout * self.micro_batches):
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} must be a multiple of updates_per_rollout * micro_batches = "
@@ -163,32 +164,98 @@ class Experiment:
                 f"model.vocabulary={self.model.vocabulary} must be the tokenizer's {self.tokenizer.vocab_size}, "
                 f"and its pad id must be 0, not {self.tokenizer.pad_id}"
             )
-        if self.warm_start and not hasattr(self.task, "demonstrate"):
-            raise ValueError(
-                f"warm_start needs demonstrations, and the task {self.task.name} has none: set warm_start=None"
-            )
         if self.evaluation.every > self.steps:
             raise ValueError(
                 f"evaluation.every={self.evaluation.every} with steps={self.steps}: no step would be evaluated; set it "
                 "to 0 (never) or to fewer steps"
             )
+
+    def _check_sampling(self) -> None:
         if self.sampling.top_k >= self.model.vocabulary:
             raise ValueError(
                 f"sampling.top_k={self.sampling.top_k} cannot act on a vocabulary of {self.model.vocabulary}: 0 is off"
             )
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature=0 draws the same response K times: nothing to select; use 1.0")
-        if self.reference is not None and "ref_logp" not in self.algorithm.needs:
-            raise ValueError(f"reference={self.reference} cannot act: no component of the algorithm looks at it")
-        truncated = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p) != (0, 1.0, 0.0)
-        made = {"moments", "greedy_reward", "rewards"} | ({"ref_logp"} if self.reference is not None else set())
-        self.algorithm.check(
-            Setting(
-                self.prompts_per_step,
-                self.responses_per_prompt,
-                self.updates_per_rollout,
-                self.micro_batches,
-                sampler_differs=self.staleness > 0 or truncated,
-                made=frozenset(made),
+        if self.dynamic_sampling and not self.algorithm.filters:
+            raise ValueError(
+                f"dynamic_sampling={self.dynamic_sampling} cannot act: no filter of the algorithm drops groups"
             )
+        difficulty, length = self.curriculum.difficulty, self.curriculum.length
+        if difficulty and difficulty.count(self.train_problems, 0) < self.prompts_per_step:
+            raise ValueError(
+                f"curriculum.difficulty.first_share={difficulty.first_share} of train_problems={self.train_problems} "
+                f"is less than prompts_per_step={self.prompts_per_step}"
+            )
+        if length and length.first >= self.sampling.max_tokens:
+            raise ValueError(
+                f"curriculum.length.first={length.first} cannot act: sampling.max_tokens={self.sampling.max_tokens}"
+            )
+        for name, part in (("difficulty", difficulty), ("length", length)):
+            if part and part.steps > self.steps:
+                raise ValueError(
+                    f"curriculum.{name}.steps={part.steps} are more than steps={self.steps}: it would not end"
+                )
+
+    def _setting(self) -> Setting:
+        truncated = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p) != (0, 1.0, 0.0)
+        behind = self.staleness > 0 or self.replay is not None
+        elsewhere = self.teacher is not None and self.teacher.on_policy < 1
+        made = {"moments"} | ({"greedy_reward", "rewards"} if self.responses is None else set())
+        made |= {"ref_logp", "kl_baseline"} if self.reference else set()
+        made |= {"ref_logp"} if self.teacher else set()
+        made |= {"value", "returns"} if self.critic else set()
+        top_tokens = (self.teacher and self.teacher.top_tokens) or (self.responses and self.responses.top_tokens)
+        made |= {"teacher_tokens", "teacher_logp"} if top_tokens else set()
+        return Setting(
+            self.prompts_per_step,
+            self.responses_per_prompt,
+            self.updates_per_rollout,
+            self.micro_batches,
+            sampler_differs=(behind or truncated or elsewhere) and self.responses is None,
+            made=frozenset(made),
         )
+
+
+def check_supervision(experiment: Experiment) -> None:
+    """Raises ValueError for a critic, reference, teacher, stored responses or demonstrations that could not act, and
+    for those that exclude each other.
+    """
+    needs, task = experiment.algorithm.needs, experiment.task
+    critic, teacher, stored = experiment.critic, experiment.teacher, experiment.responses
+    if (critic is None) != (experiment.algorithm.value_loss is None):
+        raise ValueError(
+            f"critic={critic} with algorithm.value_loss={experiment.algorithm.value_loss}: a critic learns by a value "
+            "loss, and a value loss is a critic's; set both or none"
+        )
+    if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline"}:
+        raise ValueError(f"reference={experiment.reference} cannot act: no component of the algorithm looks at it")
+    for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
+        if part and not hasattr(task, "demonstrate"):
+            raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none: set {name}=None")
+    if experiment.start is not None and experiment.warm_start is not None:
+        raise ValueError(f"start={experiment.start!r} begins with a trained policy: set warm_start=None")
+    if teacher is not None:
+        if experiment.reference is not None:
+            raise ValueError("teacher and reference both make batch.ref_logp: set one of them")
+        if not needs & {"ref_logp", "teacher_tokens"}:
+            raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm looks at it")
+        if teacher.top_tokens > experiment.model.vocabulary:
+            raise ValueError(
+                f"teacher.top_tokens={teacher.top_tokens} of a vocabulary of {experiment.model.vocabulary}"
+            )
+    sources = [part for part in (teacher, stored) if part is not None and part.top_tokens]
+    if len(sources) > 1 or (sources and "teacher_tokens" not in needs):
+        raise ValueError(
+            f"top_tokens of {' and '.join(type(part).__name__ for part in sources)}: "
+            "one of them makes batch.teacher_tokens, for a component of the algorithm that looks at it (Distillation)"
+        )
+    if stored is not None:
+        names = ("staleness", "replay", "dynamic_sampling", "reward_model")
+        acting = [name for name in names if getattr(experiment, name)]
+        acting += ["curriculum.length"] if experiment.curriculum.length else []
+        acting += ["teacher.on_policy"] if teacher and teacher.on_policy < 1 else []
+        if acting:
+            raise ValueError(
+                f"{' and '.join(acting)} cannot act on stored responses ({stored.path}): nothing is sampled"
+            )

@@ -1,57 +1,131 @@
 """What a batch gets besides its rollout and rewards: the fields that only some algorithms need, made for each step."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
-from rl_llm.actor import Actor, Answers
-from rl_llm.learner import compile_logps
+from rl_llm import mesh as meshes
+from rl_llm.experiment import Experiment
+from rl_llm.likelihood import compile_logps, compile_over_rows, likeliest, response_hidden
 from rl_llm.mesh import put_on_batch
-from rl_llm.problem import Problem
-from rl_llm.types import Rollout, TrainState
+from rl_llm.model import weight_table
+from rl_llm.recorded import Others
+from rl_llm.types import Experience, Rollout, TrainState
 
 Logps = Callable[[dict, Rollout, jax.Array], jax.Array]
+MADE_WITH_THE_BATCH = frozenset({"moments", "returns"})
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Makes `names` (made by `fields_for`); each costs what it takes, and nothing where it is not needed."""
+    """Makes `names` (made by `fields_for`); each costs what it takes, and nothing where it is not needed. `passes`
+    tells the cost: forward passes over the rollout.
+    """
 
     names: frozenset[str]
-    actor: Actor
+    experiment: Experiment
+    mesh: Mesh
+    others: Others
     logps: Logps
+    values: Callable[[dict, dict, Rollout], jax.Array]
+    teacher_logps: Logps | None
+    teacher_likeliest: Callable[[dict, Rollout, jax.Array], tuple[jax.Array, jax.Array]] | None
 
-    def make(
-        self, state: TrainState, problems: Sequence[Problem], answers: Answers, key: jax.Array
-    ) -> dict[str, jax.Array]:
-        """The fields of the batch of one step, by name, on the mesh."""
-        makers: dict[str, Callable[[], Any]] = {
-            "old_logp": lambda: self._logp(state.params, answers),
-            "ref_logp": lambda: self._logp(state.reference, answers),
-            "greedy_reward": lambda: self._greedy_reward(state.params, problems, key),
-            "rewards": lambda: self._components(answers),
-        }
-        return {name: put_on_batch(self.actor.mesh, makers[name]()) for name in sorted(self.names)}
+    @property
+    def passes(self) -> int:
+        cost = {"old_logp": 1, "ref_logp": 1, "value": 1, "kl_baseline": 2, "teacher_tokens": 1}
+        return sum(cost.get(name, 0) for name in self.names)
 
-    def _logp(self, params: dict, answers: Answers) -> jax.Array:
-        return self.logps(params, answers.rollout, jnp.float32(self.actor.experiment.sampling.temperature))
+    def make(self, state: TrainState, experience: Experience, replayed: bool = False) -> dict[str, jax.Array]:
+        """The fields of the batch of one experience, by name, on the mesh: those that depend on the policy as it is
+        now, and the experience's own.
+        """
+        names = self.names | ({"old_logp"} if replayed else set())
+        rollout = experience.rollout
+        made: dict[str, Any] = dict(experience.fields)
+        if "old_logp" in names:
+            made["old_logp"] = self.logps(state.params, rollout, self._temperature)
+        if "sampler_logp" in names:  # of stored responses nobody knows who gave them
+            made["sampler_logp"] = made["old_logp"]
+        if "ref_logp" in names:
+            made["ref_logp"] = self._ref_logp(state, rollout)
+        if "kl_baseline" in names:
+            made["kl_baseline"] = self._kl_baseline(state, rollout)
+        if "value" in names:
+            made["value"] = self.values(state.params, state.critic.params, rollout)
+        if "teacher_tokens" in names and self.teacher_likeliest and self.others.teacher:
+            found = self.teacher_likeliest(self.others.teacher[1], rollout, self._temperature)
+            made["teacher_tokens"], made["teacher_logp"] = found
+        return put_on_batch(self.mesh, made)
 
-    def _greedy_reward(self, params: dict, problems: Sequence[Problem], key: jax.Array) -> np.ndarray:
-        """f32[B]; the greedy response is made K times over, by the program that is there."""
-        return self.actor.answer(params, problems, key, self.actor.experiment.sampling.at(0.0)).rewards
+    @property
+    def _temperature(self) -> jax.Array:
+        return jnp.float32(self.experiment.sampling.temperature)
 
-    def _components(self, answers: Answers) -> np.ndarray:
-        """f32[B, C], unweighted, in the order of the reward; 0 for what could not be graded."""
-        names = self.actor.experiment.reward.names
-        return np.array([[grade.components.get(name, 0.0) for name in names] for grade in answers.grades], np.float32)
+    def _ref_logp(self, state: TrainState, rollout: Rollout) -> jax.Array:
+        if self.teacher_logps and self.others.teacher:
+            return self.teacher_logps(self.others.teacher[1], rollout, self._temperature)
+        return self.logps(state.reference, rollout, self._temperature)
+
+    def _kl_baseline(self, state: TrainState, rollout: Rollout) -> jax.Array:
+        """f32[B], one number: the mean of log(pi / ref) over responses to the prompt before theirs (KTO)."""
+        others = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
+        others = put_on_batch(self.mesh, others)
+        gain = self.logps(state.params, others, self._temperature) - self.logps(
+            state.reference, others, self._temperature
+        )
+        return jnp.full(gain.shape[0], jnp.mean(jnp.sum(gain, axis=1)))
 
 
-def fields_for(actor: Actor) -> Fields:
-    """What the experiment's algorithm needs; and the policy's own log-probabilities where the sampler is behind it."""
-    experiment = actor.experiment
-    names = experiment.algorithm.needs - {"moments"} | ({"old_logp"} if experiment.staleness else set())
-    return Fields(frozenset(names), actor, compile_logps(experiment.model, actor.mesh))
+def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
+    """What the experiment's algorithm needs; and the policy's own log-probabilities where another one sampled."""
+    names = set(experiment.algorithm.needs) - MADE_WITH_THE_BATCH
+    teacher, stored = experiment.teacher, experiment.responses
+    if experiment.staleness or stored or (teacher and teacher.on_policy < 1):
+        names.add("old_logp")
+    if stored:
+        names.add("sampler_logp")
+    teacher_logps = teacher_likeliest = None
+    if teacher is not None and others.teacher is not None:
+        model = others.teacher[0].model
+        teacher_logps = compile_logps(model, mesh)
+
+        def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return likeliest(model, params, rollout.prompts, rollout.tokens, temperature, teacher.top_tokens)
+
+        if teacher.top_tokens:
+            teacher_likeliest = compile_over_rows(at_each_place, model, mesh)
+    return Fields(
+        frozenset(names),
+        experiment,
+        mesh,
+        others,
+        compile_logps(experiment.model, mesh),
+        compile_values(experiment, mesh),
+        teacher_logps,
+        teacher_likeliest,
+    )
+
+
+def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict, dict, Rollout], jax.Array]:
+    """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted."""
+    config, critic = experiment.model, experiment.critic
+
+    def values(params: dict, critic_params: dict, rollout: Rollout) -> jax.Array:
+        assert critic is not None
+        hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if critic.shared else None
+        return critic.values(config, critic_params, rollout.prompts, rollout.tokens, hidden) * rollout.mask
+
+    weights = partial(meshes.weight_shardings, mesh)
+    rows = meshes.over_batch(mesh)
+    return jax.jit(
+        values,
+        in_shardings=(weights(weight_table(config)), weights(critic.table(config)) if critic else None, rows),
+        out_shardings=rows,
+        compiler_options=meshes.compiler_options(mesh),
+    )

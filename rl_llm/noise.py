@@ -19,6 +19,9 @@ class Purpose(IntEnum):
     ROLLOUT = 3
     EVALUATION = 4
     SKILL = 5
+    REPLAY = 6
+    MIXTURE = 7
+    ON_POLICY = 8
 
 
 def key(seed: int, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:

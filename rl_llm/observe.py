@@ -11,14 +11,16 @@ from rl_llm.rewards.grader import count_statuses
 from rl_llm.rewards.worker import Grade
 
 
-def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt: int) -> dict[str, float]:
+def describe_rollout(
+    answers: Answers, config: ModelConfig, responses_per_prompt: int, passes: float = 3
+) -> dict[str, float]:
     """Reward, length, truncation, grading and cost of a rollout.
 
     `component/*` are the components of the reward, unweighted. Both batch stds are there since methods differ in the
     one they divide by: `reward/std` is of the raw rewards, `reward/std_centered` of the rewards less their group's mean
     (both with ddof 1). Lengths are in tokens, 0 where no response was right or none was wrong. FLOPs are what
-    generating the rollout and updating once on each token (forward + twice that backward) had to cost: padding, steps
-    after a row's end and recomputation do not count.
+    generating the rollout and learning from it had to cost: `passes` over every token, 3 for one update (forward +
+    twice that backward). Padding, steps after a row's end and recomputation do not count.
     """
     rollout = answers.rollout
     mask, truncated, prompts = jax.device_get((rollout.mask, rollout.truncated, rollout.prompts.lengths))
@@ -41,9 +43,18 @@ def describe_rollout(answers: Answers, config: ModelConfig, responses_per_prompt
         "response/truncated": float(truncated.mean()),
         "tokens/generated": int(lengths.sum()),
         "flops/generate": float(reading + responding),
-        "flops/update": float(3 * (reading + responding)),
+        "flops/update": float(passes * (reading + responding)),
         **{f"grading/{status}": count for status, count in count_statuses(answers.grades).items()},
     }
+
+
+def in_brief(line: dict[str, float]) -> dict[str, float]:
+    """What the progress display shows of a step: reward, length, and the entropy or, while a critic learns alone, its
+    error.
+    """
+    names = {"reward": "reward/mean", "length": "response/length", "entropy": "policy/entropy"}
+    names |= {} if "policy/entropy" in line else {"critic error": "critic/error"}
+    return {shown: line[name] for shown, name in names.items() if name in line}
 
 
 def _mean_component(grades: Sequence[Grade], name: str) -> float:

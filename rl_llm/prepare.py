@@ -11,22 +11,34 @@ from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
 from rl_llm.noise import Purpose, generator
 from rl_llm.problem import Problem, Split
+from rl_llm.recorded import Others, others_of
+from rl_llm.stored import stored_answers
 from rl_llm.text import encode_prompts, encode_responses
 
-Problems = Mapping[Split, Sequence[Problem]]
+Problems = Mapping[str, Sequence[Problem]]  # of each split, and "stored": those with stored responses
 
 
-def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems]:
-    """The mesh and the problems of a run. Raises ValueError for what cannot work on this machine or with this task."""
+def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems, Others]:
+    """The mesh, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError for
+    what cannot work on this machine or with this task.
+    """
     mesh = meshes.make_mesh(experiment.mesh)
     meshes.weight_shardings(mesh, weight_table(experiment.model))
     _check_shares(experiment, meshes.data_parallel_size(mesh))
-    problems = {split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()}
+    problems: dict[str, Sequence[Problem]] = {
+        split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()
+    }
     for split, found in problems.items():
         if len(found) < (experiment.prompts_per_step if split == "train" else 1):
             raise ValueError(f"task {experiment.task.name} has {len(found)} {split} problems: too few for a step")
+    if experiment.responses is not None:
+        stored = experiment.responses.problems(experiment.responses_per_prompt)
+        if len(stored) < experiment.prompts_per_step:
+            raise ValueError(f"{experiment.responses.path} has {len(stored)} prompts: too few for a step")
+        stored_answers(experiment, stored)
+        problems["stored"] = stored
     _check_widths(experiment, problems, seed)
-    return mesh, problems
+    return mesh, problems, others_of(experiment, mesh)
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:
@@ -49,9 +61,15 @@ def problems_of_split(experiment: Experiment, split: Split, count: int, seed: in
     return experiment.task.problems(split, max(count, own), seed)[:count]
 
 
-def fingerprint_of(problems: Problems) -> str:
-    """SHA-256 over the problems of every split: a run that is resumed must meet the ones it was begun with."""
-    content = {split: [[p.id, p.prompt, p.answer] for p in found] for split, found in problems.items()}
+def fingerprint_of(problems: Problems, others: Others) -> str:
+    """SHA-256 over the problems of every split and what is taken from other runs: a run that is resumed must meet what
+    it was begun with.
+    """
+    content: dict[str, list] = {
+        split: [[p.id, p.prompt, p.answer, *([dict(p.metadata)] if split == "stored" else [])] for p in found]
+        for split, found in problems.items()
+    }
+    content |= {"others": list(others.origins)} if others.origins else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -62,11 +80,13 @@ def _check_shares(experiment: Experiment, ways: int) -> None:
             f"an update's micro-batch of {share} prompts (prompts_per_step / updates_per_rollout / micro_batches) does "
             f"not divide over {ways} data-parallel devices"
         )
-    demonstrations = experiment.warm_start.demonstrations_per_step if experiment.warm_start else 0
-    if demonstrations % ways:
-        raise ValueError(
-            f"warm_start.demonstrations_per_step={demonstrations} does not divide over {ways} data-parallel devices"
-        )
+    shown = {
+        "warm_start.demonstrations_per_step": experiment.warm_start and experiment.warm_start.demonstrations_per_step,
+        "mixture.per_update": experiment.mixture and experiment.mixture.per_update,
+    }
+    for name, count in shown.items():
+        if (count or 0) % ways:
+            raise ValueError(f"{name}={count} does not divide over {ways} data-parallel devices")
 
 
 def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None:
@@ -76,7 +96,8 @@ def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None
         encode_prompts(tokenizer, found, width)
     if warm_start and warm_start.gate:
         encode_prompts(tokenizer, problems["validation"], width, warm_start.gate.prefix)
-    if warm_start:
-        draw = generator(seed, Purpose.DEMONSTRATIONS)
-        responses = [experiment.task.demonstrate(problem, draw) for problem in problems["train"]]  # type: ignore[attr-defined]
-        encode_responses(tokenizer, responses, warm_start.max_tokens)
+    for name, part in (("warm_start", warm_start), ("mixture", experiment.mixture)):
+        if part is not None:
+            draw = generator(seed, Purpose.DEMONSTRATIONS)
+            responses = [experiment.task.demonstrate(problem, draw) for problem in problems["train"]]  # type: ignore[attr-defined]
+            encode_responses(tokenizer, responses, part.max_tokens, f"{name}.max_tokens")

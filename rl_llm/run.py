@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import config
@@ -28,7 +29,7 @@ from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
 from rl_llm.state import NOTHING, Carried, abstract_state
-from rl_llm.types import Metrics, TrainState
+from rl_llm.types import Experience, Metrics, Prompts, Rollout, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
 FAILURES_SHOWN = 10  # different messages of failed gradings; all are counted in metrics.jsonl
@@ -144,7 +145,7 @@ class Run:
             "tokens_generated": self.progress["tokens"],
             "tokens_evaluated": self.progress["tokens_evaluated"],
             "flops": self.progress["flops"],
-            "updates_skipped": sum(line["update/skipped"] for line in lines),
+            "updates_skipped": sum(line.get("update/skipped", 0) for line in lines),
             "wall_seconds": self.seconds(),
             "time": {name: sum(line.get(f"time/{name}", 0.0) for line in lines) for name in phases},
             "seed": self.seed,
@@ -200,15 +201,40 @@ def open_run(
 
 def carried(experiment: Experiment) -> Carried:
     """What the state of an experiment's RL carries from step to step."""
-    needs = experiment.algorithm.needs
-    return Carried(reference="ref_logp" in needs, past=experiment.staleness, moments="moments" in needs)
+    algorithm, critic, replay = experiment.algorithm, experiment.critic, experiment.replay
+    return Carried(
+        critic=critic,
+        critic_optimizer=critic and critic.optimizer.build(experiment.rollout_updates(experiment.steps)),
+        reference=experiment.reference is not None,
+        past=experiment.staleness,
+        moments="moments" in algorithm.needs,
+        coefficients=tuple((name, component.coefficient) for name, component in algorithm.adaptive.items()),
+        replay=replay.max_age if replay else 0,
+        experience=_experience_shape(experiment) if replay else None,
+    )
+
+
+def _experience_shape(experiment: Experiment) -> Experience:
+    """What a step of an experiment leaves to be replayed."""
+    N, K, T = experiment.prompts_per_step, experiment.responses_per_prompt, experiment.sampling.max_tokens
+    B, P = N * K, experiment.max_prompt_tokens
+
+    def shape(dtype: type, *sizes: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    prompts = Prompts(shape(jnp.int32, N, P), shape(jnp.int32, N), shape(jnp.int32, N))
+    tokens = [shape(jnp.float32, B, T)] * 4
+    rollout = Rollout(prompts, shape(jnp.int32, B, T), tokens[0], shape(jnp.bool_, B), *tokens[1:])
+    fields = {"rewards": shape(jnp.float32, B, len(experiment.reward.names)), "greedy_reward": shape(jnp.float32, B)}
+    needed = {name: fields[name] for name in fields if name in experiment.algorithm.needs}
+    return Experience(rollout, shape(jnp.float32, B), needed)
 
 
 def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]], TrainState]:
     """From the progress saved with a checkpoint to its state's shapes: the warm start's is that of RL without what only
     RL carries.
     """
-    optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
+    optimizer = experiment.optimizer.build(experiment.policy_updates())
 
     def template(progress: dict[str, Any]) -> TrainState:
         extra = carried(experiment) if progress.get("reinforcing") else NOTHING

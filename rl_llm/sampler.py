@@ -55,24 +55,30 @@ class Sampling:
             return Sampling(self.max_tokens, temperature=0.0)
         return replace(self, temperature=temperature)
 
-    def values(self, stop_ids: tuple[int, ...]) -> "SamplingValues":
-        """The traced values; raises ValueError for more than STOP_SLOTS stop ids."""
+    def values(self, stop_ids: tuple[int, ...], limit: int | None = None) -> "SamplingValues":
+        """The traced values; responses are cut after `limit` tokens if that is less than max_tokens. Raises ValueError
+        for more than STOP_SLOTS stop ids.
+        """
         if len(stop_ids) > STOP_SLOTS:
             raise ValueError(f"at most {STOP_SLOTS} stop ids, not {len(stop_ids)}: {stop_ids}")
         padded = jnp.asarray(stop_ids + (-1,) * (STOP_SLOTS - len(stop_ids)), jnp.int32)
         f32 = partial(jnp.asarray, dtype=jnp.float32)
-        return SamplingValues(f32(self.temperature), jnp.int32(self.top_k), f32(self.top_p), f32(self.min_p), padded)
+        longest = jnp.int32(self.max_tokens if limit is None else limit)
+        return SamplingValues(
+            f32(self.temperature), jnp.int32(self.top_k), f32(self.top_p), f32(self.min_p), padded, longest
+        )
 
 
 @struct.dataclass
 class SamplingValues:
-    """`Sampling` as device scalars, and stop_ids i32[STOP_SLOTS] padded with -1."""
+    """`Sampling` as device scalars, stop_ids i32[STOP_SLOTS] padded with -1, and the longest response in tokens."""
 
     temperature: jax.Array
     top_k: jax.Array
     top_p: jax.Array
     min_p: jax.Array
     stop_ids: jax.Array
+    limit: jax.Array
 
 
 class _Record(NamedTuple):
@@ -132,7 +138,7 @@ def generate(
         return draw(loop._replace(caches=caches), unembed(params, hidden))
 
     def going(span: int, loop: _Loop) -> jax.Array:
-        return (loop.step <= span) & ~jnp.all(loop.ended)
+        return (loop.step <= span) & (loop.step < values.limit) & ~jnp.all(loop.ended)
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
     loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, [])

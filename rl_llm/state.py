@@ -1,5 +1,6 @@
 """The train state: made, placed on a mesh, and described for a checkpoint to be restored to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,26 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm.algorithms import no_moments
+from rl_llm.critic import Critic
 from rl_llm.model import ModelConfig, init, weight_table
-from rl_llm.types import TrainState
+from rl_llm.types import CriticState, Experience, TrainState
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a train state carries besides parameters and optimizer: a reference policy, the parameters of `past` steps,
-    the moments of rewards.
+    """What a train state carries besides parameters and optimizer: a critic with its optimizer, a reference policy, the
+    parameters of `past` steps, the moments of rewards, coefficients that are adapted (with the values they begin with),
+    and `replay` experiences of a shape.
     """
 
+    critic: Critic | None = None
+    critic_optimizer: optax.GradientTransformation | None = None
     reference: bool = False
     past: int = 0
     moments: bool = False
+    coefficients: tuple[tuple[str, float], ...] = ()
+    replay: int = 0
+    experience: Experience | None = None
 
 
 NOTHING = Carried()
@@ -36,12 +44,21 @@ def init_state(
     carried: Carried = NOTHING,
 ) -> TrainState:
     """A state of step 0 on the mesh, from parameters or from the key to draw them with. The reference and the past
-    parameters are these parameters.
+    parameters are these parameters, and there is nothing to replay.
     """
 
     def copy(params: dict) -> dict:
         """Another buffer: a state is donated at every update, and one buffer cannot be given away twice."""
         return jax.tree.map(jnp.copy, params)
+
+    def first_critic(params: dict) -> CriticState | None:
+        if carried.critic is None or carried.critic_optimizer is None:
+            return None
+        own = carried.critic.first_params(config, params)
+        return CriticState(own, carried.critic_optimizer.init(own))
+
+    def nothing(experience: Experience | None) -> Experience:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
 
     def build(params_or_key: Any) -> TrainState:
         params = params_or_key if isinstance(params_or_key, dict) else init(config, params_or_key)
@@ -49,9 +66,12 @@ def init_state(
             step=jnp.int32(0),
             params=params,
             opt_state=optimizer.init(params),
+            critic=first_critic(params),
             reference=copy(params) if carried.reference else None,
             past=tuple(copy(params) for _ in range(carried.past)) or None,
             moments=no_moments() if carried.moments else None,
+            coefficients={name: jnp.float32(value) for name, value in carried.coefficients} or None,
+            replay=tuple(nothing(carried.experience) for _ in range(carried.replay)) or None,
         )
 
     return jax.jit(build, out_shardings=state_shardings(config, optimizer, mesh, carried))(params_or_key)
@@ -60,22 +80,40 @@ def init_state(
 def state_shardings(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, carried: Carried = NOTHING
 ) -> TrainState:
-    """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, scalars
-    everywhere.
+    """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, experiences
+    over the batch, scalars everywhere.
     """
-    weights = meshes.weight_shardings(mesh, weight_table(config))
-    same = meshes.replicated(mesh)
-    shape = jax.eval_shape(lambda: optimizer.init(init(config, jax.random.key(0))))
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, shape, weights, transform_non_params=lambda _: same
-    )
+    table = weight_table(config)
+    weights, same = meshes.weight_shardings(mesh, table), meshes.replicated(mesh)
+
+    def optimizer_state(optimizer: optax.GradientTransformation, params: Callable[[], dict], weights: dict) -> Any:
+        return optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda _, sharding: sharding,
+            jax.eval_shape(lambda: optimizer.init(params())),
+            weights,
+            transform_non_params=lambda _: same,
+        )
+
+    def random() -> dict:
+        return init(config, jax.random.key(0))
+
+    critic = None
+    if carried.critic is not None:
+        own = meshes.weight_shardings(mesh, carried.critic.table(config))
+        first = carried.critic.first_params
+        critic = CriticState(own, optimizer_state(carried.critic_optimizer, lambda: first(config, random()), own))
+    rows = jax.tree.map(lambda _: meshes.over_batch(mesh), carried.experience)
     return TrainState(
         step=same,
         params=weights,
-        opt_state=opt_state,
+        opt_state=optimizer_state(optimizer, random, weights),
+        critic=critic,
         reference=weights if carried.reference else None,
         past=(weights,) * carried.past or None,
         moments=jax.tree.map(lambda _: same, no_moments()) if carried.moments else None,
+        coefficients={name: same for name, _ in carried.coefficients} or None,
+        replay=(rows,) * carried.replay or None,
     )
 
 

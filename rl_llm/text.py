@@ -26,22 +26,22 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
                 f"max_prompt_tokens={width}"
             )
     ids = np.array([problem.id for problem in problems], np.int32)
-    return Prompts(tokens=_pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)
+    return Prompts(tokens=pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)
 
 
-def encode_responses(tokenizer: Tokenizer, responses: Sequence[str], width: int) -> tuple[np.ndarray, np.ndarray]:
+def encode_responses(
+    tokenizer: Tokenizer, responses: Sequence[str], width: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Responses with their end token, right-padded: tokens i32[B, width] and mask f32[B, width].
 
-    Raises ValueError naming a response that is longer.
+    Raises ValueError naming a response that is longer, and the field `name` that says how long it may be.
     """
     rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in responses]
     lengths = np.array([len(row) for row in rows])
     if lengths.max() > width:
         longest = responses[int(lengths.argmax())]
-        raise ValueError(
-            f"response {longest[:60]!r} has {lengths.max()} tokens with its end; warm_start.max_tokens={width}"
-        )
-    return _pad(rows, width), (np.arange(width) < lengths[:, None]).astype(np.float32)
+        raise ValueError(f"response {longest[:60]!r} has {lengths.max()} tokens with its end; {name}={width}")
+    return pad(rows, width), (np.arange(width) < lengths[:, None]).astype(np.float32)
 
 
 def decode_responses(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
@@ -50,7 +50,8 @@ def decode_responses(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
     return [tokenizer.decode(row[: int(length)].tolist()) for row, length in zip(tokens, mask.sum(axis=1), strict=True)]
 
 
-def _pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Rows right-padded with 0, i32[len(rows), width]."""
     padded = np.zeros((len(rows), width), np.int32)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row

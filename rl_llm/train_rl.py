@@ -8,33 +8,31 @@ step), so a run that was killed and resumed from its newest checkpoint is the ru
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
-from rl_llm.actor import Actor, Answers
+from rl_llm.actor import Actor
+from rl_llm.collect import Collector
 from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
-from rl_llm.fields import fields_for
-from rl_llm.learner import compile_make_batch, compile_train_step
-from rl_llm.mesh import put_on_batch
-from rl_llm.noise import Purpose, generator, key
-from rl_llm.observe import describe_rollout, training_samples
-from rl_llm.problem import Problem, Split
+from rl_llm.learning import compile_learning
+from rl_llm.noise import Purpose, key
+from rl_llm.observe import describe_rollout, in_brief, training_samples
+from rl_llm.problem import Problem
+from rl_llm.recorded import Others
 from rl_llm.rewards.grader import Grader
 from rl_llm.run import Run, carried, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
 from rl_llm.sampler import compile_sampler
+from rl_llm.scoring import scorer
 from rl_llm.state import init_state
 from rl_llm.train_sft import warm_start
-from rl_llm.types import Metrics, TrainState, merge_metrics
+from rl_llm.types import TrainState
 
 SAMPLES_KEPT = 8  # held-out responses before and after RL that samples.jsonl and the report show
 
@@ -47,31 +45,31 @@ def train(
     experiment: Experiment,
     seed: int,
     mesh: Mesh,
-    problems: Mapping[Split, Sequence[Problem]],
+    problems: Mapping[str, Sequence[Problem]],
+    others: Others,
     folder: RunFolder,
     started: float,
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from where it stands, and return its summary.
 
-    `mesh` and `problems` come from `prepare`; `started` is the monotonic time the program began at. Raises
+    `mesh`, `problems` and `others` come from `prepare`; `started` is the monotonic time the program began at. Raises
     GateError when the warm start did not teach the base skill, Preempted after a SIGTERM (the state is saved:
     resume).
     """
     grading, K, T = experiment.grading, experiment.responses_per_prompt, experiment.sampling.max_tokens
-    optimizer = experiment.optimizer.build(experiment.steps * experiment.updates_per_rollout)
     with (
         open_run(experiment, seed, folder, started, mesh) as (run, state),
         Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader,
     ):
         actor = Actor(experiment, mesh, compile_sampler(experiment.model, mesh, K, T), grader)
 
-        state = warm_start(run, state, problems["train"], mesh)
+        state = warm_start(run, state, problems["train"], mesh, others.start)
         if "before" not in run.progress:
             check_skill(run, actor, state.params, problems["validation"])
             run.progress["before"] = examine(run, actor, state.params, problems["held_out"], "before")
             run.save(state)
 
-        state = reinforce(run, actor, optimizer, state, problems["train"], problems["validation"])
+        state = reinforce(run, actor, others, state, problems)
         if "after" not in run.progress:
             run.progress["after"] = examine(run, actor, state.params, problems["held_out"], "after")
             run.save(state)
@@ -80,121 +78,66 @@ def train(
 
 
 def reinforce(
-    run: Run,
-    actor: Actor,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    train_problems: Sequence[Problem],
-    validation: Sequence[Problem],
+    run: Run, actor: Actor, others: Others, state: TrainState, problems: Mapping[str, Sequence[Problem]]
 ) -> TrainState:
     """The RL steps that are still to be done: prompts -> rollout -> reward -> batch -> updates, and what to say about
     each.
     """
-    experiment, seed = run.experiment, run.seed
-    config, K, updates = experiment.model, experiment.responses_per_prompt, experiment.updates_per_rollout
-    learn = compile_learning(actor, optimizer)
-    rate = experiment.optimizer.rate(experiment.steps * updates)
+    experiment, updates = run.experiment, run.experiment.policy_updates
+    config, K = experiment.model, experiment.responses_per_prompt
+    optimizer, rate = experiment.optimizer.build(updates()), experiment.optimizer.rate(updates())
+    collector = collector_of(run, actor, others, problems)
+    learning = compile_learning(experiment, run.seed, actor.mesh, others, problems["train"])
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
         state = init_state(config, optimizer, actor.mesh, state.params, carried(experiment))
         run.progress["reinforcing"] = True
 
+    begun = None
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
         for step in range(first, experiment.steps):
-            begun = time.perf_counter()
-            problems = prompts_of_step(train_problems, seed, step, experiment.prompts_per_step)
-            noise_key = key(seed, Purpose.ROLLOUT, step)
-            sampler_params = state.past[0] if state.past else state.params
-            answers = actor.answer(sampler_params, problems, noise_key, experiment.sampling)
-            run.report_failures(answers.grades)
+            start = time.perf_counter()
+            samplers = (*(state.past or ()), state.params)  # of this step, the next one, ...
+            collected = collector.finish(begun or collector.begin(step, samplers[0]))
+            ahead = experiment.staleness > 0 and step + 1 < experiment.steps
+            begun = collector.begin(step + 1, samplers[1]) if ahead else None
 
-            update_begun = time.perf_counter()
-            state, metrics = jax.block_until_ready(learn(state, problems, answers, noise_key, step))
+            update_start = time.perf_counter()
+            state, metrics = jax.block_until_ready(learning.step(state, collected.experience, step))
             updated = time.perf_counter()
 
-            values = describe_rollout(answers, config, K) | {
-                "update/learning_rate": float(rate((step + 1) * updates - 1))
-            }
+            answers = collected.answers
+            values = describe_rollout(answers, config, K, learning.passes) | collected.values
+            values["update/learning_rate"] = float(rate(max(updates(step + 1) - 1, 0)))
             every = experiment.evaluation.every
             if every and (step + 1) % every == 0:
-                noise_key = key(seed, Purpose.EVALUATION, step)
-                outcome = assess(run, actor, state.params, validation, noise_key, experiment.sampling)
+                noise_key = key(run.seed, Purpose.EVALUATION, step)
+                outcome = assess(run, actor, state.params, problems["validation"], noise_key, experiment.sampling)
                 values["evaluation/accuracy"] = outcome.accuracy
-                run.folder.samples(training_samples(run.step + 1, problems, answers, K))
+                run.folder.samples(training_samples(run.step + 1, collected.problems, answers, K))
             seconds = {
                 "time/generate": answers.generate_seconds,
                 "time/grade": answers.grade_seconds,
-                "time/update": updated - update_begun,
-                "time/step": time.perf_counter() - begun,
+                "time/update": updated - update_start,
+                "time/step": time.perf_counter() - start,
             }
             line = run.record("rl", values, metrics, seconds)
             if step + 1 < experiment.steps:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
-            phase.update(
-                step + 1,
-                tokens=line["tokens/generated"],
-                reward=line["reward/mean"],
-                length=line["response/length"],
-                entropy=line["policy/entropy"],
-            )
+            phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(line))
     return state
 
 
-Learn = Callable[[TrainState, Sequence[Problem], Answers, jax.Array, int], tuple[TrainState, Metrics]]
-
-
-def compile_learning(actor: Actor, optimizer: optax.GradientTransformation) -> Learn:
-    """What is learned from the answers of a step: answers -> batch -> updates, and what the state carries on."""
-    experiment, mesh, updates = actor.experiment, actor.mesh, actor.experiment.updates_per_rollout
-    fields = fields_for(actor)
-    build_batch = compile_make_batch(experiment.algorithm, mesh)
-    update_policy = compile_train_step(
-        experiment.model,
-        experiment.algorithm,
-        optimizer,
-        mesh,
-        updates_per_rollout=updates,
-        micro_batches=experiment.micro_batches,
-        carried=carried(experiment),
-    )
-    temperature = jnp.float32(experiment.sampling.temperature)
-
-    def learn(
-        state: TrainState, problems: Sequence[Problem], answers: Answers, noise_key: jax.Array, step: int
-    ) -> tuple[TrainState, Metrics]:
-        made = fields.make(state, problems, answers, noise_key)
-        batch, moments = build_batch(answers.rollout, put_on_batch(mesh, answers.rewards), made, state.moments)
-        state = replace(state, past=pushed(state.past, state.params), moments=moments)
-        metrics = []
-        for update in range(updates):
-            state, update_metrics = update_policy(state, batch, jnp.int32(update), temperature)
-            metrics.append(update_metrics)
-        if experiment.reference is not None:
-            reference = experiment.reference.after_step(state.reference, state.params, step + 1)
-            state = replace(state, reference=reference)
-        return state, of_all_updates(metrics)
-
-    return learn
-
-
-def pushed(past: tuple[dict, ...] | None, params: dict) -> tuple[dict, ...] | None:
-    """The parameters of past steps with these, which the update is about to overwrite, and without the oldest."""
-    return past and (*past[1:], jax.tree.map(jnp.copy, params))
-
-
-def prompts_of_step(problems: Sequence[Problem], seed: int, step: int, count: int) -> list[Problem]:
-    """The problems of a step: every epoch in an order of its own, without repetition, the remainder of an epoch left
-    out.
-    """
-    epoch, place = divmod(step, len(problems) // count)
-    order = generator(seed, Purpose.PROMPT_ORDER, epoch).permutation(len(problems))
-    return [problems[index] for index in order[place * count : (place + 1) * count]]
-
-
-def of_all_updates(metrics: Sequence[Metrics]) -> Metrics:
-    """Metrics of a step's updates together; agreement is the first update's: after it the learner is another policy."""
-    together = reduce(merge_metrics, metrics)
-    return together | {name: metric for name, metric in metrics[0].items() if name.startswith("agreement/")}
+def collector_of(run: Run, actor: Actor, others: Others, problems: Mapping[str, Sequence[Problem]]) -> Collector:
+    """The source of a run's experience: its own policy, a teacher in its place, or stored responses."""
+    teacher, score = None, None
+    if others.teacher is not None:
+        model, params = others.teacher[0].model, others.teacher[1]
+        K, T = actor.experiment.responses_per_prompt, actor.experiment.sampling.max_tokens
+        teacher = replace(actor, sample=compile_sampler(model, actor.mesh, K, T)), params
+    if others.reward_model is not None:
+        score = scorer(others.reward_model, actor.mesh)
+    return Collector(run, actor, problems.get("stored", problems["train"]), teacher, score)
 
 
 def assess(run: Run, actor: Actor, *arguments: Any) -> Outcome:

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rl_llm.algorithms import Algorithm, Normalize, PolicyGradient, TokenMean
-from rl_llm.experiment import Experiment, WarmStart
-from rl_llm.learner import compile_train_step
+from rl_llm.experiment import Experiment
+from rl_llm.learner import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
 from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator, key
 from rl_llm.problem import Problem
@@ -22,31 +21,32 @@ from rl_llm.state import init_state
 from rl_llm.text import encode_prompts, encode_responses
 from rl_llm.types import Batch, TrainState
 
-MAXIMUM_LIKELIHOOD = Algorithm(
-    advantage=Normalize(mean="none", std="none"), objective=PolicyGradient(), aggregate=TokenMean()
-)
 
+def warm_start(
+    run: Run, state: TrainState | None, problems: Sequence[Problem], mesh: Mesh, start: dict | None
+) -> TrainState:
+    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made: of the
+    parameters `start`, or of random ones.
 
-def warm_start(run: Run, state: TrainState | None, problems: Sequence[Problem], mesh: Mesh) -> TrainState:
-    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made.
-
-    Without a warm start in the experiment that is all: the state of random parameters.
+    Without a warm start in the experiment that is all.
     """
     experiment, settings = run.experiment, run.experiment.warm_start
     optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
     if state is None:
-        state = init_state(experiment.model, optimizer, mesh, key(run.seed, Purpose.PARAMETERS))
+        first = key(run.seed, Purpose.PARAMETERS) if start is None else start
+        state = init_state(experiment.model, optimizer, mesh, first)
     if settings is None or run.step >= settings.steps:
         return state
-    update = compile_train_step(
-        experiment.model, MAXIMUM_LIKELIHOOD, optimizer, mesh, updates_per_rollout=1, micro_batches=1
-    )
+    update = compile_train_step(Learner(experiment.model, MAXIMUM_LIKELIHOOD, optimizer), mesh)
     rate = settings.optimizer.rate(settings.steps)
     with run.display.phase("warm start", settings.steps, run.step) as phase:
         for step in range(run.step, settings.steps):
             begun = time.perf_counter()
-            batch, tokens = demonstrations_of_step(experiment, settings, problems, run.seed, step)
-            state, metrics = update(state, put_on_batch(mesh, batch), jnp.int32(0), jnp.float32(1.0))
+            draw = generator(run.seed, Purpose.DEMONSTRATIONS, step)
+            batch, tokens = demonstrations(
+                experiment, problems, draw, settings.demonstrations_per_step, settings.max_tokens
+            )
+            state, metrics = update(state, put_on_batch(mesh, batch), jnp.int32(0), jnp.float32(1.0), None)
             values = {"update/learning_rate": float(rate(step)), "tokens/demonstrated": tokens}
             kept = {name: metric for name, metric in metrics.items() if not name.startswith("agreement/")}
             line = run.record("warm_start", values, kept, {"time/step": time.perf_counter() - begun})
@@ -56,15 +56,16 @@ def warm_start(run: Run, state: TrainState | None, problems: Sequence[Problem], 
     return state
 
 
-def demonstrations_of_step(
-    experiment: Experiment, settings: WarmStart, problems: Sequence[Problem], seed: int, step: int
+def demonstrations(
+    experiment: Experiment, problems: Sequence[Problem], draw: np.random.Generator, count: int, max_tokens: int
 ) -> tuple[Batch, int]:
-    """The batch of a step (a function of the seed and the step alone) and its number of response tokens."""
-    draw = generator(seed, Purpose.DEMONSTRATIONS, step)
-    chosen = [problems[index] for index in draw.integers(len(problems), size=settings.demonstrations_per_step)]
+    """A batch of the task's demonstrations for `count` problems drawn by a generator, and its number of response
+    tokens. Its weights sum to 1.
+    """
+    chosen = [problems[index] for index in draw.integers(len(problems), size=count)]
     responses = [experiment.task.demonstrate(problem, draw) for problem in chosen]  # type: ignore[attr-defined]
     prompts = encode_prompts(experiment.tokenizer, chosen, experiment.max_prompt_tokens)
-    tokens, mask = encode_responses(experiment.tokenizer, responses, settings.max_tokens)
+    tokens, mask = encode_responses(experiment.tokenizer, responses, max_tokens, "max_tokens of the demonstrations")
     nothing, ones = np.zeros_like(mask), np.ones(len(chosen), np.float32)
     batch = Batch(
         prompts=prompts,

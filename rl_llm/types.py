@@ -61,7 +61,8 @@ class Batch:
     What only some techniques need is None elsewhere, and then no part of the program: rewards f32[B, C] (the components
     of a composed reward), token_reward f32[B, T] (a reward at each token; without it `reward` comes at the last one),
     greedy_reward f32[B] (of the greedy response to the row's prompt), ref_logp f32[B, T] (the reference policy's),
-    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns), counted bool[B] (False
+    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns), value_weight f32[B, T]
+    (`weight` of the critic's loss), counted bool[B] (False
     where a filter keeps the reward out of means and spreads too), moments (of all rewards so far; only while advantages
     are computed, as no part of a batch's rows), kl_baseline f32[B] (KTO's estimate of KL(pi || ref), the same in every
     row), teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] (the teacher's k likeliest tokens at each position),
@@ -84,6 +85,7 @@ class Batch:
     ref_logp: Leaf = None
     value: Leaf = None
     returns: Leaf = None
+    value_weight: Leaf = None
     counted: Leaf = None
     moments: Any = None
     kl_baseline: Leaf = None
@@ -93,20 +95,43 @@ class Batch:
 
 
 @struct.dataclass
+class Experience:
+    """What was lived through once: a rollout, its rewards f32[B], and the fields of its batch, by name, that do not
+    depend on the policy that learns from it (each with rows [B, ...]).
+    """
+
+    rollout: Rollout
+    reward: Leaf
+    fields: dict[str, Any]
+
+
+@struct.dataclass
+class CriticState:
+    """The parameters of a critic and its optimizer's state."""
+
+    params: Any
+    opt_state: Any
+
+
+@struct.dataclass
 class TrainState:
     """All that training changes: step i32[] (updates done), params, opt_state.
 
-    What only some runs need is None elsewhere, and then no part of the program: reference, the parameters that a
-    divergence is measured from; past, the parameters before each of the last steps, oldest first; moments, of all
-    rewards so far.
+    What only some runs need is None elsewhere, and then no part of the program: critic; reference, the parameters that
+    a divergence is measured from; past, the parameters before each of the last steps, oldest first; moments, of all
+    rewards so far; coefficients f32[] that controllers adapt, by name; replay, the experiences of the last steps,
+    oldest first.
     """
 
     step: Leaf
     params: Any
     opt_state: Any
+    critic: Any = None
     reference: Any = None
     past: Any = None
     moments: Any = None
+    coefficients: Any = None
+    replay: Any = None
 
 
 @struct.dataclass

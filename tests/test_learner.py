@@ -14,15 +14,9 @@ from flax import traverse_util
 
 from rl_llm import noise
 from rl_llm.algorithms import LITE_PPO, SequenceMean
-from rl_llm.learner import (
-    HEAD_POSITIONS,
-    compile_train_step,
-    loss_and_gradient,
-    make_batch,
-    policy_loss,
-    split,
-    token_logps,
-)
+from rl_llm.gradient import loss_and_gradient, split
+from rl_llm.learner import Learner, compile_train_step, joint_loss, make_batch
+from rl_llm.likelihood import HEAD_POSITIONS, token_logps
 from rl_llm.mesh import MeshShape, make_mesh, weight_shardings
 from rl_llm.model import ModelConfig, forward, weight_table
 from rl_llm.noise import Purpose
@@ -80,7 +74,9 @@ def batch(rollout: Rollout) -> Batch:
 
 @partial(jax.jit, static_argnums=2)
 def compiled_loss(params: dict, batch: Batch, micro_batches: int) -> tuple[jax.Array, dict, dict]:
-    return loss_and_gradient(partial(policy_loss, CONFIG, LITE_PPO, TEMPERATURE), params, batch, micro_batches)
+    loss = partial(joint_loss, CONFIG, LITE_PPO, None, TEMPERATURE, None)
+    value, metrics, (gradient, _) = loss_and_gradient(loss, (params, None), batch, micro_batches)
+    return value, metrics, gradient
 
 
 def loss_of(batch: Batch, micro_batches: int = 1) -> tuple[float, dict[str, float], dict]:
@@ -260,12 +256,12 @@ def test_parts_deal_out_whole_groups(batch: Batch):
     np.testing.assert_array_equal(np.sort(parts.prompts.ids.ravel()), np.arange(N))
 
 
-Step = Callable[[TrainState, Batch, jax.Array, jax.Array], tuple[TrainState, dict]]
+Step = Callable[..., tuple[TrainState, dict]]
 
 
 def compiled_step(mesh: jax.sharding.Mesh) -> Step:
     """Two updates per rollout, each in two micro-batches."""
-    return compile_train_step(CONFIG, LITE_PPO, OPTIMIZER, mesh, updates_per_rollout=2, micro_batches=2)
+    return compile_train_step(Learner(CONFIG, LITE_PPO, OPTIMIZER, updates_per_rollout=2, micro_batches=2), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +274,7 @@ def start(mesh: jax.sharding.Mesh = ONE_DEVICE) -> TrainState:
 
 
 def updated(step: Step, state: TrainState, batch: Batch, update: int = 0) -> tuple[TrainState, dict]:
-    return step(state, batch, jnp.int32(update), jnp.float32(TEMPERATURE))
+    return step(state, batch, jnp.int32(update), jnp.float32(TEMPERATURE), None)
 
 
 def gradient_in(state: TrainState) -> dict:
@@ -324,7 +320,7 @@ def test_one_program_serves_every_update_and_temperature(step: Step, batch: Batc
     updated(step, start(), batch)
     compiled = step._cache_size()  # type: ignore[attr-defined]
     state, _ = updated(step, start(), batch, 1)
-    step(state, batch, jnp.int32(0), jnp.float32(1.3))
+    step(state, batch, jnp.int32(0), jnp.float32(1.3), None)
     assert step._cache_size() == compiled  # type: ignore[attr-defined]
 
 

@@ -23,14 +23,14 @@ def problems(*prompts: str) -> list[Problem]:
 
 @given(texts)
 def test_responses_come_back_as_they_were(responses: list[str]):
-    tokens, mask = encode_responses(TOKENIZER, responses, WIDTH)
+    tokens, mask = encode_responses(TOKENIZER, responses, WIDTH, "limit")
     rollout: Any = SimpleNamespace(tokens=tokens, mask=mask)
     assert decode_responses(TOKENIZER, rollout) == responses
 
 
 @given(texts)
 def test_a_response_has_its_end_token_and_then_padding_that_does_not_count(responses: list[str]):
-    tokens, mask = encode_responses(TOKENIZER, responses, WIDTH)
+    tokens, mask = encode_responses(TOKENIZER, responses, WIDTH, "limit")
     for text, row, counted in zip(responses, tokens, mask, strict=True):
         assert counted.tolist() == [1.0] * (len(text) + 1) + [0.0] * (WIDTH - len(text) - 1)
         assert row[len(text)] == TOKENIZER.end_id
@@ -55,8 +55,8 @@ def test_a_prompt_that_does_not_fit_is_named(prompt: str, length: int):
 
 
 def test_a_demonstration_that_does_not_fit_with_its_end_is_named():
-    with pytest.raises(ValueError, match=r"response 'cccccc' has 7 tokens with its end; warm_start.max_tokens=6"):
-        encode_responses(TOKENIZER, ["a", "c" * WIDTH], WIDTH)
+    with pytest.raises(ValueError, match=r"response 'cccccc' has 7 tokens with its end; limit=6"):
+        encode_responses(TOKENIZER, ["a", "c" * WIDTH], WIDTH, "limit")
 
 
 def test_a_truncated_response_is_decoded_to_its_last_token():

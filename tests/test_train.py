@@ -19,10 +19,10 @@ import pytest
 
 from rl_llm.algorithms import Clip
 from rl_llm.config import load_experiment
+from rl_llm.learning import of_all_updates
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics, read_records
 from rl_llm.sampler import Sampling
-from rl_llm.train_rl import of_all_updates, prompts_of_step
 from rl_llm.types import Max, Mean
 
 ROOT = Path(__file__).parent.parent
@@ -345,30 +345,6 @@ def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
     assert [(line["step"], line["phase"]) for line in cold.metrics] == [(step, "rl") for step in range(1, 7)]
     assert [entry["event"] for entry in ledger(cold)] == ["started", "evaluated", "evaluated", "finished"]
     assert cold.summary["skill"] is None
-
-
-def test_prompts_do_not_repeat_within_an_epoch():
-    problems = [EXPERIMENT.task.problem(f"{a}+{b}=") for a in range(3) for b in range(3)]
-    for epoch in range(3):
-        steps = range(2 * epoch, 2 * epoch + 2)  # 9 problems, 4 at a time: two steps, and one problem left out
-        asked = [problem.id for step in steps for problem in prompts_of_step(problems, 0, step, 4)]
-        assert len(set(asked)) == len(asked) == 8
-
-
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
-    problems = EXPERIMENT.task.problems("train", 40, seed=0)
-    orders = {
-        tuple(p.id for step in range(5 * epoch, 5 * epoch + 5) for p in prompts_of_step(problems, seed, step, 8))
-        for epoch in range(3)
-        for seed in range(3)
-    }
-    assert len(orders) == 9
-    assert all(set(order) == {problem.id for problem in problems} for order in orders)
-
-
-def test_the_prompts_of_a_step_are_a_function_of_seed_and_step():
-    problems = EXPERIMENT.task.problems("train", 40, seed=0)
-    assert prompts_of_step(problems, 5, 7, 8) == prompts_of_step(problems, 5, 7, 8)
 
 
 def test_a_steps_metrics_are_those_of_all_its_updates_but_for_the_agreement():

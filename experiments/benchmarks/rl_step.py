@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import LITE_PPO
-from rl_llm.learner import compile_make_batch, compile_train_step
+from rl_llm.learner import Learner, compile_make_batch, compile_train_step
 from rl_llm.mesh import make_mesh, put_on_batch
 from rl_llm.model import ModelConfig, forward_flops, parameter_count
 from rl_llm.noise import Purpose, key
@@ -76,7 +76,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     values = Sampling(sizes.new_tokens).values(stop_ids=())
     sample = compile_sampler(config, mesh, sizes.responses, sizes.new_tokens)
     batch_of = compile_make_batch(LITE_PPO, mesh)
-    update = compile_train_step(config, LITE_PPO, optimizer, mesh, updates_per_rollout=1, micro_batches=1)
+    update = compile_train_step(Learner(config, LITE_PPO, optimizer), mesh)
 
     clocks: list[tuple[float, ...]] = []
     for step in range(sizes.steps + 1):

@@ -2,9 +2,11 @@
 
 from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, SequenceSum, TokenMean, VLNorm
-from rl_llm.algorithms.algorithm import Algorithm
+from rl_llm.algorithms.algorithm import Algorithm, with_coefficient
+from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
+from rl_llm.algorithms.critic import ValueLoss
 from rl_llm.algorithms.distillation import ReverseKL
 from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty
 from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
@@ -59,6 +61,7 @@ __all__ = [
     "SAPO",
     "TOPR",
     "VESPO",
+    "AdaptiveKL",
     "Algorithm",
     "Balanced",
     "BestOfGroup",
@@ -70,6 +73,7 @@ __all__ = [
     "DivergenceMask",
     "DriftPenalty",
     "EntropyBonus",
+    "EntropyTarget",
     "FixedLength",
     "ImportanceWeight",
     "KLCov",
@@ -97,6 +101,7 @@ __all__ = [
     "SoftOverlong",
     "TokenMean",
     "VLNorm",
+    "ValueLoss",
     "Whiten",
     "WhitenRewards",
     "ZeroVariance",
@@ -104,4 +109,5 @@ __all__ = [
     "dr_grpo",
     "no_moments",
     "update_moments",
+    "with_coefficient",
 ]

@@ -2,19 +2,33 @@
 dropped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from rl_llm.algorithms.aggregate import TokenMean
 from rl_llm.algorithms.filters import Filter
 from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.whitening import Advantage
 from rl_llm.types import Batch, Metrics
 
-CARRIED = "moments"  # the one need that is not made for a batch but carried from step to step
+Aggregate = Callable[[jax.Array, Batch], jax.Array]
+Coefficients = Mapping[str, jax.Array]
+
+TOKEN_MEAN = TokenMean()
+
+# Who makes an optional field of a batch, where a run lacks it.
+MAKERS = {
+    "ref_logp": "Experiment.reference (or Experiment.teacher)",
+    "kl_baseline": "Experiment.reference",
+    "value": "Experiment.critic",
+    "teacher_tokens": "Experiment.teacher",
+    "teacher_logp": "Experiment.teacher",
+}
 
 
 @dataclass(frozen=True)
@@ -22,45 +36,67 @@ class Algorithm:
     """A composition of components, each a frozen dataclass: it hashes by value, so jit traces it once.
 
     filters -> shaping -> advantage -> aggregate -> corrections on the whole batch, once; objective + regularizers on
-    parts of it, at every update. To add a trick write one class with the contract of its module and name it here in a
-    recipe; nothing else changes.
+    parts of it, at every update, and `value_loss`, weighed by `value_aggregate`, where a critic learns too. To add a
+    trick write one class with the contract of its module and name it here in a recipe; nothing else changes.
     """
 
     advantage: Advantage
     objective: Callable[[jax.Array, Batch], tuple[jax.Array, Metrics]]
-    aggregate: Callable[[jax.Array, Batch], jax.Array]
+    aggregate: Aggregate
     filters: tuple[Filter, ...] = ()
-    shaping: tuple[Callable[[Batch], Batch], ...] = ()
+    shaping: tuple[Callable[..., Batch], ...] = ()
     corrections: tuple[Callable[[Batch], jax.Array], ...] = ()
-    regularizers: tuple[Callable[[jax.Array, jax.Array, Batch], tuple[jax.Array, Metrics]], ...] = ()
+    regularizers: tuple[Callable[..., tuple[jax.Array, Metrics]], ...] = ()
+    value_loss: Callable[[jax.Array, Batch], tuple[jax.Array, Metrics]] | None = None
+    value_aggregate: Aggregate = TOKEN_MEAN
 
     @property
     def components(self) -> tuple[Any, ...]:
         """All of them, in the order in which they act."""
         alone = (self.advantage, self.aggregate)
-        return (*self.filters, *self.shaping, *alone, *self.corrections, self.objective, *self.regularizers)
+        critic = () if self.value_loss is None else (self.value_loss, self.value_aggregate)
+        return (*self.filters, *self.shaping, *alone, *self.corrections, self.objective, *self.regularizers, *critic)
 
     @property
     def needs(self) -> frozenset[str]:
         """The optional fields of a batch that the run must make for it, such as `ref_logp`."""
         return frozenset(chain.from_iterable(getattr(component, "needs", ()) for component in self.components))
 
+    @property
+    def adaptive(self) -> dict[str, Any]:
+        """The components whose coefficient a controller adapts, by the name of their class."""
+        adaptive = [c for c in self.components if getattr(c, "controller", None) is not None]
+        return {type(component).__name__: component for component in adaptive}
+
+    def adapted(self, coefficients: Coefficients, metrics: Metrics, responses: int) -> dict[str, jax.Array]:
+        """The coefficients after a step of that many responses with these metrics."""
+        return {
+            name: component.controller.update(
+                coefficients[name], metrics[component.controller.measures].result(), jnp.float32(responses)
+            )
+            for name, component in self.adaptive.items()
+        }
+
     def check(self, setting: Setting) -> None:
         """Raises ValueError naming a knob that cannot act in this setting."""
         for component in self.components:
             if hasattr(component, "check"):
                 component.check(setting)
-            if getattr(component, "controller", None) is not None:
-                raise ValueError(
-                    f"{component} has a controller, and no run carries its coefficient from step to step yet"
-                )
         missing = sorted(self.needs - setting.made)
         if missing:
             needy = [type(c).__name__ for c in self.components if set(getattr(c, "needs", ())) & set(missing)]
+            makers = " and ".join(dict.fromkeys(MAKERS[name] for name in missing if name in MAKERS))
             raise ValueError(
                 f"{' and '.join(needy)} need batch.{' and batch.'.join(missing)}, which this run does not make: "
-                "ref_logp wants Experiment.reference, and no run trains a critic (value) yet"
+                f"set {makers or 'what makes it'}"
             )
+        if self.value_loss is None and self.value_aggregate != TOKEN_MEAN:
+            raise ValueError(f"value_aggregate={self.value_aggregate} cannot act without a value_loss")
+        if "value" in self.needs and not hasattr(self.advantage, "returns"):
+            raise ValueError(f"{type(self.advantage).__name__} gives a critic no returns to learn: take GAE")
+        names = [type(c).__name__ for c in self.components if getattr(c, "controller", None) is not None]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{' and '.join(names)} are adapted by name: one of a kind can have a controller")
         self._check_shaping()
 
     def _check_shaping(self) -> None:
@@ -76,3 +112,10 @@ class Algorithm:
                     f"{type(shape).__name__} shapes the total reward, and {type(self.advantage).__name__} reads its "
                     "components: make the fine a component of the reward instead"
                 )
+
+
+def with_coefficient(component: Any, coefficients: Coefficients | None) -> dict[str, jax.Array]:
+    """The argument with which a component is called: its adapted coefficient, if it has one."""
+    if getattr(component, "controller", None) is None or coefficients is None:
+        return {}
+    return {"coefficient": coefficients[type(component).__name__]}

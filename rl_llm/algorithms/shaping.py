@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
 from rl_llm.algorithms.setting import refuse, require
@@ -97,10 +98,12 @@ class KLInReward:
     """A fine of `coefficient` * (log pi_old - log pi_ref), the k1 estimate of the KL divergence from the reference
     policy, at each token (arXiv 1909.08593, eq. 2), or, `level` "response", summed over it (RLOO, 2402.14740) so
     that advantages of whole responses see it. In the reward k1 is the unbiased one. Needs batch.ref_logp f32[B, T].
+    With a controller the coefficient is only what it begins with.
     """
 
     coefficient: float = 0.05
     level: Literal["token", "response"] = "token"
+    controller: AdaptiveKL | None = None
 
     needs = ("ref_logp",)
 
@@ -112,8 +115,9 @@ class KLInReward:
     def gives_token_reward(self) -> bool:
         return self.level == "token"
 
-    def __call__(self, batch: Batch) -> Batch:
-        fine = self.coefficient * (batch.old_logp - require(batch, self, "ref_logp")) * batch.mask
+    def __call__(self, batch: Batch, coefficient: jax.Array | float | None = None) -> Batch:
+        scale = self.coefficient if coefficient is None else coefficient
+        fine = scale * (batch.old_logp - require(batch, self, "ref_logp")) * batch.mask
         if self.level == "response":
             return add_to_reward(batch, -jnp.sum(fine, axis=1))
         return replace(batch, token_reward=token_rewards(batch) - fine)

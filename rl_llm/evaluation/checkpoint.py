@@ -11,9 +11,8 @@ from rl_llm.evaluation.evaluate import evaluate
 from rl_llm.experiment import Experiment
 from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
+from rl_llm.recorded import newest_state
 from rl_llm.rewards.grader import Grader
-from rl_llm.run import template_of
-from rl_llm.runs.checkpoint import CheckpointError, Checkpoints
 from rl_llm.sampler import Sampling, compile_sampler
 
 
@@ -24,9 +23,7 @@ def evaluate_checkpoint(
 
     Raises CheckpointError when the folder has no good checkpoint.
     """
-    restored = Checkpoints(folder / "checkpoints").restore_newest(template_of(experiment, mesh))
-    if restored is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet")
+    restored = newest_state(experiment, folder, mesh)
     grading, K = experiment.grading, experiment.responses_per_prompt
     sample = compile_sampler(experiment.model, mesh, K, sampling.max_tokens)
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:

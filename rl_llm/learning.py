@@ -1,0 +1,133 @@
+"""What a step learns from its experience: experience -> batch -> updates, and what the state carries on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rl_llm.experiment import Experiment
+from rl_llm.fields import Fields, fields_for
+from rl_llm.learner import Learner, compile_critic_step, compile_make_batch, compile_train_step
+from rl_llm.mesh import put_on_batch
+from rl_llm.noise import Purpose, generator
+from rl_llm.problem import Problem
+from rl_llm.recorded import Others
+from rl_llm.run import carried
+from rl_llm.train_sft import demonstrations
+from rl_llm.types import Batch, Experience, Mean, Metrics, TrainState, merge_metrics
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The compiled programs of a run's RL steps, made by `compile_learning`. `problems` are those that are demonstrated
+    where the experiment mixes demonstrations in.
+    """
+
+    experiment: Experiment
+    seed: int
+    mesh: Mesh
+    problems: Sequence[Problem]
+    fields: Fields
+    build_batch: Callable[..., tuple[Batch, Any]]
+    train_step: Callable[..., tuple[TrainState, Metrics]]
+    critic_step: Callable[..., tuple[TrainState, Metrics]]
+    adapt: Callable[..., dict[str, jax.Array]]
+
+    @property
+    def passes(self) -> int:
+        """Passes over a rollout that a step costs: 3 for an update, 1 for the log-probabilities of another policy."""
+        critic = self.experiment.critic
+        return 3 + self.fields.passes + (3 if critic and not critic.shared else 0)
+
+    def step(self, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, Metrics]:
+        """Learn from the experience of a step (from 0), then from the earlier ones that it replays."""
+        experiment = self.experiment
+        replay, past = state.replay, pushed(state.past, state.params)
+        state = replace(state, replay=None, past=past)  # what is replayed must not be given away with the state
+        draw = generator(self.seed, Purpose.MIXTURE, step)
+        state, metrics = self._learn(state, experience, step, draw)
+        for age in experiment.replay.drawn(self.seed, step) if experiment.replay else ():
+            state, more = self._learn(state, replay[-age], step, draw, replayed=True)
+            metrics += more
+        together = of_all_updates(metrics)
+        if experiment.reference is not None:
+            reference = experiment.reference.after_step(state.reference, state.params, step + 1)
+            state = replace(state, reference=reference)
+        if state.coefficients is not None and step >= experiment.pretraining_steps:
+            rows = experiment.prompts_per_step * experiment.responses_per_prompt
+            state = replace(state, coefficients=self.adapt(state.coefficients, together, rows))
+            one = jnp.float32(1.0)
+            together |= {f"coefficient/{name}": Mean(value, one) for name, value in state.coefficients.items()}
+        return replace(state, replay=replay and (*replay[1:], experience)), together
+
+    def _learn(
+        self, state: TrainState, experience: Experience, step: int, draw: np.random.Generator, replayed: bool = False
+    ) -> tuple[TrainState, list[Metrics]]:
+        """The updates on one experience, each with its metrics."""
+        made = self.fields.make(state, experience, replayed)
+        batch, moments = self.build_batch(
+            experience.rollout, experience.reward, made, state.moments, state.coefficients
+        )
+        if not replayed:
+            state = replace(state, moments=moments)
+        metrics = []
+        for update in map(jnp.int32, range(self.experiment.updates_per_rollout)):
+            if step < self.experiment.pretraining_steps:
+                state, of_update = self.critic_step(state, batch, update)
+            else:
+                temperature = jnp.float32(self.experiment.sampling.temperature)
+                state, of_update = self.train_step(state, batch, update, temperature, self._demonstrations(draw))
+            metrics.append(of_update)
+        return state, metrics
+
+    def _demonstrations(self, draw: np.random.Generator) -> Batch | None:
+        mixture = self.experiment.mixture
+        if mixture is None:
+            return None
+        batch, _ = demonstrations(self.experiment, self.problems, draw, mixture.per_update, mixture.max_tokens)
+        weighed: Batch = put_on_batch(self.mesh, replace(batch, weight=mixture.coefficient * batch.weight))
+        return weighed
+
+
+def compile_learning(
+    experiment: Experiment, seed: int, mesh: Mesh, others: Others, problems: Sequence[Problem]
+) -> Learning:
+    """The programs of an experiment's steps; each is compiled when it is first called."""
+    carries, critic = carried(experiment), experiment.critic
+    learner = Learner(
+        experiment.model,
+        experiment.algorithm,
+        experiment.optimizer.build(experiment.policy_updates()),
+        experiment.updates_per_rollout,
+        experiment.micro_batches,
+        critic,
+        carries.critic_optimizer,
+    )
+    in_update = replace(carries, replay=0, experience=None)
+    return Learning(
+        experiment,
+        seed,
+        mesh,
+        problems,
+        fields_for(experiment, mesh, others),
+        compile_make_batch(experiment.algorithm, mesh),
+        compile_train_step(learner, mesh, in_update),
+        compile_critic_step(learner, mesh, in_update),
+        jax.jit(experiment.algorithm.adapted),
+    )
+
+
+def pushed(past: tuple[dict, ...] | None, params: dict) -> tuple[dict, ...] | None:
+    """The parameters of past steps with these, which the update is about to overwrite, and without the oldest."""
+    return past and (*past[1:], jax.tree.map(jnp.copy, params))
+
+
+def of_all_updates(metrics: Sequence[Metrics]) -> Metrics:
+    """Metrics of a step's updates together; agreement is the first update's: after it the learner is another policy."""
+    together = reduce(merge_metrics, metrics)
+    return together | {name: metric for name, metric in metrics[0].items() if name.startswith("agreement/")}

@@ -1,0 +1,119 @@
+"""How likely given responses are: hidden states, log-probabilities and entropies of tokens that were sampled before."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rl_llm import mesh as meshes
+from rl_llm.model import ModelConfig, extend, prefill, unembed, weight_table
+from rl_llm.types import Prompts, Rollout
+
+HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
+
+
+def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """logits f32[..., V], tokens i32[...] -> log softmax(logits) at the tokens and its entropy, f32[...] each."""
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    logp = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - normalizer
+    return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
+
+
+def response_hidden(config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array) -> jax.Array:
+    """The hidden states f32[B, T, D] that predict the tokens i32[B, T] of responses: that of token t is token t -
+    1's.
+    """
+    B, T = tokens.shape
+    prompt_hidden, cache = prefill(config, params, prompts.tokens, prompts.lengths)
+    last = jnp.take_along_axis(prompt_hidden, (prompts.lengths - 1)[:, None, None], axis=1)
+    hidden = jnp.repeat(last, B // prompts.lengths.shape[0], axis=0)
+    if T == 1:
+        return hidden
+    return jnp.concatenate([hidden, extend(config, params, tokens[:, :-1], cache, prompts.lengths)], axis=1)
+
+
+def by_position(of_logits: Callable[..., tuple], params: dict, hidden: jax.Array, *others: jax.Array) -> tuple:
+    """`of_logits(logits, *others)` for hidden f32[B, T, D] and others [B, T, ...] -> a tuple of [B, T, ...].
+
+    Logits are made, used and forgotten in chunks of HEAD_POSITIONS positions, and made again for the gradient.
+    """
+    B, T = hidden.shape[:2]
+    head = {name: params[name] for name in ("head", "embedding") if name in params}
+    chunk = min(T, HEAD_POSITIONS)
+
+    @jax.checkpoint
+    def of_chunk(parts: tuple[jax.Array, ...]) -> tuple:
+        return of_logits(unembed(head, parts[0]), *parts[1:])
+
+    def chunks(x: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [T / chunk, B, chunk, ...], zero-padded."""
+        padded = jnp.pad(x, ((0, 0), (0, -T % chunk)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(B, -1, chunk, *x.shape[2:]), 1, 0)
+
+    parts = jax.lax.map(of_chunk, tuple(chunks(x) for x in (hidden, *others)))
+    return tuple(jnp.moveaxis(part, 0, 1).reshape(B, -1, *part.shape[3:])[:, :T] for part in parts)
+
+
+def predict(
+    params: dict,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    temperature: jax.Array | float = 1.0,
+    others: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
+    """log pi(token | prompt, tokens before) and the entropy of pi = softmax(logits / temperature), f32[B, T] each; and
+    with `others` i32[B, T, k] the log-probabilities f32[B, T, k] of those at the same places.
+    """
+
+    def of_logits(logits: jax.Array, tokens: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+        logits = logits / temperature
+        at_others = (jnp.take_along_axis(jax.nn.log_softmax(logits), ids, axis=-1) for ids in others)
+        return (*logp_and_entropy(logits, tokens), *at_others)
+
+    return by_position(of_logits, params, hidden, tokens, *(() if others is None else (others,)))
+
+
+def token_logps(
+    config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """log pi(token | prompt, tokens before) and the entropy of pi, f32[B, T] each, pi = softmax(logits /
+    temperature).
+    """
+    logp, entropy = predict(params, response_hidden(config, params, prompts, tokens), tokens, temperature)
+    return logp, entropy
+
+
+def likeliest(
+    config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """The k likeliest tokens at each place of responses, i32[B, T, k], and their log-probabilities f32[B, T, k]."""
+
+    def of_logits(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
+        return ids, logps
+
+    ids, logps = by_position(of_logits, params, response_hidden(config, params, prompts, tokens))
+    return ids, logps
+
+
+def compile_logps(config: ModelConfig, mesh: Mesh) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
+    """(params, rollout, temperature) -> the log-probability f32[B, T] of every sampled token under other parameters, 0
+    at padding; jitted for a mesh.
+    """
+
+    def logps(params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
+        return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
+
+    return compile_over_rows(logps, config, mesh)
+
+
+def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh) -> Callable:
+    """A function of (params, rows, one value more) that gives rows, jitted for a mesh."""
+    weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)
+    return jax.jit(
+        function,
+        in_shardings=(weights, rows, meshes.replicated(mesh)),
+        out_shardings=rows,
+        compiler_options=meshes.compiler_options(mesh),
+    )

@@ -1,0 +1,94 @@
+"""Other runs, read from their folders: the experiment as it was, the newest good state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from rl_llm.config import ExperimentError, OverrideError, fingerprint, load_experiment, override
+from rl_llm.experiment import Experiment
+from rl_llm.run import read_experiment_record, template_of
+from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
+from rl_llm.types import TrainState
+
+
+class RecordError(Exception):
+    """A run folder does not serve. The message names it and says why."""
+
+
+def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment of a run folder, loaded again, and its experiment.json.
+
+    Raises RecordError where that cannot be done, or where its file now says something else.
+    """
+    try:
+        record = read_experiment_record(Path(folder))
+        _, experiment = load_experiment(_spec_of(record), Experiment)
+        experiment = override(experiment, record["overrides"])
+    except (FileNotFoundError, ValueError, KeyError, ExperimentError, OverrideError) as error:
+        raise RecordError(f"{folder}: its experiment.json does not serve: {error}") from error
+    if fingerprint(experiment) != record["fingerprint"]:
+        raise RecordError(f"{record['spec']} has changed since the run in {folder}: its fingerprint is another one")
+    return experiment, record
+
+
+def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
+    """The newest good checkpoint of a run folder; CheckpointError if there is none."""
+    restored = Checkpoints(Path(folder) / "checkpoints").restore_newest(template_of(experiment, mesh))
+    if restored is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet")
+    return restored
+
+
+@dataclass(frozen=True)
+class Others:
+    """What an experiment takes from other runs, on the mesh; None where it takes nothing.
+
+    start: the parameters that the run begins with. teacher: its experiment and parameters. reward_model: its experiment
+    and the parameters of its critic. `origins` says which checkpoints these are.
+    """
+
+    origins: tuple[str, ...] = ()
+    start: dict | None = None
+    teacher: tuple[Experiment, dict] | None = None
+    reward_model: tuple[Experiment, dict] | None = None
+
+
+def others_of(experiment: Experiment, mesh: Mesh) -> Others:
+    """Read what an experiment takes from other runs. Raises RecordError or CheckpointError naming the folder."""
+    origins: list[str] = []
+
+    def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
+        other, record = recorded_experiment(folder)
+        if record["tokenizer"] != experiment.tokenizer.fingerprint():
+            raise RecordError(f"{name}={folder}: its tokenizer is another one, so its tokens mean something else")
+        restored = newest_state(other, folder, mesh)
+        origins.append(f"{name}: {record['fingerprint']}, seed {record['seed']}, step {restored.step}")
+        return other, restored.state
+
+    start = teacher = reward_model = None
+    if experiment.start is not None:
+        other, state = read("start", experiment.start)
+        if other.model != experiment.model:
+            raise RecordError(f"start={experiment.start}: its model is {other.model}, not {experiment.model}")
+        start = state.params
+    if experiment.teacher is not None:
+        other, state = read("teacher.run", experiment.teacher.run)
+        teacher = other, state.params
+    if experiment.reward_model is not None:
+        other, state = read("reward_model.run", experiment.reward_model.run)
+        if state.critic is None or other.critic is None or other.critic.shared:
+            raise RecordError(
+                f"reward_model.run={experiment.reward_model.run}: that run trained no critic of its own (Critic with "
+                "shared=False), so there is nothing that scores"
+            )
+        reward_model = other, state.critic.params
+    return Others(tuple(origins), start, teacher, reward_model)
+
+
+def _spec_of(record: dict[str, Any]) -> str:
+    """The spec of a run: as it was given, or from the folder it was given in."""
+    spec = str(record["spec"])
+    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
+    return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)

@@ -28,6 +28,8 @@ LOGP, OLD, SAMPLER, REF = (ARRAYS[f"in/{name}"] for name in ("logp", "old_logp",
 REWARD = np.where(np.arange(N * K) < K, 0.3, ARRAYS["in/reward_real"])  # the first group's rewards are equal
 DRAW = np.random.default_rng(0)
 TRUNCATED = np.arange(N * K) % 5 == 0
+DISTRIBUTIONS = np.log(DRAW.dirichlet(np.ones(5), (2, *MASK.shape)))[..., :3].astype(np.float32)  # 3 tokens of 5
+STUDENT, TEACHER = jnp.asarray(DISTRIBUTIONS)
 ENTROPY = jnp.asarray(DRAW.uniform(0.1, 2.0, MASK.shape).astype(np.float32))
 BASE = Algorithm(advantage=Normalize("group", "batch"), objective=Clip(), aggregate=TokenMean())
 
@@ -45,6 +47,8 @@ SLOTS = {
     "shaping": "shaping",
     "correction": "corrections",
     "divergence": "regularizers",
+    "likelihood": "regularizers",
+    "preference_objective": "objective",
 }
 NO_COMPONENTS = {"Algorithm", "Setting", "Moments", "Reference"}  # the last one is tried below
 
@@ -56,12 +60,17 @@ def _rollout() -> Rollout:
     return Rollout(prompts, tokens, jnp.asarray(MASK), jnp.asarray(TRUNCATED), SAMPLER, OLD, OLD)
 
 
-def effect(algorithm: Algorithm) -> np.ndarray:
-    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector."""
+def effect(algorithm: Algorithm, value_loss: Any = None) -> np.ndarray:
+    """Weights, advantages, rows, loss and gradient of an algorithm (and of a critic, if its loss is given) on the
+    fixture, in one vector.
+    """
     made: dict[str, Any] = {
         "ref_logp": REF,
         "greedy_reward": ARRAYS["in/greedy_baseline"],
         "value": ARRAYS["in/values"],
+        "kl_baseline": np.full(N * K, 0.3, np.float32),
+        "teacher_tokens": np.zeros(TEACHER.shape, np.int32),
+        "teacher_logp": TEACHER,
     }
     made |= {"rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1)}
     moments = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0)) if "moments" in algorithm.needs else None
@@ -69,15 +78,24 @@ def effect(algorithm: Algorithm) -> np.ndarray:
     returns = getattr(algorithm.advantage, "returns", None)
     critic = returns(batch) if returns and "value" in algorithm.needs else jnp.zeros(())
 
-    def loss(logp: jax.Array, entropy: jax.Array) -> jax.Array:
-        losses, _ = algorithm.objective(logp, batch)
+    def loss(logp: jax.Array, entropy: jax.Array, student: jax.Array, values: jax.Array) -> jax.Array:
+        seen = replace(batch, student_logp=student)
+        losses, _ = algorithm.objective(logp, seen)
         for term in algorithm.regularizers:
-            losses = losses + term(logp, entropy, batch)[0]
-        return jnp.sum(batch.weight * losses)
+            losses = losses + term(logp, entropy, seen)[0]
+        return jnp.sum(batch.weight * (losses if value_loss is None else losses + value_loss(values, batch)[0]))
 
-    value, gradient = jax.value_and_grad(loss, argnums=(0, 1))(jnp.asarray(LOGP), ENTROPY)
+    at = jnp.asarray(LOGP), ENTROPY, STUDENT, jnp.asarray(ARRAYS["in/values"])
+    value, gradient = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*at)
     parts = (batch.weight, batch.advantage, batch.kept, batch.reward, value, *gradient, critic)
     return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+
+
+def effect_of(component: Any) -> np.ndarray:
+    """The effect of a component in its place."""
+    if type(component).__module__.endswith(".critic"):
+        return effect(BASE, component)
+    return effect(of(component))
 
 
 def of(component: Any) -> Algorithm:
@@ -85,6 +103,16 @@ def of(component: Any) -> Algorithm:
     match component:
         case algorithms.Divergence():
             return of(algorithms.KLPenalty(0.1, component))
+        case algorithms.DPO() | algorithms.IPO():
+            return of(algorithms.Pairwise(component))
+        case algorithms.KTO():
+            return of(algorithms.Unpaired(component))
+        case algorithms.GeneralizedJSD():
+            return of(algorithms.Distillation(component))
+        case algorithms.Distillation():
+            return replace(BASE, regularizers=(component,))
+        case algorithms.Pairwise() | algorithms.Unpaired():
+            return replace(BASE, objective=component, aggregate=algorithms.SequenceSum())
         case algorithms.LengthAdaptive():
             return of(algorithms.GAE(0.9, component))
         case algorithms.KLInReward() | algorithms.WhitenRewards():  # these reward single tokens
@@ -143,6 +171,16 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     ),
     a.KLCov: (a.KLCov(0.1, 1.0), {"share": 0.5, "coefficient": 2.0}),
     a.ReverseKL: (a.ReverseKL(0.2), {"low": 0.05}),
+    a.Nothing: (a.Nothing(), {}),
+    a.Pairwise: (a.Pairwise(a.DPO()), {"loss": a.IPO()}),
+    a.Unpaired: (a.Unpaired(a.KTO()), {"loss": a.KTO(0.5), "threshold": 0.0}),
+    a.DPO: (a.DPO(), {"beta": 0.5, "label_smoothing": 0.1}),
+    a.IPO: (a.IPO(), {"beta": 0.5}),
+    a.KTO: (a.KTO(), {"beta": 0.5, "desirable_weight": 2.0, "undesirable_weight": 2.0}),
+    a.BradleyTerry: (a.BradleyTerry(), {}),
+    a.Distillation: (a.Distillation(), {"divergence": a.GeneralizedJSD(1.0), "coefficient": 0.5}),
+    a.GeneralizedJSD: (a.GeneralizedJSD(), {"beta": 0.1, "temperature": 2.0}),
+    a.PositiveLikelihood: (a.PositiveLikelihood(0.1, 0.5), {"coefficient": 0.5, "threshold": 0.0}),
     a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
     a.Overlong: (a.Overlong(), {"counts": False}),
     a.ZeroVariance: (a.ZeroVariance(), {"counts": False}),
@@ -203,13 +241,13 @@ def test_a_field_changes_what_is_learned_or_is_refused(kind: type, name: str):
             attempt()
     else:
         changed = replace(component, **{name: others[name]})
-        assert not np.array_equal(effect(of(component)), effect(of(changed)))
+        assert not np.array_equal(effect_of(component), effect_of(changed))
 
 
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
 def test_a_component_acts(kind: type):
     """It is not what the base algorithm does without it, and gives numbers at extreme ratios."""
-    found = effect(of(KNOBS[kind][0]))
+    found = effect_of(KNOBS[kind][0])
     assert np.isfinite(found).all()
     if kind not in (Normalize, Clip, TokenMean):  # these are the base algorithm
         assert not np.array_equal(found, effect(BASE))

@@ -5,12 +5,16 @@ from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, Seq
 from rl_llm.algorithms.algorithm import Algorithm
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
-from rl_llm.algorithms.distillation import ReverseKL
+from rl_llm.algorithms.critic import BradleyTerry
+from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
 from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty
 from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
+from rl_llm.algorithms.likelihood import PositiveLikelihood
 from rl_llm.algorithms.moments import Moments, no_moments
 from rl_llm.algorithms.moments import update as update_moments
-from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, Nothing, PolicyGradient
+from rl_llm.algorithms.preference import DPO, IPO, KTO
+from rl_llm.algorithms.preference_objective import Pairwise, Unpaired
 from rl_llm.algorithms.recipes import (
     CISPO_SCALE_RL,
     DAPO,
@@ -38,6 +42,7 @@ __all__ = [
     "CISPO",
     "CISPO_SCALE_RL",
     "DAPO",
+    "DPO",
     "DPPO",
     "GAE",
     "GDPO",
@@ -48,6 +53,8 @@ __all__ = [
     "GRPO_KL",
     "GSPO",
     "GSPO_SEQUENCE",
+    "IPO",
+    "KTO",
     "LEAVE_ONE_OUT",
     "LITE_PPO",
     "OPO",
@@ -62,15 +69,18 @@ __all__ = [
     "Algorithm",
     "Balanced",
     "BestOfGroup",
+    "BradleyTerry",
     "Clip",
     "ClipAdvantage",
     "ClipCov",
     "DifficultyWindow",
+    "Distillation",
     "Divergence",
     "DivergenceMask",
     "DriftPenalty",
     "EntropyBonus",
     "FixedLength",
+    "GeneralizedJSD",
     "ImportanceWeight",
     "KLCov",
     "KLInReward",
@@ -79,10 +89,13 @@ __all__ = [
     "MaxRL",
     "Moments",
     "Normalize",
+    "Nothing",
     "OffPolicyMask",
     "Overlong",
+    "Pairwise",
     "PassAtK",
     "PolicyGradient",
+    "PositiveLikelihood",
     "RatioMask",
     "ReMax",
     "Reference",
@@ -96,6 +109,7 @@ __all__ = [
     "Setting",
     "SoftOverlong",
     "TokenMean",
+    "Unpaired",
     "VLNorm",
     "Whiten",
     "WhitenRewards",

@@ -272,3 +272,18 @@ def test_a_reward_of_tokens_that_nobody_reads_is_refused():
     shaped = replace(BASE, shaping=(algorithms.KLInReward(),))
     with pytest.raises(ValueError, match=r"KLInReward rewards single tokens, and Normalize sees"):
         shaped.check(Setting(8, 4, 2, made=frozenset({"ref_logp"})))
+
+
+@pytest.mark.parametrize("objective", [a.Pairwise(a.DPO()), a.Unpaired(a.KTO())], ids=repr)
+def test_a_loss_of_responses_is_refused_where_it_would_not_add_up(objective: Any):
+    setting = Setting(8, 4, 2, made=frozenset({"ref_logp", "kl_baseline"}))
+    replace(BASE, objective=objective, aggregate=a.SequenceSum()).check(setting)
+    with pytest.raises(ValueError, match=rf"{type(objective).__name__} with TokenMean: .* only SequenceSum"):
+        replace(BASE, objective=objective).check(setting)
+
+
+def test_an_algorithm_without_a_loss_is_refused():
+    setting = Setting(8, 4, 2, made=frozenset({"teacher_tokens", "teacher_logp"}))
+    replace(BASE, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(setting)
+    with pytest.raises(ValueError, match=r"Nothing without regularizers"):
+        replace(BASE, objective=a.Nothing()).check(setting)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from rl_llm.algorithms.filters import Filter
+from rl_llm.algorithms.objective import Nothing
 from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.whitening import Advantage
 from rl_llm.types import Batch, Metrics
@@ -62,6 +63,17 @@ class Algorithm:
                 "ref_logp wants Experiment.reference, and no run trains a critic (value) yet"
             )
         self._check_shaping()
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        exact = getattr(self.objective, "aggregates", None)
+        if exact is not None and not isinstance(self.aggregate, exact):
+            raise ValueError(
+                f"{type(self.objective).__name__} with {type(self.aggregate).__name__}: what a response loses is "
+                f"spread over its tokens, and only {' or '.join(kind.__name__ for kind in exact)} adds it up again"
+            )
+        if isinstance(self.objective, Nothing) and not self.regularizers:
+            raise ValueError("Nothing without regularizers: there is no loss; name one, such as Distillation")
 
     def _check_shaping(self) -> None:
         for shape in self.shaping:

@@ -60,7 +60,7 @@ class Pairwise:
     loss: DPO | IPO
 
     needs = ("ref_logp",)
-    aggregates = (SequenceSum,)
+    aggregates = (SequenceSum,)  # `Algorithm.check` refuses others
 
     def check(self, setting: Setting) -> None:
         """Raises ValueError for groups of one, which have no pairs."""

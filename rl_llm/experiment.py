@@ -214,6 +214,7 @@ class Experiment:
             self.micro_batches,
             sampler_differs=(behind or truncated or elsewhere) and self.responses is None,
             made=frozenset(made),
+            max_tokens=self.sampling.max_tokens,
         )
 
 

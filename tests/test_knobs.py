@@ -17,9 +17,8 @@ import pytest
 import rl_llm.algorithms as a
 import rl_llm.algorithms as algorithms
 from rl_llm.algorithms import Algorithm, Clip, Moments, Normalize, Reference, RewardToGo, Setting, TokenMean
-from rl_llm.algorithms.divergence import AdaptiveKL, EntropyTarget
 from rl_llm.learner import make_batch
-from rl_llm.types import Prompts, Rollout
+from rl_llm.types import Mean, Prompts, Rollout
 
 ARRAYS = np.load(Path(__file__).parent / "data" / "oracles" / "oracles.npz")
 N, K, T = 6, 4, 16
@@ -28,7 +27,10 @@ LOGP, OLD, SAMPLER, REF = (ARRAYS[f"in/{name}"] for name in ("logp", "old_logp",
 REWARD = np.where(np.arange(N * K) < K, 0.3, ARRAYS["in/reward_real"])  # the first group's rewards are equal
 DRAW = np.random.default_rng(0)
 TRUNCATED = np.arange(N * K) % 5 == 0
+DISTRIBUTIONS = np.log(DRAW.dirichlet(np.ones(5), (2, *MASK.shape)))[..., :3].astype(np.float32)  # 3 tokens of 5
+STUDENT, TEACHER = jnp.asarray(DISTRIBUTIONS)
 ENTROPY = jnp.asarray(DRAW.uniform(0.1, 2.0, MASK.shape).astype(np.float32))
+MEASURED = {name: Mean(jnp.float32(0.3), jnp.float32(1.0)) for name in ("policy/kl", "policy/entropy")}
 BASE = Algorithm(advantage=Normalize("group", "batch"), objective=Clip(), aggregate=TokenMean())
 
 SLOTS = {
@@ -45,6 +47,8 @@ SLOTS = {
     "shaping": "shaping",
     "correction": "corrections",
     "divergence": "regularizers",
+    "likelihood": "regularizers",
+    "preference_objective": "objective",
 }
 NO_COMPONENTS = {"Algorithm", "Setting", "Moments", "Reference"}  # the last one is tried below
 
@@ -57,26 +61,37 @@ def _rollout() -> Rollout:
 
 
 def effect(algorithm: Algorithm) -> np.ndarray:
-    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector."""
+    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector; its coefficients are
+    those that controllers make of a measurement.
+    """
     made: dict[str, Any] = {
         "ref_logp": REF,
         "greedy_reward": ARRAYS["in/greedy_baseline"],
         "value": ARRAYS["in/values"],
+        "kl_baseline": np.full(N * K, 0.3, np.float32),
+        "teacher_tokens": np.zeros(TEACHER.shape, np.int32),
+        "teacher_logp": TEACHER,
+        "rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1),
     }
-    made |= {"rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1)}
+    made = {name: made[name] for name in made if name in algorithm.needs}
     moments = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0)) if "moments" in algorithm.needs else None
-    batch, moments = make_batch(algorithm, _rollout(), jnp.asarray(REWARD), made, moments)
-    returns = getattr(algorithm.advantage, "returns", None)
-    critic = returns(batch) if returns and "value" in algorithm.needs else jnp.zeros(())
+    first = {name: jnp.float32(component.coefficient) for name, component in algorithm.adaptive.items()}
+    coefficients = algorithm.adapted(first, MEASURED, 100)
+    batch, moments = make_batch(algorithm, _rollout(), jnp.asarray(REWARD), made, moments, coefficients)
 
-    def loss(logp: jax.Array, entropy: jax.Array) -> jax.Array:
-        losses, _ = algorithm.objective(logp, batch)
+    def loss(logp: jax.Array, entropy: jax.Array, student: jax.Array, values: jax.Array) -> jax.Array:
+        seen = replace(batch, student_logp=student)
+        losses, _ = algorithm.objective(logp, seen)
         for term in algorithm.regularizers:
-            losses = losses + term(logp, entropy, batch)[0]
-        return jnp.sum(batch.weight * losses)
+            losses = losses + term(logp, entropy, seen, **a.with_coefficient(term, coefficients))[0]
+        total = jnp.sum(batch.weight * losses)
+        if algorithm.value_loss is None:
+            return total
+        return total + jnp.sum(batch.value_weight * algorithm.value_loss(values, batch)[0])
 
-    value, gradient = jax.value_and_grad(loss, argnums=(0, 1))(jnp.asarray(LOGP), ENTROPY)
-    parts = (batch.weight, batch.advantage, batch.kept, batch.reward, value, *gradient, critic)
+    at = jnp.asarray(LOGP), ENTROPY, STUDENT, jnp.asarray(ARRAYS["in/values"])
+    value, gradient = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*at)
+    parts = (batch.weight, batch.advantage, batch.kept, batch.reward, value, *gradient, *coefficients.values())
     return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
 
 
@@ -85,6 +100,26 @@ def of(component: Any) -> Algorithm:
     match component:
         case algorithms.Divergence():
             return of(algorithms.KLPenalty(0.1, component))
+        case algorithms.DPO() | algorithms.IPO():
+            return of(algorithms.Pairwise(component))
+        case algorithms.KTO():
+            return of(algorithms.Unpaired(component))
+        case algorithms.GeneralizedJSD():
+            return of(algorithms.Distillation(component))
+        case algorithms.Distillation():
+            return replace(BASE, regularizers=(component,))
+        case algorithms.Pairwise() | algorithms.Unpaired():
+            return replace(BASE, objective=component, aggregate=algorithms.SequenceSum())
+        case algorithms.AdaptiveKL():
+            return of(algorithms.KLPenalty(0.1, controller=component))
+        case algorithms.EntropyTarget():
+            return of(algorithms.EntropyBonus(0.1, controller=component))
+        case algorithms.ValueLoss() | algorithms.GAE():
+            gae = component if isinstance(component, algorithms.GAE) else algorithms.GAE(0.9, 0.9)
+            critic = component if isinstance(component, algorithms.ValueLoss) else algorithms.ValueLoss()
+            return replace(BASE, advantage=gae, value_loss=critic)
+        case algorithms.BradleyTerry():
+            return replace(BASE, value_loss=component, value_aggregate=algorithms.SequenceSum())
         case algorithms.LengthAdaptive():
             return of(algorithms.GAE(0.9, component))
         case algorithms.KLInReward() | algorithms.WhitenRewards():  # these reward single tokens
@@ -143,13 +178,29 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     ),
     a.KLCov: (a.KLCov(0.1, 1.0), {"share": 0.5, "coefficient": 2.0}),
     a.ReverseKL: (a.ReverseKL(0.2), {"low": 0.05}),
+    a.Nothing: (a.Nothing(), {}),
+    a.Pairwise: (a.Pairwise(a.DPO()), {"loss": a.IPO()}),
+    a.Unpaired: (a.Unpaired(a.KTO()), {"loss": a.KTO(0.5), "threshold": 0.0}),
+    a.DPO: (a.DPO(), {"beta": 0.5, "label_smoothing": 0.1}),
+    a.IPO: (a.IPO(), {"beta": 0.5}),
+    a.KTO: (a.KTO(), {"beta": 0.5, "desirable_weight": 2.0, "undesirable_weight": 2.0}),
+    a.BradleyTerry: (a.BradleyTerry(), {}),
+    a.Distillation: (a.Distillation(), {"divergence": a.GeneralizedJSD(1.0), "coefficient": 0.5}),
+    a.GeneralizedJSD: (a.GeneralizedJSD(), {"beta": 0.1, "temperature": 2.0}),
+    a.PositiveLikelihood: (a.PositiveLikelihood(0.1, 0.5), {"coefficient": 0.5, "threshold": 0.0}),
     a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
     a.Overlong: (a.Overlong(), {"counts": False}),
     a.ZeroVariance: (a.ZeroVariance(), {"counts": False}),
     a.DifficultyWindow: (a.DifficultyWindow(-1.0, 0.25), {"low": 0.1, "high": 9.0, "counts": False}),
     a.SoftOverlong: (a.SoftOverlong(12, 4), {"max_length": 8, "buffer": 8, "factor": 2.0, "capped": False}),
     a.RepetitionPenalty: (a.RepetitionPenalty(1.0, 2), {"coefficient": 2.0, "n": 1}),
-    a.KLInReward: (a.KLInReward(0.05, "response"), {"coefficient": 0.5, "level": "token"}),
+    a.KLInReward: (
+        a.KLInReward(0.05, "response"),
+        {"coefficient": 0.5, "level": "token", "controller": a.AdaptiveKL()},
+    ),
+    a.AdaptiveKL: (a.AdaptiveKL(0.2, 1000.0), {"target": 0.25, "horizon": 500.0}),
+    a.EntropyTarget: (a.EntropyTarget(1.0, 0.1), {"target": 0.5, "step": 0.05, "highest": 0.15}),
+    a.ValueLoss: (a.ValueLoss(), {"clip": 0.01}),
     a.WhitenRewards: (a.WhitenRewards(), {"keep_mean": True, "ddof": 0, "eps": 0.5}),
     a.ImportanceWeight: (
         a.ImportanceWeight(),
@@ -162,9 +213,9 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     a.OffPolicyMask: (a.OffPolicyMask(0.02), {"limit": 1e-4}),
     a.KLPenalty: (
         a.KLPenalty(0.1),
-        {"coefficient": 0.5, "divergence": a.Divergence("k2"), "corrected": True, "controller": None},
+        {"coefficient": 0.5, "divergence": a.Divergence("k2"), "corrected": True, "controller": a.AdaptiveKL()},
     ),
-    a.EntropyBonus: (a.EntropyBonus(0.1), {"coefficient": 0.5, "controller": None}),
+    a.EntropyBonus: (a.EntropyBonus(0.1), {"coefficient": 0.5, "controller": a.EntropyTarget(1.0)}),
     a.DriftPenalty: (a.DriftPenalty(0.1), {"coefficient": 0.5, "origin": "old"}),
 }
 
@@ -172,14 +223,6 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
 # None above: the field cannot act by itself, and is refused. Here is what is refused, and with which words.
 REFUSED: dict[tuple[str, str], tuple[Any, str]] = {
     ("TokenMean", "mini_batches"): (lambda: algorithms.TokenMean("batch", 2), "mini_batches=2 cannot act"),
-    ("KLPenalty", "controller"): (
-        lambda: replace(BASE, regularizers=(algorithms.KLPenalty(controller=AdaptiveKL()),)).check(SETTING),
-        "no run carries its coefficient",
-    ),
-    ("EntropyBonus", "controller"): (
-        lambda: replace(BASE, regularizers=(algorithms.EntropyBonus(controller=EntropyTarget(1.0)),)).check(SETTING),
-        "no run carries its coefficient",
-    ),
 }
 SETTING = Setting(8, 4, 2, made=frozenset({"ref_logp"}))
 CASES = [(kind, name) for kind, (_, others) in KNOBS.items() for name in others]
@@ -234,3 +277,18 @@ def test_a_reward_of_tokens_that_nobody_reads_is_refused():
     shaped = replace(BASE, shaping=(algorithms.KLInReward(),))
     with pytest.raises(ValueError, match=r"KLInReward rewards single tokens, and Normalize sees"):
         shaped.check(Setting(8, 4, 2, made=frozenset({"ref_logp"})))
+
+
+@pytest.mark.parametrize("objective", [a.Pairwise(a.DPO()), a.Unpaired(a.KTO())], ids=repr)
+def test_a_loss_of_responses_is_refused_where_it_would_not_add_up(objective: Any):
+    setting = Setting(8, 4, 2, made=frozenset({"ref_logp", "kl_baseline"}))
+    replace(BASE, objective=objective, aggregate=a.SequenceSum()).check(setting)
+    with pytest.raises(ValueError, match=rf"{type(objective).__name__} with TokenMean: .* only SequenceSum"):
+        replace(BASE, objective=objective).check(setting)
+
+
+def test_an_algorithm_without_a_loss_is_refused():
+    setting = Setting(8, 4, 2, made=frozenset({"teacher_tokens", "teacher_logp"}))
+    replace(BASE, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(setting)
+    with pytest.raises(ValueError, match=r"Nothing without regularizers"):
+        replace(BASE, objective=a.Nothing()).check(setting)

@@ -101,7 +101,7 @@ def test_lambda_grows_with_the_response():
     component = GAE(1.0, LengthAdaptive(alpha))
     np.testing.assert_allclose(apply(component, source), estimates(source, at_last(source), 1.0, lam), atol=3e-6)
     with pytest.raises(ValueError, match=r"LengthAdaptive.alpha=0.1 cannot act on responses of 8 tokens"):
-        GAE(lam=LengthAdaptive(0.1))(source)
+        GAE(lam=LengthAdaptive(0.1)).check(Setting(8, 8, 1, max_tokens=8))
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])

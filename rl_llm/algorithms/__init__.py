@@ -6,25 +6,36 @@ from rl_llm.algorithms.algorithm import Algorithm, with_coefficient
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
-from rl_llm.algorithms.critic import ValueLoss
-from rl_llm.algorithms.distillation import ReverseKL
+from rl_llm.algorithms.critic import BradleyTerry, ValueLoss
+from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
 from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty
 from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
+from rl_llm.algorithms.likelihood import PositiveLikelihood
 from rl_llm.algorithms.moments import Moments, no_moments
 from rl_llm.algorithms.moments import update as update_moments
-from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, Nothing, PolicyGradient
+from rl_llm.algorithms.preference import DPO, IPO, KTO
+from rl_llm.algorithms.preference_objective import Pairwise, Unpaired
 from rl_llm.algorithms.recipes import (
     CISPO_SCALE_RL,
     DAPO,
+    DIRECT_PREFERENCE,
+    GKD,
     GRPO,
     GRPO_KL,
     GSPO_SEQUENCE,
+    KAHNEMAN_TVERSKY,
     LEAVE_ONE_OUT,
     LITE_PPO,
+    OLMO_3_ZERO,
+    ON_POLICY_DISTILLATION,
+    PPO,
     REINFORCE,
     REINFORCE_PLUS_PLUS,
     REINFORCE_PLUS_PLUS_BASELINE,
     REJECTION_SAMPLING,
+    REWARD_MODEL,
+    VAPO,
     dr_grpo,
 )
 from rl_llm.algorithms.reference import Reference
@@ -40,9 +51,12 @@ __all__ = [
     "CISPO",
     "CISPO_SCALE_RL",
     "DAPO",
+    "DIRECT_PREFERENCE",
+    "DPO",
     "DPPO",
     "GAE",
     "GDPO",
+    "GKD",
     "GMPO",
     "GPG",
     "GPPO",
@@ -50,31 +64,42 @@ __all__ = [
     "GRPO_KL",
     "GSPO",
     "GSPO_SEQUENCE",
+    "IPO",
+    "KAHNEMAN_TVERSKY",
+    "KTO",
     "LEAVE_ONE_OUT",
     "LITE_PPO",
+    "OLMO_3_ZERO",
+    "ON_POLICY_DISTILLATION",
     "OPO",
+    "PPO",
     "REINFORCE",
     "REINFORCE_PLUS_PLUS",
     "REINFORCE_PLUS_PLUS_BASELINE",
     "REJECTION_SAMPLING",
+    "REWARD_MODEL",
     "RLOO",
     "SAPO",
     "TOPR",
+    "VAPO",
     "VESPO",
     "AdaptiveKL",
     "Algorithm",
     "Balanced",
     "BestOfGroup",
+    "BradleyTerry",
     "Clip",
     "ClipAdvantage",
     "ClipCov",
     "DifficultyWindow",
+    "Distillation",
     "Divergence",
     "DivergenceMask",
     "DriftPenalty",
     "EntropyBonus",
     "EntropyTarget",
     "FixedLength",
+    "GeneralizedJSD",
     "ImportanceWeight",
     "KLCov",
     "KLInReward",
@@ -83,10 +108,13 @@ __all__ = [
     "MaxRL",
     "Moments",
     "Normalize",
+    "Nothing",
     "OffPolicyMask",
     "Overlong",
+    "Pairwise",
     "PassAtK",
     "PolicyGradient",
+    "PositiveLikelihood",
     "RatioMask",
     "ReMax",
     "Reference",
@@ -100,6 +128,7 @@ __all__ = [
     "Setting",
     "SoftOverlong",
     "TokenMean",
+    "Unpaired",
     "VLNorm",
     "ValueLoss",
     "Whiten",

@@ -12,12 +12,12 @@ PARTS = {
     "Advantages": ("advantage", "returns", "whitening"),
     "Objectives": ("objective", "score_objective", "sequence_objective", "covariance_objective", "distillation"),
     "Aggregation": ("aggregate",),
-    "Divergence and entropy": ("divergence", "reference"),
+    "Divergence, entropy and likelihood": ("divergence", "reference", "likelihood"),
     "Filters": ("filters",),
     "Shaping of the reward": ("shaping",),
     "Corrections for another sampler": ("correction",),
     "A critic": ("critic",),
-    "Preferences": ("preference",),
+    "Preferences": ("preference_objective", "preference"),
 }
 HEAD = """# Techniques
 

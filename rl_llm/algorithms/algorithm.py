@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.aggregate import TokenMean
 from rl_llm.algorithms.filters import Filter
+from rl_llm.algorithms.objective import Nothing
 from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.whitening import Advantage
 from rl_llm.types import Batch, Metrics
@@ -20,6 +22,7 @@ Aggregate = Callable[[jax.Array, Batch], jax.Array]
 Coefficients = Mapping[str, jax.Array]
 
 TOKEN_MEAN = TokenMean()
+THE_REWARD = Normalize(mean="none", std="none")  # the advantage that does nothing
 
 # Who makes an optional field of a batch, where a run lacks it.
 MAKERS = {
@@ -98,6 +101,23 @@ class Algorithm:
         if len(set(names)) < len(names):
             raise ValueError(f"{' and '.join(names)} are adapted by name: one of a kind can have a controller")
         self._check_shaping()
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        for loss, aggregate in ((self.objective, self.aggregate), (self.value_loss, self.value_aggregate)):
+            exact = getattr(loss, "aggregates", None)
+            if exact is not None and not isinstance(aggregate, exact):
+                raise ValueError(
+                    f"{type(loss).__name__} with {type(aggregate).__name__}: what a response loses is spread over its "
+                    f"tokens, and only {' or '.join(kind.__name__ for kind in exact)} adds it up again"
+                )
+        if isinstance(self.objective, Nothing) and not self.regularizers and self.value_loss is None:
+            raise ValueError("Nothing without regularizers: there is no loss; name one, such as Distillation")
+        read = getattr(self.objective, "reads_advantage", True) or "value" in self.needs
+        if not read and self.advantage != THE_REWARD:
+            raise ValueError(
+                f"{type(self.objective).__name__} reads no advantage, so {self.advantage} cannot act: take {THE_REWARD}"
+            )
 
     def _check_shaping(self) -> None:
         for shape in self.shaping:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.advantage import by_group
+from rl_llm.algorithms.aggregate import SequenceSum
+from rl_llm.algorithms.preference import bradley_terry
+from rl_llm.algorithms.preference_objective import check_groups, mean_over_pairs, over_tokens, preferred
 from rl_llm.algorithms.setting import Setting, refuse_on_policy, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
@@ -41,3 +45,28 @@ class ValueLoss:
             metrics |= {"critic/clipped": masked_mean(held.astype(jnp.float32), seen)}
             error = jnp.maximum(error, near)
         return 0.5 * error, metrics
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """-log sigmoid(s_i - s_j), the mean over the pairs of a group with r_i > r_j, then over groups: what a reward model
+    learns from comparisons (InstructGPT, arXiv 2203.02155, eq. 1, whose mean over a group's pairs it is as well).
+
+    The score s of a response is the value at its last token. As `Pairwise`: rewards after shaping, no pairs with
+    dropped responses, exact with `SequenceSum`.
+    """
+
+    needs = ()
+    aggregates = (SequenceSum,)
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError for groups of one, which have no pairs."""
+        check_groups(self, setting)
+
+    def __call__(self, value: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        last = jnp.maximum(jnp.sum(batch.mask, axis=1, keepdims=True).astype(jnp.int32) - 1, 0)
+        scores = by_group(batch, jnp.take_along_axis(value, last, axis=1)[:, 0])
+        higher, lower = scores[:, :, None], scores[:, None, :]
+        pairs = preferred(batch)
+        metrics: Metrics = {"critic/accuracy": masked_mean((higher > lower).astype(jnp.float32), pairs)}
+        return over_tokens(mean_over_pairs(bradley_terry(higher, lower), pairs), batch), metrics

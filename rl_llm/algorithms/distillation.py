@@ -12,6 +12,10 @@ from rl_llm.algorithms.objective import log_ratio, probability_moved, ratio_metr
 from rl_llm.algorithms.setting import Setting, refuse_without_drift, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
+# Far above what rounding leaves of 1 - sum(p), a few ulp of a log-normalizer, and far below any mass worth learning.
+LEAST_REST = 1e-5
+NO_OUTCOME = -1e4  # a log-probability: a probability of 0 at any temperature, with finite products and differences
+
 
 @dataclass(frozen=True)
 class GeneralizedJSD:
@@ -52,6 +56,7 @@ class ReverseKL:
     low: float = 0.2
 
     needs = ("ref_logp",)
+    reads_advantage = False
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= 1:
@@ -68,3 +73,50 @@ class ReverseKL:
         metrics = ratio_metrics(ratio, batch, low=low, high=jnp.zeros_like(low))
         metrics |= {"policy/kl_to_teacher": masked_mean(-gain, (batch.weight > 0).astype(jnp.float32))}
         return jnp.where(low, 0.0, -ratio * gain), metrics
+
+
+def with_rest(logps: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities f32[..., k] of the same outcomes under student and teacher -> f32[..., k + 1] of both: those,
+    and of all other outcomes together.
+
+    Where neither has a rest there is no such outcome. Where only one has, the other's is taken to be LEAST_REST, with
+    the gradient of what it is: a student that gives the rest no mass can still learn to.
+    """
+    rests = [1.0 - jnp.sum(jnp.exp(logp), axis=-1, keepdims=True) for logp in logps]
+    none = jnp.maximum(*rests) <= LEAST_REST
+    bounded = [rest + jax.lax.stop_gradient(jnp.maximum(rest, LEAST_REST) - rest) for rest in rests]
+    logs = [jnp.where(none, NO_OUTCOME, jnp.log(rest)) for rest in bounded]
+    student, teacher = (jnp.concatenate(parts, axis=-1) for parts in zip(logps, logs, strict=True))
+    return student, teacher
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A regularizer: coefficient * divergence at each token between teacher and student, as distributions over the
+    teacher's k likeliest tokens and one bucket with the rest of the mass (GKD, arXiv 2306.13649, with the top k of a
+    vocabulary). With k = V it is the divergence of the whole distributions; with less, at temperature 1, no more than
+    that, as distributions only come closer when outcomes are put together.
+
+    batch.teacher_logp and batch.student_logp f32[B, T, k] are those of whole softmaxes; a temperature of the
+    divergence acts on the distributions with the bucket. Beside `Nothing` it is the whole loss; rewards are not read.
+    """
+
+    divergence: GeneralizedJSD = GeneralizedJSD()
+    coefficient: float = 1.0
+
+    needs = ("teacher_tokens", "teacher_logp")
+
+    def __post_init__(self) -> None:
+        if not self.coefficient > 0:
+            raise ValueError(f"Distillation.coefficient must be greater than 0, not {self.coefficient}: leave it out")
+
+    def check(self, setting: Setting) -> None:
+        """Acts in every setting."""
+
+    def __call__(
+        self, logp: jax.Array, entropy: jax.Array, batch: Batch, coefficient: jax.Array | float | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        logps = require(batch, self, "student_logp"), require(batch, self, "teacher_logp")
+        distance = self.divergence(*with_rest(logps))
+        scale = self.coefficient if coefficient is None else coefficient
+        return scale * distance, {"policy/distillation": masked_mean(distance, (batch.weight > 0).astype(jnp.float32))}

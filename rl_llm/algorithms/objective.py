@@ -74,6 +74,17 @@ class PolicyGradient:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """0: for an algorithm whose regularizers are the whole loss, such as distillation."""
+
+    def check(self, setting: Setting) -> None:
+        """Acts in every setting."""
+
+    def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        return jnp.zeros_like(logp), {}
+
+
+@dataclass(frozen=True)
 class Clip:
     """-min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = pi / pi_old (PPO, arXiv 1707.06347, eq. 7).
 

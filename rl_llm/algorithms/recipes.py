@@ -4,11 +4,17 @@ from dataclasses import replace
 
 from rl_llm.algorithms.advantage import RLOO, Normalize
 from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
-from rl_llm.algorithms.algorithm import Algorithm
+from rl_llm.algorithms.algorithm import THE_REWARD, Algorithm
+from rl_llm.algorithms.correction import ImportanceWeight
+from rl_llm.algorithms.critic import BradleyTerry, ValueLoss
+from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
 from rl_llm.algorithms.divergence import KLPenalty
-from rl_llm.algorithms.filters import RewardAtLeast, ZeroVariance
-from rl_llm.algorithms.objective import Clip, PolicyGradient
-from rl_llm.algorithms.returns import RewardToGo
+from rl_llm.algorithms.filters import Overlong, RewardAtLeast, ZeroVariance
+from rl_llm.algorithms.likelihood import PositiveLikelihood
+from rl_llm.algorithms.objective import Clip, Nothing, PolicyGradient
+from rl_llm.algorithms.preference import DPO, KTO
+from rl_llm.algorithms.preference_objective import Pairwise, Unpaired
+from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.score_objective import CISPO
 from rl_llm.algorithms.sequence_objective import GSPO
 from rl_llm.algorithms.shaping import KLInReward
@@ -19,6 +25,25 @@ REINFORCE = Algorithm(
     advantage=Normalize(mean="batch", std="none"),
     objective=PolicyGradient(),
     aggregate=SequenceSum(),
+)
+
+# arXiv 1707.06347 with a critic (Experiment.critic), as language models are trained: whitened advantages, the value
+# clipped as the ratio is.
+PPO = Algorithm(
+    advantage=Whiten(GAE()),
+    objective=Clip(),
+    aggregate=TokenMean(),
+    value_loss=ValueLoss(clip=0.2),
+)
+
+# arXiv 2504.05118: the critic learns the return itself (and first of all alone: Critic.pretraining_steps), the policy's
+# lambda grows with the response, clip-higher, and the likelihood of right answers beside.
+VAPO = Algorithm(
+    advantage=GAE(lam=LengthAdaptive(alpha=0.05), critic_lam=1.0),
+    objective=Clip(low=0.2, high=0.28),
+    aggregate=TokenMean(),
+    regularizers=(PositiveLikelihood(coefficient=0.1),),
+    value_loss=ValueLoss(),
 )
 
 # arXiv 2402.03300 with outcome rewards. Its KL term is left out, as in most later work; GRPO_KL has it.
@@ -53,7 +78,7 @@ REINFORCE_PLUS_PLUS_BASELINE = Algorithm(
 )
 
 # arXiv 2503.14476 without the fine on long responses, which needs the task's length (add SoftOverlong to `shaping`),
-# and without sampling more prompts in the place of those that are dropped.
+# and without sampling more prompts in the place of those that are dropped, which is Experiment.dynamic_sampling.
 DAPO = Algorithm(
     advantage=Normalize(mean="group", std="group"),
     objective=Clip(low=0.2, high=0.28),
@@ -73,6 +98,17 @@ CISPO_SCALE_RL = Algorithm(
     filters=(ZeroVariance(),),
 )
 
+# The RL-Zero of Olmo 3 (arXiv 2512.13961): centred rewards, clip-higher, truncated importance weights for a sampler
+# some steps behind, no signal from responses that were cut off. The run adds dynamic sampling and drops what
+# is solved.
+OLMO_3_ZERO = Algorithm(
+    advantage=Normalize(mean="group", std="none"),
+    objective=Clip(low=0.2, high=0.272),
+    aggregate=TokenMean(),
+    filters=(ZeroVariance(), Overlong()),
+    corrections=(ImportanceWeight(upper=2.0),),
+)
+
 # arXiv 2508.08221, section 5: group mean, batch std, token-level loss, vanilla clip; no critic, no KL. The paper
 # prints neither ddof (1, torch's default, is taken) nor eps, nor whether the std is of raw or of centred rewards (raw,
 # as its equation 6 has it).
@@ -89,4 +125,37 @@ REJECTION_SAMPLING = Algorithm(
     objective=PolicyGradient(),
     aggregate=TokenMean(),
     filters=(RewardAtLeast(1.0),),
+)
+
+# arXiv 2305.18290 on the pairs of a rollout's right and wrong responses (online), or on stored pairs (offline).
+DIRECT_PREFERENCE = Algorithm(
+    advantage=THE_REWARD,
+    objective=Pairwise(DPO()),
+    aggregate=SequenceSum(),
+    filters=(ZeroVariance(),),
+)
+
+# arXiv 2402.01306: single responses, each right or wrong.
+KAHNEMAN_TVERSKY = Algorithm(advantage=THE_REWARD, objective=Unpaired(KTO()), aggregate=SequenceSum())
+
+# arXiv 2203.02155, section 3.5, step 2: a critic learns to rank responses as they were judged. It is a reward model for
+# other runs; with Critic.pretraining_steps as many as steps no policy is trained.
+REWARD_MODEL = Algorithm(
+    advantage=THE_REWARD,
+    objective=Nothing(),
+    aggregate=TokenMean(),
+    value_loss=BradleyTerry(),
+    value_aggregate=SequenceSum(),
+)
+
+# MiniLLM (arXiv 2306.08543) token by token, as on-policy distillation is done today: the reverse KL to a teacher on the
+# student's own responses.
+ON_POLICY_DISTILLATION = Algorithm(advantage=THE_REWARD, objective=ReverseKL(), aggregate=TokenMean())
+
+# arXiv 2306.13649: a divergence of whole distributions, on responses of the student, the teacher or a file.
+GKD = Algorithm(
+    advantage=THE_REWARD,
+    objective=Nothing(),
+    aggregate=TokenMean(),
+    regularizers=(Distillation(GeneralizedJSD(beta=0.5)),),
 )

@@ -102,12 +102,15 @@ class LengthAdaptive:
         if not self.alpha > 0:
             raise ValueError(f"LengthAdaptive.alpha must be greater than 0, not {self.alpha}")
 
-    def __call__(self, mask: jax.Array) -> jax.Array:
-        if self.alpha * mask.shape[1] <= 1:
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError where even the longest response has lam = 0."""
+        if 0 < setting.max_tokens * self.alpha <= 1:
             raise ValueError(
-                f"LengthAdaptive.alpha={self.alpha} cannot act on responses of {mask.shape[1]} tokens: every lam would "
-                f"be 0; set it above {1 / mask.shape[1]:.3g}"
+                f"LengthAdaptive.alpha={self.alpha} cannot act on responses of {setting.max_tokens} tokens: every lam "
+                f"would be 0; set it above {1 / setting.max_tokens:.3g}"
             )
+
+    def __call__(self, mask: jax.Array) -> jax.Array:
         return jnp.maximum(1.0 - 1.0 / (self.alpha * jnp.maximum(jnp.sum(mask, axis=1), 1.0)), 0.0)
 
 
@@ -134,7 +137,9 @@ class GAE:
                 raise ValueError(f"GAE.{name} must lie in [0, 1], not {lam}")
 
     def check(self, setting: Setting) -> None:
-        """Acts in every setting."""
+        """Raises ValueError where a length-adaptive lambda could not act."""
+        if isinstance(self.lam, LengthAdaptive):
+            self.lam.check(setting)
 
     def __call__(self, batch: Batch) -> jax.Array:
         return self._estimate(batch, self.lam)

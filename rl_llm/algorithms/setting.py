@@ -10,7 +10,8 @@ from rl_llm.types import Batch
 class Setting:
     """The sizes of a run: prompts and responses per step, optimizer updates made on each rollout, parts in which the
     batch of an update is computed; and whether the sampler's distribution is another than the policy's when the updates
-    begin (weights some steps behind, or top-k and top-p truncation); and the optional fields of a batch that are made.
+    begin (weights some steps behind, or top-k and top-p truncation); the optional fields of a batch that are made; and
+    the longest response in tokens (0: not known).
     """
 
     prompts_per_step: int
@@ -19,6 +20,7 @@ class Setting:
     micro_batches: int = 1
     sampler_differs: bool = False
     made: frozenset[str] = frozenset()
+    max_tokens: int = 0
 
     @property
     def rows(self) -> int:

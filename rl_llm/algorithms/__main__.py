@@ -7,6 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 from rl_llm import algorithms
+from rl_llm.algorithms import peers
 
 PARTS = {
     "Advantages": ("advantage", "returns", "whitening"),
@@ -19,19 +20,38 @@ PARTS = {
     "A critic": ("critic",),
     "Preferences": ("preference",),
 }
+WHEN = {
+    "Advantages": "Once per step, on the whole batch, after filters and shaping; constants in all updates of the step.",
+    "Objectives": "At every update, on its part of the batch.",
+    "Aggregation": "Once per step, on the whole batch: the weights that the tokens' losses have in all updates.",
+    "Divergence and entropy": "At every update, beside the objective; a controller and a `Reference` between steps.",
+    "Filters": "Once per step, before all else, on the rewards as they were given.",
+    "Shaping of the reward": "Once per step, after the filters and before the advantages.",
+    "Corrections for another sampler": "Once per step, after the weights, which they multiply.",
+    "A critic": "At every update of a critic, on its part of the batch.",
+    "Preferences": "At every update, on responses that were judged before, whoever wrote them.",
+}
 HEAD = """# Techniques
 
 Written by `python -m rl_llm.algorithms > docs/techniques.md`; a test compares. Every technique is a value of one of
-these classes in an `Algorithm`; the recipes at the end are such values. "Refused" says where a knob could not act.
+these classes in an `Algorithm`; the recipes at the end are such values. "Refused" says where a knob could not act; an
+`Algorithm` is refused as well where the run does not make or carry what one of its components needs.
+
+"Peers" says what other frameworks do differently, and which value of ours returns the same as a function of theirs:
+Python, in the names of their parameters (None where not given; A is any advantage, T the width of the batch).
+`tests/test_peer_oracles.py` compares with what their functions returned; the rest was read, not run. Versions:
+{versions}.
 """
 
 
 def catalogue() -> str:
     """The whole page."""
-    parts = [HEAD]
+    versions = ", ".join(f"{peer} {version}" for peer, version in peers.versions().items())
+    parts = [HEAD.format(versions=versions)]
     for title, modules in PARTS.items():
-        parts.append(f"\n## {title}\n")
+        parts.append(f"\n## {title}\n\n{WHEN[title]}\n")
         parts += [entry(kind) for module in modules for kind in components(module)]
+    parts.append(peers.plain_section())
     parts.append(
         "\n## Recipes\n\nIn `rl_llm/algorithms/recipes.py`, each with its source and with what it leaves out.\n"
     )
@@ -52,14 +72,14 @@ def recipes() -> dict[str, Any]:
 
 
 def entry(kind: type) -> str:
-    """One component: its name and defaults, its docstring, and what its `check` refuses."""
+    """One component: its name and defaults, its docstring, what its `check` refuses, and what peers have for it."""
     defaults = ", ".join(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(kind))
     lines = [f"\n### `{kind.__name__}({defaults})`\n\n{paragraphs(kind.__doc__)}\n"]
-    check = kind.__dict__.get("check")
-    if check is not None:
-        when = paragraphs(check.__doc__)
-        refused = when.startswith("Raises ValueError ")
-        lines.append(f"\n{'Refused: ' if refused else ''}{when.removeprefix('Raises ValueError ')}\n")
+    check = getattr(kind, "check", None)
+    when = paragraphs(check.__doc__ if check else "Refuses no setting by itself.")
+    refused = when.startswith("Raises ValueError ")
+    lines.append(f"\n{'Refused: ' if refused else ''}{when.removeprefix('Raises ValueError ')}\n")
+    lines.append(peers.section(kind.__name__))
     return "".join(lines)
 
 

@@ -353,4 +353,3 @@ MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
     ),
     ("prime-rl", "ref_kl_loss_fn"): prime_rl(lambda params: ReverseKL()),
 }
-LEFT_OUT: dict[str, str] = {}

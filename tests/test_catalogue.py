@@ -1,17 +1,19 @@
 """docs/techniques.md is what the code says."""
 
+import importlib
 import inspect
 from dataclasses import is_dataclass
 from pathlib import Path
 
 from rl_llm import algorithms
-from rl_llm.algorithms.__main__ import PARTS, catalogue, components
+from rl_llm.algorithms import peers
+from rl_llm.catalogue import PARTS, catalogue, components
 
 PAGE = Path(__file__).parent.parent / "docs" / "techniques.md"
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text() == catalogue(), "run: python -m rl_llm.algorithms > docs/techniques.md"
+    assert PAGE.read_text() == catalogue(), "run: python -m rl_llm.catalogue > docs/techniques.md"
 
 
 def test_every_exported_component_is_on_the_page():
@@ -19,3 +21,11 @@ def test_every_exported_component_is_on_the_page():
     exported = {name for name in algorithms.__all__ if inspect.isclass(getattr(algorithms, name))}
     kinds = {name for name in exported if is_dataclass(getattr(algorithms, name))}
     assert kinds - shown == {"Algorithm", "Setting", "Moments"}
+
+
+def test_what_is_told_of_peers_is_told_of_our_components_and_functions():
+    shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
+    assert set(peers.components()) <= shown
+    for ours in peers.plain().values():
+        module, _, name = ours.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"rl_llm.{module}"), name))

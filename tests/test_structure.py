@@ -21,7 +21,7 @@ TEXTS = [
 
 # From the top to the bottom. A module imports only from layers below its own, or from its own layer.
 LAYERS = (
-    {"cli", "__main__"},
+    {"catalogue", "cli", "__main__"},
     {"studies"},
     {"train_rl"},
     {"collect", "evaluation", "learning", "prepare"},

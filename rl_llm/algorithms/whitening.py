@@ -30,7 +30,7 @@ class Around:
         return self.advantage.reads_token_reward
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError naming a knob that cannot act in this setting."""
+        """Raises ValueError if the inner advantage does."""
         self.advantage.check(setting)
 
     def returns(self, batch: Batch) -> jax.Array:

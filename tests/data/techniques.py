@@ -1,15 +1,35 @@
-"""The tiny experiment with what only some algorithms need: a reference policy, moments, stale samplers, recipes.
+"""The tiny experiment with what only some algorithms need: everything that a state can carry, recipes, whatever stands
+around an algorithm.
 
 Run:    rl-llm train tests/data/techniques.py:everything --out runs/everything
 """
 
 from dataclasses import replace
 
+from experiments.recipes import with_algorithm
 from rl_llm import algorithms  # as a module: its recipes' names are the experiments' below
-from rl_llm.algorithms import ImportanceWeight, KLInReward, Normalize, Reference, ReMax, RewardToGo
+from rl_llm.algorithms import (
+    GAE,
+    AdaptiveKL,
+    EntropyBonus,
+    EntropyTarget,
+    ImportanceWeight,
+    KLInReward,
+    LengthAdaptive,
+    Normalize,
+    Reference,
+    ReMax,
+    RewardToGo,
+    ZeroVariance,
+)
+from rl_llm.critic import Critic
+from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
+from rl_llm.optimizer import AdamW
+from rl_llm.supervision import Mixture
 from tests.data import tiny
 
 base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))
+CRITIC = Critic(AdamW(1e-2))
 
 # All that a train state can carry, at once.
 everything = replace(
@@ -18,21 +38,35 @@ everything = replace(
         algorithms.GRPO_KL,
         advantage=Normalize(mean="running", std="running"),
         corrections=(ImportanceWeight(),),
+        regularizers=(*algorithms.GRPO_KL.regularizers, EntropyBonus(0.01, EntropyTarget(0.5))),
     ),
     reference=Reference(reset_every=2),
     staleness=2,
+    replay=Replay(max_age=2),
+    curriculum=Curriculum(drop_solved=0.75),
 )
+critic = replace(base, algorithm=algorithms.PPO, critic=replace(CRITIC, pretraining_steps=1), staleness=1)
+shared_critic = replace(critic, critic=Critic(AdamW(1e-2), shared=True, coefficient=0.5, pretraining_steps=1))
 
 remax = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=ReMax()))
 following = replace(
     base,
-    algorithm=replace(algorithms.LITE_PPO, advantage=RewardToGo(), shaping=(KLInReward(),)),
+    algorithm=replace(algorithms.LITE_PPO, advantage=RewardToGo(), shaping=(KLInReward(controller=AdaptiveKL()),)),
     reference=Reference(decay=0.5),
 )
+selecting = replace(
+    base,
+    algorithm=replace(algorithms.LITE_PPO, filters=(ZeroVariance(),)),
+    dynamic_sampling=DynamicSampling(max_rollouts=3),
+    curriculum=Curriculum(Difficulty(first_share=0.6, steps=3), ResponseLength(first=6, steps=3), drop_solved=0.75),
+)
+mixed = replace(base, mixture=Mixture(per_update=8, max_tokens=28, coefficient=0.5))
 
+# Published for responses of thousands of tokens; these have 16.
+SHORT = {"VAPO": replace(algorithms.VAPO, advantage=GAE(lam=LengthAdaptive(0.2), critic_lam=1.0))}
 RECIPES = {
-    name: replace(base, algorithm=recipe, reference=Reference() if "ref_logp" in recipe.needs else None)
+    name: with_algorithm(base, SHORT.get(name, recipe), CRITIC)
     for name, recipe in vars(algorithms).items()
-    if isinstance(recipe, algorithms.Algorithm)
+    if isinstance(recipe, algorithms.Algorithm) and "teacher_tokens" not in recipe.needs
 }
 ABLATION = {**RECIPES, "dr_grpo": replace(base, algorithm=algorithms.dr_grpo(base.sampling.max_tokens))}

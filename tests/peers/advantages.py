@@ -1,14 +1,14 @@
 """Peers' advantages, returns, reward shaping and filters, put to our components."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peers.case import Case, batch
+from peers.case import Case, Given, batch
 from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, Normalize, ReMax
 from rl_llm.algorithms.filters import DifficultyWindow
 from rl_llm.algorithms.moments import Moments, mean, no_moments, update, variance
@@ -16,7 +16,6 @@ from rl_llm.algorithms.returns import GAE, RewardToGo
 from rl_llm.algorithms.shaping import KLInReward, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 from rl_llm.evaluation import pass_at_k
-from rl_llm.types import Batch
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -25,14 +24,6 @@ GROUP = 4  # responses per group where a case does not say it (oracles.json, "sh
 apply = jax.jit(lambda component, batch: component(batch), static_argnums=0)
 including = jax.jit(update)
 returns_of = jax.jit(lambda component, batch: component.returns(batch), static_argnums=0)
-
-
-@dataclass(frozen=True)
-class Given:
-    """The advantage that the batch has already: what is put around it can be looked at alone."""
-
-    def __call__(self, batch: Batch) -> jax.Array:
-        return batch.advantage * batch.mask
 
 
 def named(case: Case, start: str) -> np.ndarray:
@@ -301,29 +292,3 @@ MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
     ("TRL", "get_soft_overlong_punishment"): soft_overlong(capped=True),
     ("prime-rl", "compute_pass_metrics"): prime_rl_pass,
 }
-
-LEFT_OUT: dict[str, str] = {
-    f"roll.reward_norm.mean_{mean_of}.std_group.{rewards}": (
-        "a bug of the peer: rewards [B] are divided by stds [N, 1], and every reward by every group's comes out, [N, B]"
-    )
-    for mean_of in ("None", "batch", "running")
-    for rewards in ("binary", "real", "tiny")
-}
-LEFT_OUT["verl.grpo_vectorized.tiny"] = (
-    "the std is held at 0.001 or more and eps is added as well: two guards against one thing, where the same peer's "
-    "other GRPO has only eps; Normalize(eps=1e-3) bounds the same without a kink"
-)
-for rewards in ("binary", "tiny"):
-    LEFT_OUT[f"verl.gpg.{rewards}"] = (
-        "a bug of the peer: the paper (arXiv 2504.02546) counts the rows of groups that have a gradient, verl those "
-        "whose reward is not 0, so that wrong answers of mixed groups do not count, and with rewards of -1 and 1 all do"
-    )
-for gamma in ("1.0", "0.95"):
-    LEFT_OUT[f"verl.reinforce_pp.holes.g{gamma}"] = (
-        "a bug of the peer: a masked position in the middle (a tool's tokens) cuts the return off, so that nothing "
-        "before it sees the reward at the end; verl's own GAE passes over such positions, and so do we"
-    )
-LEFT_OUT["verl.optimal_token_baseline"] = (
-    "needs the sum of squared probabilities over the vocabulary at every token, a second pass of the old policy over "
-    "each rollout that no other technique asks for; OPO stands for the same idea with lengths in its place"
-)

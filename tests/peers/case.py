@@ -1,11 +1,14 @@
-"""One case of the peer oracles, and the batch that our components get for it."""
+"""One case of the peer oracles: the batch that our components get for it, and what peers.toml says of it."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rl_llm.algorithms import peers
+from rl_llm.algorithms.__main__ import PARTS, components
 from rl_llm.types import Batch, Prompts
 
 
@@ -47,6 +50,33 @@ class Case:
         """What the peer returned, in its float64 run: float32 rounding is what the tolerance is for."""
         keys = self.entry["outputs"][name]
         return np.asarray(self.arrays[keys["f64"] if isinstance(keys, dict) else keys])
+
+
+@dataclass(frozen=True)
+class Given:
+    """The advantage that the batch has already: what is put around it can be looked at alone."""
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        return batch.advantage * batch.mask
+
+
+KINDS = {kind.__name__: kind for modules in PARTS.values() for module in modules for kind in components(module)}
+
+
+class Names(dict[str, Any]):
+    """What an expression of peers.toml may name: our components, a case's parameters; None for those not given."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def said(case: Case, entry: peers.Same) -> Any:
+    """What of ours is said to return the same as the peer in this case; None if that is said of other cases."""
+    if (case.peer, case.function) not in entry.functions:
+        return None
+    width = next((case.input(name).shape[1] for name in case.entry["inputs"] if name.startswith("mask")), None)
+    names = Names({**KINDS, "float": float, "tuple": tuple, "A": Given(), "T": width, **case.params})
+    return eval(entry.ours, {"__builtins__": {}}, names)
 
 
 def batch(mask: np.ndarray, responses_per_prompt: int, **fields: Any) -> Batch:

@@ -11,12 +11,12 @@ from peers import weights
 from peers.case import Case
 from peers.weights import Outputs, aggregate_of, loss_batch, mask_of
 from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
+from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.correction import ImportanceWeight, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
 from rl_llm.algorithms.critic import ValueLoss
 from rl_llm.algorithms.distillation import GeneralizedJSD, ReverseKL
 from rl_llm.algorithms.divergence import (
-    AdaptiveKL,
     Divergence,
     DriftPenalty,
     EntropyBonus,
@@ -27,7 +27,7 @@ from rl_llm.algorithms.objective import DPPO, SAPO, Clip, PolicyGradient
 from rl_llm.algorithms.preference import DPO, IPO, bradley_terry, implicit_reward
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
-from rl_llm.learner import logp_and_entropy
+from rl_llm.likelihood import logp_and_entropy
 
 # --- Policy losses. ---
 
@@ -353,4 +353,3 @@ MATCHERS: dict[tuple[str, str], Callable[[Case], Outputs]] = {
     ),
     ("prime-rl", "ref_kl_loss_fn"): prime_rl(lambda params: ReverseKL()),
 }
-LEFT_OUT: dict[str, str] = {}

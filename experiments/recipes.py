@@ -1,8 +1,12 @@
-"""Every recipe on the quickstart's policy: the same warm start, steps and prompts, another algorithm.
+"""Every recipe on the quickstart's policy: the same warm start, steps and problems, another algorithm.
 
-Run:    rl-llm train experiments/recipes.py:DAPO --seed 0
+Run:    rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0        once: all begin with it
+        rl-llm train experiments/recipes.py:DAPO --seed 0
+Table:  python experiments/recipes_table.py
 
 Recipes with a divergence measure it from the policy that RL began with; a critic learns alone in the first steps.
+`stale` is Lite PPO with four updates per rollout and a sampler two steps behind, corrected by truncated importance
+weights; `replay` learns once more from a rollout of the last three steps.
 """
 
 from dataclasses import replace
@@ -10,12 +14,20 @@ from dataclasses import replace
 from experiments.quickstart import base as quickstart
 from rl_llm import algorithms
 from rl_llm.critic import Critic
-from rl_llm.curriculum import Curriculum, DynamicSampling
+from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.experiment import Experiment
 from rl_llm.optimizer import AdamW
 
-base = quickstart
 CRITIC = Critic(AdamW(1e-3, warmup_updates=4, schedule="linear", final_fraction=0.1), pretraining_steps=2)
+
+warm = replace(quickstart, steps=1, optimizer=AdamW(0.0), evaluation=replace(quickstart.evaluation, every=0))
+base = replace(
+    quickstart,
+    warm_start=None,
+    start="runs/recipes/warm-seed0",
+    steps=24,
+    evaluation=replace(quickstart.evaluation, every=3),
+)
 
 
 def with_algorithm(experiment: Experiment, algorithm: algorithms.Algorithm, critic: Critic) -> Experiment:
@@ -29,23 +41,24 @@ def with_algorithm(experiment: Experiment, algorithm: algorithms.Algorithm, crit
     )
 
 
-ARMS = {
+ABLATION = {
     name: with_algorithm(base, recipe, CRITIC)
     for name, recipe in vars(algorithms).items()
     if isinstance(recipe, algorithms.Algorithm)
+    # These want another run beside them: experiments/distillation.py, experiments/preferences.py.
     and recipe not in (algorithms.REWARD_MODEL, algorithms.ON_POLICY_DISTILLATION, algorithms.GKD)
 }
-ARMS["DAPO"] = replace(ARMS["DAPO"], dynamic_sampling=DynamicSampling(max_rollouts=3))
-ARMS["OLMO_3_ZERO"] = replace(
-    ARMS["OLMO_3_ZERO"], dynamic_sampling=DynamicSampling(max_rollouts=3), curriculum=Curriculum(drop_solved=0.9)
+ABLATION["DAPO"] = replace(ABLATION["DAPO"], dynamic_sampling=DynamicSampling(max_rollouts=3))
+ABLATION["OLMO_3_ZERO"] = replace(
+    ABLATION["OLMO_3_ZERO"], dynamic_sampling=DynamicSampling(max_rollouts=3), curriculum=Curriculum(drop_solved=0.9)
 )
-ARMS["dr_grpo"] = replace(base, algorithm=algorithms.dr_grpo(base.sampling.max_tokens))
-ARMS["remax"] = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=algorithms.ReMax()))
-ARMS["stale"] = replace(
+ABLATION["dr_grpo"] = replace(base, algorithm=algorithms.dr_grpo(base.sampling.max_tokens))
+ABLATION["remax"] = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=algorithms.ReMax()))
+ABLATION["stale"] = replace(
     base,
     algorithm=replace(algorithms.LITE_PPO, corrections=(algorithms.ImportanceWeight(),)),
     updates_per_rollout=4,
     micro_batches=3,
     staleness=2,
 )
-ABLATION = ARMS
+ABLATION["replay"] = replace(ABLATION["stale"], updates_per_rollout=2, micro_batches=6, staleness=0, replay=Replay(3))

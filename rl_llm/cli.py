@@ -25,7 +25,10 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state sav
 EVALUATE_EXAMPLES = """examples:
   rl-llm evaluate runs/slower                                  as the run itself did it
   rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
-  rl-llm evaluate runs/slower --split train                    has it learned its training problems by heart?"""
+  rl-llm evaluate runs/slower --split train                    has it learned its training problems by heart?
+  rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    responses to learn from
+  elsewhere
+  """
 
 
 class UsageError(Exception):
@@ -103,6 +106,12 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="sampling temperature, 0 for greedy (default: as in the experiment)",
+    )
+    evaluate.add_argument(
+        "--samples", type=Path, metavar="FILE", help="write all responses with their rewards there (StoredResponses)"
+    )
+    evaluate.add_argument(
+        "--logits", type=int, default=0, metavar="K", help="with --samples: and the K likeliest tokens at each place"
     )
 
 
@@ -206,6 +215,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     """
     if arguments.problems is not None and arguments.problems < 1:
         raise UsageError(f"--problems must be at least 1, not {arguments.problems}")
+    if arguments.logits and arguments.samples is None:
+        raise UsageError(f"--logits {arguments.logits} cannot act without --samples FILE")
+    if arguments.samples is not None and arguments.samples.exists():
+        raise UsageError(f"{arguments.samples} is there already: choose another --samples")
 
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
     from rl_llm.mesh import make_mesh
@@ -218,6 +231,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         experiment, record = recorded_experiment(arguments.folder)
     except RecordError as error:
         raise UsageError(str(error)) from error
+    if not 0 <= arguments.logits <= experiment.model.vocabulary:
+        raise UsageError(f"--logits {arguments.logits}: the vocabulary has {experiment.model.vocabulary} tokens")
     seed, sampling = record["seed"], experiment.sampling
     try:
         if arguments.temperature is not None:
@@ -228,7 +243,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     try:
-        outcome = evaluate_checkpoint(experiment, seed, arguments.folder, mesh, problems, sampling)
+        outcome = evaluate_checkpoint(
+            experiment, seed, arguments.folder, mesh, problems, sampling, arguments.samples, arguments.logits
+        )
     except (CheckpointError, GradingError) as error:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED

@@ -23,6 +23,7 @@ from rl_llm.rewards.worker import Grade
 from rl_llm.run import Run
 from rl_llm.scoring import Scorer
 from rl_llm.stored import stored_answers
+from rl_llm.supervision import RewardModel
 from rl_llm.types import Experience
 
 
@@ -149,9 +150,9 @@ class Collector:
         self.run.report_failures(answers.grades)
         if self.score is None:
             return answers
-        weight = self.run.experiment.reward_model.weight  # type: ignore[union-attr]
-        scores = self.score(answers.rollout)
-        grades = [with_score(grade, float(score), weight) for grade, score in zip(answers.grades, scores, strict=True)]
+        model, scores = self.run.experiment.reward_model, self.score(answers.rollout)
+        assert model is not None
+        grades = [with_score(grade, float(score), model) for grade, score in zip(answers.grades, scores, strict=True)]
         return replace(answers, grades=grades)
 
     def _informative(self, answers: Answers) -> np.ndarray:
@@ -188,11 +189,12 @@ class Collector:
         return experience
 
 
-def with_score(grade: Grade, score: float, weight: float) -> Grade:
+def with_score(grade: Grade, score: float, model: RewardModel) -> Grade:
     """A grade with a reward model's score; what could not be graded earns nothing of it either."""
     if grade.status != "ok":
         return grade
-    return replace(grade, reward=grade.reward + weight * score, components={**grade.components, "reward_model": score})
+    reward = model.weight * score + (grade.reward if model.added else 0.0)
+    return replace(grade, reward=reward, components={**grade.components, "reward_model": score})
 
 
 def joined(first: Answers, second: Answers) -> Answers:

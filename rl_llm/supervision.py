@@ -89,11 +89,13 @@ class Teacher:
 @dataclass(frozen=True)
 class RewardModel:
     """The critic of another run, which learned from preferences (BradleyTerry): its score of a response, the value at
-    the last token, is added to the reward `weight` times, as the component "reward_model" (arXiv 2203.02155).
+    the last token, times `weight` is the reward of RL (InstructGPT, arXiv 2203.02155, section 3.5), or with `added` a
+    further component of it. Metric "component/reward_model"; accuracy is measured all the same.
     """
 
     run: str
     weight: float = 1.0
+    added: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight == 0:

@@ -1,6 +1,7 @@
 """Evaluation of a run folder's newest good checkpoint, apart from the run."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 
 from rl_llm.actor import Actor
 from rl_llm.evaluation.evaluate import evaluate
+from rl_llm.evaluation.samples import SamplesFile
 from rl_llm.experiment import Experiment
 from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
@@ -17,9 +19,18 @@ from rl_llm.sampler import Sampling, compile_sampler
 
 
 def evaluate_checkpoint(
-    experiment: Experiment, seed: int, folder: Path, mesh: Mesh, problems: Sequence[Problem], sampling: Sampling
+    experiment: Experiment,
+    seed: int,
+    folder: Path,
+    mesh: Mesh,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    samples: Path | None = None,
+    logits: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy, pass@k, length and truncation on `problems`, with the noise of the run's own evaluations.
+    """Accuracy, pass@k, length and truncation on `problems`, with the noise of the run's own evaluations. All responses
+    go to the file `samples`, as `StoredResponses` reads them, with the policy's `logits` likeliest tokens at each
+    place.
 
     Raises CheckpointError when the folder has no good checkpoint.
     """
@@ -28,7 +39,10 @@ def evaluate_checkpoint(
     sample = compile_sampler(experiment.model, mesh, K, sampling.max_tokens)
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
         actor = Actor(experiment, mesh, sample, grader)
-        outcome = evaluate(actor, restored.state.params, problems, key(seed, Purpose.EVALUATION), sampling)
+        params = restored.state.params
+        with SamplesFile(actor, params, samples, logits) if samples else nullcontext() as file:
+            keep = file.add if file else None
+            outcome = evaluate(actor, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)
     return {
         "step": restored.step,
         "problems": len(problems),

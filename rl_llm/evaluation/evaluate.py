@@ -1,6 +1,6 @@
 """Evaluation on a split: accuracy of samples and pass@k, with the samples kept to be looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rl_llm.actor import Actor
+from rl_llm.actor import Actor, Answers
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import refuse_all_failed
 from rl_llm.sampler import Sampling
@@ -27,12 +27,19 @@ class Outcome:
 
 
 def evaluate(
-    actor: Actor, params: dict, problems: Sequence[Problem], key: jax.Array, sampling: Sampling, prefix: str = ""
+    actor: Actor,
+    params: dict,
+    problems: Sequence[Problem],
+    key: jax.Array,
+    sampling: Sampling,
+    prefix: str = "",
+    keep: Callable[[Sequence[Problem], Answers], None] | None = None,
 ) -> Outcome:
     """Put every problem to the policy, `prompts_per_step` at a time (the program that is compiled already).
 
     The last call is filled up with problems again, whose answers are dropped: a row's noise does not depend on its
-    neighbours, so the outcome is that of the problems alone. Raises GradingError when no answer could be graded.
+    neighbours, so the outcome is that of the problems alone. `keep` is given the problems of every call and the
+    answers, of which the first rows are theirs. Raises GradingError when no answer could be graded.
     """
     N, K = actor.experiment.prompts_per_step, actor.experiment.responses_per_prompt
     if not problems:
@@ -43,6 +50,8 @@ def evaluate(
         filled = (part * (-(-N // len(part))))[:N]
         answers = actor.answer(params, filled, key, sampling, prefix)
         rows = len(part) * K
+        if keep is not None:
+            keep(part, answers)
         mask, truncated = jax.device_get((answers.rollout.mask, answers.rollout.truncated))
         accuracies.append(answers.accuracies[:rows].reshape(-1, K))
         lengths.append(mask[:rows].sum(axis=1))

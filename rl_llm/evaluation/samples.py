@@ -1,0 +1,61 @@
+"""All responses of an evaluation as a file that other runs can learn from (`StoredResponses`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rl_llm.actor import Actor, Answers
+from rl_llm.likelihood import compile_over_rows, likeliest
+from rl_llm.problem import Problem
+from rl_llm.runs.files import json_line
+from rl_llm.types import Rollout
+
+
+class SamplesFile:
+    """Use it in a `with` statement. A line holds a prompt, its responses, their rewards and tokens; with `logits` k
+    also the k likeliest tokens at each place under the policy that answered, and their log-probabilities.
+    """
+
+    def __init__(self, actor: Actor, params: dict, path: Path, logits: int = 0) -> None:
+        experiment = actor.experiment
+        self._actor, self._params, self._path, self._logits = actor, params, path, logits
+
+        def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return likeliest(experiment.model, params, rollout.prompts, rollout.tokens, temperature, logits)
+
+        self._likeliest = compile_over_rows(at_each_place, experiment.model, actor.mesh)
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, problems: Sequence[Problem], answers: Answers) -> None:
+        """Write the answers to the problems; rows that follow them are no one's."""
+        K = self._actor.experiment.responses_per_prompt
+        tokens, mask = jax.device_get((answers.rollout.tokens, answers.rollout.mask))
+        lengths = mask.sum(axis=1).astype(int)
+        columns: dict[str, Sequence[Any]] = {
+            "responses": answers.responses,
+            "rewards": [grade.reward for grade in answers.grades],
+            "tokens": cut(tokens, lengths),
+        }
+        if self._logits:
+            temperature = jnp.float32(self._actor.experiment.sampling.temperature)
+            ids, logps = jax.device_get(self._likeliest(self._params, answers.rollout, temperature))
+            columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
+        for n, problem in enumerate(problems):
+            rows = slice(n * K, (n + 1) * K)
+            line = {"prompt": problem.prompt} | {name: list(column[rows]) for name, column in columns.items()}
+            self._file.write(json_line(line))
+
+
+def cut(rows: np.ndarray, lengths: np.ndarray) -> list[list]:
+    """Rows without their padding, as JSON has them."""
+    return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]

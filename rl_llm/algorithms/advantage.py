@@ -175,7 +175,8 @@ class GPG(ResponseAdvantage):
 class MaxRL(ResponseAdvantage):
     """A = (r - group mean) / group mean, 0 in a group without any reward (arXiv 2602.02710). For rewards >= 0.
 
-    It follows the gradient of log P(right) to order K in P(wrong); plain policy gradient, that of P(right), is order 1.
+    It follows the gradient of log P(right) to order K - 1 in P(wrong) (one order is what the group's mean costs); plain
+    policy gradient, that of P(right), is order 1.
     """
 
     def of_responses(self, batch: Batch) -> jax.Array:

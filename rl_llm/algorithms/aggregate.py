@@ -99,8 +99,8 @@ class FixedLength:
 class VLNorm:
     """VL Norm (arXiv 2509.07558): |o|^-alpha / sum_j |o_j|^-alpha / length.
 
-    Unbiased as Dr. GRPO (alpha = 0), with the least variance at alpha = 1 if that of a response's gradient grows with
-    its length. Sum: the mean length under these shares, divided by `length`.
+    alpha = 0 is Dr. GRPO. Above it unbiased only if a response's expected gradient does not depend on its length, with
+    the least variance at alpha = 1 if its variance does. Sum: the mean length under these shares, divided by `length`.
     """
 
     length: int

@@ -1,0 +1,191 @@
+"""What no component and no recipe may depend on: the order of groups and rows, padding, parts; by reflection."""
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from test_knobs import ARRAYS, ENTROPY, KNOBS, LOGP, MASK, OLD, REF, REWARD, SAMPLER, TRUNCATED, K, N, T, of
+
+import rl_llm.algorithms as a
+from rl_llm.algorithms import Algorithm, Moments, Setting
+from rl_llm.learner import make_batch, split
+from rl_llm.types import Prompts, Rollout
+
+WIDER = 5
+TOKENS = np.random.default_rng(0).integers(2, 5, MASK.shape)
+MOMENTS = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0))
+# What a row and a token are given; the group's number comes with the row.
+INPUTS: dict[str, Any] = {
+    "tokens": TOKENS,
+    "mask": MASK,
+    "truncated": TRUNCATED,
+    "reward": REWARD.astype(np.float32),
+    "logp": SAMPLER,
+    "old": OLD,
+    "learner": LOGP,
+    "entropy": np.asarray(ENTROPY),
+    "ref_logp": REF,
+    "greedy_reward": ARRAYS["in/greedy_baseline"],
+    "value": ARRAYS["in/values"],
+    "rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1).astype(np.float32),
+}
+OPTIONAL = ("ref_logp", "greedy_reward", "value", "rewards")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of a whole batch: what each token weighs, earns and pulls, f32[B, T] each, and the loss."""
+
+    weight: Any
+    advantage: Any
+    by_logp: Any
+    by_entropy: Any
+    loss: Any
+
+
+jax.tree_util.register_dataclass(Found, [field.name for field in fields(Found)], [])
+PLACES = np.arange(N * K)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "parts"))
+def learned(algorithm: Algorithm, inputs: dict[str, jax.Array], parts: int = 1) -> Found:
+    """make_batch of the whole, then objective and regularizers on parts of it, their gradients put together again."""
+    prompts = Prompts(jnp.zeros((N, 1), jnp.int32), jnp.ones(N, jnp.int32), jnp.arange(N))
+    x = inputs
+    rollout = Rollout(prompts, x["tokens"], x["mask"], x["truncated"], x["logp"], x["old"], x["old"])
+    made = {name: x[name] for name in OPTIONAL if name in algorithm.needs}
+    batch, _ = make_batch(algorithm, rollout, x["reward"], made, MOMENTS if "moments" in algorithm.needs else None)
+
+    def loss(logp: jax.Array, entropy: jax.Array, part: Any) -> jax.Array:
+        losses, _ = algorithm.objective(logp, part)
+        for term in algorithm.regularizers:
+            losses = losses + term(logp, entropy, part)[0]
+        return jnp.sum(part.weight * losses)
+
+    cut = split(
+        replace(batch, rewards=x["learner"], value=x["entropy"], returns=jnp.asarray(PLACES)), parts
+    )  # carried along
+    logp, entropy, places = cut.rewards, cut.value, cut.returns.reshape(-1)
+    own = split(batch, parts)
+    value, gradients = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)))(logp, entropy, own)
+    by_logp, by_entropy = (jnp.zeros_like(batch.mask).at[places].set(g.reshape(N * K, -1)) for g in gradients)
+    return Found(batch.weight, batch.advantage, by_logp, by_entropy, jnp.sum(value))
+
+
+def rows_in(order: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value[order] for name, value in INPUTS.items()}
+
+
+def widened() -> dict[str, np.ndarray]:
+    """Further positions that the mask leaves out, with values in them that would show."""
+    wide = {}
+    for name, value in INPUTS.items():
+        by_token = value.shape == MASK.shape
+        fill = 0 if name in ("mask", "logp", "old") else 3
+        wide[name] = np.pad(value, ((0, 0), (0, WIDER)), constant_values=fill) if by_token else value
+    return wide
+
+
+def same(found: Found, expected: Found, order: Any = slice(None)) -> None:
+    """Equal but for rounding, relative to the largest number of each kind."""
+    for field in fields(Found):
+        ours, theirs = np.asarray(getattr(found, field.name)), np.asarray(getattr(expected, field.name))
+        if ours.ndim == 2:
+            assert not ours[:, T:].any(), field.name
+            ours, theirs = ours[:, :T], theirs[order]
+        scale = max(np.abs(theirs).max(), 1e-6)
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=2e-5, err_msg=field.name)
+
+
+RECIPES = {name: value for name, value in vars(a).items() if isinstance(value, Algorithm)} | {"DR_GRPO": a.dr_grpo(T)}
+ALGORITHMS = {kind.__name__: of(component) for kind, (component, _) in KNOBS.items()}
+ALGORITHMS |= {
+    f"{kind.__name__}.{name}={getattr(other, name)}": of(other)
+    for kind, (component, others) in KNOBS.items()
+    for name, value in others.items()
+    if isinstance(value, str | bool)
+    for other in (replace(component, **{name: value}),)
+}
+ALGORITHMS |= RECIPES
+NAMES = sorted(ALGORITHMS)
+# The covariance is over the whole batch of an update: these choose a share of its tokens, and refuse parts.
+WHOLE = {"ClipCov", "KLCov"}
+
+
+def whole(name: str) -> Found:
+    return learned(ALGORITHMS[name], INPUTS)
+
+
+@settings(max_examples=5)
+@given(order=st.permutations(range(N)), rows=st.lists(st.permutations(range(K)), min_size=N, max_size=N))
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_and_rows_may_come_in_any_order(name: str, order: list[int], rows: list[list[int]]):
+    places = (np.array(order)[:, None] * K + np.array(rows)).reshape(-1)
+    same(learned(ALGORITHMS[name], rows_in(places)), whole(name), places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_changes_nothing_and_parts_add_up_to_the_whole(name: str):
+    same(learned(ALGORITHMS[name], widened(), 1 if name in WHOLE else 3), whole(name))
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_what_cannot_be_computed_in_parts_would_differ_and_is_refused(name: str):
+    with pytest.raises(AssertionError, match="by_logp"):
+        same(learned(ALGORITHMS[name], INPUTS, 2), whole(name))
+    with pytest.raises(ValueError, match="set micro_batches=1"):
+        ALGORITHMS[name].objective.check(Setting(N, K, 2, micro_batches=2))  # type: ignore[attr-defined]
+
+
+# {0, 1} -> {-1, 1} is r -> 2 r - 1. A component in Lite PPO's place changes nothing about that, but:
+DOUBLE = {  # without a std: the scale of the rewards is that of the step
+    "RLOO", "OPO", "GPG", "ReMax", "BestOfGroup.std=none", "DR_GRPO", "LEAVE_ONE_OUT", "REINFORCE",
+}  # fmt: skip
+SEEN = {
+    "GAE": "a value is in the units of the rewards",
+    "LengthAdaptive": "a value is in the units of the rewards",
+    "MaxRL": "divides by the mean reward",
+    "RewardToGo": "has no baseline",
+    "REINFORCE_PLUS_PLUS": "fines the KL in units of the reward",
+    "KLInReward": "fines in units of the reward",
+    "KLInReward.level=token": "fines in units of the reward",
+    "SoftOverlong": "fines in units of the reward",
+    "SoftOverlong.capped=False": "fines in units of the reward",
+    "RepetitionPenalty": "fines in units of the reward",
+    "WhitenRewards": "whitens with the zeros of the tokens before the last",
+    "WhitenRewards.keep_mean=True": "whitens with the zeros of the tokens before the last",
+    "DifficultyWindow": "has bounds in units of the reward",
+    "DifficultyWindow.counts=False": "has bounds in units of the reward",
+    "RewardAtLeast": "has a threshold in units of the reward",
+    "RewardAtLeast.counts=False": "has a threshold in units of the reward",
+}
+RIGHT = (np.median(REWARD) < REWARD).astype(np.float32)
+
+
+def answer(name: str) -> str:
+    """What a linear change of the rewards does to the advantages of the tokens that weigh anything, and to weights."""
+
+    def with_rewards(change: Any) -> tuple[np.ndarray, np.ndarray]:
+        greedy, both = (change(x) for x in (RIGHT[::-1], np.stack([RIGHT, RIGHT[::-1]], axis=1)))
+        given = {"reward": change(RIGHT), "greedy_reward": greedy, "rewards": both}
+        found = learned(ALGORITHMS[name], INPUTS | given)
+        return np.asarray(found.advantage * (found.weight > 0)), np.asarray(found.weight)
+
+    (before, weight), (after, other_weight) = with_rewards(lambda r: r), with_rewards(lambda r: 2 * r - 1)
+    if not np.allclose(weight, other_weight, rtol=1e-5):
+        return "seen"
+    for word, factor in (("same", 1), ("double", 2)):
+        if np.abs(after - factor * before).max() < 1e-4 * np.abs(before).max():
+            return word
+    return "seen"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rewards_of_minus_one_and_one_change_nothing_where_they_are_normalised(name: str):
+    assert answer(name) == ("double" if name in DOUBLE else "seen" if name in SEEN else "same")

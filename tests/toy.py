@@ -1,0 +1,127 @@
+"""A policy so small that all its responses, and all groups of them, are enumerated: exact expectations of gradients."""
+
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rl_llm.algorithms import Algorithm, Moments
+from rl_llm.learner import make_batch
+from rl_llm.types import Prompts, Rollout
+
+V, T = 3, 3  # token 0 ends a response
+RESPONSES = [r for n in range(1, T + 1) for r in product(range(V), repeat=n) if 0 not in r[:-1] and (0 in r or n == T)]
+STATES = sorted({r[:t] for r in RESPONSES for t in range(len(r))})  # what may stand before a token
+TOKENS = np.array([r + (0,) * (T - len(r)) for r in RESPONSES])
+BEFORE = np.array([((0, *r) + (0,) * T)[:T] for r in RESPONSES])
+LENGTHS = np.array([len(r) for r in RESPONSES])
+MASK = (np.arange(T) < LENGTHS[:, None]).astype(np.float32)
+TRUNCATED = TOKENS[:, -1] > 0
+
+DRAW = np.random.default_rng(0)
+POLICY, REF = (DRAW.normal(size=(T, V, V)).astype(np.float32) for _ in range(2))
+SAMPLER = POLICY + 0.5 * DRAW.normal(size=POLICY.shape).astype(np.float32)
+REWARD = DRAW.normal(size=len(RESPONSES)).astype(np.float32)  # of either sign, and not the same twice
+RIGHT = (DRAW.permutation(len(RESPONSES)) < 5).astype(np.float32)
+
+
+def logps(table: Any) -> jax.Array:
+    """Logits [T, V, V] by (position, token before, token) -> log-probabilities [responses, T], 0 at padding."""
+    return jax.nn.log_softmax(jnp.asarray(table))[np.arange(T), BEFORE, TOKENS] * MASK
+
+
+def probability(table: Any) -> jax.Array:
+    """f32[responses]."""
+    return jnp.exp(jnp.sum(logps(table), axis=1))
+
+
+def begins(state: tuple[int, ...]) -> np.ndarray:
+    """f32[responses]: 1 for those that begin so."""
+    return np.array([response[: len(state)] == state for response in RESPONSES], np.float32)
+
+
+def at_state(table: Any, state: tuple[int, ...]) -> jax.Array:
+    """Logits [V] of the next token."""
+    return jnp.asarray(table)[len(state), state[-1] if state else 0]
+
+
+def over_states(of_state: Any, visited: Any) -> jax.Array:
+    """The expected sum over the tokens of a response drawn from `visited` of what `of_state(state)` is."""
+    chance = jax.lax.stop_gradient(probability(visited))
+    return sum(jnp.sum(chance * begins(state)) * of_state(state) for state in STATES)  # type: ignore[return-value]
+
+
+def values_at(table: Any, reward: Any) -> np.ndarray:
+    """f32[responses, T]: the exact value of what stands before each token."""
+    chance = np.asarray(probability(table), np.float64)
+    of = {s: (chance * begins(s) * reward).sum() / (chance * begins(s)).sum() for s in STATES}
+    rows = [[of[r[:t]] if t < len(r) else 0.0 for t in range(T)] for r in RESPONSES]
+    return np.array(rows, np.float32)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "groups", "k"))
+def _ascent(
+    algorithm: Algorithm, table: Any, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
+) -> jax.Array:
+    rows = np.array(list(product(range(len(RESPONSES)), repeat=groups * k)))
+    prompts = Prompts(jnp.zeros((groups, 1), jnp.int32), jnp.ones(groups, jnp.int32), jnp.arange(groups))
+    sampled, begun = logps(sampler), logps(old)
+    made = dict(made)
+    reward = made.pop("reward")
+
+    def batch_of(row: jax.Array) -> Any:
+        tokens, mask = jnp.asarray(TOKENS)[row], jnp.asarray(MASK)[row]
+        rollout = Rollout(prompts, tokens, mask, jnp.asarray(TRUNCATED)[row], sampled[row], begun[row], begun[row])
+        fields = {name: jnp.asarray(value)[row] for name, value in made.items()}
+        return make_batch(algorithm, rollout, reward[row], fields, moments)[0]
+
+    def loss(table: Any, row: jax.Array, batch: Any) -> jax.Array:
+        states = jax.nn.log_softmax(jnp.asarray(table))
+        entropy = -jnp.sum(jnp.exp(states) * states, axis=-1)[np.arange(T), BEFORE] * MASK
+        logp = logps(table)[row]
+        losses = algorithm.objective(logp, batch)[0]
+        for term in algorithm.regularizers:
+            losses = losses + term(logp, entropy[row], batch)[0]
+        return jnp.sum(batch.weight * losses)
+
+    chance = jnp.prod(probability(sampler)[rows], axis=1)
+    batches = jax.vmap(batch_of)(jnp.asarray(rows))
+    return -jax.grad(lambda x: jnp.sum(chance * jax.vmap(partial(loss, x))(jnp.asarray(rows), batches)))(table)
+
+
+def expected_ascent(
+    algorithm: Algorithm,
+    *,
+    k: int = 3,
+    groups: int = 1,
+    reward: Any = REWARD,
+    sampler: Any = POLICY,
+    old: Any = POLICY,
+    value: Any = None,
+    moments: Moments | None = None,
+) -> np.ndarray:
+    """The expectation of minus the gradient at POLICY, over every batch of `groups` groups of k responses that SAMPLER
+    may give; the updates began at `old`.
+    """
+    greedy = reward[int(np.argmax(probability(POLICY)))]  # any fixed response would do
+    made = {
+        "reward": jnp.asarray(reward),
+        "ref_logp": logps(REF),
+        "greedy_reward": np.full(len(RESPONSES), greedy, np.float32),
+        "value": MASK if value is None else value,
+        "rewards": np.stack([reward, RIGHT], axis=1),
+    }
+    made = {name: made[name] for name in made if name == "reward" or name in algorithm.needs}
+    return np.asarray(_ascent(algorithm, POLICY, sampler, old, made, moments, groups, k))
+
+
+def gradient(objective: Any) -> np.ndarray:
+    """Of a function of the table, at POLICY."""
+    return np.asarray(jax.jit(jax.grad(objective))(POLICY))
+
+
+def expected_reward(table: Any, reward: Any = REWARD) -> jax.Array:
+    return jnp.sum(probability(table) * reward)

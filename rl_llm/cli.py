@@ -26,9 +26,7 @@ EVALUATE_EXAMPLES = """examples:
   rl-llm evaluate runs/slower                                  as the run itself did it
   rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
   rl-llm evaluate runs/slower --split train                    has it learned its training problems by heart?
-  rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    responses to learn from
-  elsewhere
-  """
+  rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    to learn from elsewhere"""
 
 
 class UsageError(Exception):

@@ -83,7 +83,8 @@ class Collector:
             self.run.progress["cursor"] = [cursor.epoch, cursor.place]
             answers, fields = stored_answers(experiment, begun.problems)
             experience = self._experience(answers, answers.rewards, fields)
-            return Collected(experience, begun.problems, answers, self._curriculum_values(step))
+            read = {"tokens/generated": 0, "tokens/stored": int(answers.rollout.mask.sum()), "flops/generate": 0.0}
+            return Collected(experience, begun.problems, answers, read | self._curriculum_values(step))
 
         problems, answers = list(begun.problems), self._graded(begun.pending)
         chosen, values = np.arange(len(problems)), {}

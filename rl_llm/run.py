@@ -90,7 +90,7 @@ class Run:
         """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
         self.step += 1
         results = {name: float(metric.result()) for name, metric in jax.device_get(metrics).items()}
-        self.progress["tokens"] += int(values.get("tokens/generated", 0))
+        self.progress["tokens"] += int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
         self.progress["flops"] += values.get("flops/generate", 0.0) + values.get("flops/update", 0.0)
         totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rl_llm.actor import Answers
-from rl_llm.experiment import Experiment
+from rl_llm.experiment import Experiment, Tokenizer
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
-from rl_llm.text import encode_prompts, encode_responses, pad
+from rl_llm.text import encode_prompts, pad
 from rl_llm.types import Rollout
 
 
@@ -21,13 +21,10 @@ def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple
     responses = [response for problem in problems for response in problem.metadata["responses"]]
     rewards = [float(reward) for problem in problems for reward in problem.metadata["rewards"]]
     tokenizer, T = experiment.tokenizer, experiment.sampling.max_tokens
-    if all("tokens" in problem.metadata for problem in problems):
-        rows = [row for problem in problems for row in problem.metadata["tokens"]]
-        _check_tokens(rows, experiment)
-        tokens, lengths = pad(rows, T), np.array([len(row) for row in rows])
-        mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
-    else:
-        tokens, mask = encode_responses(tokenizer, responses, T, "sampling.max_tokens")
+    rows = [row for problem in problems for row in _token_rows(tokenizer, problem)]
+    _check_tokens(rows, experiment)
+    tokens, lengths = pad(rows, T), np.array([len(row) for row in rows])
+    mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
     last = tokens[np.arange(len(tokens)), mask.sum(axis=1).astype(int) - 1]
     nothing = np.zeros_like(mask)
     rollout = Rollout(
@@ -43,13 +40,20 @@ def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple
     return Answers(rollout, responses, grades, 0.0, 0.0), _teachers_fields(experiment, problems)
 
 
+def _token_rows(tokenizer: Tokenizer, problem: Problem) -> list[list[int]]:
+    """The tokens that were sampled, or those of the text with an end token."""
+    if "tokens" in problem.metadata:
+        return list(problem.metadata["tokens"])
+    return [[*tokenizer.encode(response), tokenizer.end_id] for response in problem.metadata["responses"]]
+
+
 def _check_tokens(rows: Sequence[Sequence[int]], experiment: Experiment) -> None:
     T, V = experiment.sampling.max_tokens, experiment.model.vocabulary
     for row in rows:
         if not 1 <= len(row) <= T or not all(isinstance(token, int) and 0 <= token < V for token in row):
             raise ValueError(
-                f"stored tokens {str(row)[:60]}: a response has 1 to sampling.max_tokens={T} tokens, each an id below "
-                f"the vocabulary's {V}"
+                f"stored tokens {str(row)[:60]} ({len(row)}): a response has 1 to sampling.max_tokens={T} tokens, each an "
+                f"id below the vocabulary's {V}"
             )
 
 

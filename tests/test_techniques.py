@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_train import (
     ROOT,
@@ -21,12 +22,35 @@ from test_train import (
 )
 
 from rl_llm import algorithms
-from rl_llm.algorithms import GRPO_KL, Reference
+from rl_llm.algorithms import (
+    DIRECT_PREFERENCE,
+    GKD,
+    GRPO_KL,
+    PPO,
+    REWARD_MODEL,
+    Normalize,
+    Reference,
+    Setting,
+    TokenMean,
+)
 from rl_llm.config import load_experiment
+from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, ResponseLength
+from rl_llm.supervision import Mixture, StoredResponses, Teacher
+from rl_llm.tasks.modular_sum import ModularSum
+from tests.data.techniques import ABLATION, CRITIC
 
 FILE = "tests/data/techniques.py"
 EVERYTHING = load_experiment(f"{ROOT / FILE}:everything")[1]
-RECIPES = sorted(name for name, value in vars(algorithms).items() if isinstance(value, algorithms.Algorithm))
+RECIPES = sorted(ABLATION)
+
+
+class NoDemonstrations(ModularSum):
+    """A task that only asks."""
+
+    def __init__(self) -> None:
+        super().__init__(modulus=3)
+
+    demonstrate = property()  # type: ignore[assignment]
 
 
 def train(folder: Path, name: str, *arguments: str) -> Finished:
@@ -57,16 +81,72 @@ def test_the_sampler_is_behind_the_learner(run: Finished, tmp_path: Path):
     assert tokens[0][2:] != tokens[1][2:]
 
 
-def test_all_that_is_carried_survives_an_interruption(run: Finished, tmp_path: Path):
-    folder = tmp_path / "run"
-    process = start("train", f"{FILE}:everything", "--out", folder, "--set", "checkpointing.every=1")
+@pytest.fixture(scope="module")
+def selecting(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return train(tmp_path_factory.mktemp("selecting") / "run", "selecting")
+
+
+def interrupted(folder: Path, name: str) -> Finished:
+    """A run that was stopped in the middle of its RL steps, and resumed."""
+    process = start("train", f"{FILE}:{name}", "--out", folder, "--set", "checkpointing.every=1")
     wait_until(process, lambda: steps_done(folder) > WARM_STEPS)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
     assert WARM_STEPS < steps_done(folder) < WARM_STEPS + EVERYTHING.steps
-    resumed = train(folder, "everything", "--resume")
-    assert without_time(resumed.metrics) == without_time(run.metrics)
-    assert outcome(resumed.summary) == outcome(run.summary)
+    return train(folder, name, "--resume")
+
+
+@pytest.mark.parametrize("name", ["everything", "selecting", pytest.param("critic", marks=pytest.mark.slow)])
+def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
+    """The state, and where the run stands in its problems."""
+    fixture = {"everything": "run", "selecting": "selecting"}.get(name)
+    whole = request.getfixturevalue(fixture) if fixture else train(tmp_path / "whole", name)
+    resumed = interrupted(tmp_path / "run", name)
+    assert without_time(resumed.metrics) == without_time(whole.metrics)
+    assert outcome(resumed.summary) == outcome(whole.summary)
+
+
+def test_groups_without_a_signal_are_replaced_until_there_are_enough_or_it_took_too_long(selecting: Finished):
+    experiment = load_experiment(f"{ROOT / FILE}:selecting")[1]
+    for line in selecting.metrics[WARM_STEPS:]:
+        enough = line["sampling/informative_groups"] >= experiment.prompts_per_step
+        assert line["sampling/rollouts"] <= 3
+        assert enough or line["sampling/rollouts"] == 3
+        assert line["tokens/generated"] >= line["sampling/rollouts"] * experiment.prompts_per_step * 4
+    assert any(line["sampling/rollouts"] > 1 for line in selecting.metrics[WARM_STEPS:])
+
+
+def test_a_curriculum_widens_and_solved_problems_are_counted(selecting: Finished):
+    lines = selecting.metrics[WARM_STEPS:]
+    assert [line["curriculum/max_tokens"] for line in lines] == [6, 9, 12, 16]
+    assert [line["curriculum/problems"] for line in lines] == [24, 29, 35, 40]
+    assert all(line["response/length"] <= line["curriculum/max_tokens"] for line in lines)
+    assert lines[0]["response/truncated"] > 0
+    solved = [line["curriculum/solved"] for line in lines]
+    assert solved == sorted(solved)
+    assert solved[-1] > 0
+
+
+def test_controllers_move_their_coefficients(run: Finished):
+    found = [line["coefficient/EntropyBonus"] for line in run.metrics[WARM_STEPS:]]
+    entropies = [line["policy/entropy"] for line in run.metrics[WARM_STEPS:]]
+    steps = np.diff([0.05, *found])
+    np.testing.assert_allclose(steps, [0.005 if entropy < 0.5 else -0.005 for entropy in entropies], atol=1e-6)
+
+
+def test_earlier_rollouts_are_learned_from_as_well(run: Finished):
+    """Two updates a rollout, and from the second step on a second rollout: the learning rate falls as fast."""
+    assert EVERYTHING.policy_updates() == 2 + 3 * 4
+    assert [EVERYTHING.rollout_updates(steps) for steps in range(5)] == [0, 2, 6, 10, 14]
+    assert int(run.metrics[-1]["step"]) == WARM_STEPS + EVERYTHING.steps
+
+
+def test_a_critic_learns_alone_first(tmp_path: Path):
+    finished = train(tmp_path / "run", "critic")
+    alone, *both = finished.metrics[WARM_STEPS:]
+    assert alone["critic/error"] > 0
+    assert "policy/ratio" not in alone
+    assert all("policy/ratio" in line and line["critic/gradient_norm"] > 0 for line in both)
 
 
 def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
@@ -76,7 +156,7 @@ def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RECIPES, "dr_grpo", "remax", "following"])
+@pytest.mark.parametrize("name", [*RECIPES, "remax", "following", "shared_critic", "mixed"])
 def test_a_recipe_runs(tmp_path: Path, name: str):
     finished = train(tmp_path / "run", name)
     for line in finished.metrics:
@@ -90,6 +170,26 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
         ({"algorithm": GRPO_KL}, r"KLPenalty need batch.ref_logp, which this run does not make"),
         ({"reference": Reference()}, r"reference=Reference\(.*\) cannot act: no component"),
         ({"staleness": -1}, r"Experiment.staleness must be at least 0, not -1"),
+        ({"algorithm": PPO}, r"critic=None with algorithm.value_loss=ValueLoss"),
+        ({"critic": CRITIC}, r"algorithm.value_loss=None: a critic learns by a value loss"),
+        (
+            {"algorithm": PPO, "critic": replace(CRITIC, pretraining_steps=5)},
+            r"pretraining_steps=5 are more than steps",
+        ),
+        ({"dynamic_sampling": DynamicSampling()}, r"dynamic_sampling=.* cannot act: no filter"),
+        ({"curriculum": Curriculum(Difficulty(0.1, 2))}, r"first_share=0.1 of train_problems=40 is less than"),
+        ({"curriculum": Curriculum(Difficulty(0.5, 9))}, r"difficulty.steps=9 are more than steps=4"),
+        (
+            {"curriculum": Curriculum(length=ResponseLength(16, 2))},
+            r"length.first=16 cannot act: sampling.max_tokens=16",
+        ),
+        ({"teacher": Teacher("x")}, r"teacher=Teacher\(.*\) cannot act: no component"),
+        ({"teacher": Teacher("x"), "reference": Reference(), "algorithm": GRPO_KL}, r"both make batch.ref_logp"),
+        ({"algorithm": GKD, "teacher": Teacher("x")}, r"Distillation need batch.teacher_logp and batch.teacher_tokens"),
+        ({"algorithm": GRPO_KL, "teacher": Teacher("x", top_tokens=2)}, r"top_tokens of Teacher"),
+        ({"start": "x"}, r"start='x' begins with a trained policy"),
+        ({"responses": StoredResponses("x"), "staleness": 1}, r"staleness cannot act on stored responses"),
+        ({"task": NoDemonstrations(), "mixture": Mixture(8, 28)}, r"warm_start needs demonstrations"),
     ],
 )
 def test_what_cannot_act_is_refused(changes: dict, message: str):
@@ -98,7 +198,21 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         replace(base, **changes)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (replace(DIRECT_PREFERENCE, advantage=Normalize()), r"Pairwise reads no advantage, so Normalize\(.*cannot act"),
+        (replace(DIRECT_PREFERENCE, aggregate=TokenMean()), r"Pairwise with TokenMean"),
+        (replace(REWARD_MODEL, value_aggregate=TokenMean()), r"BradleyTerry with TokenMean"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(algorithm: algorithms.Algorithm, message: str):
+    made = frozenset({"ref_logp", "kl_baseline", "value", "returns"})
+    with pytest.raises(ValueError, match=message):
+        algorithm.check(Setting(8, 4, 2, made=made))
+
+
 def test_a_correction_needs_a_sampler_that_differs():
     with pytest.raises(ValueError, match=r"ImportanceWeight cannot act where the sampler is the policy itself"):
-        replace(EVERYTHING, staleness=0)
-    assert replace(EVERYTHING, staleness=0, sampling=replace(EVERYTHING.sampling, top_k=3))
+        replace(EVERYTHING, staleness=0, replay=None)
+    assert replace(EVERYTHING, staleness=0, replay=None, sampling=replace(EVERYTHING.sampling, top_k=3))

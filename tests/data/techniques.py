@@ -25,7 +25,7 @@ from rl_llm.algorithms import (
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
 from rl_llm.optimizer import AdamW
-from rl_llm.supervision import Mixture
+from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 from tests.data import tiny
 
 base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))
@@ -38,7 +38,7 @@ everything = replace(
         algorithms.GRPO_KL,
         advantage=Normalize(mean="running", std="running"),
         corrections=(ImportanceWeight(),),
-        regularizers=(*algorithms.GRPO_KL.regularizers, EntropyBonus(0.01, EntropyTarget(0.5))),
+        regularizers=(*algorithms.GRPO_KL.regularizers, EntropyBonus(0.05, EntropyTarget(0.5))),
     ),
     reference=Reference(reset_every=2),
     staleness=2,
@@ -61,6 +61,18 @@ selecting = replace(
     curriculum=Curriculum(Difficulty(first_share=0.6, steps=3), ResponseLength(first=6, steps=3), drop_solved=0.75),
 )
 mixed = replace(base, mixture=Mixture(per_update=8, max_tokens=28, coefficient=0.5))
+
+# These learn from another run (--set start=..., teacher.run=..., reward_model.run=...) or a file (responses.path=...).
+OTHER, FILE = "runs/other", "runs/judged.jsonl"
+started = replace(base, warm_start=None, start=OTHER)
+on_policy_distillation = replace(base, algorithm=algorithms.ON_POLICY_DISTILLATION, teacher=Teacher(OTHER))
+gkd = replace(base, algorithm=algorithms.GKD, teacher=Teacher(OTHER, top_tokens=4, on_policy=0.5))
+stored = replace(base, responses=StoredResponses(FILE))
+offline_dpo = with_algorithm(stored, algorithms.DIRECT_PREFERENCE, CRITIC)
+offline_kto = with_algorithm(stored, algorithms.KAHNEMAN_TVERSKY, CRITIC)
+offline_logits = replace(base, algorithm=algorithms.GKD, responses=StoredResponses(FILE, top_tokens=4))
+reward_model = with_algorithm(stored, algorithms.REWARD_MODEL, replace(CRITIC, pretraining_steps=base.steps))
+rlhf = replace(base, reward_model=RewardModel(OTHER))
 
 # Published for responses of thousands of tokens; these have 16.
 SHORT = {"VAPO": replace(algorithms.VAPO, advantage=GAE(lam=LengthAdaptive(0.2), critic_lam=1.0))}

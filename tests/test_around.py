@@ -1,0 +1,105 @@
+"""No dead knobs around an algorithm: every field of what an experiment puts around it changes a run, or is refused.
+
+The fields are found by reflection over the catalogue, so a new one must be given another value here, one that shows.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from test_pipelines import judged, other  # noqa: F401 (fixtures)
+from test_techniques import FILE, train
+from test_train import Finished, rl_llm, without_time
+
+from rl_llm.catalogue import AROUND
+
+# Of every kind: an experiment that has it, and for each field what changes it, as on the command line.
+KNOBS: dict[str, tuple[str, dict[str, str]]] = {
+    "Critic": (
+        "shared_critic",
+        {
+            "optimizer": "critic.optimizer.learning_rate=0.05",
+            "shared": "critic.shared=false critic.coefficient=1.0",
+            "coefficient": "critic.coefficient=0.1",
+            "pretraining_steps": "critic.pretraining_steps=2",
+        },
+    ),
+    "Curriculum": (
+        "selecting",
+        {
+            "difficulty": "curriculum.difficulty.first_share=0.4",
+            "length": "curriculum.length.first=3",
+            "drop_solved": "curriculum.drop_solved=0.25",
+        },
+    ),
+    "Difficulty": (
+        "selecting",
+        {"first_share": "curriculum.difficulty.first_share=0.4", "steps": "curriculum.difficulty.steps=1"},
+    ),
+    "ResponseLength": ("selecting", {"first": "curriculum.length.first=3", "steps": "curriculum.length.steps=1"}),
+    "DynamicSampling": ("selecting", {"max_rollouts": "dynamic_sampling.max_rollouts=2"}),
+    "Replay": ("everything", {"max_age": "replay.max_age=1", "rollouts": "replay.rollouts=2"}),
+    "Mixture": (
+        "mixed",
+        {"per_update": "mixture.per_update=16", "max_tokens": "", "coefficient": "mixture.coefficient=0.1"},
+    ),
+    "Teacher": ("gkd", {"run": "", "top_tokens": "teacher.top_tokens=2", "on_policy": "teacher.on_policy=0.0"}),
+    "RewardModel": ("rlhf", {"run": "", "weight": "reward_model.weight=-1.0", "added": "reward_model.added=true"}),
+    "StoredResponses": ("offline_logits", {"path": "", "top_tokens": "responses.top_tokens=2"}),
+}
+# "" above: these only say where something is, or how much room it has, and what does not serve is refused.
+REFUSED = {
+    ("Mixture", "max_tokens"): ("mixture.max_tokens=4", "mixture.max_tokens=4"),
+    ("Teacher", "run"): ("teacher.run=nowhere", "nowhere is not a run folder"),
+    ("RewardModel", "run"): ("reward_model.run=nowhere", "nowhere is not a run folder"),
+    ("StoredResponses", "path"): ("responses.path=nowhere.jsonl", "nowhere.jsonl"),
+}
+CASES = [(kind, name) for kind, (_, changes) in KNOBS.items() for name in changes]
+
+
+def test_every_field_is_tried():
+    assert {kind.__name__: {field.name for field in fields(kind)} for kind in AROUND} == {
+        kind: set(changes) for kind, (_, changes) in KNOBS.items()
+    }
+    assert set(REFUSED) == {(kind, name) for kind, name in CASES if not KNOBS[kind][1][name]}
+
+
+@pytest.fixture(scope="module")
+def sources(other: Finished, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # noqa: F811
+    """What says where the experiments of the table find what they learn from."""
+    model = tmp_path_factory.mktemp("model") / "run"
+    train(model, "reward_model", "--set", f"responses.path={judged}")
+    return {
+        "gkd": f"teacher.run={other.folder}",
+        "rlhf": f"reward_model.run={model}",
+        "offline_logits": f"responses.path={judged}",
+    }
+
+
+@pytest.fixture(scope="module")
+def untouched() -> dict[str, list[dict]]:
+    """The metrics of the experiments of the table, as they come to be needed."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind}.{name}" for kind, name in CASES])
+def test_a_field_changes_the_run_or_is_refused(
+    kind: str, name: str, sources: dict[str, str], untouched: dict[str, list[dict]], tmp_path: Path
+):
+    base, changes = KNOBS[kind]
+    if (kind, name) in REFUSED:
+        change, words = REFUSED[kind, name]
+        code, _, stderr = rl_llm("train", f"{FILE}:{base}", "--out", tmp_path / "run", "--set", change)
+        assert code == 2
+        assert words in stderr
+        return
+
+    def lived(folder: str, *more: str) -> list[dict]:
+        given = [*([sources[base]] if base in sources else []), *more]
+        options = [part for change in given for part in ("--set", change)]
+        return without_time(train(tmp_path / folder, base, *options).metrics)
+
+    if base not in untouched:
+        untouched[base] = lived("untouched")
+    assert lived("changed", *changes[name].split()) != untouched[base]

@@ -1,0 +1,107 @@
+"""Runs that learn from other runs or from files: a start, teachers, judged responses, a reward model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_techniques import FILE, train
+from test_train import Finished, rl_llm
+
+from rl_llm.config import load_experiment
+
+STEPS = load_experiment("tests/data/techniques.py:base")[1].steps
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A finished run."""
+    return train(tmp_path_factory.mktemp("other") / "run", "base")
+
+
+@pytest.fixture(scope="module")
+def judged(other: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its responses to training problems, with their rewards and the likeliest tokens at each place."""
+    path = tmp_path_factory.mktemp("judged") / "judged.jsonl"
+    options = ("--split", "train", "--problems", "40", "--samples", path, "--logits", "4")
+    code, _, stderr = rl_llm("evaluate", other.folder, *options)
+    assert code == 0, stderr
+    return path
+
+
+def steps(run: Finished) -> list[dict]:
+    return [line for line in run.metrics if line["phase"] == "rl"]
+
+
+def test_a_run_begins_with_the_policy_of_another(other: Finished, tmp_path: Path):
+    """The same problems and noise: what the one reached, the other begins with."""
+    run = train(tmp_path / "run", "started", "--set", f"start={other.folder}")
+    assert run.summary["accuracy_before"] == other.summary["accuracy_after"]
+    assert run.summary["response_length_before"] == other.summary["response_length_after"]
+    assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
+
+
+def test_judged_responses_are_all_there(other: Finished, judged: Path):
+    lines = [json.loads(line) for line in judged.read_text().splitlines()]
+    assert len(lines) == 40
+    for line in lines:
+        assert len(line["responses"]) == len(line["rewards"]) == len(line["tokens"]) == 4
+        for tokens, likeliest, logps in zip(line["tokens"], line["teacher_tokens"], line["teacher_logp"], strict=True):
+            assert len(tokens) == len(likeliest) == len(logps)
+            assert all(place == sorted(place, reverse=True) for place in logps)
+
+
+def test_preferences_are_learned_from_a_file_without_sampling(judged: Path, tmp_path: Path):
+    run = train(tmp_path / "run", "offline_dpo", "--set", f"responses.path={judged}")
+    assert run.summary["tokens_generated"] == 0
+    assert all(line["tokens/stored"] > 0 for line in steps(run))
+    assert all(0 <= line["preference/accuracy"] <= 1 for line in steps(run))
+    assert all(line["agreement/max"] < 1e-4 for line in steps(run)), "the ratio's old policy is the learner itself"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["offline_kto", "offline_logits"])
+def test_other_losses_are_learned_from_a_file(judged: Path, tmp_path: Path, name: str):
+    run = train(tmp_path / "run", name, "--set", f"responses.path={judged}")
+    assert run.summary["tokens_generated"] == 0
+    if name == "offline_logits":
+        assert steps(run)[-1]["policy/distillation"] < steps(run)[0]["policy/distillation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("gkd", "policy/distillation"), pytest.param("on_policy_distillation", "policy/kl", marks=pytest.mark.slow)],
+)
+def test_a_student_comes_nearer_to_its_teacher(other: Finished, tmp_path: Path, name: str, metric: str):
+    run = train(tmp_path / "run", name, "--set", f"teacher.run={other.folder}", "--set", "steps=6")
+    assert steps(run)[-1][metric] < 0.6 * steps(run)[0][metric]
+
+
+def test_a_reward_model_is_learned_from_judged_responses_and_rewards_a_policy(judged: Path, tmp_path: Path):
+    model = train(tmp_path / "model", "reward_model", "--set", f"responses.path={judged}")
+    assert model.summary["accuracy_before"] == model.summary["accuracy_after"], "no policy was trained"
+    assert all(line["critic/gradient_norm"] > 0 for line in steps(model))
+    run = train(
+        tmp_path / "run", "rlhf", "--set", f"reward_model.run={model.folder}", "--set", "reward_model.weight=2.0"
+    )
+    for line in steps(run):
+        assert line["reward/mean"] == pytest.approx(2 * line["component/reward_model"], rel=1e-5)
+        assert line["reward/accuracy"] != line["reward/mean"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("started", "start=nowhere", "nowhere is not a run folder"),
+        ("gkd", "teacher.run=nowhere", "nowhere is not a run folder"),
+        ("offline_dpo", "responses.path=nowhere.jsonl", "nowhere.jsonl"),
+        ("started", "model.width=24", "its model is"),
+    ],
+)
+def test_what_is_not_there_or_does_not_fit_is_wrong_usage(
+    other: Finished, tmp_path: Path, name: str, change: str, message: str
+):
+    start = ("--set", f"start={other.folder}") if change.startswith("model") else ()
+    code, _, stderr = rl_llm("train", f"{FILE}:{name}", "--out", tmp_path / "run", *start, "--set", change)
+    assert code == 2
+    assert message in stderr
+    assert not (tmp_path / "run").exists()

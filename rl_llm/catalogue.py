@@ -7,7 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 from rl_llm import algorithms
-from rl_llm.algorithms import peers
+from rl_llm.algorithms import Reference, peers
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
@@ -16,7 +16,7 @@ PARTS = {
     "Advantages": ("advantage", "returns", "whitening"),
     "Objectives": ("objective", "score_objective", "sequence_objective", "covariance_objective", "distillation"),
     "Aggregation": ("aggregate",),
-    "Divergence, entropy and likelihood": ("divergence", "controller", "reference", "likelihood"),
+    "Divergence, entropy and likelihood": ("divergence", "controller", "likelihood"),
     "Filters": ("filters",),
     "Shaping of the reward": ("shaping",),
     "Corrections for another sampler": ("correction",),
@@ -24,6 +24,7 @@ PARTS = {
     "Preferences": ("preference_objective", "preference"),
 }
 AROUND = {
+    Reference: "Experiment.reference",
     Critic: "Experiment.critic",
     Curriculum: "Experiment.curriculum",
     Difficulty: "Curriculum.difficulty",

@@ -205,8 +205,7 @@ class Experiment:
         made |= {"ref_logp", "kl_baseline"} if self.reference else set()
         made |= {"ref_logp"} if self.teacher else set()
         made |= {"value", "returns"} if self.critic else set()
-        top_tokens = (self.teacher and self.teacher.top_tokens) or (self.responses and self.responses.top_tokens)
-        made |= {"teacher_tokens", "teacher_logp"} if top_tokens else set()
+        made |= {"teacher_tokens", "teacher_logp"} if teaching(self) else set()
         return Setting(
             self.prompts_per_step,
             self.responses_per_prompt,
@@ -216,6 +215,12 @@ class Experiment:
             made=frozenset(made),
             max_tokens=self.sampling.max_tokens,
         )
+
+
+def teaching(experiment: Experiment) -> list[Any]:
+    """What gives the likeliest tokens at each place to learn from: a teacher, a reference or a file."""
+    sources = (experiment.teacher, experiment.reference, experiment.responses)
+    return [source for source in sources if source is not None and source.top_tokens]
 
 
 def check_supervision(experiment: Experiment) -> None:
@@ -229,7 +234,7 @@ def check_supervision(experiment: Experiment) -> None:
             f"critic={critic} with algorithm.value_loss={experiment.algorithm.value_loss}: a critic learns by a value "
             "loss, and a value loss is a critic's; set both or none"
         )
-    if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline"}:
+    if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
         raise ValueError(f"reference={experiment.reference} cannot act: no component of the algorithm looks at it")
     for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
         if part and not hasattr(task, "demonstrate"):
@@ -241,11 +246,10 @@ def check_supervision(experiment: Experiment) -> None:
             raise ValueError("teacher and reference both make batch.ref_logp: set one of them")
         if not needs & {"ref_logp", "teacher_tokens"}:
             raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm looks at it")
-        if teacher.top_tokens > experiment.model.vocabulary:
-            raise ValueError(
-                f"teacher.top_tokens={teacher.top_tokens} of a vocabulary of {experiment.model.vocabulary}"
-            )
-    sources = [part for part in (teacher, stored) if part is not None and part.top_tokens]
+    sources = teaching(experiment)
+    for part in sources:
+        if part.top_tokens > experiment.model.vocabulary:
+            raise ValueError(f"{part}: the vocabulary has {experiment.model.vocabulary} tokens")
     if len(sources) > 1 or (sources and "teacher_tokens" not in needs):
         raise ValueError(
             f"top_tokens of {' and '.join(type(part).__name__ for part in sources)}: "

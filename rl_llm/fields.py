@@ -58,8 +58,9 @@ class Fields:
             made["kl_baseline"] = self._kl_baseline(state, rollout)
         if "value" in names:
             made["value"] = self.values(state.params, state.critic.params, rollout)
-        if "teacher_tokens" in names and self.teacher_likeliest and self.others.teacher:
-            found = self.teacher_likeliest(self.others.teacher[1], rollout, self._temperature)
+        if self.teacher_likeliest is not None:
+            params = self.others.teacher[1] if self.others.teacher else state.reference
+            found = self.teacher_likeliest(params, rollout, self._temperature)
             made["teacher_tokens"], made["teacher_logp"] = found
         return put_on_batch(self.mesh, made)
 
@@ -91,15 +92,16 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
     if stored:
         names.add("sampler_logp")
     teacher_logps = teacher_likeliest = None
-    if teacher is not None and others.teacher is not None:
-        model = others.teacher[0].model
+    model, source = (others.teacher[0].model, teacher) if others.teacher else (experiment.model, experiment.reference)
+    if others.teacher is not None:
         teacher_logps = compile_logps(model, mesh)
+    if source is not None and source.top_tokens:
+        k = source.top_tokens
 
         def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return likeliest(model, params, rollout.prompts, rollout.tokens, temperature, teacher.top_tokens)
+            return likeliest(model, params, rollout.prompts, rollout.tokens, temperature, k)
 
-        if teacher.top_tokens:
-            teacher_likeliest = compile_over_rows(at_each_place, model, mesh)
+        teacher_likeliest = compile_over_rows(at_each_place, model, mesh)
     return Fields(
         frozenset(names),
         experiment,

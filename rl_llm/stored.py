@@ -52,8 +52,8 @@ def _check_tokens(rows: Sequence[Sequence[int]], experiment: Experiment) -> None
     for row in rows:
         if not 1 <= len(row) <= T or not all(isinstance(token, int) and 0 <= token < V for token in row):
             raise ValueError(
-                f"stored tokens {str(row)[:60]} ({len(row)}): a response has 1 to sampling.max_tokens={T} tokens, each an "
-                f"id below the vocabulary's {V}"
+                f"stored tokens {str(row)[:60]} ({len(row)}): a response has 1 to sampling.max_tokens={T} tokens, "
+                f"each an id below the vocabulary's {V}"
             )
 
 

@@ -15,6 +15,14 @@ from rl_llm.catalogue import AROUND
 
 # Of every kind: an experiment that has it, and for each field what changes it, as on the command line.
 KNOBS: dict[str, tuple[str, dict[str, str]]] = {
+    "Reference": (
+        "full_kl",
+        {
+            "reset_every": "reference.reset_every=2",
+            "decay": "reference.decay=0.5",
+            "top_tokens": "reference.top_tokens=2",
+        },
+    ),
     "Critic": (
         "shared_critic",
         {

@@ -15,6 +15,7 @@ from rl_llm.collect import joined, picked, with_score
 from rl_llm.rewards.worker import Grade, failed
 from rl_llm.stored import stored_answers
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
+from rl_llm.text import decode_responses
 
 K = 2
 TOKENIZER = EXPERIMENT.tokenizer

@@ -141,6 +141,14 @@ def test_earlier_rollouts_are_learned_from_as_well(run: Finished):
     assert int(run.metrics[-1]["step"]) == WARM_STEPS + EVERYTHING.steps
 
 
+@pytest.mark.slow
+def test_the_full_divergence_is_what_k3_estimates(tmp_path: Path):
+    """An estimate from a few hundred sampled tokens, of all updates of a step together."""
+    lines = train(tmp_path / "run", "full_kl").metrics[WARM_STEPS:]
+    for line in lines:
+        assert line["policy/distillation"] == pytest.approx(line["policy/kl"], rel=0.5)
+
+
 def test_a_critic_learns_alone_first(tmp_path: Path):
     finished = train(tmp_path / "run", "critic")
     alone, *both = finished.metrics[WARM_STEPS:]
@@ -156,7 +164,7 @@ def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RECIPES, "remax", "following", "shared_critic", "mixed"])
+@pytest.mark.parametrize("name", [*RECIPES, "remax", "following", "shared_critic", "mixed", "full_kl"])
 def test_a_recipe_runs(tmp_path: Path, name: str):
     finished = train(tmp_path / "run", name)
     for line in finished.metrics:

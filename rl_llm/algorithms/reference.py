@@ -10,16 +10,21 @@ class Reference:
     """The policy that RL began with, kept as it is; or replaced by the policy every `reset_every` steps (ProRL, arXiv
     2505.24864, section 3.2); or following it as an average, reference' = decay * reference + (1 - decay) * policy after
     every step (WARP, 2406.16768, section 3.1).
+
+    With `top_tokens` k its k likeliest tokens at each place are batch.teacher_tokens and teacher_logp: the regularizer
+    Distillation(GeneralizedJSD(beta=1.0)) is then the full KL(pi || ref), exact for k = V, where estimators look at the
+    sampled token alone.
     """
 
     reset_every: int = 0
     decay: float = 1.0
+    top_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if self.reset_every < 0 or not 0 <= self.decay <= 1:
+        if self.reset_every < 0 or not 0 <= self.decay <= 1 or self.top_tokens < 0:
             raise ValueError(
-                f"Reference needs reset_every >= 0 (0 is never) and 0 <= decay <= 1 (1 is frozen), not "
-                f"reset_every={self.reset_every}, decay={self.decay}"
+                "Reference needs reset_every >= 0 (0 is never), 0 <= decay <= 1 (1 is frozen) and top_tokens >= 0, not "
+                f"{self}"
             )
         if self.reset_every and self.decay < 1:
             raise ValueError(

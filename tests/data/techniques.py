@@ -11,10 +11,13 @@ from rl_llm import algorithms  # as a module: its recipes' names are the experim
 from rl_llm.algorithms import (
     GAE,
     AdaptiveKL,
+    Distillation,
     EntropyBonus,
     EntropyTarget,
+    GeneralizedJSD,
     ImportanceWeight,
     KLInReward,
+    KLPenalty,
     LengthAdaptive,
     Normalize,
     Reference,
@@ -59,6 +62,13 @@ selecting = replace(
     algorithm=replace(algorithms.LITE_PPO, filters=(ZeroVariance(),)),
     dynamic_sampling=DynamicSampling(max_rollouts=3),
     curriculum=Curriculum(Difficulty(first_share=0.6, steps=3), ResponseLength(first=6, steps=3), drop_solved=0.75),
+)
+full_kl = replace(
+    base,
+    algorithm=replace(
+        algorithms.LITE_PPO, regularizers=(KLPenalty(0.01), Distillation(GeneralizedJSD(beta=1.0), coefficient=0.1))
+    ),
+    reference=Reference(top_tokens=tiny.base.model.vocabulary),
 )
 mixed = replace(base, mixture=Mixture(per_update=8, max_tokens=28, coefficient=0.5))
 

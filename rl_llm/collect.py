@@ -15,6 +15,7 @@ import numpy as np
 from rl_llm.actor import Actor, Answers, PendingAnswers
 from rl_llm.algorithms import apply_filters
 from rl_llm.curriculum import Cursor, TooFewProblems, next_prompts
+from rl_llm.experiment import Experiment
 from rl_llm.learner import first_batch
 from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator, key
@@ -77,36 +78,47 @@ class Collector:
 
     def finish(self, begun: Begun) -> Collected:
         """Wait for the grades and make the step's experience."""
-        experiment, K = self.run.experiment, self.run.experiment.responses_per_prompt
-        step, cursor = begun.step, begun.cursor
         if begun.pending is None:
-            self.run.progress["cursor"] = [cursor.epoch, cursor.place]
-            answers, fields = stored_answers(experiment, begun.problems)
-            experience = self._experience(answers, answers.rewards, fields)
-            read = {"tokens/generated": 0, "tokens/stored": int(answers.rollout.mask.sum()), "flops/generate": 0.0}
-            return Collected(experience, begun.problems, answers, read | self._curriculum_values(step))
-
-        problems, answers = list(begun.problems), self._graded(begun.pending)
-        chosen, values = np.arange(len(problems)), {}
-        if experiment.dynamic_sampling is not None:
-            rollouts, kept = 1, self._informative(answers)
-            while kept.sum() < experiment.prompts_per_step and rollouts < experiment.dynamic_sampling.max_rollouts:
-                try:
-                    more, cursor = self._choose(step, cursor, {problem.id for problem in problems})
-                except TooFewProblems:
-                    break
-                further = self._graded(self._ask(step, begun.actor, begun.params, more))
-                problems, answers, rollouts = problems + more, joined(answers, further), rollouts + 1
-                kept = np.concatenate([kept, self._informative(further)])
-            values = {"sampling/rollouts": rollouts, "sampling/informative_groups": int(kept.sum())}
-            chosen = np.argsort(~kept, kind="stable")[: experiment.prompts_per_step]
+            return self._read(begun)
+        problems, answers, cursor = list(begun.problems), self._graded(begun.pending), begun.cursor
+        chosen, values = np.arange(len(problems)), dict[str, float]()
+        if self.run.experiment.dynamic_sampling is not None:
+            problems, answers, cursor, chosen, values = self._refilled(begun, problems, answers)
         self._note(problems, answers, cursor)
-        learned = answers if len(chosen) == len(problems) else picked(answers, chosen, K)
-        fields = {"rewards": _components(experiment, learned)} if self._wants("rewards") else {}
+        learned = picked(answers, chosen, self.run.experiment.responses_per_prompt)
+        fields = {"rewards": _components(self.run.experiment, learned)} if self._wants("rewards") else {}
         if self._wants("greedy_reward"):
             fields["greedy_reward"], values["tokens/greedy"] = self._greedy(begun, [problems[i] for i in chosen])
-        experience = self._experience(learned, learned.rewards, fields)
-        return Collected(experience, problems, answers, values | self._curriculum_values(step))
+        values |= self._curriculum_values(begun.step)
+        return Collected(self._experience(learned, fields), problems, answers, values)
+
+    def _read(self, begun: Begun) -> Collected:
+        """Of stored responses."""
+        self.run.progress["cursor"] = [begun.cursor.epoch, begun.cursor.place]
+        answers, fields = stored_answers(self.run.experiment, begun.problems)
+        values: dict[str, float] = {"tokens/generated": 0, "tokens/stored": int(answers.rollout.mask.sum())}
+        values |= {"flops/generate": 0.0} | self._curriculum_values(begun.step)
+        return Collected(self._experience(answers, fields), begun.problems, answers, values)
+
+    def _refilled(
+        self, begun: Begun, problems: list[Problem], answers: Answers
+    ) -> tuple[list[Problem], Answers, Cursor, np.ndarray, dict[str, float]]:
+        """All problems and answers after dynamic sampling, where that leaves off, the groups to learn from, and how it
+        went.
+        """
+        experiment, cursor, rollouts = self.run.experiment, begun.cursor, 1
+        assert experiment.dynamic_sampling is not None
+        kept = self._informative(answers)
+        while kept.sum() < experiment.prompts_per_step and rollouts < experiment.dynamic_sampling.max_rollouts:
+            try:
+                more, cursor = self._choose(begun.step, cursor, {problem.id for problem in problems})
+            except TooFewProblems:
+                break
+            further = self._graded(self._ask(begun.step, begun.actor, begun.params, more))
+            problems, answers, rollouts = problems + more, joined(answers, further), rollouts + 1
+            kept = np.concatenate([kept, self._informative(further)])
+        values: dict[str, float] = {"sampling/rollouts": rollouts, "sampling/informative_groups": int(kept.sum())}
+        return problems, answers, cursor, np.argsort(~kept, kind="stable")[: experiment.prompts_per_step], values
 
     def _wants(self, name: str) -> bool:
         return name in self.run.experiment.algorithm.needs
@@ -185,8 +197,8 @@ class Collector:
             values["curriculum/solved"] = len(self.run.progress.get("solved", ()))
         return values
 
-    def _experience(self, answers: Answers, rewards: np.ndarray, fields: dict[str, Any]) -> Experience:
-        experience: Experience = put_on_batch(self.actor.mesh, Experience(answers.rollout, rewards, fields))
+    def _experience(self, answers: Answers, fields: dict[str, Any]) -> Experience:
+        experience: Experience = put_on_batch(self.actor.mesh, Experience(answers.rollout, answers.rewards, fields))
         return experience
 
 
@@ -211,7 +223,9 @@ def joined(first: Answers, second: Answers) -> Answers:
 
 
 def picked(answers: Answers, groups: np.ndarray, responses_per_prompt: int) -> Answers:
-    """Some of the groups, on the host."""
+    """Some of the groups, on the host; all of them in their order are the answers as they are."""
+    if len(groups) * responses_per_prompt == len(answers.grades) and (np.diff(groups) > 0).all():
+        return answers
     rows = (groups[:, None] * responses_per_prompt + np.arange(responses_per_prompt)).reshape(-1)
     rollout = jax.device_get(answers.rollout)
     prompts = jax.tree.map(lambda x: x[groups], rollout.prompts)
@@ -224,7 +238,7 @@ def picked(answers: Answers, groups: np.ndarray, responses_per_prompt: int) -> A
     )
 
 
-def _components(experiment: Any, answers: Answers) -> np.ndarray:
+def _components(experiment: Experiment, answers: Answers) -> np.ndarray:
     """f32[B, C], unweighted, in the order of the reward; 0 for what could not be graded."""
     names = experiment.reward.names
     return np.array([[grade.components.get(name, 0.0) for name in names] for grade in answers.grades], np.float32)

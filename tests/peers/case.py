@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import peers
-from rl_llm.algorithms.__main__ import PARTS, components
+from rl_llm.catalogue import PARTS, components
 from rl_llm.types import Batch, Prompts
 
 

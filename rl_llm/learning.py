@@ -38,11 +38,13 @@ class Learning:
     critic_step: Callable[..., tuple[TrainState, Metrics]]
     adapt: Callable[..., dict[str, jax.Array]]
 
-    @property
-    def passes(self) -> int:
-        """Passes over a rollout that a step costs: 3 for an update, 1 for the log-probabilities of another policy."""
-        critic = self.experiment.critic
-        return 3 + self.fields.passes + (3 if critic and not critic.shared else 0)
+    def passes(self, step: int) -> int:
+        """Passes over a rollout that a step costs: 3 for the updates, 1 for the log-probabilities of another policy.
+        What is replayed is taken to be as long.
+        """
+        critic, replay = self.experiment.critic, self.experiment.replay
+        rollouts = 1 + len(replay.drawn(self.seed, step) if replay else ())
+        return rollouts * (3 + self.fields.passes + (3 if critic and not critic.shared else 0))
 
     def step(self, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, Metrics]:
         """Learn from the experience of a step (from 0), then from the earlier ones that it replays."""

@@ -9,26 +9,26 @@ from rl_llm.model import ModelConfig, forward_flops
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import count_statuses
 from rl_llm.rewards.worker import Grade
+from rl_llm.types import Rollout
 
 
 def describe_rollout(
-    answers: Answers, config: ModelConfig, responses_per_prompt: int, passes: float = 3
+    answers: Answers, config: ModelConfig, responses_per_prompt: int, learned: Rollout | None = None, passes: float = 3
 ) -> dict[str, float]:
     """Reward, length, truncation, grading and cost of a rollout.
 
     `component/*` are the components of the reward, unweighted. Both batch stds are there since methods differ in the
     one they divide by: `reward/std` is of the raw rewards, `reward/std_centered` of the rewards less their group's mean
     (both with ddof 1). Lengths are in tokens, 0 where no response was right or none was wrong. FLOPs are what
-    generating the rollout and learning from it had to cost: `passes` over every token, 3 for one update (forward +
-    twice that backward). Padding, steps after a row's end and recomputation do not count.
+    generating the rollout, and learning from it or from the part of it that is `learned`, had to cost: `passes` over
+    every token, 3 for one update (forward + twice that backward). Padding, steps after a row's end and recomputation
+    do not count.
     """
     rollout = answers.rollout
-    mask, truncated, prompts = jax.device_get((rollout.mask, rollout.truncated, rollout.prompts.lengths))
+    mask, truncated = jax.device_get((rollout.mask, rollout.truncated))
     lengths, right = mask.sum(axis=1), answers.accuracies >= 1.0
     groups = answers.rewards.reshape(-1, responses_per_prompt)
     centered = groups - groups.mean(axis=1, keepdims=True)
-    reading = forward_flops(config, prompts.sum(), prompts.mean() / 2, logits=len(prompts))
-    responding = forward_flops(config, lengths.sum(), prompts.mean() + lengths.mean() / 2)
     names = dict.fromkeys(name for grade in answers.grades for name in grade.components)
     return {
         **{f"component/{name}": _mean_component(answers.grades, name) for name in names},
@@ -42,10 +42,18 @@ def describe_rollout(
         "response/length_wrong": float(lengths[~right].mean()) if not right.all() else 0.0,
         "response/truncated": float(truncated.mean()),
         "tokens/generated": int(lengths.sum()),
-        "flops/generate": float(reading + responding),
-        "flops/update": float(passes * (reading + responding)),
+        "flops/generate": flops_of_pass(config, rollout),
+        "flops/update": passes * flops_of_pass(config, rollout if learned is None else learned),
         **{f"grading/{status}": count for status, count in count_statuses(answers.grades).items()},
     }
+
+
+def flops_of_pass(config: ModelConfig, rollout: Rollout) -> float:
+    """FLOPs of reading every prompt once and every response."""
+    mask, prompts = jax.device_get((rollout.mask, rollout.prompts.lengths))
+    lengths = mask.sum(axis=1)
+    reading = forward_flops(config, prompts.sum(), prompts.mean() / 2, logits=len(prompts))
+    return float(reading + forward_flops(config, lengths.sum(), prompts.mean() + lengths.mean() / 2))
 
 
 def in_brief(line: dict[str, float]) -> dict[str, float]:

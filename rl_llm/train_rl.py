@@ -107,7 +107,8 @@ def reinforce(
             updated = time.perf_counter()
 
             answers = collected.answers
-            values = describe_rollout(answers, config, K, learning.passes) | collected.values
+            rollout, passes = collected.experience.rollout, learning.passes(step)
+            values = describe_rollout(answers, config, K, rollout, passes) | collected.values
             values["update/learning_rate"] = float(rate(max(updates(step + 1) - 1, 0)))
             every = experiment.evaluation.every
             if every and (step + 1) % every == 0:

@@ -77,6 +77,8 @@ class PolicyGradient:
 class Nothing:
     """0: for an algorithm whose regularizers are the whole loss, such as distillation."""
 
+    reads_advantage = False
+
     def check(self, setting: Setting) -> None:
         """Acts in every setting."""
 

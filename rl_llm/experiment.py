@@ -246,6 +246,10 @@ def check_supervision(experiment: Experiment) -> None:
             raise ValueError("teacher and reference both make batch.ref_logp: set one of them")
         if not needs & {"ref_logp", "teacher_tokens"}:
             raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm looks at it")
+        if teacher.on_policy == 0 and experiment.staleness:
+            raise ValueError(
+                f"staleness={experiment.staleness} cannot act: the teacher answers at every step (on_policy=0)"
+            )
     sources = teaching(experiment)
     for part in sources:
         if part.top_tokens > experiment.model.vocabulary:
@@ -258,7 +262,7 @@ def check_supervision(experiment: Experiment) -> None:
     if stored is not None:
         names = ("staleness", "replay", "dynamic_sampling", "reward_model")
         acting = [name for name in names if getattr(experiment, name)]
-        acting += ["curriculum.length"] if experiment.curriculum.length else []
+        acting += ["curriculum"] if experiment.curriculum != Curriculum() else []
         acting += ["teacher.on_policy"] if teacher and teacher.on_policy < 1 else []
         if acting:
             raise ValueError(

@@ -195,6 +195,10 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
         ({"teacher": Teacher("x"), "reference": Reference(), "algorithm": GRPO_KL}, r"both make batch.ref_logp"),
         ({"algorithm": GKD, "teacher": Teacher("x")}, r"Distillation need batch.teacher_logp and batch.teacher_tokens"),
         ({"algorithm": GRPO_KL, "teacher": Teacher("x", top_tokens=2)}, r"top_tokens of Teacher"),
+        (
+            {"responses": StoredResponses("x"), "curriculum": Curriculum(drop_solved=0.5)},
+            r"curriculum cannot act on stored",
+        ),
         ({"start": "x"}, r"start='x' begins with a trained policy"),
         ({"responses": StoredResponses("x"), "staleness": 1}, r"staleness cannot act on stored responses"),
         ({"task": NoDemonstrations(), "mixture": Mixture(8, 28)}, r"warm_start needs demonstrations"),

@@ -14,10 +14,14 @@ from test_learner import CONFIG, OPTIMIZER, PARAMS, PROMPTS, REWARD, TEMPERATURE
 
 from rl_llm import algorithms as a
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.learner import make_batch, policy_loss, token_logps, train_step
+from rl_llm.critic import Critic
+from rl_llm.gradient import apply_gradient
+from rl_llm.learner import Learner, joint_loss, make_batch
+from rl_llm.likelihood import token_logps
 from rl_llm.mesh import make_mesh
-from rl_llm.state import init_state
-from rl_llm.types import Batch, Max, Metrics, Rollout, masked_mean
+from rl_llm.optimizer import AdamW
+from rl_llm.state import Carried, init_state
+from rl_llm.types import Batch, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
 OPTIONAL = [name for name, field in Batch.__dataclass_fields__.items() if field.default is None]
 MASK = np.ones((N * K, T), np.float32)
@@ -68,7 +72,7 @@ def lite_ppo_loss(params: dict, batch: Batch) -> tuple[jax.Array, Metrics]:
     losses = -jnp.minimum(ratio * batch.advantage, jnp.clip(ratio, 0.8, 1.2) * batch.advantage)
     seen = (batch.weight > 0).astype(jnp.float32)
     gap = jax.lax.stop_gradient(logp) - batch.old_logp
-    metrics = {
+    metrics: Metrics = {
         "policy/ratio": masked_mean(ratio, seen),
         "policy/ratio_max": Max(jnp.max(ratio * seen)),
         "policy/clip_high": masked_mean(((ratio > 1.2) & (batch.advantage > 0)).astype(jnp.float32), seen),
@@ -81,13 +85,40 @@ def lite_ppo_loss(params: dict, batch: Batch) -> tuple[jax.Array, Metrics]:
     return jnp.sum(batch.weight * losses), jax.lax.stop_gradient(metrics)
 
 
-BATCH = jax.eval_shape(lambda: make_batch(a.LITE_PPO, ROLLOUT, jnp.asarray(REWARD))[0])
-STATE = jax.eval_shape(lambda: init_state(CONFIG, OPTIMIZER, make_mesh(devices=jax.devices()[:1]), PARAMS))
+def lite_ppo_step(state: TrainState, batch: Batch, update: jax.Array) -> tuple[TrainState, Metrics]:
+    """One update on its share of the batch."""
+    share = LEARNER.share(batch, update)
+    (loss, metrics), gradient = jax.value_and_grad(lite_ppo_loss, has_aux=True)(state.params, share)
+    params, opt_state, more = apply_gradient(OPTIMIZER, state.params, state.opt_state, gradient)
+    metrics |= more | {"loss": Mean(loss, jnp.float32(1.0))}
+    return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+ONE_DEVICE = make_mesh(devices=jax.devices()[:1])
+CRITIC = {"critic": Critic(AdamW(1e-3)), "critic_optimizer": AdamW(1e-3).build(10)}
+LEARNER = Learner(CONFIG, a.LITE_PPO, OPTIMIZER)
+
+
+def batch_of(algorithm: a.Algorithm, **made: Any) -> Batch:
+    return jax.eval_shape(lambda: make_batch(algorithm, ROLLOUT, jnp.asarray(REWARD), made)[0])
+
+
+def state_of(**carried: Any) -> TrainState:
+    return jax.eval_shape(lambda: init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS, Carried(**carried)))
+
+
+BATCH, STATE = batch_of(a.LITE_PPO), state_of()
+# Whose metric is told of any policy, and whose log-probabilities are predicted with those of the tokens.
+FIELDS_READ = {"ref_logp": BATCH.mask, "teacher_tokens": jax.ShapeDtypeStruct((N * K, T, 2), jnp.int32)}
 
 
 def loss_program(algorithm: a.Algorithm, batch: Any = BATCH) -> Counter[str]:
-    loss = partial(policy_loss, CONFIG, algorithm, TEMPERATURE)
-    return program(jax.value_and_grad(loss, has_aux=True), PARAMS, batch)
+    loss = partial(joint_loss, CONFIG, algorithm, None, TEMPERATURE, None)
+    return program(jax.value_and_grad(loss, has_aux=True), (PARAMS, None), batch)
+
+
+def step_program(learner: Learner, state: TrainState = STATE, batch: Batch = BATCH, *more: Any) -> Counter[str]:
+    return program(learner.train_step, state, batch, jnp.int32(0), jnp.float32(TEMPERATURE), *more)
 
 
 def batch_program(algorithm: a.Algorithm) -> Counter[str]:
@@ -97,6 +128,11 @@ def batch_program(algorithm: a.Algorithm) -> Counter[str]:
 def test_the_loss_of_lite_ppo_is_no_more_than_written_by_hand():
     by_hand = program(jax.value_and_grad(lite_ppo_loss, has_aux=True), PARAMS, BATCH)
     assert loss_program(a.LITE_PPO) - by_hand == Counter()
+
+
+def test_an_update_of_lite_ppo_is_no_more_than_written_by_hand():
+    """Nothing of critics, demonstrations, references or replay."""
+    assert step_program(LEARNER) - program(lite_ppo_step, STATE, BATCH, jnp.int32(0)) == Counter()
 
 
 def test_the_batch_of_lite_ppo_is_hardly_more_than_written_by_hand():
@@ -125,13 +161,34 @@ def test_a_filter_or_a_correction_shows_in_the_batch_only():
 
 def test_fields_that_are_not_needed_are_no_part_of_the_program():
     """None is no input; and one that is there all the same adds an input and not an operation."""
+    assert {"value_weight", "kl_baseline", "teacher_tokens", "teacher_logp", "student_logp"} < set(OPTIONAL)
     assert all(getattr(BATCH, name) is None for name in OPTIONAL)
-    step = partial(train_step, CONFIG, a.LITE_PPO, OPTIMIZER, updates_per_rollout=1, micro_batches=1)
-    made = jax.make_jaxpr(step)(STATE, BATCH, jnp.int32(0), jnp.float32(1.0))
+    made = jax.make_jaxpr(LEARNER.train_step)(STATE, BATCH, jnp.int32(0), jnp.float32(TEMPERATURE))
     standing = len(Batch.__dataclass_fields__) - len(OPTIONAL) - 1 + 3  # prompts are three arrays
     assert len(made.in_avals) == len(jax.tree.leaves(STATE)) + standing + 2
     assert len(jax.tree.leaves(STATE)) == len(jax.tree.leaves((STATE.step, STATE.params, STATE.opt_state)))
-    for name in OPTIONAL:
-        if name != "moments":
-            given = replace(BATCH, **{name: BATCH.mask})
-            assert loss_program(a.LITE_PPO, given) == loss_program(a.LITE_PPO), name
+    given = replace(BATCH, **{name: BATCH.mask for name in OPTIONAL if name not in ("moments", *FIELDS_READ)})
+    assert loss_program(a.LITE_PPO, given) == loss_program(a.LITE_PPO)
+
+
+@pytest.mark.parametrize("name", list(FIELDS_READ))
+def test_a_field_that_any_loss_reads_shows(name: str):
+    """So it must be None where no component needs it."""
+    given = replace(BATCH, **{name: FIELDS_READ[name]})
+    assert loss_program(a.LITE_PPO, given).total() > loss_program(a.LITE_PPO).total()
+
+
+def test_a_critic_shows_and_only_where_there_is_one():
+    """Its inputs are its parameters, its optimizer's state, and the three fields that it learns from."""
+    learner = replace(LEARNER, algorithm=a.PPO, **CRITIC)
+    batch, state = batch_of(a.PPO, value=MASK), state_of(**CRITIC)
+    made = [x for x in OPTIONAL if getattr(batch, x) is not None]
+    assert made == ["value", "returns", "value_weight"]
+    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves((STATE, state.critic)))
+    assert step_program(learner, state, batch).total() > 1.5 * step_program(LEARNER).total()
+
+
+def test_demonstrations_show_and_only_where_there_are_some():
+    without, given = step_program(LEARNER), step_program(LEARNER, STATE, BATCH, BATCH)
+    assert step_program(LEARNER, STATE, BATCH, None) == without
+    assert given.total() > 1.5 * without.total()

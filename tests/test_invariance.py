@@ -10,11 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from test_knobs import ARRAYS, ENTROPY, KNOBS, LOGP, MASK, OLD, REF, REWARD, SAMPLER, TRUNCATED, K, N, T, of
+from test_knobs import (
+    ARRAYS,
+    ENTROPY,
+    KNOBS,
+    LOGP,
+    MASK,
+    MEASURED,
+    OLD,
+    REF,
+    REWARD,
+    SAMPLER,
+    STUDENT,
+    TEACHER,
+    TRUNCATED,
+    K,
+    N,
+    T,
+    of,
+)
 
 import rl_llm.algorithms as a
 from rl_llm.algorithms import Algorithm, Moments, Setting
-from rl_llm.learner import make_batch, split
+from rl_llm.gradient import split
+from rl_llm.learner import make_batch
 from rl_llm.types import Prompts, Rollout
 
 WIDER = 5
@@ -28,54 +47,93 @@ INPUTS: dict[str, Any] = {
     "reward": REWARD.astype(np.float32),
     "logp": SAMPLER,
     "old": OLD,
+    # What the networks give when an update begins.
     "learner": LOGP,
     "entropy": np.asarray(ENTROPY),
+    "student_logp": np.asarray(STUDENT),
+    "critic": ARRAYS["in/vpred"],
+    # What only some algorithms need.
     "ref_logp": REF,
     "greedy_reward": ARRAYS["in/greedy_baseline"],
     "value": ARRAYS["in/values"],
     "rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1).astype(np.float32),
+    "kl_baseline": np.full(N * K, 0.3, np.float32),
+    "teacher_tokens": np.tile(np.arange(3, dtype=np.int32), (*MASK.shape, 1)),
+    "teacher_logp": np.asarray(TEACHER),
 }
-OPTIONAL = ("ref_logp", "greedy_reward", "value", "rewards")
+OPTIONAL = list(INPUTS)[list(INPUTS).index("ref_logp") :]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of a whole batch: what each token weighs, earns and pulls, f32[B, T] each, and the loss."""
+    """Of a whole batch: what each token weighs, earns and pulls, f32[B, T], what a critic learns of it, and the
+    loss.
+    """
 
     weight: Any
     advantage: Any
+    value_weight: Any
+    returns: Any
     by_logp: Any
     by_entropy: Any
+    by_student: Any
+    by_value: Any
     loss: Any
 
 
-jax.tree_util.register_dataclass(Found, [field.name for field in fields(Found)], [])
-PLACES = np.arange(N * K)
+@dataclass(frozen=True)
+class Cut:
+    """What goes with the rows of a batch."""
+
+    prompts: Any
+    batch: Any
+    given: Any
+    places: Any
 
 
-@partial(jax.jit, static_argnames=("algorithm", "parts"))
+for kind in (Found, Cut):
+    jax.tree_util.register_dataclass(kind, [field.name for field in fields(kind)], [])
+
+
+# Hardly optimised: these programs are compiled once and run a few times.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@partial(jax.jit, static_argnames=("algorithm", "parts"), compiler_options=QUICKLY)
 def learned(algorithm: Algorithm, inputs: dict[str, jax.Array], parts: int = 1) -> Found:
-    """make_batch of the whole, then objective and regularizers on parts of it, their gradients put together again."""
+    """make_batch of the whole, then the losses of parts of it, their gradients put together again; coefficients are
+    those that controllers make of a measurement.
+    """
     prompts = Prompts(jnp.zeros((N, 1), jnp.int32), jnp.ones(N, jnp.int32), jnp.arange(N))
     x = inputs
     rollout = Rollout(prompts, x["tokens"], x["mask"], x["truncated"], x["logp"], x["old"], x["old"])
     made = {name: x[name] for name in OPTIONAL if name in algorithm.needs}
-    batch, _ = make_batch(algorithm, rollout, x["reward"], made, MOMENTS if "moments" in algorithm.needs else None)
+    first = {name: jnp.float32(component.coefficient) for name, component in algorithm.adaptive.items()}
+    coefficients = algorithm.adapted(first, MEASURED, 100)
+    moments = MOMENTS if "moments" in algorithm.needs else None
+    batch, _ = make_batch(algorithm, rollout, x["reward"], made, moments, coefficients)
 
-    def loss(logp: jax.Array, entropy: jax.Array, part: Any) -> jax.Array:
+    def loss(given: tuple[jax.Array, ...], part: Any) -> jax.Array:
+        logp, entropy, student, values = given
+        part = replace(part, student_logp=student) if "teacher_tokens" in algorithm.needs else part
         losses, _ = algorithm.objective(logp, part)
         for term in algorithm.regularizers:
-            losses = losses + term(logp, entropy, part)[0]
-        return jnp.sum(part.weight * losses)
+            losses = losses + term(logp, entropy, part, **a.with_coefficient(term, coefficients))[0]
+        total = jnp.sum(part.weight * losses)
+        if algorithm.value_loss is None:
+            return total
+        return total + jnp.sum(part.value_weight * algorithm.value_loss(values, part)[0])
 
-    cut = split(
-        replace(batch, rewards=x["learner"], value=x["entropy"], returns=jnp.asarray(PLACES)), parts
-    )  # carried along
-    logp, entropy, places = cut.rewards, cut.value, cut.returns.reshape(-1)
-    own = split(batch, parts)
-    value, gradients = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)))(logp, entropy, own)
-    by_logp, by_entropy = (jnp.zeros_like(batch.mask).at[places].set(g.reshape(N * K, -1)) for g in gradients)
-    return Found(batch.weight, batch.advantage, by_logp, by_entropy, jnp.sum(value))
+    given = (x["learner"], x["entropy"], x["student_logp"], x["critic"])
+    cut = split(Cut(prompts, batch, given, jnp.arange(N * K)), parts)
+    value, gradients = jax.vmap(jax.value_and_grad(loss))(cut.given, cut.batch)
+    places = cut.places.reshape(-1)
+    pulled = (
+        jnp.zeros(whole.shape).at[places].set(g.reshape(whole.shape)) for g, whole in zip(gradients, given, strict=True)
+    )
+    none = jnp.zeros_like(batch.mask)
+    of_critic = (none if found is None else found for found in (batch.value_weight, batch.returns))
+    return Found(batch.weight, batch.advantage, *of_critic, *pulled, jnp.sum(value))
 
 
 def rows_in(order: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,12 +141,17 @@ def rows_in(order: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def widened() -> dict[str, np.ndarray]:
-    """Further positions that the mask leaves out, with values in them that would show."""
+    """Further positions that the mask leaves out, with values there, and in the padding that there was, that would
+    show. Log-probabilities of a rollout are 0 at padding.
+    """
     wide = {}
     for name, value in INPUTS.items():
-        by_token = value.shape == MASK.shape
-        fill = 0 if name in ("mask", "logp", "old") else 3
-        wide[name] = np.pad(value, ((0, 0), (0, WIDER)), constant_values=fill) if by_token else value
+        if value.shape[:2] == MASK.shape:
+            fill = 0 if name in ("mask", "logp", "old") else -3 if value.ndim == 3 else 3
+            padding = MASK.reshape(*MASK.shape, *[1] * (value.ndim - 2)) == 0
+            kept = value if fill == 0 else np.where(padding, np.asarray(fill, value.dtype), value)
+            value = np.pad(kept, ((0, 0), (0, WIDER), (0, 0))[: value.ndim], constant_values=fill)
+        wide[name] = value
     return wide
 
 
@@ -96,7 +159,7 @@ def same(found: Found, expected: Found, order: Any = slice(None)) -> None:
     """Equal but for rounding, relative to the largest number of each kind."""
     for field in fields(Found):
         ours, theirs = np.asarray(getattr(found, field.name)), np.asarray(getattr(expected, field.name))
-        if ours.ndim == 2:
+        if ours.ndim >= 2:
             assert not ours[:, T:].any(), field.name
             ours, theirs = ours[:, :T], theirs[order]
         scale = max(np.abs(theirs).max(), 1e-6)
@@ -113,7 +176,8 @@ ALGORITHMS |= {
     for other in (replace(component, **{name: value}),)
 }
 ALGORITHMS |= RECIPES
-NAMES = sorted(ALGORITHMS)
+COMPONENTS = {kind.__name__ for kind in KNOBS}
+NAMES = [pytest.param(name, marks=[] if name in COMPONENTS else [pytest.mark.slow]) for name in sorted(ALGORITHMS)]
 # The covariance is over the whole batch of an update: these choose a share of its tokens, and refuse parts.
 WHOLE = {"ClipCov", "KLCov"}
 
@@ -135,6 +199,15 @@ def test_padding_changes_nothing_and_parts_add_up_to_the_whole(name: str):
     same(learned(ALGORITHMS[name], widened(), 1 if name in WHOLE else 3), whole(name))
 
 
+@pytest.mark.parametrize(
+    ("name", "pulled"),
+    [("ValueLoss", "value"), ("BradleyTerry", "value"), ("Distillation", "student"), ("EntropyTarget", "entropy")],
+)
+def test_what_a_loss_pulls_would_show(name: str, pulled: str):
+    pulls = {kind: np.abs(getattr(whole(name), f"by_{kind}")).max() for kind in ("logp", "entropy", "student", "value")}
+    assert {kind for kind, most in pulls.items() if most > 0} == {"logp", pulled}
+
+
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_what_cannot_be_computed_in_parts_would_differ_and_is_refused(name: str):
     with pytest.raises(AssertionError, match="by_logp"):
@@ -146,12 +219,21 @@ def test_what_cannot_be_computed_in_parts_would_differ_and_is_refused(name: str)
 # {0, 1} -> {-1, 1} is r -> 2 r - 1. A component in Lite PPO's place changes nothing about that, but:
 DOUBLE = {  # without a std: the scale of the rewards is that of the step
     "RLOO", "OPO", "GPG", "ReMax", "BestOfGroup.std=none", "DR_GRPO", "LEAVE_ONE_OUT", "REINFORCE",
+    "OLMO_3_ZERO",
 }  # fmt: skip
 SEEN = {
     "GAE": "a value is in the units of the rewards",
     "LengthAdaptive": "a value is in the units of the rewards",
+    "ValueLoss": "a value is in the units of the rewards",
+    "PPO": "a value is in the units of the rewards",
+    "VAPO": "a value is in the units of the rewards",
     "MaxRL": "divides by the mean reward",
     "RewardToGo": "has no baseline",
+    "DIRECT_PREFERENCE": "has the reward as its advantage, which it does not read",
+    "KAHNEMAN_TVERSKY": "has the reward as its advantage, which it does not read",
+    "REWARD_MODEL": "has the reward as its advantage, which it does not read",
+    "ON_POLICY_DISTILLATION": "has the reward as its advantage, which it does not read",
+    "GKD": "has the reward as its advantage, which it does not read",
     "REINFORCE_PLUS_PLUS": "fines the KL in units of the reward",
     "KLInReward": "fines in units of the reward",
     "KLInReward.level=token": "fines in units of the reward",

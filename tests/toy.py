@@ -1,5 +1,6 @@
 """A policy so small that all its responses, and all groups of them, are enumerated: exact expectations of gradients."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -25,6 +26,7 @@ DRAW = np.random.default_rng(0)
 POLICY, REF = (DRAW.normal(size=(T, V, V)).astype(np.float32) for _ in range(2))
 SAMPLER = POLICY + 0.5 * DRAW.normal(size=POLICY.shape).astype(np.float32)
 REWARD = DRAW.normal(size=len(RESPONSES)).astype(np.float32)  # of either sign, and not the same twice
+KL_BASELINE = 0.3
 RIGHT = (DRAW.permutation(len(RESPONSES)) < 5).astype(np.float32)
 
 
@@ -62,10 +64,19 @@ def values_at(table: Any, reward: Any) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-@partial(jax.jit, static_argnames=("algorithm", "groups", "k"))
-def _ascent(
-    algorithm: Algorithm, table: Any, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
-) -> jax.Array:
+TEACHER_TOKENS = np.argsort(-REF, axis=-1)[np.arange(T), BEFORE][..., :2]  # the teacher's likeliest two of three
+
+
+def at_teachers(table: Any) -> jax.Array:
+    """Log-probabilities [responses, T, 2] of the teacher's likeliest tokens."""
+    states = jax.nn.log_softmax(jnp.asarray(table))[np.arange(T), BEFORE]
+    return jnp.take_along_axis(states, jnp.asarray(TEACHER_TOKENS), axis=-1)
+
+
+def batches(
+    algorithm: Algorithm, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
+) -> tuple[jax.Array, jax.Array, Any]:
+    """The rows of every batch, its chance, and the batch."""
     rows = np.array(list(product(range(len(RESPONSES)), repeat=groups * k)))
     prompts = Prompts(jnp.zeros((groups, 1), jnp.int32), jnp.ones(groups, jnp.int32), jnp.arange(groups))
     sampled, begun = logps(sampler), logps(old)
@@ -78,18 +89,49 @@ def _ascent(
         fields = {name: jnp.asarray(value)[row] for name, value in made.items()}
         return make_batch(algorithm, rollout, reward[row], fields, moments)[0]
 
+    return jnp.asarray(rows), jnp.prod(probability(sampler)[rows], axis=1), jax.vmap(batch_of)(jnp.asarray(rows))
+
+
+# Hardly optimised: these programs are compiled once and run once.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@partial(jax.jit, static_argnames=("algorithm", "groups", "k"), compiler_options=QUICKLY)
+def _ascent(
+    algorithm: Algorithm, table: Any, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
+) -> jax.Array:
+    rows, chance, all_batches = batches(algorithm, sampler, old, made, moments, groups, k)
+
     def loss(table: Any, row: jax.Array, batch: Any) -> jax.Array:
         states = jax.nn.log_softmax(jnp.asarray(table))
         entropy = -jnp.sum(jnp.exp(states) * states, axis=-1)[np.arange(T), BEFORE] * MASK
         logp = logps(table)[row]
+        if "teacher_tokens" in algorithm.needs:
+            batch = replace(batch, student_logp=at_teachers(table)[row])
         losses = algorithm.objective(logp, batch)[0]
         for term in algorithm.regularizers:
             losses = losses + term(logp, entropy[row], batch)[0]
         return jnp.sum(batch.weight * losses)
 
-    chance = jnp.prod(probability(sampler)[rows], axis=1)
-    batches = jax.vmap(batch_of)(jnp.asarray(rows))
-    return -jax.grad(lambda x: jnp.sum(chance * jax.vmap(partial(loss, x))(jnp.asarray(rows), batches)))(table)
+    return -jax.grad(lambda x: jnp.sum(chance * jax.vmap(partial(loss, x))(rows, all_batches)))(table)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "groups", "k"), compiler_options=QUICKLY)
+def _critics_ascent(
+    algorithm: Algorithm, values: Any, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
+) -> jax.Array:
+    rows, chance, all_batches = batches(algorithm, sampler, old, made, moments, groups, k)
+
+    def loss(values: Any, row: jax.Array, batch: Any) -> jax.Array:
+        assert algorithm.value_loss is not None
+        return jnp.sum(batch.value_weight * algorithm.value_loss(values_of(values)[row], batch)[0])
+
+    return -jax.grad(lambda x: jnp.sum(chance * jax.vmap(partial(loss, x))(rows, all_batches)))(values)
+
+
+def values_of(values: Any) -> jax.Array:
+    """Values [T, V] by (position, token before) -> [responses, T], 0 at padding."""
+    return jnp.asarray(values)[np.arange(T), BEFORE] * MASK
 
 
 def expected_ascent(
@@ -102,9 +144,10 @@ def expected_ascent(
     old: Any = POLICY,
     value: Any = None,
     moments: Moments | None = None,
+    critic: Any = None,
 ) -> np.ndarray:
-    """The expectation of minus the gradient at POLICY, over every batch of `groups` groups of k responses that SAMPLER
-    may give; the updates began at `old`.
+    """The expectation of minus the gradient at POLICY (or of a critic's at `critic`), over every batch of `groups`
+    groups of k responses that SAMPLER may give; the updates began at `old`.
     """
     greedy = reward[int(np.argmax(probability(POLICY)))]  # any fixed response would do
     made = {
@@ -113,14 +156,18 @@ def expected_ascent(
         "greedy_reward": np.full(len(RESPONSES), greedy, np.float32),
         "value": MASK if value is None else value,
         "rewards": np.stack([reward, RIGHT], axis=1),
+        "kl_baseline": np.full(len(RESPONSES), KL_BASELINE, np.float32),
+        "teacher_tokens": TEACHER_TOKENS,
+        "teacher_logp": at_teachers(REF),
     }
     made = {name: made[name] for name in made if name == "reward" or name in algorithm.needs}
-    return np.asarray(_ascent(algorithm, POLICY, sampler, old, made, moments, groups, k))
+    ascent, at = (_ascent, POLICY) if critic is None else (_critics_ascent, critic)
+    return np.asarray(ascent(algorithm, at, sampler, old, made, moments, groups, k))
 
 
 def gradient(objective: Any) -> np.ndarray:
     """Of a function of the table, at POLICY."""
-    return np.asarray(jax.jit(jax.grad(objective))(POLICY))
+    return np.asarray(jax.jit(jax.grad(objective), compiler_options=QUICKLY)(POLICY))
 
 
 def expected_reward(table: Any, reward: Any = REWARD) -> jax.Array:

@@ -61,7 +61,8 @@ class KLPenalty:
 
     In the loss an estimate counts by its gradient, and that is only the KL's for k2. `corrected` multiplies it by
     rho = pi / pi_old with its gradient: for k1 and k3 the expectation over pi_old is then the KL itself, and its
-    gradient the KL's (DeepSeek-V3.2, 2512.02556). k1 without it is refused: its expected gradient is 0.
+    gradient the KL's (DeepSeek-V3.2, 2512.02556) token by token, with the tokens before as they come: not that of the
+    KL of whole responses. k1 without it is refused: its expected gradient is 0.
     """
 
     coefficient: float = 1e-3

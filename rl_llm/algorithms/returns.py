@@ -93,7 +93,8 @@ class RewardToGo:
 @dataclass(frozen=True)
 class LengthAdaptive:
     """lam = 1 - 1 / (alpha l) for a response of l tokens, at least 0 (VAPO, arXiv 2504.05118): the sum of GAE's
-    weights grows with the response instead of ending 1 / (1 - lam) tokens after each.
+    weights grows with the response instead of ending 1 / (1 - lam) tokens after each. Biased even with the true value:
+    lam depends on the final length, which a token does not know.
     """
 
     alpha: float = 0.05

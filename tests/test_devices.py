@@ -35,13 +35,15 @@ ALGORITHMS = {
             a.PositiveLikelihood(0.1),
         ),
     ),
+    "PPO": a.PPO,
     "DIRECT_PREFERENCE": a.DIRECT_PREFERENCE,
     "covariance": replace(a.LITE_PPO, objective=a.ClipCov(share=0.1, floor=-1e3, ceiling=1e3), aggregate=a.VLNorm(T)),
 }
 
 
 ADAM = AdamW(1e-3, beta1=0.5, max_gradient_norm=1e6)
-CRITIC = Carried(critic=Critic(ADAM), critic_optimizer=ADAM.build(10))
+# A head on the policy, which learns from both losses; PPO has a network of its own.
+SHARED, OWN = (Carried(critic=x, critic_optimizer=ADAM.build(10)) for x in (Critic(ADAM, True, 0.5), Critic(ADAM)))
 
 
 def rollout_and_fields() -> tuple[Rollout, dict[str, np.ndarray]]:
@@ -61,7 +63,8 @@ def updated(algorithm: a.Algorithm, devices: int) -> tuple[Any, Any, dict[str, f
     """
     mesh = make_mesh(devices=jax.devices()[:devices])
     coefficients = tuple((name, 0.2) for name in algorithm.adaptive)
-    carried = replace(NOTHING if algorithm.value_loss is None else CRITIC, coefficients=coefficients)
+    carries = NOTHING if algorithm.value_loss is None else OWN if algorithm == a.PPO else SHARED
+    carried = replace(carries, coefficients=coefficients)
     state = init_state(CONFIG, OPTIMIZER, mesh, PARAMS, carried)
     rollout, fields = rollout_and_fields()
     made = {name: fields[name] for name in algorithm.needs & set(fields)}

@@ -32,7 +32,7 @@ class Fields:
     mesh: Mesh
     others: Others
     logps: Logps
-    values: Callable[[dict, dict, Rollout], jax.Array]
+    values: Callable[[dict | None, dict, Rollout], jax.Array]
     teacher_logps: Logps | None
     teacher_likeliest: Callable[[dict, Rollout, jax.Array], tuple[jax.Array, jax.Array]] | None
 
@@ -114,20 +114,24 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
     )
 
 
-def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict, dict, Rollout], jax.Array]:
-    """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted."""
+def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict | None, dict, Rollout], jax.Array]:
+    """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted. Only a
+    shared critic reads the policy's parameters.
+    """
     config, critic = experiment.model, experiment.critic
+    shared = critic is not None and critic.shared
 
-    def values(params: dict, critic_params: dict, rollout: Rollout) -> jax.Array:
+    def values(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
         assert critic is not None
-        hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if critic.shared else None
+        hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if params is not None else None
         return critic.values(config, critic_params, rollout.prompts, rollout.tokens, hidden) * rollout.mask
 
-    weights = partial(meshes.weight_shardings, mesh)
-    rows = meshes.over_batch(mesh)
-    return jax.jit(
+    weights, rows = partial(meshes.weight_shardings, mesh), meshes.over_batch(mesh)
+    own = weights(critic.table(config)) if critic else None
+    compiled = jax.jit(
         values,
-        in_shardings=(weights(weight_table(config)), weights(critic.table(config)) if critic else None, rows),
+        in_shardings=(weights(weight_table(config)) if shared else None, own, rows),
         out_shardings=rows,
         compiler_options=meshes.compiler_options(mesh),
     )
+    return lambda params, critic_params, rollout: compiled(params if shared else None, critic_params, rollout)

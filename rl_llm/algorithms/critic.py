@@ -11,6 +11,7 @@ from rl_llm.algorithms.advantage import by_group
 from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.preference import bradley_terry
 from rl_llm.algorithms.preference_objective import check_groups, mean_over_pairs, over_tokens, preferred
+from rl_llm.algorithms.returns import at_last_token
 from rl_llm.algorithms.setting import Setting, refuse_on_policy, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
@@ -64,8 +65,8 @@ class BradleyTerry:
         check_groups(self, setting)
 
     def __call__(self, value: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        last = jnp.maximum(jnp.sum(batch.mask, axis=1, keepdims=True).astype(jnp.int32) - 1, 0)
-        scores = by_group(batch, jnp.take_along_axis(value, last, axis=1)[:, 0])
+        last = at_last_token(batch, jnp.ones(value.shape[0]))
+        scores = by_group(batch, jnp.sum(value * last, axis=1))
         higher, lower = scores[:, :, None], scores[:, None, :]
         pairs = preferred(batch)
         metrics: Metrics = {"critic/accuracy": masked_mean((higher > lower).astype(jnp.float32), pairs)}

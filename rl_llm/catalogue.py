@@ -13,7 +13,7 @@ from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, R
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 
 PARTS = {
-    "Advantages": ("advantage", "returns", "whitening"),
+    "Advantages": ("advantage", "several_rewards", "returns", "whitening"),
     "Objectives": ("objective", "score_objective", "sequence_objective", "covariance_objective", "distillation"),
     "Aggregation": ("aggregate",),
     "Divergence, entropy and likelihood": ("divergence", "controller", "likelihood"),

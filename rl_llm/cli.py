@@ -155,7 +155,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         mesh, problems, others = prepare(experiment, arguments.seed)
         identity = fingerprint_of(problems, others)
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity)
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, others.origins)
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
     except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
         raise UsageError(str(error)) from error
@@ -217,6 +217,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--logits {arguments.logits} cannot act without --samples FILE")
     if arguments.samples is not None and arguments.samples.exists():
         raise UsageError(f"{arguments.samples} is there already: choose another --samples")
+    if arguments.samples is not None and not arguments.samples.parent.is_dir():
+        raise UsageError(f"--samples {arguments.samples}: there is no folder {arguments.samples.parent}")
 
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
     from rl_llm.mesh import make_mesh
@@ -231,6 +233,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     if not 0 <= arguments.logits <= experiment.model.vocabulary:
         raise UsageError(f"--logits {arguments.logits}: the vocabulary has {experiment.model.vocabulary} tokens")
+    if arguments.logits and arguments.temperature == 0:
+        raise UsageError("--logits at --temperature 0: a greedy choice has no distribution")
     seed, sampling = record["seed"], experiment.sampling
     try:
         if arguments.temperature is not None:

@@ -2,6 +2,7 @@
 hidden states.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -31,8 +32,8 @@ class Critic:
     pretraining_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not self.coefficient > 0:
-            raise ValueError(f"Critic.coefficient must be greater than 0, not {self.coefficient}")
+        if not 0 < self.coefficient < math.inf:
+            raise ValueError(f"Critic.coefficient must be greater than 0, and finite, not {self.coefficient}")
         if self.coefficient != 1.0 and not self.shared:
             raise ValueError(
                 f"Critic.coefficient={self.coefficient} cannot act on a network of the critic's own: its learning rate "
@@ -55,8 +56,16 @@ class Critic:
         return {**jax.tree.map(jnp.copy, body), HEAD: jnp.zeros(config.width)}
 
     def values(
-        self, config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, policy_hidden: jax.Array | None
+        self,
+        config: ModelConfig,
+        params: dict,
+        prompts: Prompts,
+        tokens: jax.Array,
+        policy_hidden: jax.Array | None,
+        after_token: bool = False,
     ) -> jax.Array:
-        """V f32[B, T] of the state before each token; `policy_hidden` f32[B, T, D] is read by a shared one only."""
-        hidden = policy_hidden if self.shared else response_hidden(config, params, prompts, tokens)
+        """V f32[B, T] of the state before each token, or after it; `policy_hidden` f32[B, T, D] is read by a shared one
+        only.
+        """
+        hidden = policy_hidden if self.shared else response_hidden(config, params, prompts, tokens, after_token)
         return jnp.einsum("btd,d->bt", hidden, params[HEAD], precision=jax.lax.Precision.HIGHEST)

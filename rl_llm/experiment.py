@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, Setting
+from rl_llm.combination import check_over_time, check_supervision, teaching
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
@@ -146,6 +147,7 @@ class Experiment:
         self._check_sizes()
         self._check_sampling()
         check_supervision(self)
+        check_over_time(self)
         self.algorithm.check(self._setting())
 
     def _check_sizes(self) -> None:
@@ -214,57 +216,5 @@ class Experiment:
             sampler_differs=(behind or truncated or elsewhere) and self.responses is None,
             made=frozenset(made),
             max_tokens=self.sampling.max_tokens,
+            components=len(self.reward.names),
         )
-
-
-def teaching(experiment: Experiment) -> list[Any]:
-    """What gives the likeliest tokens at each place to learn from: a teacher, a reference or a file."""
-    sources = (experiment.teacher, experiment.reference, experiment.responses)
-    return [source for source in sources if source is not None and source.top_tokens]
-
-
-def check_supervision(experiment: Experiment) -> None:
-    """Raises ValueError for a critic, reference, teacher, stored responses or demonstrations that could not act, and
-    for those that exclude each other.
-    """
-    needs, task = experiment.algorithm.needs, experiment.task
-    critic, teacher, stored = experiment.critic, experiment.teacher, experiment.responses
-    if (critic is None) != (experiment.algorithm.value_loss is None):
-        raise ValueError(
-            f"critic={critic} with algorithm.value_loss={experiment.algorithm.value_loss}: a critic learns by a value "
-            "loss, and a value loss is a critic's; set both or none"
-        )
-    if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
-        raise ValueError(f"reference={experiment.reference} cannot act: no component of the algorithm looks at it")
-    for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
-        if part and not hasattr(task, "demonstrate"):
-            raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none: set {name}=None")
-    if experiment.start is not None and experiment.warm_start is not None:
-        raise ValueError(f"start={experiment.start!r} begins with a trained policy: set warm_start=None")
-    if teacher is not None:
-        if experiment.reference is not None:
-            raise ValueError("teacher and reference both make batch.ref_logp: set one of them")
-        if not needs & {"ref_logp", "teacher_tokens"}:
-            raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm looks at it")
-        if teacher.on_policy == 0 and experiment.staleness:
-            raise ValueError(
-                f"staleness={experiment.staleness} cannot act: the teacher answers at every step (on_policy=0)"
-            )
-    sources = teaching(experiment)
-    for part in sources:
-        if part.top_tokens > experiment.model.vocabulary:
-            raise ValueError(f"{part}: the vocabulary has {experiment.model.vocabulary} tokens")
-    if len(sources) > 1 or (sources and "teacher_tokens" not in needs):
-        raise ValueError(
-            f"top_tokens of {' and '.join(type(part).__name__ for part in sources)}: "
-            "one of them makes batch.teacher_tokens, for a component of the algorithm that looks at it (Distillation)"
-        )
-    if stored is not None:
-        names = ("staleness", "replay", "dynamic_sampling", "reward_model")
-        acting = [name for name in names if getattr(experiment, name)]
-        acting += ["curriculum"] if experiment.curriculum != Curriculum() else []
-        acting += ["teacher.on_policy"] if teacher and teacher.on_policy < 1 else []
-        if acting:
-            raise ValueError(
-                f"{' and '.join(acting)} cannot act on stored responses ({stored.path}): nothing is sampled"
-            )

@@ -124,7 +124,8 @@ def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict | None,
     def values(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
         assert critic is not None
         hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if params is not None else None
-        return critic.values(config, critic_params, rollout.prompts, rollout.tokens, hidden) * rollout.mask
+        after = getattr(experiment.algorithm.value_loss, "after_token", False)
+        return critic.values(config, critic_params, rollout.prompts, rollout.tokens, hidden, after) * rollout.mask
 
     weights, rows = partial(meshes.weight_shardings, mesh), meshes.over_batch(mesh)
     own = weights(critic.table(config)) if critic else None

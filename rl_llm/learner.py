@@ -63,9 +63,12 @@ def make_batch(
     made: Mapping[str, Any] = MappingProxyType({}),
     moments: Moments | None = None,
     coefficients: Mapping[str, jax.Array] | None = None,
+    *,
+    replayed: bool = False,
 ) -> tuple[Batch, Moments | None]:
     """Rollout and rewards f32[B] -> the batch of its updates: filters, shaping, advantages and weights of the whole
-    rollout at once; and the moments of all rewards with these. `coefficients` are those that controllers adapt.
+    rollout at once; and the moments of all rewards with these. `coefficients` are those that controllers adapt; the
+    moments have the rewards of what is `replayed` already.
 
     `made` are further fields of the batch: those that the algorithm needs, and `old_logp` where the sampler was some
     steps behind. Elsewhere the ratio's old log-probabilities are the sampler's own: sampler and learner agree to
@@ -74,7 +77,7 @@ def make_batch(
     batch = apply_filters(algorithm.filters, replace(first_batch(rollout, reward), **made))
     for shape in algorithm.shaping:
         batch = shape(batch, **with_coefficient(shape, coefficients))
-    if moments is not None:
+    if moments is not None and not replayed:
         moments = update_moments(moments, batch.reward, batch.counted)
     advantage = algorithm.advantage(replace(batch, moments=moments))
     batch = replace(batch, advantage=advantage)
@@ -82,19 +85,25 @@ def make_batch(
     for correct in algorithm.corrections:
         weight = weight * correct(batch)
     batch = replace(batch, weight=weight)
-    if algorithm.value_loss is not None:  # a critic learns from every response, dropped ones too
-        batch = replace(batch, value_weight=algorithm.value_aggregate(batch.mask, batch))
+    if algorithm.value_loss is not None:
+        dropped = getattr(algorithm.value_loss, "learns_from_dropped", False)
+        mask = batch.mask if dropped else batch.mask * batch.kept[:, None]
+        batch = replace(batch, value_weight=algorithm.value_aggregate(mask, batch))
         if batch.value is not None:
             returns = algorithm.advantage.returns(batch)  # type: ignore[attr-defined]  # `check` has seen to it
             batch = replace(batch, returns=returns)
     return batch, moments
 
 
-def compile_make_batch(algorithm: Algorithm, mesh: Mesh) -> Callable[..., tuple[Batch, Moments | None]]:
+def compile_make_batch(
+    algorithm: Algorithm, mesh: Mesh, replayed: bool = False
+) -> Callable[..., tuple[Batch, Moments | None]]:
     """`make_batch` jitted for a mesh: rows stay where the sampler left them."""
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
     return jax.jit(
-        partial(make_batch, algorithm), in_shardings=(rows, rows, rows, same, same), out_shardings=(rows, same)
+        partial(make_batch, algorithm, replayed=replayed),
+        in_shardings=(rows, rows, rows, same, same),
+        out_shardings=(rows, same),
     )
 
 
@@ -132,7 +141,8 @@ def value_loss(
     config: ModelConfig, algorithm: Algorithm, critic: Critic, params: dict, batch: Batch, hidden: jax.Array | None
 ) -> tuple[jax.Array, Metrics]:
     """The weighted sum of a critic's losses over a part of a batch, and that part's metrics."""
-    values = critic.values(config, params, batch.prompts, batch.tokens, hidden)
+    after = getattr(algorithm.value_loss, "after_token", False)
+    values = critic.values(config, params, batch.prompts, batch.tokens, hidden, after)
     assert algorithm.value_loss is not None
     losses, metrics = algorithm.value_loss(jnp.where(batch.mask > 0, values, 0.0), batch)
     return critic.coefficient * jnp.sum(batch.value_weight * losses), metrics

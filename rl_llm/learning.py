@@ -34,6 +34,7 @@ class Learning:
     problems: Sequence[Problem]
     fields: Fields
     build_batch: Callable[..., tuple[Batch, Any]]
+    build_again: Callable[..., tuple[Batch, Any]]
     train_step: Callable[..., tuple[TrainState, Metrics]]
     critic_step: Callable[..., tuple[TrainState, Metrics]]
     adapt: Callable[..., dict[str, jax.Array]]
@@ -44,7 +45,8 @@ class Learning:
         """
         critic, replay = self.experiment.critic, self.experiment.replay
         rollouts = 1 + len(replay.drawn(self.seed, step) if replay else ())
-        return rollouts * (3 + self.fields.passes + (3 if critic and not critic.shared else 0))
+        policy = 3 if step >= self.experiment.pretraining_steps else 0
+        return rollouts * (policy + self.fields.passes + (3 if critic and not critic.shared else 0))
 
     def step(self, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, Metrics]:
         """Learn from the experience of a step (from 0), then from the earlier ones that it replays."""
@@ -72,11 +74,9 @@ class Learning:
     ) -> tuple[TrainState, list[Metrics]]:
         """The updates on one experience, each with its metrics."""
         made = self.fields.make(state, experience, replayed)
-        batch, moments = self.build_batch(
-            experience.rollout, experience.reward, made, state.moments, state.coefficients
-        )
-        if not replayed:
-            state = replace(state, moments=moments)
+        build = self.build_again if replayed else self.build_batch
+        batch, moments = build(experience.rollout, experience.reward, made, state.moments, state.coefficients)
+        state = replace(state, moments=moments)
         metrics = []
         for update in map(jnp.int32, range(self.experiment.updates_per_rollout)):
             if step < self.experiment.pretraining_steps:
@@ -118,6 +118,7 @@ def compile_learning(
         problems,
         fields_for(experiment, mesh, others),
         compile_make_batch(experiment.algorithm, mesh),
+        compile_make_batch(experiment.algorithm, mesh, replayed=True),
         compile_train_step(learner, mesh, in_update),
         compile_critic_step(learner, mesh, in_update),
         jax.jit(experiment.algorithm.adapted),

@@ -20,12 +20,16 @@ def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, j
     return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
 
 
-def response_hidden(config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array) -> jax.Array:
-    """The hidden states f32[B, T, D] that predict the tokens i32[B, T] of responses: that of token t is token t -
-    1's.
+def response_hidden(
+    config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, after_token: bool = False
+) -> jax.Array:
+    """The hidden states f32[B, T, D] that predict the tokens i32[B, T] of responses, each that of the token before;
+    or, `after_token`, those of the tokens themselves.
     """
     B, T = tokens.shape
     prompt_hidden, cache = prefill(config, params, prompts.tokens, prompts.lengths)
+    if after_token:
+        return extend(config, params, tokens, cache, prompts.lengths)
     last = jnp.take_along_axis(prompt_hidden, (prompts.lengths - 1)[:, None, None], axis=1)
     hidden = jnp.repeat(last, B // prompts.lengths.shape[0], axis=0)
     if T == 1:

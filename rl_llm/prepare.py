@@ -31,6 +31,10 @@ def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems, Others]:
     for split, found in problems.items():
         if len(found) < (experiment.prompts_per_step if split == "train" else 1):
             raise ValueError(f"task {experiment.task.name} has {len(found)} {split} problems: too few for a step")
+    if experiment.curriculum.difficulty and len({problem.difficulty for problem in problems["train"]}) == 1:
+        raise ValueError(
+            f"curriculum.difficulty cannot act: all train problems of {experiment.task.name} are equally difficult"
+        )
     if experiment.responses is not None:
         stored = experiment.responses.problems(experiment.responses_per_prompt)
         if len(stored) < experiment.prompts_per_step:

@@ -10,6 +10,7 @@ from rl_llm.config import ExperimentError, OverrideError, fingerprint, load_expe
 from rl_llm.experiment import Experiment
 from rl_llm.run import read_experiment_record, template_of
 from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
+from rl_llm.runs.folder import SUMMARY
 from rl_llm.types import TrainState
 
 
@@ -26,7 +27,7 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
         record = read_experiment_record(Path(folder))
         _, experiment = load_experiment(_spec_of(record), Experiment)
         experiment = override(experiment, record["overrides"])
-    except (FileNotFoundError, ValueError, KeyError, ExperimentError, OverrideError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError, ExperimentError, OverrideError) as error:
         raise RecordError(f"{folder}: its experiment.json does not serve: {error}") from error
     if fingerprint(experiment) != record["fingerprint"]:
         raise RecordError(f"{record['spec']} has changed since the run in {folder}: its fingerprint is another one")
@@ -63,6 +64,8 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
         other, record = recorded_experiment(folder)
         if record["tokenizer"] != experiment.tokenizer.fingerprint():
             raise RecordError(f"{name}={folder}: its tokenizer is another one, so its tokens mean something else")
+        if not (Path(folder) / SUMMARY).is_file():
+            raise RecordError(f"{name}={folder} is a run that has not finished: resume it first")
         restored = newest_state(other, folder, mesh)
         origins.append(f"{name}: {record['fingerprint']}, seed {record['seed']}, step {restored.step}")
         return other, restored.state
@@ -78,10 +81,10 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
         teacher = other, state.params
     if experiment.reward_model is not None:
         other, state = read("reward_model.run", experiment.reward_model.run)
-        if state.critic is None or other.critic is None or other.critic.shared:
+        if state.critic is None or not getattr(other.algorithm.value_loss, "after_token", False):
             raise RecordError(
-                f"reward_model.run={experiment.reward_model.run}: that run trained no critic of its own (Critic with "
-                "shared=False), so there is nothing that scores"
+                f"reward_model.run={experiment.reward_model.run}: that run trained no critic that judges whole "
+                "responses (value_loss=BradleyTerry()), so there is nothing that scores"
             )
         reward_model = other, state.critic.params
     return Others(tuple(origins), start, teacher, reward_model)

@@ -38,10 +38,15 @@ PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 
 def experiment_record(
-    experiment: Experiment, spec: str, overrides: Sequence[str], seed: int, problems: str
+    experiment: Experiment,
+    spec: str,
+    overrides: Sequence[str],
+    seed: int,
+    problems: str,
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What experiment.json holds: the experiment fully resolved, and all it takes to run it again. `problems` is their
-    fingerprint (`prepare.fingerprint_of`).
+    fingerprint (`prepare.fingerprint_of`), `others` says which checkpoints of other runs are made use of.
     """
     return {
         "spec": spec,
@@ -50,6 +55,7 @@ def experiment_record(
         "seed": seed,
         "fingerprint": config.fingerprint(experiment),
         "problems": problems,
+        "others": list(others),
         "tokenizer": experiment.tokenizer.fingerprint(),
         "experiment": config.to_json(experiment),
         "versions": {name: version(name) for name in PACKAGES},

@@ -4,13 +4,13 @@ model. Each is a value of an experiment; folders are those of other runs.
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rl_llm.optimizer import AdamW
 from rl_llm.problem import Problem, problem_id
+from rl_llm.rewards.worker import LARGEST_REWARD
 
 
 def at_least(component: Any, minimum: int, *names: str) -> None:
@@ -124,7 +124,10 @@ class StoredResponses:
 
         Raises ValueError naming the file and the line that does not serve, OSError without a file.
         """
-        lines = [line for line in Path(self.path).read_text().splitlines() if line.strip()]
+        try:
+            lines = [line for line in Path(self.path).read_text().splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path} is no text in UTF-8: {error}") from error
         found = [self._problem(line, number, responses_per_prompt) for number, line in enumerate(lines, 1)]
         if not found:
             raise ValueError(f"{self.path} has no stored responses: it is empty")
@@ -141,20 +144,21 @@ class StoredResponses:
             ) from error
         if not isinstance(prompt, str) or not _all(responses, str) or not _all(rewards, int, float):
             raise ValueError(f"{place}: prompt is a text, responses are texts and rewards numbers")
-        if not all(map(math.isfinite, rewards)):
-            raise ValueError(f"{place}: rewards must be finite, not {rewards}")
+        if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):
+            raise ValueError(f"{place}: rewards must be finite, and not above {LARGEST_REWARD:g}: {rewards}")
         if not len(responses) == len(rewards) == K:
             raise ValueError(
                 f"{place}: {len(responses)} responses with {len(rewards)} rewards; responses_per_prompt={K} wants {K} "
                 "of each"
             )
-        names = ("tokens", "teacher_tokens", "teacher_logp") if self.top_tokens else ("tokens",)
-        for name in names:
-            if (name in item and len(item[name]) != K) or (name not in item and name != "tokens"):
+        wanted = ("teacher_tokens", "teacher_logp") if self.top_tokens else ()
+        for name in (*wanted, *(["tokens"] if "tokens" in item else [])):
+            if not isinstance(item.get(name), list) or len(item[name]) != K:
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
-        kept = {name: item[name] for name in ("responses", "rewards", *names) if name in item}
+        names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *wanted)
+        kept = {name: item[name] for name in names if name in item} | {"place": place}
         return Problem(problem_id(str(number), prompt), prompt, answer="", metadata=kept)
 
 
 def _all(values: Any, *kinds: type) -> bool:
-    return isinstance(values, Sequence) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
+    return isinstance(values, list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)

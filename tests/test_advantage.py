@@ -12,9 +12,10 @@ from hypothesis import assume, given
 from peers.case import batch
 
 from rl_llm.algorithms import Setting
-from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
+from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.moments import no_moments, update
 from rl_llm.algorithms.returns import RewardToGo
+from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 from rl_llm.types import Batch
 
@@ -258,7 +259,7 @@ def test_several_rewards_do_not_hide_each_other():
         found = advantages(component, np.zeros((N, K)), rewards=scaled)
         np.testing.assert_allclose(found, expected, atol=1e-3)
     with pytest.raises(ValueError, match=r"GDPO.weights=\(1.0, 0.5\) for 3 rewards"):
-        component(of(np.zeros((1, 2)), rewards=np.zeros((2, 3))))
+        component.check(Setting(8, 8, 1, components=3))
 
 
 @pytest.mark.parametrize("component", [c for c in CENTRED + IN_THE_BATCH if not isinstance(c, PassAtK)], **ids)
@@ -361,7 +362,7 @@ GROUP_OF_ONE = Setting(8, 1, 1)
     [
         *(
             (c, GROUP_OF_ONE, "responses_per_prompt=1")
-            for c in [*CENTRED, GDPO(), Whiten(RLOO()), ClipAdvantage(OPO())]
+            for c in [*CENTRED, GDPO((1.0, 1.0)), Whiten(RLOO()), ClipAdvantage(OPO())]
         ),
         (RewardToGo(outcome=RLOO()), GROUP_OF_ONE, "RLOO compares the responses to one prompt"),
         (PassAtK(8), Setting(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
@@ -395,7 +396,7 @@ def test_one_response_per_prompt_is_enough_where_none_is_compared(component):
         (lambda: BestOfGroup(eps=0.0), r"BestOfGroup.eps must be greater than 0"),
         (lambda: PassAtK(0), r"PassAtK.k must be at least 1, not 0"),
         (lambda: GDPO(weights=(1.0,)), "a single reward needs no GDPO"),
-        (lambda: GDPO(eps=-1.0), r"GDPO.eps must be greater than 0"),
+        (lambda: GDPO((1.0, 1.0), eps=-1.0), r"GDPO.eps must be greater than 0"),
         (lambda: Whiten(RLOO(), eps=0.0), r"Whiten.eps must be greater than 0"),
         (lambda: ClipAdvantage(RLOO(), 0.0), r"ClipAdvantage.bound must be greater than 0, not 0.0"),
     ],
@@ -419,7 +420,7 @@ def test_an_eps_that_lets_a_division_by_zero_through_is_refused(eps: float):
 
 def test_what_is_put_around_an_advantage_passes_its_needs_on():
     assert Whiten(ClipAdvantage(ReMax())).needs == ("greedy_reward",)
-    assert RewardToGo(outcome=GDPO()).needs == ("rewards",)
+    assert RewardToGo(outcome=GDPO((1.0, 1.0))).needs == ("rewards",)
     assert Whiten(RLOO()).needs == ()
     assert Whiten(ClipAdvantage(RewardToGo())).reads_token_reward
     assert not Whiten(RLOO()).reads_token_reward

@@ -58,6 +58,15 @@ def test_a_critic_begins_with_no_opinion_and_learns_what_comes(critic: Critic):
     assert int(state.step) == 0
 
 
+def test_a_judgement_has_read_the_last_token():
+    params = OWN.first_params(CONFIG, PARAMS) | {"value_head": jnp.ones(CONFIG.width)}
+    other = TOKENS.copy()
+    other[:, -1] = (other[:, -1] + 1) % V
+    before, after = (np.asarray(OWN.values(CONFIG, params, PROMPTS, tokens, None, True)) for tokens in (TOKENS, other))
+    np.testing.assert_allclose(before[:, :-1], after[:, :-1], atol=1e-5)
+    assert np.abs(before[:, -1] - after[:, -1]).min() > 1e-4
+
+
 @pytest.mark.parametrize("critic", [OWN, SHARED], ids=["own", "shared"])
 def test_the_value_of_a_state_does_not_see_what_comes_after_it(critic: Critic):
     params = critic.first_params(CONFIG, PARAMS) | {"value_head": jnp.ones(CONFIG.width)}
@@ -99,7 +108,10 @@ def test_what_a_critic_learns_is_in_the_units_of_the_rewards():
     ("build", "message"),
     [
         (lambda: Critic(AdamW(1e-3), coefficient=0.5), "coefficient=0.5 cannot act on a network of the critic's own"),
-        (lambda: Critic(AdamW(1e-3), shared=True, coefficient=0.0), "coefficient must be greater than 0, not 0.0"),
+        (
+            lambda: Critic(AdamW(1e-3), shared=True, coefficient=0.0),
+            "coefficient must be greater than 0, and finite, not 0.0",
+        ),
         (lambda: Critic(AdamW(1e-3), pretraining_steps=-1), "pretraining_steps must be at least 0, not -1"),
     ],
 )

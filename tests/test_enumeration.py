@@ -339,7 +339,7 @@ BIASED: dict[str, tuple[a.Algorithm, Objective, dict[str, Any], float]] = {
     "std of the batch": (rewarded(Normalize("group", "batch")), expected_reward, {"k": 2, "groups": 2}, 0.9),
     "whitened": (rewarded(a.Whiten(a.RLOO())), expected_reward, {}, 0.9),
     "two rewards": (
-        rewarded(a.GDPO()),
+        rewarded(a.GDPO((1.0, 1.0))),
         lambda table: expected_reward(table) + expected_reward(table, RIGHT),
         {},
         0.9,

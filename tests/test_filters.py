@@ -31,8 +31,8 @@ def of() -> Batch:
         (ZeroVariance(), [[0] * 4, [1] * 4, [0] * 4, [1] * 4]),
         (DifficultyWindow(0.25, 0.7), [[0] * 4, [1] * 4, [0] * 4, [0] * 4]),
         (DifficultyWindow(0.25, 0.75), [[0] * 4, [1] * 4, [0] * 4, [1] * 4]),
-        (DifficultyWindow(high=0.9), [[0] * 4, [1] * 4, [1] * 4, [1] * 4]),
-        (DifficultyWindow(low=0.1), [[1] * 4, [1] * 4, [0] * 4, [1] * 4]),
+        (DifficultyWindow(0.0, 0.9), [[0] * 4, [1] * 4, [1] * 4, [1] * 4]),
+        (DifficultyWindow(0.1, 1.0), [[1] * 4, [1] * 4, [0] * 4, [1] * 4]),
     ],
     ids=str,
 )

@@ -30,13 +30,16 @@ TRUNCATED = np.arange(N * K) % 5 == 0
 DISTRIBUTIONS = np.log(DRAW.dirichlet(np.ones(5), (2, *MASK.shape)))[..., :3].astype(np.float32)  # 3 tokens of 5
 STUDENT, TEACHER = jnp.asarray(DISTRIBUTIONS)
 ENTROPY = jnp.asarray(DRAW.uniform(0.1, 2.0, MASK.shape).astype(np.float32))
-MEASURED = {name: Mean(jnp.float32(0.3), jnp.float32(1.0)) for name in ("policy/kl", "policy/entropy")}
+MEASURED = {
+    name: Mean(jnp.float32(0.3), jnp.float32(1.0)) for name in ("policy/kl", "policy/entropy", "policy/distillation")
+}
 BASE = Algorithm(advantage=Normalize("group", "batch"), objective=Clip(), aggregate=TokenMean())
 
 SLOTS = {
     "advantage": "advantage",
     "whitening": "advantage",
     "returns": "advantage",
+    "several_rewards": "advantage",
     "aggregate": "aggregate",
     "objective": "objective",
     "score_objective": "objective",
@@ -185,7 +188,10 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     a.IPO: (a.IPO(), {"beta": 0.5}),
     a.KTO: (a.KTO(), {"beta": 0.5, "desirable_weight": 2.0, "undesirable_weight": 2.0}),
     a.BradleyTerry: (a.BradleyTerry(), {}),
-    a.Distillation: (a.Distillation(), {"divergence": a.GeneralizedJSD(1.0), "coefficient": 0.5}),
+    a.Distillation: (
+        a.Distillation(),
+        {"divergence": a.GeneralizedJSD(1.0), "coefficient": 0.5, "controller": a.AdaptiveKL()},
+    ),
     a.GeneralizedJSD: (a.GeneralizedJSD(), {"beta": 0.1, "temperature": 2.0}),
     a.PositiveLikelihood: (a.PositiveLikelihood(0.1, 0.5), {"coefficient": 0.5, "threshold": 0.0}),
     a.RewardAtLeast: (a.RewardAtLeast(0.0), {"threshold": 0.5, "counts": False}),
@@ -196,7 +202,7 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     a.RepetitionPenalty: (a.RepetitionPenalty(1.0, 2), {"coefficient": 2.0, "n": 1}),
     a.KLInReward: (
         a.KLInReward(0.05, "response"),
-        {"coefficient": 0.5, "level": "token", "controller": a.AdaptiveKL()},
+        {"coefficient": 0.5, "level": "token", "controller": a.AdaptiveKL(), "divergence": a.Divergence("k2")},
     ),
     a.AdaptiveKL: (a.AdaptiveKL(0.2, 1000.0), {"target": 0.28, "horizon": 500.0}),
     a.EntropyTarget: (a.EntropyTarget(1.0, 0.1), {"target": 0.2, "step": 0.05, "highest": 0.15}),

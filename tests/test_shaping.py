@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from peers.case import batch
 
+from rl_llm.algorithms import Setting
 from rl_llm.algorithms.returns import token_rewards
 from rl_llm.algorithms.shaping import KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.types import Batch
@@ -122,13 +123,17 @@ def test_who_gives_rewards_to_tokens_says_so():
         (SoftOverlong(40, 8), r"SoftOverlong.max_length=40 with buffer=8 cannot act on responses of at most 32 tokens"),
         (SoftOverlong(32, 8, capped=False), r"SoftOverlong.capped=False cannot act on responses of at most 32 tokens"),
         (RepetitionPenalty(n=32), r"RepetitionPenalty.n=32 cannot act on responses of at most 32 tokens"),
-        (KLInReward(), r"KLInReward needs batch\.ref_logp"),
     ],
     ids=str,
 )
 def test_what_cannot_act_on_these_responses_is_refused(component, message: str):
     with pytest.raises(ValueError, match=message):
-        component(of([32], 32))
+        component.check(Setting(8, 8, 1, max_tokens=32))
+
+
+def test_a_divergence_in_the_reward_needs_a_reference():
+    with pytest.raises(ValueError, match=r"KLInReward needs batch\.ref_logp"):
+        KLInReward()(of([32], 32))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ LAYERS = (
     {"actor", "recorded"},
     {"run", "text"},
     {"experiment"},
+    {"combination"},
     {"curriculum", "learner", "sampler", "supervision"},
     {"state"},
     {"critic"},

@@ -51,9 +51,9 @@ def test_tokens_are_taken_as_they_were_sampled(tmp_path: Path):
 
 
 def test_the_teachers_likeliest_tokens_are_read_as_far_as_they_are_wanted(tmp_path: Path):
-    ids = [[[10, 3, 2]] * 3, [[10, 3, 2]] * 3]
-    logps = [[[-0.1, -3.0, -4.0]] * 3] * 2
-    path = written(tmp_path / "a.jsonl", GOOD | {"teacher_tokens": ids, "teacher_logp": logps})
+    ids, logps = [[[10, 3, 2]] * 4] * 2, [[[-0.1, -3.0, -4.0]] * 4] * 2
+    tokens = {"tokens": [[10, 4, 11, 1]] * 2}
+    path = written(tmp_path / "a.jsonl", GOOD | tokens | {"teacher_tokens": ids, "teacher_logp": logps})
     stored = StoredResponses(str(path), top_tokens=2)
     experiment = replace(EXPERIMENT, algorithm=GKD, responses=stored, responses_per_prompt=K)
     _, fields = stored_answers(experiment, stored.problems(K))
@@ -71,13 +71,50 @@ def test_the_teachers_likeliest_tokens_are_read_as_far_as_they_are_wanted(tmp_pa
         (GOOD | {"rewards": [float("nan"), 0]}, "line 2: rewards must be finite"),
         (GOOD | {"responses": [1, 2]}, "line 2: prompt is a text"),
         (GOOD | {"tokens": [[1]]}, "line 2: tokens must have an entry for each of the 2 responses"),
-        (GOOD | {"tokens": [[1], [10**6]]}, "stored tokens .*1000000.*each an id below the vocabulary's"),
-        (GOOD | {"responses": ["<answer>" * 30, "1"]}, r"\(31\): a response has 1 to sampling.max_tokens=16"),
+        (GOOD | {"tokens": [[1], [10**6]]}, "line 2: the tokens .*1000000.*ids below"),
+        (GOOD | {"tokens": [[1, 5], [5, 1]]}, "line 2: the tokens .*the end's only at the end"),
+        (GOOD | {"tokens": None}, "line 2: tokens must have an entry"),
+        (GOOD | {"tokens": [3, 4]}, "line 2: the tokens 3: a response has"),
+        (GOOD | {"rewards": [1e30, 0]}, "line 2: rewards must be finite, and not above"),
+        (GOOD | {"responses": "ab"}, "line 2: prompt is a text, responses are texts"),
+        (GOOD | {"tokenizer": "another"}, "line 2: its tokens are those of another tokenizer"),
+        (
+            GOOD | {"responses": ["<answer>" * 30, "1"]},
+            r"line 2: the tokens .*: a response has 1 to sampling.max_tokens=16",
+        ),
     ],
 )
 def test_a_line_that_does_not_serve_is_named(tmp_path: Path, line: Any, message: str):
     with pytest.raises(ValueError, match=message):
         answers_of(written(tmp_path / "a.jsonl", GOOD, line))
+
+
+PLACES = [[[10, 3]] * 4] * 2
+LOGPS = [[[-0.1, -3.0]] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher_tokens": [[[10, 3]] * 3, [[10, 3]] * 4]}, "for each of the 4 tokens of a response, 2 or more ids"),
+        ({"teacher_logp": [[[-0.1, -3.0]] * 5, LOGPS[0]]}, "for each of the 4 tokens of a response, 2 or more ids"),
+        ({"teacher_logp": "x"}, "teacher_logp must have an entry for each"),
+        ({"teacher_tokens": [[[10, 10]] * 4] * 2}, "different ids below the vocabulary's"),
+        ({"teacher_tokens": [[[10, 99]] * 4] * 2}, "different ids below the vocabulary's"),
+        ({"teacher_tokens": [[[10, 3.5]] * 4] * 2}, "2 or more ids"),
+        ({"teacher_logp": [[[0.5, -3.0]] * 4] * 2}, "sum to no more than 1"),
+        ({"teacher_logp": [[[float("nan"), -3.0]] * 4] * 2}, "teacher_logp are finite"),
+        ({"temperature": 0.5}, "at temperature 0.5, not at sampling.temperature=1.0"),
+    ],
+)
+def test_logits_that_do_not_serve_are_named_with_their_place(tmp_path: Path, change: dict, message: str):
+    stored = StoredResponses(str(tmp_path / "a.jsonl"), top_tokens=2)
+    experiment = replace(EXPERIMENT, algorithm=GKD, responses=stored, responses_per_prompt=K)
+    good = GOOD | {"tokens": [[10, 4, 11, 1]] * 2, "teacher_tokens": PLACES, "teacher_logp": LOGPS}
+    stored_answers(experiment, StoredResponses(str(written(tmp_path / "a.jsonl", good)), 2).problems(K))
+    written(tmp_path / "a.jsonl", good, good | change)
+    with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+        stored_answers(experiment, stored.problems(K))
 
 
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path):

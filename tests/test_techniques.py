@@ -24,18 +24,32 @@ from test_train import (
 from rl_llm import algorithms
 from rl_llm.algorithms import (
     DIRECT_PREFERENCE,
+    GDPO,
     GKD,
     GRPO_KL,
+    LITE_PPO,
+    ON_POLICY_DISTILLATION,
     PPO,
     REWARD_MODEL,
+    RLOO,
+    EntropyBonus,
     Normalize,
     Reference,
+    RepetitionPenalty,
+    RewardAtLeast,
+    RewardToGo,
     Setting,
+    SoftOverlong,
     TokenMean,
+    Whiten,
+    WhitenRewards,
+    ZeroVariance,
 )
 from rl_llm.config import load_experiment
-from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, ResponseLength
-from rl_llm.supervision import Mixture, StoredResponses, Teacher
+from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
+from rl_llm.optimizer import AdamW
+from rl_llm.rewards.components import Accuracy, Reward
+from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 from rl_llm.tasks.modular_sum import ModularSum
 from tests.data.techniques import ABLATION, CRITIC
 
@@ -199,6 +213,18 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
             {"responses": StoredResponses("x"), "curriculum": Curriculum(drop_solved=0.5)},
             r"curriculum cannot act on stored",
         ),
+        ({"replay": Replay(), "steps": 1, "optimizer": AdamW(1e-2)}, r"replay=.* cannot act: steps=1"),
+        ({"algorithm": GRPO_KL, "reference": Reference(reset_every=9)}, r"reset_every=9 cannot act in steps=4"),
+        (
+            {"algorithm": GRPO_KL, "reference": Reference(reset_every=1), "updates_per_rollout": 1},
+            r"is the policy itself at every update",
+        ),
+        ({"staleness": 4}, r"staleness=4 with steps=4: every rollout would be the first policy's"),
+        ({"algorithm": replace(LITE_PPO, advantage=GDPO((1.0, 1.0)))}, r"GDPO.weights=\(1.0, 1.0\) for 1 rewards"),
+        (
+            {"reward_model": RewardModel("x"), "reward": Reward((Accuracy(2.0),))},
+            r"reward=.* cannot act: the reward model's score takes its place",
+        ),
         ({"start": "x"}, r"start='x' begins with a trained policy"),
         ({"responses": StoredResponses("x"), "staleness": 1}, r"staleness cannot act on stored responses"),
         ({"task": NoDemonstrations(), "mixture": Mixture(8, 28)}, r"warm_start needs demonstrations"),
@@ -216,12 +242,31 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         (replace(DIRECT_PREFERENCE, advantage=Normalize()), r"Pairwise reads no advantage, so Normalize\(.*cannot act"),
         (replace(DIRECT_PREFERENCE, aggregate=TokenMean()), r"Pairwise with TokenMean"),
         (replace(REWARD_MODEL, value_aggregate=TokenMean()), r"BradleyTerry with TokenMean"),
+        (replace(PPO, advantage=Whiten(Normalize())), r"ValueLoss beside Whiten: nobody reads what the critic says"),
+        (
+            replace(LITE_PPO, regularizers=(EntropyBonus(math.inf),)),
+            r"EntropyBonus.coefficient=inf: it must be a finite",
+        ),
+        (replace(LITE_PPO, filters=(RewardAtLeast(math.nan),)), r"RewardAtLeast.threshold=nan"),
+        (replace(GRPO_KL, filters=(ZeroVariance(counts=False),)), r"ZeroVariance.counts=False cannot act"),
+        (
+            replace(ON_POLICY_DISTILLATION, shaping=(SoftOverlong(8, 4),)),
+            r"SoftOverlong shapes a reward that ReverseKL",
+        ),
+        (
+            replace(LITE_PPO, advantage=RewardToGo(outcome=RLOO()), shaping=(WhitenRewards(),)),
+            r"WhitenRewards changes what the last token earned",
+        ),
+        (
+            replace(LITE_PPO, shaping=(RepetitionPenalty(n=40),)),
+            r"RepetitionPenalty.n=40 cannot act on responses of at",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(algorithm: algorithms.Algorithm, message: str):
     made = frozenset({"ref_logp", "kl_baseline", "value", "returns"})
     with pytest.raises(ValueError, match=message):
-        algorithm.check(Setting(8, 4, 2, made=made))
+        algorithm.check(Setting(8, 4, 2, made=made, max_tokens=16))
 
 
 def test_a_correction_needs_a_sampler_that_differs():

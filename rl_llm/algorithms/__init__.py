@@ -1,6 +1,6 @@
 """Algorithms as values composed of small frozen components; see `recipes` for the published ones."""
 
-from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
+from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, SequenceSum, TokenMean, VLNorm
 from rl_llm.algorithms.algorithm import Algorithm, with_coefficient
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
@@ -43,6 +43,7 @@ from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 

@@ -6,8 +6,8 @@ Where a filter keeps a row's reward out of the statistics (`batch.counted`), no 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class ResponseAdvantage(ABC):
     """An advantage that is the same at every token of a response: `of_responses(batch) -> f32[B]`."""
 
     reads_token_reward = False  # a reward given to single tokens is not seen (see `returns`)
+    statistics: Any = frozenset({"group"})  # whose rewards are looked at beside the response's own
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -80,6 +81,10 @@ class Normalize(ResponseAdvantage):
             refuse(self, ("ddof", "eps"), "without a std")
         if (self.mean, self.std) != ("group", "batch"):
             refuse(self, ("std_of",), "unless mean='group' and std='batch' (elsewhere centring changes no std)")
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        return frozenset({self.mean, self.std}) - {"none"}
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -148,6 +153,8 @@ class OPO(ResponseAdvantage):
 class ReMax(ResponseAdvantage):
     """A = r - r(greedy response to the same prompt) (arXiv 2310.10505). Needs batch.greedy_reward f32[B]."""
 
+    statistics = frozenset()
+
     @property
     def needs(self) -> tuple[str, ...]:
         return ("greedy_reward",)
@@ -164,6 +171,8 @@ class GPG(ResponseAdvantage):
     """A = alpha (r - group mean), alpha = rows / rows in groups whose rewards differ (arXiv 2504.02546):
     a batch with many groups that teach nothing takes as long a step as any.
     """
+
+    statistics = frozenset({"batch"})
 
     def of_responses(self, batch: Batch) -> jax.Array:
         rewards, counted = rewards_and_counted(batch)
@@ -255,37 +264,3 @@ def _chance(some: jax.Array, all_: jax.Array, k: int) -> jax.Array:
     for drawn in range(k):
         chance = chance * jnp.maximum(some - drawn, 0.0) / jnp.maximum(all_ - drawn, 1.0)
     return chance
-
-
-@dataclass(frozen=True)
-class GDPO(ResponseAdvantage):
-    """Several rewards: each is normalised in its group, their weighted sum in the batch (arXiv 2601.05242), so
-    that rewards of different scales or frequencies do not hide each other. Needs batch.rewards f32[B, C].
-    """
-
-    weights: tuple[float, ...] = (1.0, 1.0)
-    ddof: Literal[0, 1] = 1
-    eps: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if len(self.weights) < 2:
-            raise ValueError(f"GDPO.weights={self.weights}: a single reward needs no GDPO, use Normalize")
-        if not self.eps > 0:
-            raise ValueError(f"GDPO.eps must be greater than 0, not {self.eps}: equal rewards have a std of 0")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("rewards",)
-
-    def of_responses(self, batch: Batch) -> jax.Array:
-        rewards = require(batch, self, "rewards")
-        if rewards.shape[1] != len(self.weights):
-            raise ValueError(f"GDPO.weights={self.weights} for {rewards.shape[1]} rewards: one weight for each")
-        in_group = Normalize(mean="group", std="group", ddof=self.ddof, eps=self.eps)
-        total = sum(
-            weight * in_group.of_responses(replace(batch, reward=rewards[:, c]))
-            for c, weight in enumerate(self.weights)
-        )
-        return Normalize(mean="batch", std="batch", ddof=self.ddof, eps=self.eps).of_responses(
-            replace(batch, reward=total)
-        )

@@ -10,19 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.aggregate import TokenMean
 from rl_llm.algorithms.filters import Filter
-from rl_llm.algorithms.objective import Nothing
 from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.together import check_together
 from rl_llm.algorithms.whitening import Advantage
-from rl_llm.types import Batch, Metrics
+from rl_llm.types import Batch, Mean, Metrics
 
 Aggregate = Callable[[jax.Array, Batch], jax.Array]
 Coefficients = Mapping[str, jax.Array]
 
 TOKEN_MEAN = TokenMean()
-THE_REWARD = Normalize(mean="none", std="none")  # the advantage that does nothing
 
 # Who makes an optional field of a batch, where a run lacks it.
 MAKERS = {
@@ -74,10 +72,7 @@ class Algorithm:
     def adapted(self, coefficients: Coefficients, metrics: Metrics, responses: int) -> dict[str, jax.Array]:
         """The coefficients after a step of that many responses with these metrics."""
         return {
-            name: component.controller.update(
-                coefficients[name], metrics[component.controller.measures].result(), jnp.float32(responses)
-            )
-            for name, component in self.adaptive.items()
+            name: _next(coefficients[name], component, metrics, responses) for name, component in self.adaptive.items()
         }
 
     def check(self, setting: Setting) -> None:
@@ -93,45 +88,13 @@ class Algorithm:
                 f"{' and '.join(needy)} need batch.{' and batch.'.join(missing)}, which this run does not make: "
                 f"set {makers or 'what makes it'}"
             )
-        if self.value_loss is None and self.value_aggregate != TOKEN_MEAN:
-            raise ValueError(f"value_aggregate={self.value_aggregate} cannot act without a value_loss")
-        if "value" in self.needs and not hasattr(self.advantage, "returns"):
-            raise ValueError(f"{type(self.advantage).__name__} gives a critic no returns to learn: take GAE")
-        names = [type(c).__name__ for c in self.components if getattr(c, "controller", None) is not None]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{' and '.join(names)} are adapted by name: one of a kind can have a controller")
-        self._check_shaping()
-        self._check_objective()
+        check_together(self)
 
-    def _check_objective(self) -> None:
-        for loss, aggregate in ((self.objective, self.aggregate), (self.value_loss, self.value_aggregate)):
-            exact = getattr(loss, "aggregates", None)
-            if exact is not None and not isinstance(aggregate, exact):
-                raise ValueError(
-                    f"{type(loss).__name__} with {type(aggregate).__name__}: what a response loses is spread over its "
-                    f"tokens, and only {' or '.join(kind.__name__ for kind in exact)} adds it up again"
-                )
-        if isinstance(self.objective, Nothing) and not self.regularizers and self.value_loss is None:
-            raise ValueError("Nothing without regularizers: there is no loss; name one, such as Distillation")
-        read = getattr(self.objective, "reads_advantage", True) or "value" in self.needs
-        if not read and self.advantage != THE_REWARD:
-            raise ValueError(
-                f"{type(self.objective).__name__} reads no advantage, so {self.advantage} cannot act: take {THE_REWARD}"
-            )
-
-    def _check_shaping(self) -> None:
-        for shape in self.shaping:
-            reads = getattr(self.advantage, "reads_token_reward", False)
-            if getattr(shape, "gives_token_reward", False) and not reads:
-                raise ValueError(
-                    f"{type(shape).__name__} rewards single tokens, and {type(self.advantage).__name__} sees what "
-                    "whole responses earn: take RewardToGo or GAE, or level='response'"
-                )
-            if "rewards" in getattr(self.advantage, "needs", ()):
-                raise ValueError(
-                    f"{type(shape).__name__} shapes the total reward, and {type(self.advantage).__name__} reads its "
-                    "components: make the fine a component of the reward instead"
-                )
+    @property
+    def reads_reward(self) -> bool:
+        """Whether what responses earn has a part in what is learned."""
+        losses = (*self.regularizers, *(() if self.value_loss is None else (self.value_loss,)))
+        return getattr(self.objective, "reads_reward", True) or any(getattr(x, "reads_reward", False) for x in losses)
 
 
 def with_coefficient(component: Any, coefficients: Coefficients | None) -> dict[str, jax.Array]:
@@ -139,3 +102,11 @@ def with_coefficient(component: Any, coefficients: Coefficients | None) -> dict[
     if getattr(component, "controller", None) is None or coefficients is None:
         return {}
     return {"coefficient": coefficients[type(component).__name__]}
+
+
+def _next(coefficient: jax.Array, component: Any, metrics: Metrics, responses: int) -> jax.Array:
+    """A component's next coefficient; where nothing was measured, as every token was dropped, it stays."""
+    metric = metrics[getattr(component, "measured", component.controller.measures)]
+    after = component.controller.update(coefficient, metric.result(), jnp.float32(responses))
+    assert isinstance(metric, Mean)
+    return jnp.where(metric.count > 0, after, coefficient)

@@ -25,6 +25,8 @@ class ValueLoss:
     clip: float | None = None
 
     needs = ("value", "returns")
+    reads_reward = True
+    learns_from_dropped = True  # what a filter keeps from the policy still says what a state is worth
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
@@ -53,12 +55,14 @@ class BradleyTerry:
     """-log sigmoid(s_i - s_j), the mean over the pairs of a group with r_i > r_j, then over groups: what a reward model
     learns from comparisons (InstructGPT, arXiv 2203.02155, eq. 1, whose mean over a group's pairs it is as well).
 
-    The score s of a response is the value at its last token. As `Pairwise`: rewards after shaping, no pairs with
+    The score s of a response is the value after its last token. As `Pairwise`: rewards after shaping, no pairs with
     dropped responses, exact with `SequenceSum`.
     """
 
     needs = ()
     aggregates = (SequenceSum,)
+    reads_reward = True
+    after_token = True  # a response is judged when it has been read to its end
 
     def check(self, setting: Setting) -> None:
         """Raises ValueError for groups of one, which have no pairs."""

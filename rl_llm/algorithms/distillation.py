@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.divergence import full_divergence
 from rl_llm.algorithms.objective import log_ratio, probability_moved, ratio_metrics
 from rl_llm.algorithms.setting import Setting, refuse_without_drift, require
@@ -56,7 +57,7 @@ class ReverseKL:
     low: float = 0.2
 
     needs = ("ref_logp",)
-    reads_advantage = False
+    reads_advantage = reads_reward = False
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= 1:
@@ -103,8 +104,10 @@ class Distillation:
 
     divergence: GeneralizedJSD = GeneralizedJSD()
     coefficient: float = 1.0
+    controller: AdaptiveKL | None = None
 
     needs = ("teacher_tokens", "teacher_logp")
+    measured = "policy/distillation"  # what a controller goes by
 
     def __post_init__(self) -> None:
         if not self.coefficient > 0:

@@ -104,6 +104,8 @@ class EntropyBonus:
             raise ValueError(
                 f"EntropyBonus.coefficient must be greater than 0 (or 0 with a controller), not {self.coefficient}"
             )
+        if self.controller is not None and self.coefficient > self.controller.highest:
+            raise ValueError(f"EntropyBonus.coefficient={self.coefficient} is above its controller's {self.controller}")
 
     def __call__(
         self, logp: jax.Array, entropy: jax.Array, batch: Batch, coefficient: jax.Array | float | None = None

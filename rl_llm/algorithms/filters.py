@@ -58,6 +58,8 @@ class ZeroVariance:
 
     counts: bool = True
 
+    of_groups = True
+
     def check(self, setting: Setting) -> None:
         """Raises ValueError where every group would be dropped."""
         if setting.responses_per_prompt == 1:
@@ -75,9 +77,11 @@ class ZeroVariance:
 class DifficultyWindow:
     """Keep the groups whose mean reward lies in [low, high]: neither hopeless nor solved (arXiv 2504.03380)."""
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float
+    high: float
     counts: bool = True
+
+    of_groups = True
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:

@@ -22,6 +22,8 @@ class PositiveLikelihood:
     coefficient: float = 0.1
     threshold: float = 1.0
 
+    reads_reward = True
+
     def __post_init__(self) -> None:
         if not self.coefficient > 0:
             raise ValueError(

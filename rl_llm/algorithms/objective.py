@@ -77,7 +77,7 @@ class PolicyGradient:
 class Nothing:
     """0: for an algorithm whose regularizers are the whole loss, such as distillation."""
 
-    reads_advantage = False
+    reads_advantage = reads_reward = False
 
     def check(self, setting: Setting) -> None:
         """Acts in every setting."""

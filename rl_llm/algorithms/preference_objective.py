@@ -97,7 +97,9 @@ class Unpaired:
     reads_advantage = False
 
     def check(self, setting: Setting) -> None:
-        """Acts in every setting."""
+        """Raises ValueError for one prompt, to which there is no other to pair its responses with."""
+        if setting.prompts_per_step == 1:
+            raise ValueError("Unpaired with prompts_per_step=1: the KL is estimated on responses to other prompts")
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         ref_logp, baseline = (require(batch, self, name) for name in self.needs)

@@ -7,6 +7,7 @@ every token see `batch.reward` only.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,11 @@ class RewardToGo:
         """The optional fields of a batch that must be there."""
         return () if self.outcome is None else self.outcome.needs
 
+    @property
+    def statistics(self) -> frozenset[str]:
+        """Whose rewards are looked at beside the response's own."""
+        return frozenset() if self.outcome is None else frozenset(self.outcome.statistics)
+
     def check(self, setting: Setting) -> None:
         """Raises ValueError where the outcome's knobs cannot act."""
         if self.outcome is not None:
@@ -129,6 +135,7 @@ class GAE:
 
     reads_token_reward = True
     needs = ("value",)
+    statistics: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:

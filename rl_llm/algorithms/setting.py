@@ -11,7 +11,7 @@ class Setting:
     """The sizes of a run: prompts and responses per step, optimizer updates made on each rollout, parts in which the
     batch of an update is computed; and whether the sampler's distribution is another than the policy's when the updates
     begin (weights some steps behind, or top-k and top-p truncation); the optional fields of a batch that are made; and
-    the longest response in tokens (0: not known).
+    the longest response in tokens and the number of components of the reward (0: not known).
     """
 
     prompts_per_step: int
@@ -21,6 +21,7 @@ class Setting:
     sampler_differs: bool = False
     made: frozenset[str] = frozenset()
     max_tokens: int = 0
+    components: int = 0
 
     @property
     def rows(self) -> int:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.controller import AdaptiveKL
+from rl_llm.algorithms.divergence import Divergence
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
-from rl_llm.algorithms.setting import refuse, require
+from rl_llm.algorithms.setting import Setting, refuse, require
 from rl_llm.types import Batch
 
 
@@ -45,8 +46,9 @@ class SoftOverlong:
         if not self.factor > 0:
             raise ValueError(f"SoftOverlong.factor must be greater than 0, not {self.factor}: it is a fine")
 
-    def __call__(self, batch: Batch) -> Batch:
-        longest = batch.mask.shape[1]
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError where no response is long enough to be fined, or for more than `factor`."""
+        longest = setting.max_tokens or self.max_length + 1
         if longest <= self.max_length - self.buffer:
             raise ValueError(
                 f"SoftOverlong.max_length={self.max_length} with buffer={self.buffer} cannot act on responses of at "
@@ -54,6 +56,8 @@ class SoftOverlong:
             )
         if longest <= self.max_length:
             refuse(self, ("capped",), f"on responses of at most {longest} tokens, none longer than max_length")
+
+    def __call__(self, batch: Batch) -> Batch:
         over = jnp.maximum(jnp.sum(batch.mask, axis=1) - (self.max_length - self.buffer), 0.0) / self.buffer
         return add_to_reward(batch, -self.factor * (jnp.minimum(over, 1.0) if self.capped else over))
 
@@ -73,12 +77,15 @@ class RepetitionPenalty:
                 f"RepetitionPenalty needs coefficient > 0 and n >= 1, not coefficient={self.coefficient}, n={self.n}"
             )
 
-    def __call__(self, batch: Batch) -> Batch:
-        if batch.mask.shape[1] <= self.n:
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError where no two n-grams fit into a response."""
+        if 0 < setting.max_tokens <= self.n:
             raise ValueError(
-                f"RepetitionPenalty.n={self.n} cannot act on responses of at most {batch.mask.shape[1]} tokens: no two "
+                f"RepetitionPenalty.n={self.n} cannot act on responses of at most {setting.max_tokens} tokens: no two "
                 "n-grams fit; lower n"
             )
+
+    def __call__(self, batch: Batch) -> Batch:
         return add_to_reward(batch, -self.coefficient * self._share(batch))
 
     def _share(self, batch: Batch) -> jax.Array:
@@ -93,16 +100,20 @@ class RepetitionPenalty:
         return jnp.sum(same, axis=1) / jnp.maximum(jnp.sum(~outside, axis=1), 1)
 
 
+K1 = Divergence("k1")
+
+
 @dataclass(frozen=True)
 class KLInReward:
-    """A fine of `coefficient` * (log pi_old - log pi_ref), the k1 estimate of the KL divergence from the reference
-    policy, at each token (arXiv 1909.08593, eq. 2), or, `level` "response", summed over it (RLOO, 2402.14740) so
+    """A fine of `coefficient` * an estimate (k1: log pi_old - log pi_ref) of the KL divergence from the reference
+    policy at each token (arXiv 1909.08593, eq. 2), or, `level` "response", summed over it (RLOO, 2402.14740) so
     that advantages of whole responses see it. In the reward k1 is the unbiased one. Needs batch.ref_logp f32[B, T].
     With a controller the coefficient is only what it begins with.
     """
 
     coefficient: float = 0.05
     level: Literal["token", "response"] = "token"
+    divergence: Divergence = K1
     controller: AdaptiveKL | None = None
 
     needs = ("ref_logp",)
@@ -117,7 +128,7 @@ class KLInReward:
 
     def __call__(self, batch: Batch, coefficient: jax.Array | float | None = None) -> Batch:
         scale = self.coefficient if coefficient is None else coefficient
-        fine = scale * (batch.old_logp - require(batch, self, "ref_logp")) * batch.mask
+        fine = scale * self.divergence(batch.old_logp, require(batch, self, "ref_logp")) * batch.mask
         if self.level == "response":
             return add_to_reward(batch, -jnp.sum(fine, axis=1))
         return replace(batch, token_reward=token_rewards(batch) - fine)
@@ -134,6 +145,7 @@ class WhitenRewards:
     eps: float = 1e-8
 
     gives_token_reward = True
+    replaces_rewards = True  # what a response earned is no longer to be found at its last token
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

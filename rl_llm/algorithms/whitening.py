@@ -29,6 +29,11 @@ class Around:
         """Whether a reward given to single tokens is seen."""
         return self.advantage.reads_token_reward
 
+    @property
+    def statistics(self) -> frozenset[str]:
+        """Whose rewards are looked at beside the response's own."""
+        return frozenset(self.advantage.statistics)
+
     def check(self, setting: Setting) -> None:
         """Raises ValueError if the inner advantage does."""
         self.advantage.check(setting)
@@ -52,6 +57,8 @@ class Whiten(Around):
     ddof: Literal[0, 1] = 1
     eps: float = 1e-8
     eps_on: Literal["std", "variance"] = "variance"
+
+    statistics = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

@@ -40,7 +40,7 @@ def evaluate_checkpoint(
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
         actor = Actor(experiment, mesh, sample, grader)
         params = restored.state.params
-        with SamplesFile(actor, params, samples, logits) if samples else nullcontext() as file:
+        with SamplesFile(actor, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None
             outcome = evaluate(actor, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)
     return {

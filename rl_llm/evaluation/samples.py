@@ -20,9 +20,12 @@ class SamplesFile:
     also the k likeliest tokens at each place under the policy that answered, and their log-probabilities.
     """
 
-    def __init__(self, actor: Actor, params: dict, path: Path, logits: int = 0) -> None:
+    def __init__(self, actor: Actor, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
         experiment = actor.experiment
         self._actor, self._params, self._path, self._logits = actor, params, path, logits
+        self._temperature = temperature
+        self._tokenizer = experiment.tokenizer.fingerprint()
+        self._unfinished = path.with_name(f"{path.name}.unfinished")
 
         def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
             return likeliest(experiment.model, params, rollout.prompts, rollout.tokens, temperature, logits)
@@ -30,11 +33,13 @@ class SamplesFile:
         self._likeliest = compile_over_rows(at_each_place, experiment.model, actor.mesh)
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
+        self._file = self._unfinished.open("wb")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         self._file.close()
+        if failure is None:
+            self._unfinished.rename(self._path)
 
     def add(self, problems: Sequence[Problem], answers: Answers) -> None:
         """Write the answers to the problems; rows that follow them are no one's."""
@@ -47,12 +52,13 @@ class SamplesFile:
             "tokens": cut(tokens, lengths),
         }
         if self._logits:
-            temperature = jnp.float32(self._actor.experiment.sampling.temperature)
-            ids, logps = jax.device_get(self._likeliest(self._params, answers.rollout, temperature))
+            found = self._likeliest(self._params, answers.rollout, jnp.float32(self._temperature))
+            ids, logps = jax.device_get(found)
             columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
         for n, problem in enumerate(problems):
             rows = slice(n * K, (n + 1) * K)
-            line = {"prompt": problem.prompt} | {name: list(column[rows]) for name, column in columns.items()}
+            line = {"prompt": problem.prompt, "tokenizer": self._tokenizer, "temperature": self._temperature}
+            line |= {name: list(column[rows]) for name, column in columns.items()}
             self._file.write(json_line(line))
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from peers.case import Case, Given, batch
-from rl_llm.algorithms.advantage import GDPO, GPG, OPO, RLOO, BestOfGroup, Normalize, ReMax
+from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, Normalize, ReMax
 from rl_llm.algorithms.filters import DifficultyWindow
 from rl_llm.algorithms.moments import Moments, mean, no_moments, update, variance
 from rl_llm.algorithms.returns import GAE, RewardToGo
+from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import KLInReward, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 from rl_llm.evaluation import pass_at_k

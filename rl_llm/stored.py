@@ -61,9 +61,8 @@ def _token_rows(problem: Problem, experiment: Experiment) -> list[list[int]]:
     if rows is None:
         rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in problem.metadata["responses"]]
     for row in rows:
-        fits = (
-            isinstance(row, list) and 1 <= len(row) <= T and all(type(token) is int and 0 < token < V for token in row)
-        )
+        ids = isinstance(row, list) and all(type(token) is int and 0 <= token < V for token in row)
+        fits = ids and 1 <= len(row) <= T
         if not fits or tokenizer.end_id in row[:-1]:
             raise ValueError(
                 f"{problem.metadata['place']}: the tokens {str(row)[:60]}: a response has 1 to sampling.max_tokens={T} "

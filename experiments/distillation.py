@@ -25,8 +25,8 @@ assert WARM_START is not None
 
 base = without = replace(
     quickstart,
-    model=replace(quickstart.model, width=64, heads=2, kv_heads=1, feed_forward=128),
-    warm_start=replace(WARM_START, steps=400, gate=None),
+    model=replace(quickstart.model, width=64, feed_forward=128),
+    warm_start=replace(WARM_START, gate=None),
     optimizer=AdamW(1e-3, warmup_updates=6, schedule="linear", final_fraction=0.1),
     steps=24,
     evaluation=replace(quickstart.evaluation, every=3),

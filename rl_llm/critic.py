@@ -23,7 +23,7 @@ class Critic:
     By itself it is a network of the policy's shape that begins as the policy which RL begins with. `shared` makes it a
     linear head on the policy's own hidden states: the policy's parameters then learn `coefficient` times its loss as
     well. In the first `pretraining_steps` steps of RL the critic learns alone, from responses of a policy that stays as
-    it is (value pre-training, VC-PPO, arXiv 2503.01491, section 4.1). The head begins with zeros, so V = 0.
+    it is (value pre-training, VC-PPO, arXiv 2503.01491). The head begins with zeros, so V = 0.
     """
 
     optimizer: AdamW

@@ -12,7 +12,7 @@ from rl_llm.problem import Problem
 @dataclass(frozen=True)
 class Difficulty:
     """The easiest problems first (by `Problem.difficulty`): a share of them at the first step, which grows evenly to
-    all of them after `steps` (the linear pacing of curriculum learning, arXiv 1904.03626, section 3).
+    all of them after `steps` (the linear pacing of curriculum learning, arXiv 1904.03626).
     """
 
     first_share: float
@@ -31,7 +31,7 @@ class Difficulty:
 @dataclass(frozen=True)
 class ResponseLength:
     """Responses of at most `first` tokens at the first step, a bound which grows evenly to sampling.max_tokens after
-    `steps` (in stages: DeepScaleR 2025; Skywork-OR1, arXiv 2505.22312, section 3.2). The bound is a value: one program
+    `steps` (in stages: DeepScaleR 2025; Skywork-OR1, arXiv 2505.22312). The bound is a value: one program
     serves all.
     """
 
@@ -50,7 +50,7 @@ class ResponseLength:
 @dataclass(frozen=True)
 class Curriculum:
     """What is asked when. `drop_solved`: a problem whose responses were right to this share or more is not asked again
-    (0.9 in ScaleRL, arXiv 2510.13786, section 3.2); when too few are left for a step, all are asked anew.
+    (0.9 in ScaleRL, arXiv 2510.13786); when too few are left for a step, all are asked anew.
     """
 
     difficulty: Difficulty | None = None

@@ -89,7 +89,7 @@ class Teacher:
 @dataclass(frozen=True)
 class RewardModel:
     """The critic of another run, which learned from preferences (BradleyTerry): its score of a response, the value at
-    the last token, times `weight` is the reward of RL (InstructGPT, arXiv 2203.02155, section 3.5), or with `added` a
+    the last token, times `weight` is the reward of RL (InstructGPT, arXiv 2203.02155), or with `added` a
     further component of it. Metric "component/reward_model"; accuracy is measured all the same.
     """
 

@@ -207,7 +207,7 @@ class Experiment:
         made |= {"ref_logp", "kl_baseline"} if self.reference else set()
         made |= {"ref_logp"} if self.teacher else set()
         made |= {"value", "returns"} if self.critic else set()
-        made |= {"teacher_tokens", "teacher_logp"} if teaching(self) else set()
+        made |= {"teacher_tokens", "teacher_logp", "old_top_logp"} if teaching(self) else set()
         return Setting(
             self.prompts_per_step,
             self.responses_per_prompt,

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
-from rl_llm.likelihood import compile_logps, compile_over_rows, likeliest, response_hidden
+from rl_llm.likelihood import compile_logps, compile_logps_at, compile_over_rows, likeliest, response_hidden
 from rl_llm.mesh import put_on_batch
 from rl_llm.model import weight_table
 from rl_llm.recorded import Others
@@ -32,13 +32,14 @@ class Fields:
     mesh: Mesh
     others: Others
     logps: Logps
+    logps_at: Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]
     values: Callable[[dict | None, dict, Rollout], jax.Array]
     teacher_logps: Logps | None
     teacher_likeliest: Callable[[dict, Rollout, jax.Array], tuple[jax.Array, jax.Array]] | None
 
     @property
     def passes(self) -> int:
-        cost = {"old_logp": 1, "ref_logp": 1, "value": 1, "kl_baseline": 2, "teacher_tokens": 1}
+        cost = {"old_logp": 1, "ref_logp": 1, "value": 1, "kl_baseline": 2, "teacher_tokens": 1, "old_top_logp": 1}
         return sum(cost.get(name, 0) for name in self.names)
 
     def make(self, state: TrainState, experience: Experience, replayed: bool = False) -> dict[str, jax.Array]:
@@ -62,6 +63,8 @@ class Fields:
             params = self.others.teacher[1] if self.others.teacher else state.reference
             found = self.teacher_likeliest(params, rollout, self._temperature)
             made["teacher_tokens"], made["teacher_logp"] = found
+        if "old_top_logp" in names:
+            made["old_top_logp"] = self.logps_at(state.params, (rollout, made["teacher_tokens"]), self._temperature)
         return put_on_batch(self.mesh, made)
 
     @property
@@ -108,6 +111,7 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
         mesh,
         others,
         compile_logps(experiment.model, mesh),
+        compile_logps_at(experiment.model, mesh),
         compile_values(experiment, mesh),
         teacher_logps,
         teacher_likeliest,

@@ -112,6 +112,21 @@ def compile_logps(config: ModelConfig, mesh: Mesh) -> Callable[[dict, Rollout, j
     return compile_over_rows(logps, config, mesh)
 
 
+def compile_logps_at(
+    config: ModelConfig, mesh: Mesh
+) -> Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]:
+    """(params, (rollout, ids i32[B, T, k]), temperature) -> the log-probabilities f32[B, T, k] of other tokens in the
+    place of the sampled ones; jitted for a mesh.
+    """
+
+    def logps_at(params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
+        rollout, ids = rows
+        hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
+        return predict(params, hidden, rollout.tokens, temperature, ids)[2]
+
+    return compile_over_rows(logps_at, config, mesh)
+
+
 def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh) -> Callable:
     """A function of (params, rows, one value more) that gives rows, jitted for a mesh."""
     weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)

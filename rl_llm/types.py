@@ -66,7 +66,8 @@ class Batch:
     where a filter keeps the reward out of means and spreads too), moments (of all rewards so far; only while advantages
     are computed, as no part of a batch's rows), kl_baseline f32[B] (KTO's estimate of KL(pi || ref), the same in every
     row), teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] (the teacher's k likeliest tokens at each position),
-    student_logp f32[B, T, k] (the policy's at those, differentiable; only while a loss is computed).
+    old_top_logp f32[B, T, k] (the policy's at those before the updates), student_logp f32[B, T, k] (the same,
+    differentiable; only while a loss is computed).
     """
 
     prompts: Prompts
@@ -91,6 +92,7 @@ class Batch:
     kl_baseline: Leaf = None
     teacher_tokens: Leaf = None
     teacher_logp: Leaf = None
+    old_top_logp: Leaf = None
     student_logp: Leaf = None
 
 

@@ -60,6 +60,7 @@ INPUTS: dict[str, Any] = {
     "kl_baseline": np.full(N * K, 0.3, np.float32),
     "teacher_tokens": np.tile(np.arange(3, dtype=np.int32), (*MASK.shape, 1)),
     "teacher_logp": np.asarray(TEACHER),
+    "old_top_logp": np.asarray(STUDENT),
 }
 OPTIONAL = list(INPUTS)[list(INPUTS).index("ref_logp") :]
 
@@ -245,6 +246,7 @@ SEEN = {
     "GKD": "has the reward as its advantage, which it does not read",
     "REINFORCE_PLUS_PLUS": "fines the KL in units of the reward",
     "KLInReward": "fines in units of the reward",
+    "FullKLInReward": "fines in units of the reward",
     "KLInReward.level=token": "fines in units of the reward",
     "SoftOverlong": "fines in units of the reward",
     "SoftOverlong.capped=False": "fines in units of the reward",

@@ -74,6 +74,7 @@ def effect(algorithm: Algorithm) -> np.ndarray:
         "kl_baseline": np.full(N * K, 0.3, np.float32),
         "teacher_tokens": np.zeros(TEACHER.shape, np.int32),
         "teacher_logp": TEACHER,
+        "old_top_logp": STUDENT,
         "rewards": np.stack([ARRAYS["in/reward_binary"], REWARD], axis=1),
     }
     made = {name: made[name] for name in made if name in algorithm.needs}
@@ -125,7 +126,9 @@ def of(component: Any) -> Algorithm:
             return replace(BASE, value_loss=component, value_aggregate=algorithms.SequenceSum())
         case algorithms.LengthAdaptive():
             return of(algorithms.GAE(0.9, component))
-        case algorithms.KLInReward() | algorithms.WhitenRewards():  # these reward single tokens
+        case (
+            algorithms.KLInReward() | algorithms.FullKLInReward() | algorithms.WhitenRewards()
+        ):  # these reward single tokens
             return replace(BASE, advantage=RewardToGo(), shaping=(component,))
         case algorithms.SequenceMean() | algorithms.SequenceSum():  # rows without a token are those a filter drops
             return replace(BASE, aggregate=component, filters=(algorithms.Overlong(),))
@@ -204,6 +207,7 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
         a.KLInReward(0.05, "response"),
         {"coefficient": 0.5, "level": "token", "controller": a.AdaptiveKL(), "divergence": a.Divergence("k2")},
     ),
+    a.FullKLInReward: (a.FullKLInReward(0.05), {"coefficient": 0.5}),
     a.AdaptiveKL: (a.AdaptiveKL(0.2, 1000.0), {"target": 0.28, "horizon": 500.0}),
     a.EntropyTarget: (a.EntropyTarget(1.0, 0.1), {"target": 0.2, "step": 0.05, "highest": 0.15}),
     a.ValueLoss: (a.ValueLoss(), {"clip": 0.01}),

@@ -1,5 +1,6 @@
 """Shaping of rewards by hand-made cases."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from peers.case import batch
 
 from rl_llm.algorithms import Setting
 from rl_llm.algorithms.returns import token_rewards
-from rl_llm.algorithms.shaping import KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
+from rl_llm.algorithms.shaping import FullKLInReward, KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.types import Batch
 
 apply = jax.jit(lambda component, batch: component(batch), static_argnums=0)
@@ -129,6 +130,19 @@ def test_who_gives_rewards_to_tokens_says_so():
 def test_what_cannot_act_on_these_responses_is_refused(component, message: str):
     with pytest.raises(ValueError, match=message):
         component.check(Setting(8, 8, 1, max_tokens=32))
+
+
+def test_the_full_divergence_in_the_reward_is_what_the_estimates_from_single_tokens_expect():
+    """All tokens of a vocabulary, each as often as the policy gives it."""
+    draw, V = np.random.default_rng(0), 5
+    policy, reference = (jax.nn.log_softmax(jnp.asarray(draw.normal(size=V), jnp.float32)) for _ in range(2))
+    everything = jnp.tile(policy, (V, 1, 1)), jnp.tile(reference, (V, 1, 1))
+    rows = of([1] * V, 1, old_logp=policy[:, None], ref_logp=reference[:, None], old_top_logp=everything[0])
+    rows = replace(rows, teacher_logp=everything[1], teacher_tokens=jnp.tile(jnp.arange(V), (V, 1, 1)))
+    estimates = apply(KLInReward(0.5), rows).token_reward[:, 0]
+    full = apply(FullKLInReward(0.5), rows).token_reward[:, 0]
+    np.testing.assert_allclose(full, jnp.sum(jnp.exp(policy) * estimates), rtol=1e-5)
+    assert np.ptp(estimates) > 0.1
 
 
 def test_a_divergence_in_the_reward_needs_a_reference():

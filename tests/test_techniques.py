@@ -178,7 +178,9 @@ def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RECIPES, "remax", "following", "shared_critic", "mixed", "full_kl"])
+@pytest.mark.parametrize(
+    "name", [*RECIPES, "remax", "following", "shared_critic", "mixed", "full_kl", "full_kl_in_reward"]
+)
 def test_a_recipe_runs(tmp_path: Path, name: str):
     finished = train(tmp_path / "run", name)
     for line in finished.metrics:

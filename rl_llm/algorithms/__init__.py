@@ -44,7 +44,7 @@ from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.several_rewards import GDPO
-from rl_llm.algorithms.shaping import KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
+from rl_llm.algorithms.shaping import FullKLInReward, KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
 
 __all__ = [
@@ -100,6 +100,7 @@ __all__ = [
     "EntropyBonus",
     "EntropyTarget",
     "FixedLength",
+    "FullKLInReward",
     "GeneralizedJSD",
     "ImportanceWeight",
     "KLCov",

@@ -29,6 +29,7 @@ MAKERS = {
     "value": "Experiment.critic",
     "teacher_tokens": "Experiment.teacher",
     "teacher_logp": "Experiment.teacher",
+    "old_top_logp": "Experiment.reference with top_tokens",
 }
 
 

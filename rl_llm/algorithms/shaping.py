@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.controller import AdaptiveKL
-from rl_llm.algorithms.divergence import Divergence
+from rl_llm.algorithms.distillation import with_rest
+from rl_llm.algorithms.divergence import Divergence, full_divergence
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
 from rl_llm.algorithms.setting import Setting, refuse, require
@@ -131,6 +132,28 @@ class KLInReward:
         fine = scale * self.divergence(batch.old_logp, require(batch, self, "ref_logp")) * batch.mask
         if self.level == "response":
             return add_to_reward(batch, -jnp.sum(fine, axis=1))
+        return replace(batch, token_reward=token_rewards(batch) - fine)
+
+
+@dataclass(frozen=True)
+class FullKLInReward:
+    """A fine of `coefficient` * KL(pi_old || pi_ref) at each token, over the reference's k likeliest tokens and one
+    bucket with the rest (exact for k = V): what KLInReward estimates from the sampled token. Reference(top_tokens=k)
+    makes the fields it needs.
+    """
+
+    coefficient: float = 0.05
+
+    needs = ("teacher_tokens", "teacher_logp", "old_top_logp")
+    gives_token_reward = True
+
+    def __post_init__(self) -> None:
+        if not self.coefficient > 0:
+            raise ValueError(f"FullKLInReward.coefficient must be greater than 0, not {self.coefficient}: leave it out")
+
+    def __call__(self, batch: Batch) -> Batch:
+        policy, reference = with_rest((require(batch, self, "old_top_logp"), require(batch, self, "teacher_logp")))
+        fine = self.coefficient * full_divergence(policy, reference) * batch.mask
         return replace(batch, token_reward=token_rewards(batch) - fine)
 
 

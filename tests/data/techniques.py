@@ -70,6 +70,9 @@ full_kl = replace(
     ),
     reference=Reference(top_tokens=tiny.base.model.vocabulary),
 )
+full_kl_in_reward = replace(
+    full_kl, algorithm=replace(algorithms.LITE_PPO, advantage=RewardToGo(), shaping=(algorithms.FullKLInReward(0.5),))
+)
 mixed = replace(base, mixture=Mixture(per_update=8, max_tokens=28, coefficient=0.5))
 
 # These learn from another run (--set start=..., teacher.run=..., reward_model.run=...) or a file (responses.path=...).

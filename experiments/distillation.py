@@ -1,4 +1,4 @@
-"""A policy that RL has trained, distilled into a model of a third of its size.
+"""A policy that RL has trained, distilled into a model of less than half its size (0.10 M parameters for 0.22 M).
 
     rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0
     rl-llm train experiments/recipes.py:LITE_PPO --seed 0 --out runs/recipes/LITE_PPO-seed0           the teacher
@@ -8,7 +8,10 @@
     rl-llm train experiments/distillation.py:offline          the teacher's stored logits; the teacher is not needed
     rl-llm train experiments/distillation.py:without          the student with RL alone
 
-The student is warm-started on the same demonstrations, for fewer steps.
+The student is warm-started on the same demonstrations.
+
+Measured, seed 0, the teacher at 0.968: held-out accuracy of the student's samples from 0.367 to: gkd 0.938, without
+0.922, on_policy 0.915, offline 0.909.
 """
 
 from dataclasses import replace

@@ -56,14 +56,14 @@ class Sampling:
         return replace(self, temperature=temperature)
 
     def values(self, stop_ids: tuple[int, ...], limit: int | None = None) -> "SamplingValues":
-        """The traced values; responses are cut after `limit` tokens if that is less than max_tokens. Raises ValueError
+        """The traced values; responses are cut after `limit` tokens if that comes first. Raises ValueError
         for more than STOP_SLOTS stop ids.
         """
         if len(stop_ids) > STOP_SLOTS:
             raise ValueError(f"at most {STOP_SLOTS} stop ids, not {len(stop_ids)}: {stop_ids}")
         padded = jnp.asarray(stop_ids + (-1,) * (STOP_SLOTS - len(stop_ids)), jnp.int32)
         f32 = partial(jnp.asarray, dtype=jnp.float32)
-        longest = jnp.int32(self.max_tokens if limit is None else limit)
+        longest = jnp.int32(jnp.iinfo(jnp.int32).max if limit is None else limit)
         return SamplingValues(
             f32(self.temperature), jnp.int32(self.top_k), f32(self.top_p), f32(self.min_p), padded, longest
         )

@@ -324,3 +324,13 @@ def test_a_sampling_that_cannot_be_is_refused(values: dict, message: str):
 def test_more_stop_ids_than_there_is_room_for_are_refused():
     with pytest.raises(ValueError, match=f"at most {STOP_SLOTS} stop ids, not {STOP_SLOTS + 1}"):
         Sampling().values(tuple(range(STOP_SLOTS + 1)))
+
+
+def test_a_limit_cuts_responses_and_is_no_other_program(sampler: Sampler):
+    whole = drawn(sampler, stops=())
+    compiled = sampler._cache_size()  # type: ignore[attr-defined]
+    cut = sampler(PARAMS, PROMPTS, noise.key(*KEY), Sampling(T).values((), 3))
+    assert sampler._cache_size() == compiled  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(cut.mask, np.asarray(whole.mask) * (np.arange(T) < 3))
+    np.testing.assert_array_equal(cut.tokens[:, :3], np.asarray(whole.tokens)[:, :3])
+    assert cut.truncated.all()

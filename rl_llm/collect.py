@@ -42,8 +42,8 @@ class Begun:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a step learns from: its experience; and for the record all problems asked, all their answers, the greedy
-    answers of a baseline's, and numbers for metrics.jsonl.
+    """What a step learns from: its experience; and for the record all problems asked, all their answers, and numbers
+    for metrics.jsonl.
     """
 
     experience: Experience

@@ -1,12 +1,16 @@
 """What every test runs under: the CPU as eight devices, a strict JAX, the same examples in every run."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+
+# A shell's background job ignores Ctrl-C, and what it starts inherits that; programs that tests interrupt must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # By configuration, not by environment variables: a program that a test starts must see what its users see.
 jax.config.update("jax_num_cpu_devices", 8)

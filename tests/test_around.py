@@ -51,7 +51,7 @@ KNOBS: dict[str, tuple[str, dict[str, str]]] = {
         "mixed",
         {"per_update": "mixture.per_update=16", "max_tokens": "", "coefficient": "mixture.coefficient=0.1"},
     ),
-    "Teacher": ("gkd", {"run": "", "top_tokens": "teacher.top_tokens=2", "on_policy": "teacher.on_policy=0.0"}),
+    "Teacher": ("gkd", {"run": "", "top_tokens": "teacher.top_tokens=2", "on_policy": "teacher.on_policy=1.0"}),
     "RewardModel": ("rlhf", {"run": "", "weight": "reward_model.weight=-1.0", "added": "reward_model.added=true"}),
     "StoredResponses": ("offline_logits", {"path": "", "top_tokens": "responses.top_tokens=2"}),
 }

@@ -133,10 +133,10 @@ def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict | None,
 
     weights, rows = partial(meshes.weight_shardings, mesh), meshes.over_batch(mesh)
     own = weights(critic.table(config)) if critic else None
-    compiled = jax.jit(
+    compiled = meshes.compile(
         values,
+        mesh,
         in_shardings=(weights(weight_table(config)) if shared else None, own, rows),
         out_shardings=rows,
-        compiler_options=meshes.compiler_options(mesh),
     )
     return lambda params, critic_params, rollout: compiled(params if shared else None, critic_params, rollout)

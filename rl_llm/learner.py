@@ -29,7 +29,7 @@ from rl_llm.algorithms import (
 )
 from rl_llm.critic import Critic
 from rl_llm.gradient import apply_gradient, loss_and_gradient, split
-from rl_llm.likelihood import predict, response_hidden
+from rl_llm.likelihood import expert_load, predict, read_responses, response_hidden
 from rl_llm.model import ModelConfig
 from rl_llm.state import NOTHING, Carried, state_shardings
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
@@ -116,8 +116,8 @@ def policy_loss(
     batch: Batch,
 ) -> tuple[jax.Array, Metrics, jax.Array]:
     """The weighted sum of per-token losses over a part of a batch, that part's metrics, and the hidden states."""
-    hidden = response_hidden(config, params, batch.prompts, batch.tokens)
-    logp, entropy, *student = predict(params, hidden, batch.tokens, temperature, batch.teacher_tokens)
+    hidden, chosen = read_responses(config, params, batch.prompts, batch.tokens)
+    logp, entropy, *student = predict(config, params, hidden, batch.tokens, temperature, batch.teacher_tokens)
     logp, entropy = (jnp.where(batch.mask > 0, x, 0.0) for x in (logp, entropy))
     batch = replace(batch, student_logp=student[0]) if student else batch
     losses, metrics = algorithm.objective(logp, batch)
@@ -129,6 +129,8 @@ def policy_loss(
         # k3 estimate of KL(sampler || learner): E[r - 1 - log r] with r = learner / sampler
         "agreement/kl": masked_mean(jnp.expm1(gap) - gap, batch.mask),
     }
+    if chosen is not None and config.experts is not None:
+        metrics |= expert_load(chosen, batch.mask[:, :-1], config.experts.count)
     if batch.ref_logp is not None:
         metrics |= {"policy/kl": masked_mean(Divergence()(logp, batch.ref_logp), batch.mask)}
     for regularizer in algorithm.regularizers:
@@ -258,10 +260,11 @@ def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Calla
 
 def _compile(step: Callable, arguments: tuple, learner: Learner, mesh: Mesh, carried: Carried) -> Callable:
     states = state_shardings(learner.config, learner.optimizer, mesh, carried)
-    return jax.jit(
+    compiled: Callable = meshes.compile(
         step,
+        mesh,
         in_shardings=(states, *arguments),
         out_shardings=(states, meshes.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=meshes.compiler_options(mesh),
     )
+    return compiled

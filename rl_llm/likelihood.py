@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm.model import ModelConfig, extend, prefill, unembed, weight_table
-from rl_llm.types import Prompts, Rollout
+from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
 HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
 
@@ -20,11 +20,12 @@ def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, j
     return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
 
 
-def response_hidden(
+def read_responses(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, after_token: bool = False
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array | None]:
     """The hidden states f32[B, T, D] that predict the tokens i32[B, T] of responses, each that of the token before;
-    or, `after_token`, those of the tokens themselves.
+    or, `after_token`, those of the tokens themselves. And the experts that read each token that was read (all but the
+    last, or all), i32[L, B, T - 1 or T, k], where the model has experts.
     """
     B, T = tokens.shape
     prompt_hidden, cache = prefill(config, params, prompts.tokens, prompts.lengths)
@@ -33,11 +34,35 @@ def response_hidden(
     last = jnp.take_along_axis(prompt_hidden, (prompts.lengths - 1)[:, None, None], axis=1)
     hidden = jnp.repeat(last, B // prompts.lengths.shape[0], axis=0)
     if T == 1:
-        return hidden
-    return jnp.concatenate([hidden, extend(config, params, tokens[:, :-1], cache, prompts.lengths)], axis=1)
+        return hidden, None
+    further, chosen = extend(config, params, tokens[:, :-1], cache, prompts.lengths)
+    return jnp.concatenate([hidden, further], axis=1), chosen
 
 
-def by_position(of_logits: Callable[..., tuple], params: dict, hidden: jax.Array, *others: jax.Array) -> tuple:
+def response_hidden(
+    config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, after_token: bool = False
+) -> jax.Array:
+    """The hidden states of `read_responses` alone."""
+    return read_responses(config, params, prompts, tokens, after_token)[0]
+
+
+def expert_load(chosen: jax.Array, mask: jax.Array, experts: int) -> Metrics:
+    """How evenly tokens (mask f32[B, T]) are spread over experts, from those that read each, i32[L, B, T, k]: the
+    largest share of a layer's tokens that one expert reads, 1 being an equal share; and the fraction that reads none.
+    """
+    L, _, _, k = chosen.shape
+    weights = jnp.broadcast_to(mask[None, :, :, None], chosen.shape)
+    counts = jnp.zeros((L, experts)).at[jnp.arange(L)[:, None, None, None], chosen].add(weights)
+    share = counts * experts / jnp.maximum(k * jnp.sum(mask), 1.0)
+    return {
+        "experts/max_load": Max(jax.lax.stop_gradient(jnp.max(share))),
+        "experts/idle": Mean(jnp.sum(counts == 0).astype(jnp.float32), jnp.float32(L * experts)),
+    }
+
+
+def by_position(
+    of_logits: Callable[..., tuple], config: ModelConfig, params: dict, hidden: jax.Array, *others: jax.Array
+) -> tuple:
     """`of_logits(logits, *others)` for hidden f32[B, T, D] and others [B, T, ...] -> a tuple of [B, T, ...].
 
     Logits are made, used and forgotten in chunks of HEAD_POSITIONS positions, and made again for the gradient.
@@ -48,7 +73,7 @@ def by_position(of_logits: Callable[..., tuple], params: dict, hidden: jax.Array
 
     @jax.checkpoint
     def of_chunk(parts: tuple[jax.Array, ...]) -> tuple:
-        return of_logits(unembed(head, parts[0]), *parts[1:])
+        return of_logits(unembed(config, head, parts[0]), *parts[1:])
 
     def chunks(x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [T / chunk, B, chunk, ...], zero-padded."""
@@ -60,6 +85,7 @@ def by_position(of_logits: Callable[..., tuple], params: dict, hidden: jax.Array
 
 
 def predict(
+    config: ModelConfig,
     params: dict,
     hidden: jax.Array,
     tokens: jax.Array,
@@ -75,7 +101,7 @@ def predict(
         at_others = (jnp.take_along_axis(jax.nn.log_softmax(logits), ids, axis=-1) for ids in others)
         return (*logp_and_entropy(logits, tokens), *at_others)
 
-    return by_position(of_logits, params, hidden, tokens, *(() if others is None else (others,)))
+    return by_position(of_logits, config, params, hidden, tokens, *(() if others is None else (others,)))
 
 
 def token_logps(
@@ -84,7 +110,7 @@ def token_logps(
     """log pi(token | prompt, tokens before) and the entropy of pi, f32[B, T] each, pi = softmax(logits /
     temperature).
     """
-    logp, entropy = predict(params, response_hidden(config, params, prompts, tokens), tokens, temperature)
+    logp, entropy = predict(config, params, response_hidden(config, params, prompts, tokens), tokens, temperature)
     return logp, entropy
 
 
@@ -97,7 +123,7 @@ def likeliest(
         logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
         return ids, logps
 
-    ids, logps = by_position(of_logits, params, response_hidden(config, params, prompts, tokens))
+    ids, logps = by_position(of_logits, config, params, response_hidden(config, params, prompts, tokens))
     return ids, logps
 
 
@@ -122,7 +148,7 @@ def compile_logps_at(
     def logps_at(params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
         rollout, ids = rows
         hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
-        return predict(params, hidden, rollout.tokens, temperature, ids)[2]
+        return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
 
     return compile_over_rows(logps_at, config, mesh)
 
@@ -130,9 +156,6 @@ def compile_logps_at(
 def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh) -> Callable:
     """A function of (params, rows, one value more) that gives rows, jitted for a mesh."""
     weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)
-    return jax.jit(
-        function,
-        in_shardings=(weights, rows, meshes.replicated(mesh)),
-        out_shardings=rows,
-        compiler_options=meshes.compiler_options(mesh),
-    )
+    same = meshes.replicated(mesh)
+    compiled: Callable = meshes.compile(function, mesh, in_shardings=(weights, rows, same), out_shardings=rows)
+    return compiled

@@ -1,6 +1,7 @@
 """The device mesh, and the one table that says which mesh axis each logical axis of a weight or a batch lies on."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 
 # Logical axis of a weight -> mesh axis. "width" over fsdp is ZeRO-3; the rest over tensor is Megatron's split.
-RULES = {"vocabulary": "tensor", "heads": "tensor", "kv_heads": "tensor", "feed_forward": "tensor", "width": "fsdp"}
+RULES = {
+    "vocabulary": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "feed_forward": "tensor",
+    "experts": "tensor",  # each device has some experts whole
+    "width": "fsdp",
+}
 
 # Rows (or prompts: a group's rows stay together) are spread over both data-parallel axes.
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -101,3 +109,16 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else {}
+
+
+def compile(function: Callable, mesh: Mesh, **options: Any) -> Any:
+    """`jax.jit` of a function for a mesh, with the options of `jax.jit`. While it is traced, JAX knows the mesh: the
+    parts that a compiler cannot split by itself (fused attention, experts) look it up there.
+    """
+
+    @functools.wraps(function)
+    def on_mesh(*arguments: Any, **named: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments, **named)
+
+    return jax.jit(on_mesh, compiler_options=compiler_options(mesh), **options)

@@ -135,14 +135,14 @@ def generate(
         hidden, caches = decode(
             config, params, layers, loop.token, loop.step - 1, prompt_caches, prompts.lengths, loop.caches
         )
-        return draw(loop._replace(caches=caches), unembed(params, hidden))
+        return draw(loop._replace(caches=caches), unembed(config, params, hidden))
 
     def going(span: int, loop: _Loop) -> jax.Array:
         return (loop.step <= span) & (loop.step < values.limit) & ~jnp.all(loop.ended)
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
     loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, [])
-    loop = draw(loop, jnp.repeat(unembed(params, last), K, axis=0))
+    loop = draw(loop, jnp.repeat(unembed(config, params, last), K, axis=0))
     for span in cache_spans(T):
         loop = loop._replace(caches=_grow(config, loop.caches, B, span))
         loop = jax.lax.while_loop(partial(going, span), advance, loop)
@@ -226,5 +226,5 @@ def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, 
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
     function = partial(generate, config, responses_per_prompt=responses_per_prompt, max_tokens=max_tokens)
     weights = meshes.weight_shardings(mesh, weight_table(config))
-    options = meshes.compiler_options(mesh)
-    return jax.jit(function, in_shardings=(weights, rows, same, same), out_shardings=rows, compiler_options=options)
+    compiled: Sampler = meshes.compile(function, mesh, in_shardings=(weights, rows, same, same), out_shardings=rows)
+    return compiled

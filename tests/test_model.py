@@ -66,17 +66,17 @@ def read(config: ModelConfig, params: dict, prompts: jax.Array, responses: jax.A
     positions = np.repeat(LENGTHS, K)[:, None] + np.arange(T)
     whole = jnp.take_along_axis(forward(config, params, rows), positions[:, :, None], axis=1)
     hidden, cache = prefill(config, params, prompts, jnp.asarray(LENGTHS))
-    extended = unembed(params, extend(config, params, responses, cache, jnp.asarray(LENGTHS)))
+    extended = unembed(config, params, extend(config, params, responses, cache, jnp.asarray(LENGTHS))[0])
     layers = decoding_layers(config, params)
     prompt_caches = [KeyValues(cache.keys[layer], cache.values[layer]) for layer in range(config.layers)]
 
     def step(caches: list[KeyValues], now: tuple[jax.Array, jax.Array]) -> tuple[list[KeyValues], jax.Array]:
         hidden, caches = decode(config, params, layers, now[1], now[0], prompt_caches, jnp.asarray(LENGTHS), caches)
-        return caches, unembed(params, hidden)
+        return caches, unembed(config, params, hidden)
 
     slots = jnp.zeros((N * K, config.kv_heads, T, config.head_width))
     _, decoded = jax.lax.scan(step, [KeyValues(slots, slots)] * config.layers, (jnp.arange(T), responses.T))
-    return Readings(whole, extended, jnp.moveaxis(decoded, 0, 1), unembed(params, hidden))
+    return Readings(whole, extended, jnp.moveaxis(decoded, 0, 1), unembed(config, params, hidden))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -1,5 +1,5 @@
-"""One table declares every weight once: its shape, its logical axes and how it starts. Everything else derives from
-it.
+"""One table declares every weight once: its shape, its logical axes, how it starts, and what it is in a Hugging Face
+folder. Initialization, sharding, import and export derive from it.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,24 @@ from rl_llm.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight: `axes` are the logical names that `mesh.RULES` maps to mesh axes; `std` 0 means a vector of ones
-    (norms).
+    """A weight: `axes` are the logical names that `mesh.RULES` maps to mesh axes; one with `std` 0 begins as `fill`.
+
+    `name` is that of its tensor in a Hugging Face folder; "{layer}" and "{expert}" in it mean that each slice along the
+    leading axes is a tensor of its own. Of what is left, the first `inputs` axes are a projection's input: there it is
+    stored as [outputs, inputs]. With `inputs` 0 it is stored as it is, but flat where it has no input.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     std: float = 0.0
+    fill: float = 1.0
+    name: str = ""
+    inputs: int = 0
+
+    @property
+    def stacked(self) -> int:
+        """Leading axes whose slices are tensors of their own."""
+        return self.name.count("{")
 
 
 def weight_table(config: ModelConfig) -> dict[str, Weight]:
@@ -30,29 +41,92 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
     Standard deviations are 1/sqrt(fan in); the two projections that write into the residual stream are divided by
     sqrt(2 * layers), so that its variance does not grow with depth (GPT-2, section 2.3).
     """
-    V, D, L, F = config.vocabulary, config.width, config.layers, config.feed_forward
-    H, J, h = config.heads, config.kv_heads, config.head_width
-    into = D**-0.5
-    residual = (2 * L) ** -0.5
+    V, D = config.vocabulary, config.width
     table = {
-        "embedding": Weight((V, D), ("vocabulary", "width"), into),
-        "final_norm": Weight((D,), (None,)),
-        "layers/attention_norm": Weight((L, D), (None, None)),
-        "layers/query": Weight((L, D, H, h), (None, "width", "heads", None), into),
-        "layers/key": Weight((L, D, J, h), (None, "width", "kv_heads", None), into),
-        "layers/value": Weight((L, D, J, h), (None, "width", "kv_heads", None), into),
-        "layers/output": Weight((L, H, h, D), (None, "heads", None, "width"), residual * (H * h) ** -0.5),
-        "layers/mlp_norm": Weight((L, D), (None, None)),
-        "layers/gate": Weight((L, D, F), (None, "width", "feed_forward"), into),
-        "layers/up": Weight((L, D, F), (None, "width", "feed_forward"), into),
-        "layers/down": Weight((L, F, D), (None, "feed_forward", "width"), residual * F**-0.5),
+        "embedding": Weight((V, D), ("vocabulary", "width"), D**-0.5, name="model.embed_tokens.weight"),
+        "final_norm": _norm(config, (D,), "model.norm"),
     }
-    if config.qk_norm:
-        table["layers/query_norm"] = Weight((L, h), (None, None))
-        table["layers/key_norm"] = Weight((L, h), (None, None))
+    for layer in (_attention(config), _feed_forward(config), _norms(config), _biases(config)):
+        table |= {f"layers/{path}": weight for path, weight in layer.items()}
     if not config.tied_embeddings:
-        table["head"] = Weight((D, V), ("width", "vocabulary"), into)
+        table["head"] = Weight((D, V), ("width", "vocabulary"), D**-0.5, name="lm_head.weight", inputs=1)
     return table
+
+
+LAYER = "model.layers.{layer}."
+
+
+def _norm(config: ModelConfig, shape: tuple[int, ...], name: str) -> Weight:
+    return Weight(shape, (None,) * len(shape), fill=0.0 if config.unit_offset_norms else 1.0, name=f"{name}.weight")
+
+
+def _attention(config: ModelConfig) -> dict[str, Weight]:
+    D, L, H, J, h = config.width, config.layers, config.heads, config.kv_heads, config.head_width
+    at, into, heads = LAYER + "self_attn.", D**-0.5, (None, "width", "kv_heads", None)
+    residual = (2 * L) ** -0.5 * (H * h) ** -0.5
+    return {
+        "attention_norm": _norm(config, (L, D), f"{LAYER}input_layernorm"),
+        "query": Weight((L, D, H, h), (None, "width", "heads", None), into, name=f"{at}q_proj.weight", inputs=1),
+        "key": Weight((L, D, J, h), heads, into, name=f"{at}k_proj.weight", inputs=1),
+        "value": Weight((L, D, J, h), heads, into, name=f"{at}v_proj.weight", inputs=1),
+        "output": Weight((L, H, h, D), (None, "heads", None, "width"), residual, name=f"{at}o_proj.weight", inputs=2),
+    }
+
+
+def _feed_forward(config: ModelConfig) -> dict[str, Weight]:
+    D, L, F, experts = config.width, config.layers, config.feed_forward, config.experts
+    at, into, residual = LAYER + "mlp.", D**-0.5, (2 * L) ** -0.5 * F**-0.5
+    inner: tuple[str | None, ...]
+    outer: tuple[str | None, ...]
+    before = "pre_feedforward_layernorm" if config.sandwich_norms else "post_attention_layernorm"
+    norm = {"mlp_norm": _norm(config, (L, D), LAYER + before)}
+    if experts is None:
+        inner, outer = (None, "width", "feed_forward"), (None, "feed_forward", "width")
+        return norm | {
+            "gate": Weight((L, D, F), inner, into, name=f"{at}gate_proj.weight", inputs=1),
+            "up": Weight((L, D, F), inner, into, name=f"{at}up_proj.weight", inputs=1),
+            "down": Weight((L, F, D), outer, residual, name=f"{at}down_proj.weight", inputs=1),
+        }
+    E, each = experts.count, at + "experts.{expert}."
+    inner, outer = (None, "experts", "width", None), (None, "experts", None, "width")
+    return norm | {
+        "router": Weight((L, D, E), (None, None, None), into, name=f"{at}gate.weight", inputs=1),
+        "gate": Weight((L, E, D, F), inner, into, name=f"{each}gate_proj.weight", inputs=1),
+        "up": Weight((L, E, D, F), inner, into, name=f"{each}up_proj.weight", inputs=1),
+        "down": Weight((L, E, F, D), outer, residual, name=f"{each}down_proj.weight", inputs=1),
+    }
+
+
+def _norms(config: ModelConfig) -> dict[str, Weight]:
+    """Those that only some families have."""
+    L, D, h = config.layers, config.width, config.head_width
+    table = {}
+    if config.qk_norm:
+        table["query_norm"] = _norm(config, (L, h), f"{LAYER}self_attn.q_norm")
+        table["key_norm"] = _norm(config, (L, h), f"{LAYER}self_attn.k_norm")
+    if config.sandwich_norms:
+        table["attention_post_norm"] = _norm(config, (L, D), f"{LAYER}post_attention_layernorm")
+        table["mlp_post_norm"] = _norm(config, (L, D), f"{LAYER}post_feedforward_layernorm")
+    return table
+
+
+def _biases(config: ModelConfig) -> dict[str, Weight]:
+    L, D, F = config.layers, config.width, config.feed_forward
+    H, J, h = config.heads, config.kv_heads, config.head_width
+    table: dict[str, tuple[tuple[int, ...], tuple[str | None, ...], str]] = {}
+    if config.qkv_bias:
+        table["query_bias"] = (L, H, h), (None, "heads", None), "self_attn.q_proj"
+        table["key_bias"] = (L, J, h), (None, "kv_heads", None), "self_attn.k_proj"
+        table["value_bias"] = (L, J, h), (None, "kv_heads", None), "self_attn.v_proj"
+    if config.output_bias:
+        table["output_bias"] = (L, D), (None, None), "self_attn.o_proj"
+    if config.mlp_bias:
+        table["gate_bias"] = (L, F), (None, "feed_forward"), "mlp.gate_proj"
+        table["up_bias"] = (L, F), (None, "feed_forward"), "mlp.up_proj"
+        table["down_bias"] = (L, D), (None, None), "mlp.down_proj"
+    return {
+        path: Weight(shape, axes, fill=0.0, name=f"{LAYER}{name}.bias") for path, (shape, axes, name) in table.items()
+    }
 
 
 def init(config: ModelConfig, key: jax.Array) -> dict:
@@ -60,7 +134,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
 
     def draw(path: str, weight: Weight) -> jax.Array:
         if weight.std == 0.0:
-            return jnp.ones(weight.shape, jnp.float32)
+            return jnp.full(weight.shape, weight.fill, jnp.float32)
         own_key = jax.random.fold_in(key, crc32(path.encode()))
         # Drawn flat: a draw of higher rank is the same numbers and takes XLA much longer to compile.
         return weight.std * jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)

@@ -1,0 +1,109 @@
+"""The tiny models that `make_golden.py` makes: what their config.json is to say, by name.
+
+Each has fewer key/value heads than query heads. Rope parameters are such that they matter within 20 positions.
+"""
+
+import random
+from typing import Any
+
+Fields = dict[str, Any]
+
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}  # wavelengths above 64 are stretched, below 16 kept, between blended
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+def sizes(width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, vocabulary: int) -> Fields:
+    """The fields that all families share."""
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": feed_forward,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 256,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+
+
+def gemma_rope(local: float, whole: float, **scaling: Any) -> Fields:
+    """Rope parameters of Gemma 3's local and global layers; `scaling` is that of the global ones."""
+    return {
+        LOCAL: {"rope_type": "default", "rope_theta": local},
+        GLOBAL: {"rope_type": "default", "rope_theta": whole} | scaling,
+    }
+
+
+CASES: dict[str, Fields] = {
+    "qwen2": sizes(32, 2, 4, 2, 40, 71)
+    | {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1000.0}},
+    "qwen3": sizes(32, 2, 4, 2, 40, 79)
+    | {"model_type": "qwen3", "head_dim": 10, "rope_parameters": {"rope_theta": 1000000.0}, "rms_norm_eps": 1e-5},
+    "qwen3_tied": sizes(24, 2, 4, 2, 32, 90)
+    | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True, "eos_token_id": [1, 3]},
+    "qwen3_moe": sizes(24, 2, 4, 2, 48, 64)
+    | {"model_type": "qwen3_moe", "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 3}
+    | {"moe_intermediate_size": 10, "norm_topk_prob": True, "router_aux_loss_coef": 0.01},
+    "llama": sizes(32, 2, 4, 2, 40, 65)
+    | {"model_type": "llama", "rope_parameters": {"rope_theta": 1000.0, **LLAMA3}, "rms_norm_eps": 1e-5},
+    "gemma3": sizes(16, 7, 2, 1, 24, 80)
+    | {"model_type": "gemma3_text", "head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 24}
+    | {"rope_parameters": gemma_rope(10000.0, 1000000.0)},
+    "gemma3_scaled": sizes(24, 4, 4, 2, 24, 66)
+    | {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8}
+    | {"layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL], "final_logit_softcapping": 8.0}
+    | {"rope_parameters": gemma_rope(500.0, 20000.0, rope_type="linear", factor=8.0)},
+}
+SHARDED = {"qwen3": "24KB"}  # a file holds no more
+OLD_SPELLING = frozenset(
+    {"qwen3_tied", "gemma3_scaled"}
+)  # of these, config.json is rewritten as older versions wrote it
+
+
+def random_cases(seed: int, count: int) -> tuple[dict[str, Fields], dict[str, str], frozenset[str]]:
+    """Further ones of all families, drawn: (cases, sharded, in the old spelling) as above."""
+    draw = random.Random(seed)
+    families = ["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3_text"]
+    cases = {}
+    for index in range(count):
+        family = families[index % len(families)]
+        cases[f"{index:02d}_{family}"] = drawn(draw, family)
+    return cases, {name: "30KB" for name in list(cases)[::4]}, frozenset(list(cases)[1::2])
+
+
+def drawn(draw: random.Random, family: str) -> Fields:
+    """One configuration of a family."""
+    kv_heads = draw.choice([1, 2, 3])
+    heads = kv_heads * draw.choice([2, 3])
+    fields = sizes(heads * draw.choice([6, 8, 10]), draw.choice([1, 2, 3, 4]), heads, kv_heads, 0, 0)
+    fields |= {"model_type": family, "intermediate_size": draw.choice([24, 36, 64]), "vocab_size": draw.randint(64, 97)}
+    fields |= {"tie_word_embeddings": draw.random() < 0.5, "rms_norm_eps": draw.choice([1e-6, 1e-5])}
+    theta = draw.choice([500.0, 10000.0, 500000.0])
+    if family != "qwen2":
+        fields |= {"head_dim": draw.choice([8, 14, 16]), "attention_bias": draw.random() < 0.5}
+    if family == "qwen2":
+        fields["hidden_size"] = heads * draw.choice([6, 8, 10])
+    if family == "llama":
+        fields["rope_parameters"] = {
+            "rope_theta": draw.choice([300.0, 3000.0]),
+            **LLAMA3,
+            "factor": draw.choice([2.0, 8.0]),
+        }
+        fields["rope_parameters"] |= {"original_max_position_embeddings": draw.choice([40, 80])}
+        fields["rope_parameters"] |= {"high_freq_factor": draw.choice([3.0, 4.0])}
+    elif family == "gemma3_text":
+        scaled = {"rope_type": "linear", "factor": draw.choice([4.0, 8.0])} if draw.random() < 0.5 else {}
+        fields |= {"rope_parameters": gemma_rope(draw.choice([500.0, 10000.0]), theta, **scaled)}
+        fields |= {"num_hidden_layers": draw.choice([6, 8]), "sliding_window": draw.choice([3, 6])}
+        fields |= {"query_pre_attn_scalar": draw.choice([8, 20])}
+        fields |= {"final_logit_softcapping": draw.choice([None, 10.0])}
+    else:
+        fields["rope_parameters"] = {"rope_theta": theta}
+    if family == "qwen3_moe":
+        experts = draw.choice([4, 6, 12])
+        fields |= {"num_experts": experts, "num_experts_per_tok": draw.choice([1, 2, experts])}
+        fields |= {"norm_topk_prob": draw.random() < 0.5, "moe_intermediate_size": draw.choice([8, 20])}
+    return fields

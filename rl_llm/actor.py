@@ -81,7 +81,7 @@ class Actor:
         start = time.perf_counter()
         width = self.experiment.max_prompt_tokens
         prompts = put_on_batch(self.mesh, encode_prompts(tokenizer, problems, width, prefix))
-        rollout = self.sample(params, prompts, key, sampling.values((tokenizer.end_id,), limit))
+        rollout = self.sample(params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
         responses = [prefix + response for response in decode_responses(tokenizer, rollout)]
         seconds = time.perf_counter() - start
         asked = [problem for problem in problems for _ in range(self.experiment.responses_per_prompt)]

@@ -22,15 +22,21 @@ from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher, W
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. Id `pad_id` must be 0: responses are padded with it on the device."""
+    """Text to ids and back. A response ends with any of `stop_ids`, a demonstration with `end_id`, which is one of
+    them. `encode` is of a text alone, `encode_prompt` of a problem as the model is shown it. Rows are padded with id 0,
+    whatever that stands for: masks and lengths say what counts.
+    """
 
     @property
-    def vocab_size(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    @property
     def end_id(self) -> int: ...
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ValueError unless it serves a model that knows `size` ids."""
+        ...
+
     def encode(self, text: str) -> list[int]: ...
+    def encode_prompt(self, text: str) -> list[int]: ...
     def decode(self, ids: Any) -> str: ...
     def fingerprint(self) -> str: ...
 
@@ -160,11 +166,6 @@ class Experiment:
             raise ValueError(
                 f"train_problems={self.train_problems} is less than prompts_per_step={self.prompts_per_step}: a step "
                 "would hold a problem twice"
-            )
-        if self.model.vocabulary != self.tokenizer.vocab_size or self.tokenizer.pad_id != 0:
-            raise ValueError(
-                f"model.vocabulary={self.model.vocabulary} must be the tokenizer's {self.tokenizer.vocab_size}, "
-                f"and its pad id must be 0, not {self.tokenizer.pad_id}"
             )
         if self.evaluation.every > self.steps:
             raise ValueError(

@@ -22,6 +22,8 @@ def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems, Others]:
     """The mesh, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError for
     what cannot work on this machine or with this task.
     """
+    experiment.tokenizer.check_vocabulary(experiment.model.vocabulary)
+    experiment.sampling.values(experiment.tokenizer.stop_ids)  # there may be too many
     mesh = meshes.make_mesh(experiment.mesh)
     meshes.weight_shardings(mesh, weight_table(experiment.model))
     _check_shares(experiment, meshes.data_parallel_size(mesh))

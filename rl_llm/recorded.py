@@ -31,7 +31,21 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
         raise RecordError(f"{folder}: its experiment.json does not serve: {error}") from error
     if fingerprint(experiment) != record["fingerprint"]:
         raise RecordError(f"{record['spec']} has changed since the run in {folder}: its fingerprint is another one")
+    _check_tokenizer(experiment, record, folder)
     return experiment, record
+
+
+def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Path | str) -> None:
+    """A tokenizer may be read from files, and they may have changed since."""
+    try:
+        same = experiment.tokenizer.fingerprint() == record["tokenizer"]
+    except (ValueError, OSError) as error:
+        raise RecordError(f"{folder}: the tokenizer of this run cannot be read: {error}") from error
+    if not same:
+        raise RecordError(
+            f"{folder}: the tokenizer or its chat template is not the one that this run was begun with: its tokens "
+            f"would mean something else. Put the files back ({experiment.tokenizer})"
+        )
 
 
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:

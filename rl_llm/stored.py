@@ -33,7 +33,7 @@ def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple
         prompts=encode_prompts(tokenizer, problems, experiment.max_prompt_tokens),
         tokens=tokens,
         mask=mask,
-        truncated=last != tokenizer.end_id,
+        truncated=~np.isin(last, tokenizer.stop_ids),
         logp=nothing,
         policy_logp=nothing,
         model_logp=nothing,
@@ -63,7 +63,7 @@ def _token_rows(problem: Problem, experiment: Experiment) -> list[list[int]]:
     for row in rows:
         ids = isinstance(row, list) and all(type(token) is int and 0 <= token < V for token in row)
         fits = ids and 1 <= len(row) <= T
-        if not fits or tokenizer.end_id in row[:-1]:
+        if not fits or not set(tokenizer.stop_ids).isdisjoint(row[:-1]):
             raise ValueError(
                 f"{problem.metadata['place']}: the tokens {str(row)[:60]}: a response has 1 to sampling.max_tokens={T} "
                 f"of them, ids below {V}, the end's only at the end"

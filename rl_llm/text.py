@@ -17,7 +17,8 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
 
     Raises ValueError naming a prompt that is empty or longer than `width` tokens.
     """
-    rows = [tokenizer.encode(problem.prompt + prefix) for problem in problems]
+    begun = tokenizer.encode(prefix)
+    rows = [tokenizer.encode_prompt(problem.prompt) + begun for problem in problems]
     for problem, row in zip(problems, rows, strict=True):
         if not 1 <= len(row) <= width:
             prefixed = f" with the prefix {prefix!r}" if prefix else ""

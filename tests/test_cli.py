@@ -84,6 +84,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["train", PATH, "--set", "sampling.top_k=12"],
         ["sampling.top_k=12 cannot act on a vocabulary of 12"],
     ),
+    "another vocabulary": (["train", PATH, "--set", "model.vocabulary=99"], ["=99 must be the tokenizer's 12"]),
     "endless patience": (["train", PATH, "--set", "grading.time_limit=inf"], ["time_limit", "3600", "inf"]),
     "a rotary base of nothing": (["train", PATH, "--set", "model.rope_base=0"], ["ModelConfig.rope_base", "0"]),
     "no checkpoint ever": (["train", PATH, "--set", "checkpointing.every=0"], ["every", "at least 1, not 0"]),

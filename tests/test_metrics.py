@@ -14,7 +14,7 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.progress import Progress
 
-EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe"}
+EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
 
 
 def tensorboard_events(run: Path) -> list[Event]:

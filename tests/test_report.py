@@ -75,6 +75,7 @@ EXPERIMENT: dict[str, Any] = {
     "seed": 3,
     "fingerprint": "f00d",
     "problems": "cafe",
+    "tokenizer": "abba",
     "model": {"layers": 4, "width": 64, "rope": {"base": 10000.0}},
     "algorithm": {"advantage": {"mean": "group", "std": "batch"}, "filters": [], "milestones": [1, 2]},
     "note": HOSTILE,

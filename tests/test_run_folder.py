@@ -17,13 +17,14 @@ EXPERIMENT: dict[str, Any] = {
     "seed": 0,
     "fingerprint": "f00d",
     "problems": "cafe",
+    "tokenizer": "abba",
     "algorithm": {"objective": {"low": 0.2, "high": 0.2}, "filters": []},
 }
 
 HOLD_UNTIL_KILLED = """
 import sys, time
 from rl_llm.runs.folder import RunFolder
-with RunFolder.create(sys.argv[1], {"seed": 0, "fingerprint": "f00d", "problems": "cafe"}):
+with RunFolder.create(sys.argv[1], {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}):
     print("open", flush=True)
     time.sleep(60)
 """
@@ -114,7 +115,7 @@ def test_resume_names_every_field_that_differs(run: Path) -> None:
     before = snapshot(run)
     algorithm = {"objective": {"low": 0.2, "high": 0.28}, "aggregate": "token"}
     with pytest.raises(RunFolderError) as caught:
-        RunFolder.resume(run, {"seed": 1, "fingerprint": "beef", "problems": "cafe", "algorithm": algorithm})
+        RunFolder.resume(run, EXPERIMENT | {"seed": 1, "fingerprint": "beef", "algorithm": algorithm})
     assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [
         "seed: 0 -> 1",
         "algorithm.objective.high: 0.2 -> 0.28",

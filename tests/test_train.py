@@ -370,7 +370,6 @@ def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"prompts_per_step": 7}, "prompts_per_step=7 must be a multiple of"),
         ({"train_problems": 7}, "train_problems=7 is less than prompts_per_step=8"),
-        ({"model": replace(EXPERIMENT.model, vocabulary=99)}, "model.vocabulary=99 must be the tokenizer's 12"),
         ({"sampling": Sampling(temperature=0.0)}, "sampling.temperature=0 draws the same response K times"),
         ({"responses_per_prompt": 1}, "Normalize.mean='group' with responses_per_prompt=1"),
         (

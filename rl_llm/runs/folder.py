@@ -22,7 +22,7 @@ from rl_llm.runs.ledger import Ledger
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
 LEDGER, CHECKPOINTS = "ledger.jsonl", "checkpoints"
 LOCK, HOLDER = ".lock", ".holder.json"
-IDENTITY = ("fingerprint", "seed", "problems")
+IDENTITY = ("fingerprint", "seed", "problems", "tokenizer")
 """The fields of experiment.json that a resumed run must share with the one it continues."""
 
 

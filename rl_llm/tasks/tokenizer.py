@@ -37,8 +37,21 @@ class CharacterTokenizer:
         return 1
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self.end_id,)
+
+    @property
     def vocab_size(self) -> int:
         return 2 + len(self.symbols)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ValueError unless a model knows as many ids: others could not be decoded."""
+        if size != self.vocab_size:
+            raise ValueError(f"model.vocabulary={size} must be the tokenizer's {self.vocab_size}")
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A prompt is its symbols, as any text."""
+        return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, the longest symbol first at each position. It adds no end id.

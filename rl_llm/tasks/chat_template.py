@@ -1,0 +1,61 @@
+"""Chat templates: the Jinja programs that models bring along, run in a sandbox, from messages to the text of a prompt.
+
+They are rendered as Hugging Face transformers renders them (block trimming, loop controls, `raise_exception`,
+`strftime_now`), but for the date: a prompt that changes from day to day would make another run of it. A template sees
+`strftime_now` only where a date was given; those of Llama 3 have a fixed date for where it is missing.
+"""
+
+import datetime
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+Message = Mapping[str, str]  # role and content
+
+
+class TemplateError(ValueError):
+    """A chat template that cannot be rendered; the message says why."""
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    *,
+    thinking: bool | None = None,
+    date: str | None = None,
+    begin_response: bool = True,
+) -> str:
+    """The text of a conversation. With `begin_response` it ends where the model's turn begins.
+
+    special_tokens: `bos_token`, `eos_token` and the like, which templates name. thinking: `enable_thinking`, as the
+    templates of Qwen3 know it; None leaves it unsaid. date: YYYY-MM-DD, what `strftime_now` tells. Raises TemplateError
+    for a template that is no Jinja, asks for what is not there, or refuses the messages.
+    """
+    values: dict[str, object] = {"messages": list(messages), "tools": None, "documents": None, **special_tokens}
+    values["add_generation_prompt"] = begin_response
+    if thinking is not None:
+        values["enable_thinking"] = thinking
+    if date is not None:
+        values["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
+    try:
+        return _compiled(template).render(values)
+    except (jinja2.TemplateError, TypeError) as error:
+        hint = "; give the tokenizer a date" if "strftime_now" in str(error) else ""
+        raise TemplateError(f"the chat template cannot be rendered: {error}{hint}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

@@ -141,6 +141,8 @@ def _plain(annotation: Any) -> Any:
         return None if _plain(arguments[0]) is None else annotation
     if origin in (Union, types.UnionType):
         members = tuple(part for part in map(_plain, arguments) if part is not None)
+        if str in members:  # then a path is written as one: msgspec takes no union with Path
+            members = tuple(part for part in members if part is not Path)
         return Union[members] if members else None  # noqa: UP007 (the members are known only here)
     if origin is tuple and all(part is Ellipsis or _plain(part) == part for part in arguments):
         return annotation

@@ -68,6 +68,7 @@ class Trial:
     betas: tuple[float, float] = (0.9, 0.95)
     stages: tuple[int, ...] = (64, 128)
     data: Path | None = None
+    file: str | Path = "somewhere"
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     schedule: float | Penalty = 1.0
     mesh: int = field(default=1, metadata={"fingerprint": False})
@@ -101,6 +102,7 @@ BASE = Trial()
         ("betas.1=0.99", "betas.1", 0.99),
         ("stages=[]", "stages", ()),
         ("data=folder/file.jsonl", "data", Path("folder/file.jsonl")),
+        ("file=folder/file.jsonl", "file", "folder/file.jsonl"),
         ("data=none", "data", None),
         ("temperature=0.7", "temperature", 0.7),
         ("schedule=0.5", "schedule", 0.5),

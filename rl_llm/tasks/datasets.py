@@ -102,6 +102,12 @@ class JsonlProblems:
     def _prepare(self) -> Any:
         """The tfds builder of the prepared copy, which is made first if this content has none."""
         path = Path(self.path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"task.path={str(self.path)!r} is no file: set it to a JSONL file of questions and answers, e.g. "
+                "GSM8K's\n  curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
+                "train.jsonl"
+            )
         content = path.read_bytes()
         digest = hashlib.sha256(content + b"\0" + self.answer_pattern.encode()).hexdigest()
         folder = Path(self.data_dir or path.parent / ".tfds") / f"{self.name}-{digest[:16]}"

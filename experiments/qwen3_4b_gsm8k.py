@@ -45,6 +45,7 @@ paper = Experiment(
         feed_forward=9728,
         rope_base=1_000_000.0,
         compute_dtype="bfloat16",
+        remat="layers",
     ),
     start="",
     algorithm=LITE_PPO,

@@ -40,7 +40,8 @@ def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Pat
     try:
         same = experiment.tokenizer.fingerprint() == record["tokenizer"]
     except (ValueError, OSError) as error:
-        raise RecordError(f"{folder}: the tokenizer of this run cannot be read: {error}") from error
+        begun = record["folder"]
+        raise RecordError(f"{folder}: the tokenizer of this run, begun in {begun}, cannot be read: {error}") from error
     if not same:
         raise RecordError(
             f"{folder}: the tokenizer or its chat template is not the one that this run was begun with: its tokens "

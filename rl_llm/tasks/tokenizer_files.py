@@ -1,4 +1,4 @@
-"""What the tokenizer files of a Hugging Face folder say."""
+"""What the tokenizer files of a Hugging Face folder say. The folder is on a disk or in a bucket."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from etils import epath
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -28,7 +29,7 @@ class TokenizerFiles:
 
 def read_files(folder: str | Path) -> TokenizerFiles:
     """Raises FileNotFoundError saying how to get a file that is missing, ValueError naming one that is damaged."""
-    path = Path(folder)
+    path = epath.Path(folder)
     if not str(folder) or not path.is_dir():
         raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is no folder{_way_out('DIR')}")
     content = _read(path / "tokenizer.json")
@@ -50,17 +51,17 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     return TokenizerFiles(tokenizer, digest, special, _template(path, config), tuple(stop_ids))
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+def _template(folder: epath.Path, config: Mapping[str, Any]) -> str | None:
     beside = folder / "chat_template.jinja"
     if beside.is_file():
-        return beside.read_text(encoding="utf-8")
+        return beside.read_text()
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return template
 
 
-def _check_added(folder: Path, tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+def _check_added(folder: epath.Path, tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """The added tokens stand in both files: they must be the same ones."""
     for number, token in config.get("added_tokens_decoder", {}).items():
         found = tokenizer.token_to_id(_text(token))
@@ -75,7 +76,7 @@ def _text(token: Any) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
 
 
-def _values(path: Path) -> Mapping[str, Any]:
+def _values(path: epath.Path) -> Mapping[str, Any]:
     try:
         values = json.loads(_read(path))
     except ValueError as error:
@@ -85,7 +86,7 @@ def _values(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _read(path: Path) -> bytes:
+def _read(path: epath.Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

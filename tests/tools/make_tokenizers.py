@@ -24,6 +24,7 @@ TEXTS = Path(__file__).parent.parent / "data" / "gsm8k_style.jsonl"
 VOCABULARY = 320  # of the byte-level ones, before tokens are added
 DATE = "2025-01-31"
 MODEL = golden_cases.sizes(32, 2, 4, 2, 64, 352) | {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True}
+MODEL |= {"rope_parameters": {"rope_theta": 1000000.0}}
 
 QWEN3 = """\
 {%- if messages[0].role == 'system' %}

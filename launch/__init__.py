@@ -1,1 +1,1 @@
-"""Launching on accelerators that are rented by the hour: what they are, and what they cost."""
+"""Launching on accelerators that are rented by the hour: one spec, thin renderers for schedulers, and what it costs."""

@@ -1,0 +1,108 @@
+"""GKE: a JobSet of one indexed Job, one pod per host of the slice; JAX finds the others by GKE's own variables.
+
+What follows an exit, and why (APIs: jobset.x-k8s.io/v1alpha2, batch/v1):
+
+* The node is taken away (the pod gets the condition DisruptionTarget): the pod counts as failed whatever its exit code.
+  `backoffLimit: 0` fails the Job, and the JobSet starts all pods again: they can only go on together.
+* 143, or killed from outside (137: out of memory; 134: JAX leaves because a peer was lost): the same, `maxRestarts`
+  times at most, as all restarts count.
+* 1 and 2, in a pod that nobody disturbed: the Job fails for the reason PodFailurePolicy, and the JobSet with it.
+"""
+
+from typing import Any
+
+from launch.rendering import Commands, as_yaml
+from launch.spec import GRACE_SECONDS, STOPS, LaunchSpec, check, tpu_slice
+
+CONTAINER = "train"
+SPOT_LABEL = "cloud.google.com/gke-spot"
+ONE_SLICE_PER_JOB = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+SIGNED_IN = ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
+
+
+def render(spec: LaunchSpec) -> Commands:
+    """The JobSet and the commands that hand it to the cluster."""
+    check(spec, "gke", needs=("image", "project", "zone", "cluster"), takes=("spot", "restarts"))
+    file_name = f"{spec.name}.jobset.yaml"
+    credentials = ("gcloud", "container", "clusters", "get-credentials", spec.cluster or "")
+    return Commands(
+        commands=(
+            (*credentials, f"--location={spec.zone}", f"--project={spec.project}"),
+            ("kubectl", "create", "--filename", file_name),
+        ),
+        file_name=file_name,
+        file_text=as_yaml(jobset(spec)),
+        tools=("gcloud", "kubectl"),
+        install="install the Google Cloud CLI, then `gcloud components install kubectl gke-gcloud-auth-plugin`",
+        login=SIGNED_IN,
+        sign_in="run `gcloud auth login`",
+    )
+
+
+def jobset(spec: LaunchSpec) -> dict[str, Any]:
+    """The JobSet resource. JobSet makes the headless service, named like it, that gives every pod a host name."""
+    hosts = tpu_slice(spec, "gke").hosts
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        # Without it the pods of one job could be spread over two node pools of the same topology: two slices.
+        "metadata": {"name": spec.name, **({"annotations": ONE_SLICE_PER_JOB} if hosts > 1 else {})},
+        "spec": {
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "failurePolicy": {
+                "maxRestarts": spec.restart_limit,
+                "restartStrategy": "BlockingRecreate",  # a slice is free again when all old pods are gone
+                "rules": [
+                    {"name": "stop", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+                    {"name": "resume", "action": "RestartJobSet", "onJobFailureReasons": ["BackoffLimitExceeded"]},
+                ],
+            },
+            "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": _job(spec, hosts)}}],
+        },
+    }
+
+
+def _job(spec: LaunchSpec, hosts: int) -> dict[str, Any]:
+    return {
+        "completionMode": "Indexed",  # JOB_COMPLETION_INDEX numbers the hosts
+        "parallelism": hosts,
+        "completions": hosts,
+        "backoffLimit": 0,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(STOPS)},
+                },
+            ]
+        },
+        "template": {"spec": _pod(spec)},
+    }
+
+
+def _pod(spec: LaunchSpec) -> dict[str, Any]:
+    tpus = tpu_slice(spec, "gke")
+    spot = [{"key": SPOT_LABEL, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,  # a spot node leaves at most 30 of them
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": tpus.generation.node_label,
+            "cloud.google.com/gke-tpu-topology": tpus.topology,
+            **({SPOT_LABEL: "true"} if spec.spot else {}),
+        },
+        **({"tolerations": spot} if spec.spot else {}),
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": spec.image,
+                "command": list(spec.command),  # not through a shell, which would keep SIGTERM for itself
+                "env": [
+                    {"name": "JAX_PLATFORMS", "value": spec.platforms},
+                    {"name": "PYTHONUNBUFFERED", "value": "1"},
+                ],
+                "resources": {kind: {"google.com/tpu": tpus.chips_per_host} for kind in ("requests", "limits")},
+            }
+        ],
+    }

@@ -1,0 +1,120 @@
+"""What to launch: one typed value, checked when it is made, that every renderer reads."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from launch.hardware import GpuNodes, LaunchError, TpuSlice, hardware_of
+from rl_llm.cli import FAILED, WRONG_USAGE
+
+STOPS = (FAILED, WRONG_USAGE)  # exit codes after which the same command would only fail again
+RESTARTS = 100  # how often a run may be started again, unless the spec says otherwise
+GRACE_SECONDS = 300  # from SIGTERM to SIGKILL, where the scheduler may choose: time for a checkpoint
+
+LONGEST_NAME = 40  # a pod's name adds up to 19 characters to it, and Kubernetes stops at 63
+GIVEN_BY_US = ("--out", "--resume")
+OPTIONAL = ("image", "setup", "project", "zone", "cluster", "hours", "restarts", "spot")
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """One training run on one slice of accelerators.
+
+    experiment   a Python file as `rl-llm train` takes it, with or without :NAME, relative to the checkout's root
+    accelerator  "v6e", "v5e", "v5p", "v4", or a GPU: "h100"
+    topology     "4x4"; of GPUs NODESxGPUS: "2x8"
+    bucket       where run folders are: gs://BUCKET[/FOLDER]; under Slurm also a folder that all nodes see
+    name         of the job and of its run folder in the bucket: lower case, digits, hyphens
+    arguments    passed on to `rl-llm train`
+    spot         capacity that may be taken away at any time, for a fraction of the price
+    image        a container that has rl-llm and the experiment in its working directory, or
+    setup        shell commands that make rl-llm available, run at the checkout's root on every host
+    project, zone, cluster   of Google Cloud; under Slurm `project` is the account and `cluster` the partition
+    hours        the time limit that Slurm wants to know
+    restarts     how often a run may be started again
+    """
+
+    experiment: str
+    accelerator: str
+    topology: str
+    bucket: str
+    name: str
+    arguments: tuple[str, ...] = ()
+    spot: bool = False
+    image: str | None = None
+    setup: tuple[str, ...] = ()
+    project: str | None = None
+    zone: str | None = None
+    cluster: str | None = None
+    hours: int | None = None
+    restarts: int | None = None
+
+    def __post_init__(self) -> None:
+        hardware_of(self.accelerator, self.topology)
+        _match("experiment", self.experiment, r"[^\s:]+\.py(:\w+)?", "PATH.py or PATH.py:NAME")
+        if PurePosixPath(self.experiment).is_absolute():
+            raise LaunchError(f"experiment {self.experiment!r}: a path from the checkout's root is there on all hosts")
+        _match("name", self.name, r"[a-z]([-a-z0-9]*[a-z0-9])?", "a-z, 0-9 and hyphens, as Kubernetes wants it")
+        if len(self.name) > LONGEST_NAME:
+            raise LaunchError(f"name {self.name!r} has {len(self.name)} characters; at most {LONGEST_NAME} fit a pod's")
+        _match("bucket", self.bucket, r"(gs:/)?(/[^/\s]+)+", "gs://BUCKET or gs://BUCKET/FOLDER")
+        for argument in self.arguments:
+            if argument.split("=")[0] in GIVEN_BY_US:
+                raise LaunchError(f"argument {argument!r}: the launcher gives {' and '.join(GIVEN_BY_US)} itself")
+        for field in ("image", "project", "zone", "cluster"):
+            if getattr(self, field) is not None:
+                _match(field, getattr(self, field), r"[^\s-]\S*", "one word")
+        if self.zone is not None:
+            _match("zone", self.zone, r"[a-z]+-[a-z]+\d+(-[a-z0-9]+)?", "such as us-east5-b")
+        for field, least in (("hours", 1), ("restarts", 0)):
+            if getattr(self, field) is not None and getattr(self, field) < least:
+                raise LaunchError(f"{field} must be at least {least}, not {getattr(self, field)}")
+
+    @property
+    def run_folder(self) -> str:
+        """Where the run writes; the same in every process and after every restart."""
+        return f"{self.bucket}/{self.name}"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What every process runs, at the start and again after an interruption."""
+        return ("rl-llm", "train", self.experiment, *self.arguments, "--out", self.run_folder, "--resume")
+
+    @property
+    def hardware(self) -> TpuSlice | GpuNodes:
+        """What accelerator and topology ask for."""
+        return hardware_of(self.accelerator, self.topology)
+
+    @property
+    def platforms(self) -> str:
+        """For JAX_PLATFORMS: with it, a host whose accelerator does not answer fails instead of training on its CPU."""
+        return "tpu,cpu" if isinstance(self.hardware, TpuSlice) else "cuda,cpu"
+
+    @property
+    def restart_limit(self) -> int:
+        """How often a run may be started again."""
+        return RESTARTS if self.restarts is None else self.restarts
+
+
+def check(spec: LaunchSpec, scheduler: str, needs: tuple[str, ...], takes: tuple[str, ...]) -> None:
+    """Refuse a spec that lacks a field which the scheduler needs, or has one which could not act there."""
+    for field in needs:
+        if not getattr(spec, field):
+            raise LaunchError(f"{scheduler} needs --{field}")
+    for field in OPTIONAL:
+        if getattr(spec, field) not in (None, (), False) and field not in (*needs, *takes):
+            raise LaunchError(f"--{field} has no effect under {scheduler}: leave it out")
+
+
+def tpu_slice(spec: LaunchSpec, scheduler: str) -> TpuSlice:
+    """The slice of a spec for a scheduler that has TPUs only."""
+    if not isinstance(spec.hardware, TpuSlice):
+        raise LaunchError(f"{scheduler} is for TPUs, not for {spec.accelerator}: take skypilot or slurm")
+    if not spec.bucket.startswith("gs://"):
+        raise LaunchError(f"bucket {spec.bucket!r}: under {scheduler} hosts share no folder, so write gs://BUCKET")
+    return spec.hardware
+
+
+def _match(field: str, value: str, pattern: str, form: str) -> None:
+    if not re.fullmatch(pattern, value):
+        raise LaunchError(f"{field} {value!r} must be {form}")

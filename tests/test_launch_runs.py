@@ -1,0 +1,204 @@
+"""What can be run of launching without a cloud: the command line, the researcher's script, jobs on this machine."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch import queued_resources, slurm
+from launch.__main__ import EPILOG, main
+from launch.spec import LaunchSpec
+
+ROOT = Path(__file__).parent.parent
+SPEC = LaunchSpec(
+    "experiments/quickstart.py",
+    "v6e",
+    "4x4",
+    "gs://bucket/runs",
+    "study",
+    setup=(". ./install.sh",),
+    project="my-project",
+    zone="us-east5-b",
+)
+ASKED = ["experiments/quickstart.py", "--accelerator", "v6e", "--topology", "4x4", "--bucket", "gs://bucket/runs"]
+PLACE = ["--project", "my-project", "--zone", "us-east5-b"]
+QUEUED = ["queued-resources", *ASKED, *PLACE, "--setup", ". ./install.sh"]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_printing_is_the_default(capsys):
+    assert main([*QUEUED, "--name", "study"]) == 0
+    printed = capsys.readouterr()
+    assert queued_resources.script(SPEC) in printed.out
+    assert printed.out.endswith("\nsh study.sh\n")
+    assert "16 v6e on 4 hosts (v6e-16), about 43.20 dollars an hour" in printed.err
+    assert "Nothing was submitted" in printed.err
+
+
+def test_what_follows_two_hyphens_is_for_the_training(capsys):
+    assert main([*QUEUED, "--", "--seed", "3", "--set", "optimizer.learning_rate=2e-6"]) == 0
+    assert "quickstart.py --seed 3 --set optimizer.learning_rate=2e-6 --out" in capsys.readouterr().out
+
+
+def test_the_name_comes_from_the_experiment(capsys):
+    assert main([*(word.replace("quickstart.py", "recipes.py:GRPO_KL") for word in QUEUED)]) == 0
+    assert "--out gs://bucket/runs/recipes-grpo-kl --resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*QUEUED, "--topology", "5x5"], "5x5"),
+        ([*QUEUED, "--image", "i"], "--image has no effect under queued-resources"),
+        ([QUEUED[0], "experiments/nothing.py", *QUEUED[2:]], "experiments/nothing.py"),
+    ],
+)
+def test_wrong_usage_is_said_and_prints_nothing_to_run(arguments, words, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
+
+
+def test_without_its_tool_nothing_is_submitted(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([*QUEUED, "--submit"]) == 2
+    printed = capsys.readouterr()
+    assert "nothing was submitted: git is not on PATH" in printed.err
+    assert printed.out != ""
+
+
+def test_without_credentials_nothing_is_submitted(capsys, monkeypatch, tmp_path):
+    for tool in ("git", "gcloud"):
+        put_tool(tmp_path, tool, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([*QUEUED, "--submit"]) == 2
+    assert "run `gcloud auth login`" in capsys.readouterr().err
+
+
+def test_submitting_runs_what_was_printed(capsys, monkeypatch, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.py").touch()
+    put_tool(tmp_path, "sky", f'echo "$@" > {tmp_path / "asked"}; exit 1')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["skypilot", *ASKED, "--setup", "x", "--submit"]) == 1
+    assert (tmp_path / "asked").read_text() == "jobs launch --yes --detach-run --name=quickstart quickstart.sky.yaml\n"
+    assert (tmp_path / "quickstart.sky.yaml").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [EPILOG, (ROOT / "launch" / "README.md").read_text()], ids=["help", "README"])
+def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
+    commands = re.findall(r"^ *python -m launch (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    assert commands
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        arguments = shlex.split(command)
+        experiment = tmp_path / arguments[1].partition(":")[0]
+        experiment.parent.mkdir(exist_ok=True)
+        experiment.touch()
+        assert main([argument for argument in arguments if argument != "--submit"]) == 0, command
+
+
+# A stand-in for gcloud: one slice, whose trainings end with the exit codes in the file `codes`; with 255 it is gone.
+GCLOUD = """
+echo "$4" >> calls
+case "$4" in
+    create) echo ACTIVE > state ;;
+    describe) cat state ;;
+    delete) rm state ;;
+    ssh)
+        code=$(head -n 1 codes)
+        sed -i 1d codes
+        if [ "$code" = 255 ]; then echo SUSPENDED > state; fi
+        exit "$code" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "exit_code", "calls"),
+    [
+        ([0], 0, "create scp ssh delete"),
+        ([1], 1, "create scp ssh delete"),
+        ([2], 2, "create scp ssh delete"),
+        ([143, 0], 0, "create scp ssh scp ssh delete"),
+        ([255, 0], 0, "create scp ssh delete create scp ssh delete"),
+        ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh"),
+    ],
+)
+def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, monkeypatch, tmp_path):
+    for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
+        put_tool(tmp_path, tool, script)
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = queued_resources.script(replace(SPEC, restarts=2))
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == exit_code, ended.stderr
+    assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"] == calls.split()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
+@pytest.mark.parametrize("purpose", queued_resources.gcloud_commands(SPEC))
+def test_gcloud_itself_finds_no_fault(purpose):
+    line = shlex.join(queued_resources.gcloud_commands(replace(SPEC, spot=True))[purpose])
+    lint = ["gcloud", "meta", "lint-gcloud-commands", "--format=value(success,error_message)", "--command-string", line]
+    assert subprocess.run(lint, capture_output=True, text=True, check=True).stdout.split() == ["True"]
+
+
+# What a training looks like from outside: it saves at SIGTERM and exits with 143; started again, it finishes.
+TRAINING = """
+import pathlib, signal, sys, time
+saved = pathlib.Path(sys.argv[1])
+if saved.exists():
+    sys.exit(0)
+def save(*_):
+    saved.touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1] + ".started").touch()
+time.sleep(60)
+"""
+
+
+def queue_here(folder: Path, *command: str):
+    parameters = {"nodes": 1, "tasks_per_node": 1, "timeout_min": 1}
+    return slurm.SlurmJob(slurm.Train(command), parameters, restarts=1).queue("local", folder)
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_a_job_ends_with_its_training(code, tmp_path):
+    job = queue_here(tmp_path, sys.executable, "-c", f"raise SystemExit({code})")
+    assert job.result() == code
+
+
+def test_a_job_whose_training_fails_fails(tmp_path):
+    job = queue_here(tmp_path, sys.executable, "-c", "raise SystemExit(2)")
+    assert "ended with exit code 2" in str(job.exception())
+
+
+@pytest.mark.slow
+def test_a_job_that_is_signalled_saves_and_is_queued_again(tmp_path):
+    saved = tmp_path / "saved"
+    job = queue_here(tmp_path, sys.executable, "-c", TRAINING, str(saved))
+    while not Path(f"{saved}.started").exists():
+        assert not job.done()
+    job._interrupt()
+    assert job.result() == 0
+    assert saved.exists()
+
+
+def put_tool(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)

@@ -40,8 +40,8 @@ class Train:
         process = subprocess.Popen(self.command)
         signal.signal(signal.SIGUSR2, handler)
         self._pid = process.pid
-        self._exit_code()
-        code = process.wait()
+        code = self._exit_code()
+        process.wait()
         if code not in (0, PREEMPTED):
             raise TrainingFailed(f"{' '.join(self.command)} ended with exit code {code}")
         return code
@@ -56,10 +56,13 @@ class Train:
         return submitit.helpers.DelayedSubmission(Train(self.command))
 
     def _exit_code(self) -> int:
-        """Wait without collecting the process: the handler that waits may have interrupted the one who collects."""
+        """The exit code as shells have it: killed by SIGTERM, before it could save anything, is 143 as well.
+
+        Leaves the process uncollected: the signal handler that waits here has interrupted another who waits here.
+        """
         ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None  # only with WNOHANG
-        return ended.si_status
+        return ended.si_status + (0 if ended.si_code == os.CLD_EXITED else 128)
 
 
 @dataclass(frozen=True)

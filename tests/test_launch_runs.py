@@ -19,6 +19,7 @@ from launch.__main__ import EPILOG, main
 from launch.spec import LaunchSpec
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "launch" / "README.md").read_text()
 SPEC = LaunchSpec(
     "experiments/quickstart.py",
     "v6e",
@@ -100,7 +101,7 @@ def test_submitting_runs_what_was_printed(capsys, monkeypatch, tmp_path):
     assert (tmp_path / "quickstart.sky.yaml").read_text() in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", [EPILOG, (ROOT / "launch" / "README.md").read_text()], ids=["help", "README"])
+@pytest.mark.parametrize("text", [EPILOG, README], ids=["help", "README"])
 def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
     commands = re.findall(r"^ *python -m launch (.*)$", text.replace("\\\n", " "), re.MULTILINE)
     assert commands
@@ -151,11 +152,16 @@ def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, mon
     assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"] == calls.split()
 
 
+def gcloud_lines() -> list[str]:
+    """Every gcloud command of the researcher's script and of the README."""
+    script = [shlex.join(command) for command in queued_resources.gcloud_commands(replace(SPEC, spot=True)).values()]
+    return [*script, *re.findall(r"^gcloud .*$", README.replace("\\\n", " "), re.MULTILINE)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
-@pytest.mark.parametrize("purpose", queued_resources.gcloud_commands(SPEC))
-def test_gcloud_itself_finds_no_fault(purpose):
-    line = shlex.join(queued_resources.gcloud_commands(replace(SPEC, spot=True))[purpose])
+@pytest.mark.parametrize("line", gcloud_lines())
+def test_gcloud_itself_finds_no_fault(line):
     lint = ["gcloud", "meta", "lint-gcloud-commands", "--command-string", line]
     (verdict,) = json.loads(subprocess.run(lint, capture_output=True, text=True, check=True).stdout)
     assert verdict["error_message"] is None

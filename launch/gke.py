@@ -11,7 +11,7 @@ What follows an exit, and why (APIs: jobset.x-k8s.io/v1alpha2, batch/v1):
 
 from typing import Any
 
-from launch.rendering import Commands, as_yaml
+from launch.rendering import FOLDER, Commands, as_yaml
 from launch.spec import GRACE_SECONDS, STOPS, LaunchSpec, check, tpu_slice
 
 CONTAINER = "train"
@@ -23,14 +23,14 @@ SIGNED_IN = ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value
 def render(spec: LaunchSpec) -> Commands:
     """The JobSet and the commands that hand it to the cluster."""
     check(spec, "gke", needs=("image", "project", "zone", "cluster"), takes=("spot", "restarts"))
-    file_name = f"{spec.name}.jobset.yaml"
+    file = f"{FOLDER}/{spec.name}.jobset.yaml"
     credentials = ("gcloud", "container", "clusters", "get-credentials", spec.cluster or "")
     return Commands(
         commands=(
             (*credentials, f"--location={spec.zone}", f"--project={spec.project}"),
-            ("kubectl", "create", "--filename", file_name),
+            ("kubectl", "create", "--filename", file),
         ),
-        file_name=file_name,
+        file=file,
         file_text=as_yaml(jobset(spec)),
         tools=("gcloud", "kubectl"),
         install="install the Google Cloud CLI, then `gcloud components install kubectl gke-gcloud-auth-plugin`",

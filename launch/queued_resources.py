@@ -5,8 +5,9 @@ copies the checked-out commit, so nothing has to be pushed anywhere. Started aga
 """
 
 from launch.gke import SIGNED_IN
-from launch.rendering import Commands, shell_line
-from launch.spec import STOPS, LaunchError, LaunchSpec, check, tpu_slice
+from launch.rendering import FOLDER, Commands, shell_line
+from launch.spec import LaunchError, LaunchSpec, check, tpu_slice
+from rl_llm.cli import PREEMPTED
 
 PAUSE_SECONDS = 30  # between two looks at what has become of the request
 
@@ -40,10 +41,10 @@ while [ "$starts" -le {restarts} ]; do
     {train}
     code=$?
     case "$code" in
-        0) give_back; exit 0 ;;
-        {stops}) if [ "$(state)" = ACTIVE ]; then give_back; exit "$code"; fi ;;
+        {preempted} | 255) ;;  # saved; or the connection was lost, with or without the slice
+        *) if [ "$code" = 0 ] || [ "$(state)" = ACTIVE ]; then give_back; exit "$code"; fi ;;
     esac
-    echo "exit code $code: preempted, or the connection was lost; going on" >&2
+    echo "exit code $code: going on" >&2
     sleep {pause}
 done
 echo "started {restarts} times again: giving up; the slice is still there" >&2
@@ -56,10 +57,10 @@ def render(spec: LaunchSpec) -> Commands:
     check(spec, "queued-resources", needs=("setup", "project", "zone"), takes=("spot", "restarts"))
     if spec.zone is not None and spec.zone.count("-") != 2:
         raise LaunchError(f"zone {spec.zone!r} is a region: a queued resource waits in one zone, as in {spec.zone}-b")
-    file_name = f"{spec.name}.sh"
+    file = f"{FOLDER}/{spec.name}.sh"
     return Commands(
-        commands=(("sh", file_name),),
-        file_name=file_name,
+        commands=(("sh", file),),
+        file=file,
         file_text=script(spec),
         tools=("git", "gcloud"),
         install="install the Google Cloud CLI",
@@ -77,11 +78,16 @@ def script(spec: LaunchSpec) -> str:
         accelerator=spec.accelerator,
         chips=spec.hardware.chips,
         hosts=spec.hardware.hosts,
-        archive=f"{spec.name}.tar",
+        archive=archive(spec),
         restarts=spec.restart_limit,
-        stops=" | ".join(map(str, STOPS)),
+        preempted=PREEMPTED,
         pause=PAUSE_SECONDS,
     )
+
+
+def archive(spec: LaunchSpec) -> str:
+    """Where the script packs the commit; on the hosts it lies in the home folder."""
+    return f"{FOLDER}/{spec.name}.tar"
 
 
 def gcloud_commands(spec: LaunchSpec) -> dict[str, tuple[str, ...]]:
@@ -101,7 +107,7 @@ def gcloud_commands(spec: LaunchSpec) -> dict[str, tuple[str, ...]]:
             *(("--spot",) if spec.spot else ()),
         ),
         "describe": (*requests, "describe", spec.name, *where, "--format=value(state.state)"),
-        "copy": (*machines, "scp", f"{spec.name}.tar", f"{spec.name}:", "--worker=all", *where),
+        "copy": (*machines, "scp", archive(spec), f"{spec.name}:.", "--worker=all", *where),
         # With a terminal (-tt) a lost connection ends the training instead of leaving it behind on the chips.
         "train": (*machines, "ssh", spec.name, "--worker=all", *where, "--ssh-flag=-tt", f"--command={remote}"),
         "delete": (*requests, "delete", spec.name, *where, "--force", "--quiet"),

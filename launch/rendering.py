@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import yaml
 
+FOLDER = "runs/launched"  # of the files that are written, in the current folder
+
 
 class Rendering(Protocol):
     """What would run, and the way to run it."""
@@ -26,7 +28,7 @@ class Rendering(Protocol):
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that run one after the other until one fails, with one file that is written before.
+    """Commands that run one after the other until one fails, with one file that is written before, if any.
 
     `tools` must be on PATH; `login` is a command that prints something if there are credentials, or none if only the
     commands themselves can tell. `install` says how to get the tools and `sign_in` how to get the credentials.
@@ -35,7 +37,7 @@ class Commands:
     commands: tuple[tuple[str, ...], ...]
     tools: tuple[str, ...]
     install: str
-    file_name: str | None = None
+    file: str | None = None
     file_text: str = ""
     login: tuple[str, ...] = ()
     sign_in: str = ""
@@ -43,8 +45,8 @@ class Commands:
     def text(self) -> str:
         """A script that does the same when pasted into a shell."""
         lines = [shell_line(command) for command in self.commands]
-        if self.file_name is not None:
-            lines.insert(0, f"cat > {shlex.quote(self.file_name)} <<'END_OF_FILE'\n{self.file_text}END_OF_FILE")
+        if self.file is not None:
+            lines[:0] = [f"mkdir -p {FOLDER}", f"cat > {self.file} <<'END_OF_FILE'\n{self.file_text}END_OF_FILE"]
         return "\n".join(lines)
 
     def obstacle(self) -> str | None:
@@ -60,8 +62,9 @@ class Commands:
 
     def submit(self) -> int:
         """Write the file into the current folder and run the commands."""
-        if self.file_name is not None:
-            Path(self.file_name).write_text(self.file_text)
+        if self.file is not None:
+            Path(FOLDER).mkdir(parents=True, exist_ok=True)
+            Path(self.file).write_text(self.file_text)
         for command in self.commands:
             if code := subprocess.run(command, check=False).returncode:
                 return code

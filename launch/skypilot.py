@@ -7,7 +7,7 @@ and `max_restarts_on_errors: 0` makes every other exit code final.
 from typing import Any
 
 from launch.hardware import GpuNodes
-from launch.rendering import Commands, as_yaml, shell_line
+from launch.rendering import FOLDER, Commands, as_yaml, shell_line
 from launch.spec import LaunchError, LaunchSpec, check, tpu_slice
 from rl_llm.cli import PREEMPTED
 
@@ -27,10 +27,10 @@ def render(spec: LaunchSpec) -> Commands:
         raise LaunchError("skypilot needs one of --image and --setup, to have rl-llm on its machines")
     if not spec.bucket.startswith("gs://"):
         raise LaunchError(f"bucket {spec.bucket!r}: under skypilot hosts share no folder, so write gs://BUCKET")
-    file_name = f"{spec.name}.sky.yaml"
+    file = f"{FOLDER}/{spec.name}.sky.yaml"
     return Commands(
-        commands=(("sky", "jobs", "launch", "--yes", "--detach-run", f"--name={spec.name}", file_name),),
-        file_name=file_name,
+        commands=(("sky", "jobs", "launch", "--yes", "--detach-run", f"--name={spec.name}", file),),
+        file=file,
         file_text=as_yaml(task(spec)),
         tools=("sky",),
         install="`pip install 'skypilot[gcp]'` into an environment of its own, then `sky check gcp`",

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.hardware import GpuNodes, LaunchError
+from launch.rendering import FOLDER
 from launch.spec import GRACE_SECONDS, LaunchSpec, check
 from rl_llm.cli import PREEMPTED
 
-LOGS = "slurm"  # the folder, in the current one, of submitit's scripts and of the processes' output
+LOGS = f"{FOLDER}/slurm"  # submitit's scripts and the processes' output
 
 
 class TrainingFailed(Exception):

@@ -85,6 +85,12 @@ def test_the_package_imports_neither_experiments_nor_tests():
     assert outward == []
 
 
+def test_launching_and_the_package_share_exit_codes_and_prices():
+    assert set().union(*(imports_of_the_package(path) for path in LAUNCH)) == {"cli"}
+    taken = {names[:2] for path in PACKAGE for names in imported_names(path) if names[0] == "launch"}
+    assert taken <= {("launch", "prices")}
+
+
 def test_grading_workers_need_not_import_jax():
     modules = [module_name(path) for path in PACKAGE if short(path).startswith(WITHOUT_JAX)]
     assert len(modules) > len(WITHOUT_JAX)

@@ -102,6 +102,22 @@ def test_submitting_runs_what_was_printed(capsys, monkeypatch, tmp_path):
     assert (tmp_path / task).read_text() in capsys.readouterr().out
 
 
+def test_slurm_is_given_a_job_for_all_nodes(capsys, monkeypatch, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.py").touch()
+    put_tool(tmp_path, "srun", "")
+    put_tool(tmp_path, "sbatch", f'cp "$1" {tmp_path / "job.sh"}; echo Submitted batch job 7')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    gpus = ["experiments/quickstart.py", "--accelerator", "h100", "--topology", "2x8", "--bucket", str(tmp_path)]
+    assert main(["slurm", *gpus, "--hours", "3", "--cluster", "long", "--setup", ". env.sh", "--submit"]) == 0
+    assert "job 7" in capsys.readouterr().out
+    job = (tmp_path / "job.sh").read_text()
+    for option in ("nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=180", "partition=long", "signal=USR2@300"):
+        assert f"#SBATCH --{option}\n" in job
+    assert "set -e\n. env.sh\nexport JAX_PLATFORMS=cuda,cpu" in job
+
+
 @pytest.mark.parametrize("text", [EPILOG, README], ids=["help", "README"])
 def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
     commands = re.findall(r"^ *python -m launch (.*)$", text.replace("\\\n", " "), re.MULTILINE)

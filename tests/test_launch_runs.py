@@ -131,7 +131,7 @@ def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
         assert main([argument for argument in arguments if argument != "--submit"]) == 0, command
 
 
-# A stand-in for gcloud: one slice, whose trainings end with the exit codes in the file `codes`; with 255 it is gone.
+# A stand-in for gcloud: one slice, whose trainings end as the file `codes` says; `gone` takes the slice away.
 GCLOUD = """
 echo "$4" >> calls
 case "$4" in
@@ -141,8 +141,10 @@ case "$4" in
     ssh)
         code=$(head -n 1 codes)
         sed -i 1d codes
-        if [ "$code" = 255 ]; then echo SUSPENDED > state; fi
-        exit "$code" ;;
+        case "$code" in
+            gone) echo SUSPENDED > state; exit 255 ;;
+            *) exit "$code" ;;
+        esac ;;
 esac
 """
 
@@ -155,7 +157,8 @@ esac
         ([2], 2, "create scp ssh delete"),
         ([137], 137, "create scp ssh delete"),
         ([143, 0], 0, "create scp ssh scp ssh delete"),
-        ([255, 0], 0, "create scp ssh delete create scp ssh delete"),
+        ([255, 0], 0, "create scp ssh scp ssh delete"),  # the connection was lost
+        (["gone", 0], 0, "create scp ssh delete create scp ssh delete"),
         ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh"),
     ],
 )

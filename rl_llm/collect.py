@@ -1,7 +1,8 @@
 """How a step comes by its experience: problems are chosen, responses sampled and graded, or read from a file.
 
-`begin` samples and lets other processes grade; `finish` waits for the grades, samples again where groups were dropped,
-and writes down in the run's progress which problems were used up. Between the two the learner can work.
+`begin` starts the sampler, and what follows goes on by itself: a thread reads the rollout, other processes grade it.
+`finish` waits for that, samples again where groups were dropped, and writes down in the run's progress which problems
+were used up. Between the two the learner can work.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from rl_llm.types import Experience
 
 @dataclass(frozen=True)
 class Begun:
-    """A step's first rollout, sampled and being graded (None where responses are stored), and what made it."""
+    """A step's first rollout, being sampled and graded (None where responses are stored), and what makes it."""
 
     step: int
     actor: Actor
@@ -65,15 +66,15 @@ class Collector:
     score: Scorer | None = None
 
     def begin(self, step: int, params: dict) -> Begun:
-        """Choose the problems of a step and sample responses with these parameters."""
+        """Choose the problems of a step and begin to sample responses with these parameters, which must stay until
+        `finish`.
+        """
         experiment, actor = self.run.experiment, self.actor
         problems, cursor = self._choose(step, Cursor(*self.run.progress.get("cursor", (0, 0))), set())
         if experiment.responses is not None:
             return Begun(step, actor, params, problems, cursor, None)
         if self.teacher is not None and not self._on_policy(step):
             actor, params = self.teacher
-        elif experiment.staleness and (experiment.dynamic_sampling or self._wants("greedy_reward")):
-            params = jax.tree.map(jnp.copy, params)  # the learner will give these buffers away before `finish`
         return Begun(step, actor, params, problems, cursor, self._ask(step, actor, params, problems))
 
     def finish(self, begun: Begun) -> Collected:

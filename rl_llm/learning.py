@@ -51,8 +51,9 @@ class Learning:
     def step(self, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, Metrics]:
         """Learn from the experience of a step (from 0), then from the earlier ones that it replays."""
         experiment = self.experiment
-        replay, past = state.replay, pushed(state.past, state.params)
-        state = replace(state, replay=None, past=past)  # what is replayed must not be given away with the state
+        # What is replayed, and what a sampler may be reading just now, must not be given away with the state.
+        replay, past = state.replay, state.past
+        state = replace(state, replay=None, past=None)
         draw = generator(self.seed, Purpose.MIXTURE, step)
         state, metrics = self._learn(state, experience, step, draw)
         for age in experiment.replay.drawn(self.seed, step) if experiment.replay else ():
@@ -67,7 +68,7 @@ class Learning:
             state = replace(state, coefficients=self.adapt(state.coefficients, together, rows))
             one = jnp.float32(1.0)
             together |= {f"coefficient/{name}": Mean(value, one) for name, value in state.coefficients.items()}
-        return replace(state, replay=replay and (*replay[1:], experience)), together
+        return replace(state, replay=replay and (*replay[1:], experience), past=past), together
 
     def _learn(
         self, state: TrainState, experience: Experience, step: int, draw: np.random.Generator, replayed: bool = False
@@ -110,7 +111,7 @@ def compile_learning(
         critic,
         carries.critic_optimizer,
     )
-    in_update = replace(carries, replay=0, experience=None)
+    in_update = replace(carries, replay=0, experience=None, past=0)
     return Learning(
         experiment,
         seed,
@@ -125,9 +126,16 @@ def compile_learning(
     )
 
 
-def pushed(past: tuple[dict, ...] | None, params: dict) -> tuple[dict, ...] | None:
-    """The parameters of past steps with these, which the update is about to overwrite, and without the oldest."""
-    return past and (*past[1:], jax.tree.map(jnp.copy, params))
+def of_sampler(state: TrainState) -> dict:
+    """The parameters that sample next: the oldest that are remembered, or the present ones."""
+    return state.past[0] if state.past else state.params
+
+
+def remembered(state: TrainState) -> TrainState:
+    """Before a step's updates: the parameters that they will overwrite take the place of the oldest of the past."""
+    if state.past is None:
+        return state
+    return replace(state, past=(*state.past[1:], jax.tree.map(jnp.copy, state.params)))
 
 
 def of_all_updates(metrics: Sequence[Metrics]) -> Metrics:

@@ -15,16 +15,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rl_llm.actor import Actor
+from rl_llm.actor import Actor, open_actor
 from rl_llm.collect import Collector
 from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
-from rl_llm.learning import compile_learning
+from rl_llm.learning import compile_learning, of_sampler, remembered
 from rl_llm.noise import Purpose, key
 from rl_llm.observe import describe_rollout, in_brief, training_samples
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
-from rl_llm.rewards.grader import Grader
 from rl_llm.run import Run, carried, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
@@ -56,13 +55,10 @@ def train(
     GateError when the warm start did not teach the base skill, Preempted after a SIGTERM (the state is saved:
     resume).
     """
-    grading, K, T = experiment.grading, experiment.responses_per_prompt, experiment.sampling.max_tokens
     with (
         open_run(experiment, seed, folder, started, mesh) as (run, state),
-        Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader,
+        open_actor(experiment, mesh) as actor,
     ):
-        actor = Actor(experiment, mesh, compile_sampler(experiment.model, mesh, K, T), grader)
-
         state = warm_start(run, state, problems["train"], mesh, others.start)
         if "before" not in run.progress:
             check_skill(run, actor, state.params, problems["validation"])
@@ -97,10 +93,10 @@ def reinforce(
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
         for step in range(first, experiment.steps):
             start = time.perf_counter()
-            samplers = (*(state.past or ()), state.params)  # of this step, the next one, ...
-            collected = collector.finish(begun or collector.begin(step, samplers[0]))
+            collected = collector.finish(begun or collector.begin(step, of_sampler(state)))
+            state = remembered(state)
             ahead = experiment.staleness > 0 and step + 1 < experiment.steps
-            begun = collector.begin(step + 1, samplers[1]) if ahead else None
+            begun = collector.begin(step + 1, of_sampler(state)) if ahead else None  # sampled during the update
 
             update_start = time.perf_counter()
             state, metrics = jax.block_until_ready(learning.step(state, collected.experience, step))

@@ -7,15 +7,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from rl_llm.actor import Actor
+from rl_llm.actor import open_actor
 from rl_llm.evaluation.evaluate import evaluate
 from rl_llm.evaluation.samples import SamplesFile
 from rl_llm.experiment import Experiment
 from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.recorded import newest_state
-from rl_llm.rewards.grader import Grader
-from rl_llm.sampler import Sampling, compile_sampler
+from rl_llm.sampler import Sampling
 
 
 def evaluate_checkpoint(
@@ -35,10 +34,7 @@ def evaluate_checkpoint(
     Raises CheckpointError when the folder has no good checkpoint.
     """
     restored = newest_state(experiment, folder, mesh)
-    grading, K = experiment.grading, experiment.responses_per_prompt
-    sample = compile_sampler(experiment.model, mesh, K, sampling.max_tokens)
-    with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
-        actor = Actor(experiment, mesh, sample, grader)
+    with open_actor(experiment, mesh) as actor:
         params = restored.state.params
         with SamplesFile(actor, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None
@@ -46,7 +42,7 @@ def evaluate_checkpoint(
     return {
         "step": restored.step,
         "problems": len(problems),
-        "responses_per_prompt": K,
+        "responses_per_prompt": experiment.responses_per_prompt,
         "temperature": sampling.temperature,
         "accuracy": outcome.accuracy,
         "pass_at_k": {str(k): value for k, value in outcome.pass_at_k.items()},

@@ -3,17 +3,18 @@ pool and the reading thread of one run.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import put_on_batch
+from rl_llm.mesh import one_cpu, put_on_batch
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
 from rl_llm.sampler import Sampler, Sampling, compile_sampler
@@ -46,22 +47,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class PendingAnswers:
-    """A rollout on its way: being sampled by the device, then read by the actor's thread, which hands its `texts` to
-    the graders.
+    """A rollout on its way: being sampled by the device, then read by the actor's thread, which hands its texts to the
+    graders.
     """
 
-    rollout: Rollout
-    texts: Future[tuple[list[str], PendingGrades]]
+    read: Future[tuple[Rollout, list[str], PendingGrades]]
     dispatch_seconds: float
 
     def result(self) -> Answers:
         """Wait for the rollout and its grades. What went wrong with either is raised here."""
         start = time.perf_counter()
-        responses, pending = self.texts.result()
+        rollout, responses, pending = self.read.result()
         read = time.perf_counter()
         grades = pending.result()
         waited = self.dispatch_seconds + read - start
-        return Answers(self.rollout, responses, grades, waited, time.perf_counter() - read)
+        return Answers(rollout, responses, grades, waited, time.perf_counter() - read)
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,21 @@ class Actor:
         start = time.perf_counter()
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
         prompts = put_on_batch(self.mesh, encode_prompts(tokenizer, problems, width, prefix))
-        rollout = self.sample(params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
-        texts = self.reader.submit(self._read, rollout, problems, prefix)
-        return PendingAnswers(rollout, texts, time.perf_counter() - start)
+        dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
+        if not one_cpu(self.mesh):
+            rollout = dispatch()
+            dispatch = partial(lambda rollout: rollout, rollout)
+        read = self.reader.submit(self._read, dispatch, problems, prefix)
+        return PendingAnswers(read, time.perf_counter() - start)
 
-    def _read(self, rollout: Rollout, problems: Sequence[Problem], prefix: str) -> tuple[list[str], PendingGrades]:
-        """Wait for a rollout: its responses, and their grades under way. Dispatches nothing: on many devices programs
-        must be dispatched everywhere in one order, which is that of the main thread.
-        """
+    def _read(
+        self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str
+    ) -> tuple[Rollout, list[str], PendingGrades]:
+        """Wait for a rollout: it, its responses, and their grades under way."""
+        rollout = sampled()
         responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, rollout)]
         asked = [problem for problem in problems for _ in range(self.experiment.responses_per_prompt)]
-        return responses, self.grader.submit(asked, responses)
+        return rollout, responses, self.grader.submit(asked, responses)
 
     def answer(
         self, params: dict, problems: Sequence[Problem], key: jax.Array, sampling: Sampling, prefix: str = ""

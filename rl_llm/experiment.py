@@ -83,8 +83,8 @@ class Checkpointing:
 class Experiment:
     """One RL run. `micro_batches` cuts an update's rows to fit memory and changes nothing else; `updates_per_rollout`
     are optimizer updates on disjoint shares of a rollout's prompts. With `staleness` s the sampler has the parameters
-    of s steps before, as if it ran that much ahead of the learner, and a rollout is graded while the one before it is
-    learned from; `reference` is what a KL divergence is measured from. `start` is the folder of a run whose policy this
+    of s steps before, as if it ran that much ahead of the learner, and a rollout is sampled and graded while the one
+    before it is learned from; `reference` is what a KL divergence is measured from. `start` is the folder of a run whose policy this
     one begins with. Raises ValueError for sizes that do not divide and knobs that cannot act.
     """
 

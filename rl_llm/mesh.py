@@ -101,6 +101,16 @@ def put_on_batch(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, over_batch(mesh))
 
 
+def one_cpu(mesh: Mesh) -> bool:
+    """Whether programs on the mesh may be dispatched by another thread than the main one, and should be where they are
+    to run beside others: XLA runs what a thread dispatches to CPU devices one after the other.
+
+    Elsewhere they should not. Devices that speak to each other must be given their programs in one order, which is that
+    of the main thread; an accelerator has a queue of its own, whoever fills it.
+    """
+    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """XLA options for the mesh's platform.
 

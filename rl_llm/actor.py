@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import one_cpu, put_on_batch
+from rl_llm.mesh import Meshes, one_cpu, over_batch, put_on_batch, weight_shardings
+from rl_llm.model import ModelConfig, weight_table
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
-from rl_llm.sampler import Sampler, Sampling, compile_sampler
+from rl_llm.sampler import Sampler, Sampling, SamplingValues, compile_sampler
 from rl_llm.text import decode_responses, encode_prompts
-from rl_llm.types import Rollout
+from rl_llm.types import Prompts, Rollout
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,22 @@ class PendingAnswers:
 @dataclass(frozen=True)
 class Actor:
     """What it takes to answer `experiment.prompts_per_step` problems at a time, K responses each. Made by
-    `open_actor`.
+    `open_actor`. Rollouts come on the learner's mesh, wherever they were sampled; `weights` are the shardings of what
+    samples.
     """
 
     experiment: Experiment
-    mesh: Mesh
+    meshes: Meshes
     sample: Sampler
+    weights: dict
     grader: Grader
     reader: ThreadPoolExecutor
+
+    def placed(self, params: dict) -> dict:
+        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved there by one
+        transfer.
+        """
+        return jax.device_put(params, self.weights) if self.meshes.apart else params
 
     def ask(
         self,
@@ -87,14 +96,14 @@ class Actor:
     ) -> PendingAnswers:
         """Begin to sample, and return at once: the device samples while other programs are dispatched, a thread reads
         the rollout and has it graded. Responses are made to begin with `prefix`, which is graded as a part of them, and
-        are cut after `limit` tokens. `params` must not be given away (donated) before the result is there: that would
-        wait for it.
+        are cut after `limit` tokens. `params` are `placed`, and must not be given away (donated) before the result is
+        there: that would wait for it.
         """
         start = time.perf_counter()
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
-        prompts = put_on_batch(self.mesh, encode_prompts(tokenizer, problems, width, prefix))
+        prompts = encode_prompts(tokenizer, problems, width, prefix)
         dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
-        if not one_cpu(self.mesh):
+        if not one_cpu(self.meshes.sampler):
             rollout = dispatch()
             dispatch = partial(lambda rollout: rollout, rollout)
         read = self.reader.submit(self._read, dispatch, problems, prefix)
@@ -105,6 +114,8 @@ class Actor:
     ) -> tuple[Rollout, list[str], PendingGrades]:
         """Wait for a rollout: it, its responses, and their grades under way."""
         rollout = sampled()
+        if self.meshes.apart:
+            rollout = put_on_batch(self.meshes.learner, rollout)
         responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, rollout)]
         asked = [problem for problem in problems for _ in range(self.experiment.responses_per_prompt)]
         return rollout, responses, self.grader.submit(asked, responses)
@@ -117,14 +128,34 @@ class Actor:
 
 
 @contextmanager
-def open_actor(experiment: Experiment, mesh: Mesh) -> Iterator[Actor]:
+def open_actor(experiment: Experiment, meshes: Meshes) -> Iterator[Actor]:
     """An experiment's actor; its grading processes and its thread end with the `with` block, which waits for a rollout
     that is under way.
     """
-    grading, K = experiment.grading, experiment.responses_per_prompt
-    sample = compile_sampler(experiment.model, mesh, K, experiment.sampling.max_tokens)
+    grading = experiment.grading
     with (
         Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader,
         ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
     ):
-        yield Actor(experiment, mesh, sample, grader, reader)
+        sample, weights = compile_policy(experiment.model, experiment, meshes)
+        yield Actor(experiment, meshes, sample, weights, grader, reader)
+
+
+def compile_policy(model: ModelConfig, experiment: Experiment, meshes: Meshes) -> tuple[Sampler, dict]:
+    """The sampler of an experiment for a model, given prompts on the host, and the shardings of the model's weights. It
+    samples `sampling_batches` parts of the prompts one after the other: only one of them has its caches in memory.
+    """
+    mesh, batches = meshes.sampler, experiment.sampling_batches
+    sample = compile_sampler(model, mesh, experiment.responses_per_prompt, experiment.sampling.max_tokens)
+
+    def join(*parts: Rollout) -> Rollout:
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+
+    joined = jax.jit(join, out_shardings=over_batch(mesh))
+
+    def in_batches(params: dict, prompts: Prompts, key: jax.Array, values: SamplingValues) -> Rollout:
+        parts = [jax.tree.map(lambda rows, i=i: np.split(rows, batches)[i], prompts) for i in range(batches)]
+        rollouts = [sample(params, put_on_batch(mesh, part), key, values) for part in parts]
+        return rollouts[0] if batches == 1 else joined(*rollouts)
+
+    return in_batches, weight_shardings(mesh, weight_table(model))

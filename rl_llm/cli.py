@@ -153,7 +153,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from rl_llm.runs.ledger import LedgerError
 
     try:
-        mesh, problems, others = prepare(experiment, arguments.seed)
+        meshes, problems, others = prepare(experiment, arguments.seed)
         identity = fingerprint_of(problems, others)
         record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, others.origins)
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
@@ -166,7 +166,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     with folder:
         try:
-            summary = train(experiment, arguments.seed, mesh, problems, others, folder, STARTED)
+            summary = train(experiment, arguments.seed, meshes, problems, others, folder, STARTED)
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)
@@ -221,7 +221,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--samples {arguments.samples}: there is no folder {arguments.samples.parent}")
 
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
-    from rl_llm.mesh import make_mesh
+    from rl_llm.mesh import make_meshes
     from rl_llm.prepare import problems_of_split
     from rl_llm.recorded import RecordError, recorded_experiment
     from rl_llm.rewards.grader import GradingError
@@ -241,12 +241,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             sampling = sampling.at(arguments.temperature)
         count = arguments.problems or experiment.evaluation.problems
         problems = problems_of_split(experiment, arguments.split, count, seed)
-        mesh = make_mesh(experiment.mesh)
+        meshes = make_meshes(experiment.mesh, experiment.sampler_mesh)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     try:
         outcome = evaluate_checkpoint(
-            experiment, seed, arguments.folder, mesh, problems, sampling, arguments.samples, arguments.logits
+            experiment, seed, arguments.folder, meshes, problems, sampling, arguments.samples, arguments.logits
         )
     except (CheckpointError, GradingError) as error:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)

@@ -75,6 +75,7 @@ class Collector:
             return Begun(step, actor, params, problems, cursor, None)
         if self.teacher is not None and not self._on_policy(step):
             actor, params = self.teacher
+        params = actor.placed(params)
         return Begun(step, actor, params, problems, cursor, self._ask(step, actor, params, problems))
 
     def finish(self, begun: Begun) -> Collected:
@@ -199,7 +200,9 @@ class Collector:
         return values
 
     def _experience(self, answers: Answers, fields: dict[str, Any]) -> Experience:
-        experience: Experience = put_on_batch(self.actor.mesh, Experience(answers.rollout, answers.rewards, fields))
+        experience: Experience = put_on_batch(
+            self.actor.meshes.learner, Experience(answers.rollout, answers.rewards, fields)
+        )
         return experience
 
 

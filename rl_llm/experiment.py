@@ -81,11 +81,12 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One RL run. `micro_batches` cuts an update's rows to fit memory and changes nothing else; `updates_per_rollout`
-    are optimizer updates on disjoint shares of a rollout's prompts. With `staleness` s the sampler has the parameters
-    of s steps before, as if it ran that much ahead of the learner, and a rollout is sampled and graded while the one
-    before it is learned from; `reference` is what a KL divergence is measured from. `start` is the folder of a run whose policy this
-    one begins with. Raises ValueError for sizes that do not divide and knobs that cannot act.
+    """One RL run. `micro_batches` cuts an update's rows, and `sampling_batches` a rollout's prompts, to fit memory, and
+    change nothing else; `updates_per_rollout` are optimizer updates on disjoint shares of a rollout's prompts. With
+    `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the learner, and a
+    rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by devices of its own,
+    those that follow the learner's. `reference` is what a KL divergence is measured from. `start` is the folder of a
+    run whose policy this one begins with. Raises ValueError for sizes that do not divide and knobs that cannot act.
     """
 
     task: Task
@@ -99,6 +100,7 @@ class Experiment:
     responses_per_prompt: int
     updates_per_rollout: int = 1
     micro_batches: int = 1
+    sampling_batches: int = 1
     staleness: int = 0
     replay: Replay | None = None
     dynamic_sampling: DynamicSampling | None = None
@@ -118,6 +120,7 @@ class Experiment:
     grading: Grading = field(default_factory=Grading, metadata={"fingerprint": False})
     checkpointing: Checkpointing = field(default_factory=Checkpointing, metadata={"fingerprint": False})
     mesh: MeshShape = field(default_factory=MeshShape, metadata={"fingerprint": False})
+    sampler_mesh: MeshShape | None = field(default=None, metadata={"fingerprint": False})
 
     @property
     def warm_steps(self) -> int:
@@ -142,7 +145,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
-        at_least(self, 1, "max_prompt_tokens")
+        at_least(self, 1, "max_prompt_tokens", "sampling_batches")
         at_least(self, 0, "staleness")
         if self.pretraining_steps > self.steps:
             raise ValueError(f"critic.pretraining_steps={self.pretraining_steps} are more than steps={self.steps}")
@@ -161,6 +164,11 @@ class Experiment:
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} must be a multiple of updates_per_rollout * micro_batches = "
                 f"{self.updates_per_rollout} * {self.micro_batches}: updates and micro-batches take whole prompts"
+            )
+        if self.prompts_per_step % self.sampling_batches:
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} must be a multiple of sampling_batches="
+                f"{self.sampling_batches}: one program samples all parts of a rollout"
             )
         if self.train_problems < self.prompts_per_step:
             raise ValueError(

@@ -39,6 +39,12 @@ class MeshShape:
         if sum(size == -1 for size in sizes) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise ValueError(f"MeshShape sizes must be at least 1, one of them may be -1; got {sizes}")
 
+    @property
+    def fixed(self) -> int | None:
+        """How many devices it takes, where it says so."""
+        sizes = (self.data, self.fsdp, self.tensor)
+        return None if -1 in sizes else int(np.prod(sizes))
+
 
 def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh of AXES over `devices` (default: all). Raises ValueError unless the sizes multiply to their number."""
@@ -53,6 +59,39 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None =
             f"there are {len(devices)}"
         )
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+@dataclass(frozen=True)
+class Meshes:
+    """Where the learner works, and where the sampler does: on the same mesh, or on devices of its own."""
+
+    learner: Mesh
+    sampler: Mesh
+
+    @property
+    def apart(self) -> bool:
+        return self.sampler is not self.learner
+
+
+def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax.Device] | None = None) -> Meshes:
+    """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones
+    learn and the following ones sample, and one of the shapes may leave a size open. Raises ValueError unless they
+    make up all devices.
+    """
+    if sampler is None:
+        return Meshes(mesh := make_mesh(learner, devices), mesh)
+    devices = jax.devices() if devices is None else devices
+    learning, sampling = learner.fixed, sampler.fixed
+    if learning is None and sampling is None:
+        raise ValueError(f"mesh={learner} and sampler_mesh={sampler} both take the devices that are left: fix one")
+    learning = len(devices) - sampling if learning is None else learning  # type: ignore[operator]
+    sampling = len(devices) - learning if sampling is None else sampling
+    if learning + sampling != len(devices) or min(learning, sampling) < 1:
+        raise ValueError(
+            f"mesh={learner} and sampler_mesh={sampler} need {learning} + {sampling} devices, at least one each; "
+            f"there are {len(devices)}"
+        )
+    return Meshes(make_mesh(learner, devices[:learning]), make_mesh(sampler, devices[learning:]))
 
 
 class Placeable(Protocol):

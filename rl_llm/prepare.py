@@ -4,8 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from jax.sharding import Mesh
-
 from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
@@ -18,15 +16,16 @@ from rl_llm.text import encode_prompts, encode_responses
 Problems = Mapping[str, Sequence[Problem]]  # of each split, and "stored": those with stored responses
 
 
-def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems, Others]:
-    """The mesh, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError for
-    what cannot work on this machine or with this task.
+def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems, Others]:
+    """The meshes, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError
+    for what cannot work on this machine or with this task.
     """
     experiment.tokenizer.check_vocabulary(experiment.model.vocabulary)
     experiment.sampling.values(experiment.tokenizer.stop_ids)  # there may be too many
-    mesh = meshes.make_mesh(experiment.mesh)
-    meshes.weight_shardings(mesh, weight_table(experiment.model))
-    _check_shares(experiment, meshes.data_parallel_size(mesh))
+    both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
+    for mesh in (both.learner, both.sampler):
+        meshes.weight_shardings(mesh, weight_table(experiment.model))
+    _check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
     problems: dict[str, Sequence[Problem]] = {
         split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()
     }
@@ -44,7 +43,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[Mesh, Problems, Others]:
         stored_answers(experiment, stored)
         problems["stored"] = stored
     _check_widths(experiment, problems, seed)
-    return mesh, problems, others_of(experiment, mesh)
+    return both, problems, others_of(experiment, both.learner)
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:
@@ -79,7 +78,13 @@ def fingerprint_of(problems: Problems, others: Others) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _check_shares(experiment: Experiment, ways: int) -> None:
+def _check_shares(experiment: Experiment, ways: int, sampling_ways: int) -> None:
+    part = experiment.prompts_per_step // experiment.sampling_batches
+    if part % sampling_ways:
+        raise ValueError(
+            f"{part} prompts sampled at once (prompts_per_step / sampling_batches) do not divide over {sampling_ways} "
+            "data-parallel devices"
+        )
     share = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
     if share % ways:
         raise ValueError(

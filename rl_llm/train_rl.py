@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from rl_llm.actor import Actor, open_actor
+from rl_llm.actor import Actor, compile_policy, open_actor
 from rl_llm.collect import Collector
 from rl_llm.evaluation import Outcome, evaluate
 from rl_llm.experiment import Experiment
 from rl_llm.learning import compile_learning, of_sampler, remembered
+from rl_llm.mesh import Meshes
 from rl_llm.noise import Purpose, key
 from rl_llm.observe import describe_rollout, in_brief, training_samples
 from rl_llm.problem import Problem
@@ -27,7 +27,6 @@ from rl_llm.recorded import Others
 from rl_llm.run import Run, carried, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
-from rl_llm.sampler import compile_sampler
 from rl_llm.scoring import scorer
 from rl_llm.state import init_state
 from rl_llm.train_sft import warm_start
@@ -43,7 +42,7 @@ class GateError(Exception):
 def train(
     experiment: Experiment,
     seed: int,
-    mesh: Mesh,
+    meshes: Meshes,
     problems: Mapping[str, Sequence[Problem]],
     others: Others,
     folder: RunFolder,
@@ -51,15 +50,15 @@ def train(
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from where it stands, and return its summary.
 
-    `mesh`, `problems` and `others` come from `prepare`; `started` is the monotonic time the program began at. Raises
+    `meshes`, `problems` and `others` come from `prepare`; `started` is the monotonic time the program began at. Raises
     GateError when the warm start did not teach the base skill, Preempted after a SIGTERM (the state is saved:
     resume).
     """
     with (
-        open_run(experiment, seed, folder, started, mesh) as (run, state),
-        open_actor(experiment, mesh) as actor,
+        open_run(experiment, seed, folder, started, meshes.learner) as (run, state),
+        open_actor(experiment, meshes) as actor,
     ):
-        state = warm_start(run, state, problems["train"], mesh, others.start)
+        state = warm_start(run, state, problems["train"], meshes.learner, others.start)
         if "before" not in run.progress:
             check_skill(run, actor, state.params, problems["validation"])
             run.progress["before"] = examine(run, actor, state.params, problems["held_out"], "before")
@@ -83,10 +82,11 @@ def reinforce(
     config, K = experiment.model, experiment.responses_per_prompt
     optimizer, rate = experiment.optimizer.build(updates()), experiment.optimizer.rate(updates())
     collector = collector_of(run, actor, others, problems)
-    learning = compile_learning(experiment, run.seed, actor.mesh, others, problems["train"])
+    mesh = actor.meshes.learner
+    learning = compile_learning(experiment, run.seed, mesh, others, problems["train"])
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
-        state = init_state(config, optimizer, actor.mesh, state.params, carried(experiment))
+        state = init_state(config, optimizer, mesh, state.params, carried(experiment))
         run.progress["reinforcing"] = True
 
     begun = None
@@ -130,10 +130,11 @@ def collector_of(run: Run, actor: Actor, others: Others, problems: Mapping[str, 
     teacher, score = None, None
     if others.teacher is not None:
         model, params = others.teacher[0].model, others.teacher[1]
-        K, T = actor.experiment.responses_per_prompt, actor.experiment.sampling.max_tokens
-        teacher = replace(actor, sample=compile_sampler(model, actor.mesh, K, T)), params
+        sample, weights = compile_policy(model, actor.experiment, actor.meshes)
+        answering = replace(actor, sample=sample, weights=weights)
+        teacher = answering, answering.placed(params)
     if others.reward_model is not None:
-        score = scorer(others.reward_model, actor.mesh)
+        score = scorer(others.reward_model, actor.meshes.learner)
     return Collector(run, actor, problems.get("stored", problems["train"]), teacher, score)
 
 

@@ -12,6 +12,7 @@ from rl_llm.mesh import (
     MeshShape,
     data_parallel_size,
     make_mesh,
+    make_meshes,
     over_batch,
     put_on_batch,
     replicated,
@@ -67,6 +68,37 @@ def test_sizes_that_mean_nothing_are_refused(sizes: tuple[int, int, int]):
 def test_sizes_that_do_not_make_up_the_devices_are_refused(shape: MeshShape, product: str):
     with pytest.raises(ValueError, match=f"{product} .*there are 8"):
         make_mesh(shape)
+
+
+@pytest.mark.parametrize(
+    ("learner", "sampler", "learning"),
+    [(MeshShape(2, 2), MeshShape(1, tensor=4), 4), (MeshShape(), MeshShape(2), 6), (MeshShape(5), MeshShape(), 5)],
+)
+def test_the_first_devices_learn_and_the_others_sample(learner: MeshShape, sampler: MeshShape, learning: int):
+    meshes = make_meshes(learner, sampler)
+    assert meshes.apart
+    assert list(meshes.learner.devices.flat) == jax.devices()[:learning]
+    assert list(meshes.sampler.devices.flat) == jax.devices()[learning:]
+
+
+def test_without_a_mesh_of_its_own_the_sampler_has_the_learners():
+    meshes = make_meshes(MeshShape(2, 2, 2), None)
+    assert meshes.sampler is meshes.learner
+    assert not meshes.apart
+
+
+@pytest.mark.parametrize(
+    ("learner", "sampler", "message"),
+    [
+        (MeshShape(), MeshShape(), "both take the devices that are left"),
+        (MeshShape(8), MeshShape(1), r"need 8 \+ 1 devices.*there are 8"),
+        (MeshShape(), MeshShape(8), r"need 0 \+ 8 devices"),
+        (MeshShape(-1, 3), MeshShape(4), "1 x 3 x 1 needs that many devices; there are 4"),
+    ],
+)
+def test_meshes_that_do_not_make_up_the_devices_are_refused(learner: MeshShape, sampler: MeshShape, message: str):
+    with pytest.raises(ValueError, match=message):
+        make_meshes(learner, sampler)
 
 
 def test_logical_axes_of_weights_become_mesh_axes():

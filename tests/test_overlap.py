@@ -17,7 +17,7 @@ from rl_llm.collect import Collector
 from rl_llm.curriculum import DynamicSampling
 from rl_llm.experiment import Experiment
 from rl_llm.learning import compile_learning, of_sampler, remembered
-from rl_llm.mesh import make_mesh, replicated
+from rl_llm.mesh import Meshes, make_mesh, replicated
 from rl_llm.recorded import Others
 from rl_llm.run import Run, carried, open_run
 from rl_llm.runs.folder import RunFolder
@@ -78,7 +78,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 @pytest.fixture
 def actor() -> Iterator[Actor]:
-    with open_actor(STALE, MESH) as actor:
+    with open_actor(STALE, Meshes(MESH, MESH)) as actor:
         yield actor
 
 

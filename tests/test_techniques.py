@@ -67,8 +67,8 @@ class NoDemonstrations(ModularSum):
     demonstrate = property()  # type: ignore[assignment]
 
 
-def train(folder: Path, name: str, *arguments: str) -> Finished:
-    code, stdout, stderr = rl_llm("train", f"{FILE}:{name}", "--out", folder, *arguments)
+def train(folder: Path, name: str, *arguments: str, **environment: str) -> Finished:
+    code, stdout, stderr = rl_llm("train", f"{FILE}:{name}", "--out", folder, *arguments, **environment)
     assert code == 0, stderr
     return Finished(folder, stdout, stderr)
 

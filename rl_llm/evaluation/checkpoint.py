@@ -5,12 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from rl_llm.actor import open_actor
 from rl_llm.evaluation.evaluate import evaluate
 from rl_llm.evaluation.samples import SamplesFile
 from rl_llm.experiment import Experiment
+from rl_llm.mesh import Meshes
 from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.recorded import newest_state
@@ -21,7 +20,7 @@ def evaluate_checkpoint(
     experiment: Experiment,
     seed: int,
     folder: Path,
-    mesh: Mesh,
+    meshes: Meshes,
     problems: Sequence[Problem],
     sampling: Sampling,
     samples: Path | None = None,
@@ -33,8 +32,8 @@ def evaluate_checkpoint(
 
     Raises CheckpointError when the folder has no good checkpoint.
     """
-    restored = newest_state(experiment, folder, mesh)
-    with open_actor(experiment, mesh) as actor:
+    restored = newest_state(experiment, folder, meshes.learner)
+    with open_actor(experiment, meshes) as actor:
         params = restored.state.params
         with SamplesFile(actor, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None

@@ -44,6 +44,7 @@ def evaluate(
     N, K = actor.experiment.prompts_per_step, actor.experiment.responses_per_prompt
     if not problems:
         raise ValueError("nothing to evaluate on: the list of problems is empty")
+    params = actor.placed(params)
     accuracies, lengths, cut, samples, grades = [], [], [], [], []
     for start in range(0, len(problems), N):
         part = list(problems[start : start + N])

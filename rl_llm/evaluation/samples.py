@@ -30,7 +30,7 @@ class SamplesFile:
         def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
             return likeliest(experiment.model, params, rollout.prompts, rollout.tokens, temperature, logits)
 
-        self._likeliest = compile_over_rows(at_each_place, experiment.model, actor.mesh)
+        self._likeliest = compile_over_rows(at_each_place, experiment.model, actor.meshes.learner)
 
     def __enter__(self) -> Self:
         self._file = self._unfinished.open("wb")

@@ -27,6 +27,7 @@ from rl_llm.algorithms import (
 )
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
+from rl_llm.mesh import MeshShape
 from rl_llm.optimizer import AdamW
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 from tests.data import tiny
@@ -49,6 +50,8 @@ everything = replace(
     curriculum=Curriculum(drop_solved=0.75),
 )
 critic = replace(base, algorithm=algorithms.PPO, critic=replace(CRITIC, pretraining_steps=1), staleness=1)
+# The sampler on four devices of its own, which follow the learner's four.
+apart = replace(critic, mesh=MeshShape(4), sampler_mesh=MeshShape(2, fsdp=2))
 shared_critic = replace(critic, critic=Critic(AdamW(1e-2), shared=True, coefficient=0.5, pretraining_steps=1))
 
 remax = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=ReMax()))

@@ -1,0 +1,60 @@
+"""A sampler on devices of its own, or given a rollout's prompts in parts: the run is the same up to rounding."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_techniques import WARM_STEPS, train
+
+from rl_llm.actor import compile_policy
+from rl_llm.config import fingerprint, load_experiment
+from rl_llm.mesh import MeshShape, make_meshes
+from rl_llm.model import init
+from rl_llm.text import encode_prompts
+from tests.data.tiny import base
+
+EXACT = ("tokens/generated", "reward/mean", "response/length", "response/truncated", "flops/generate")
+
+
+@pytest.mark.parametrize("staleness", ["1", pytest.param("0", marks=pytest.mark.slow)])
+def test_a_sampler_on_its_own_mesh_samples_the_same(staleness: str, tmp_path: Path):
+    """A step behind they work side by side, else they take turns. The parameters travel, and so do the rollouts."""
+    behind = ("--set", f"staleness={staleness}")
+    shared = train(tmp_path / "shared", "critic", *behind, "--set", "mesh.data=4", JAX_NUM_CPU_DEVICES="4")
+    apart = train(tmp_path / "apart", "apart", *behind, JAX_NUM_CPU_DEVICES="8")
+    for one, other in zip(shared.metrics[WARM_STEPS:], apart.metrics[WARM_STEPS:], strict=True):
+        assert {name: one[name] for name in EXACT} == {name: other[name] for name in EXACT}
+        for name in ("loss", "critic/error", "critic/gradient_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+
+
+def test_prompts_sampled_in_parts_get_the_same_responses():
+    meshes = make_meshes(MeshShape(2), None, jax.devices()[:2])
+    params = init(base.model, jax.random.key(0))
+    problems = base.task.problems("train", base.prompts_per_step, 0)
+    prompts = encode_prompts(base.tokenizer, problems, base.max_prompt_tokens)
+    values = base.sampling.values((base.tokenizer.end_id,))
+    whole, parts = (
+        compile_policy(base.model, replace(base, sampling_batches=n), meshes)[0](
+            params, prompts, jax.random.key(1), values
+        )
+        for n in (1, 4)
+    )
+    np.testing.assert_array_equal(whole.tokens, parts.tokens)
+    np.testing.assert_allclose(whole.logp, parts.logp, rtol=1e-5, atol=1e-6)
+    assert parts.tokens.sharding == whole.tokens.sharding
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"), [(0, "at least 1, not 0"), (3, "must be a multiple of sampling_batches=3")]
+)
+def test_parts_that_do_not_divide_are_refused(batches: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(base, sampling_batches=batches)
+
+
+def test_hardware_is_no_part_of_the_fingerprint():
+    apart = load_experiment("tests/data/techniques.py:apart")[1]
+    assert fingerprint(apart) == fingerprint(replace(apart, mesh=MeshShape(), sampler_mesh=None))

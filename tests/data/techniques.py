@@ -51,7 +51,8 @@ everything = replace(
 )
 critic = replace(base, algorithm=algorithms.PPO, critic=replace(CRITIC, pretraining_steps=1), staleness=1)
 # The sampler on four devices of its own, which follow the learner's four.
-apart = replace(critic, mesh=MeshShape(4), sampler_mesh=MeshShape(2, fsdp=2))
+apart = replace(base, staleness=1, mesh=MeshShape(4), sampler_mesh=MeshShape(2, fsdp=2))
+together = replace(apart, sampler_mesh=None)
 shared_critic = replace(critic, critic=Critic(AdamW(1e-2), shared=True, coefficient=0.5, pretraining_steps=1))
 
 remax = replace(base, algorithm=replace(algorithms.LITE_PPO, advantage=ReMax()))

@@ -4,15 +4,16 @@ pool and the reading thread of one run.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rl_llm import hosts
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import Meshes, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
@@ -48,21 +49,46 @@ class Answers:
 
 @dataclass(frozen=True)
 class PendingAnswers:
-    """A rollout on its way: being sampled by the device, then read by the actor's thread, which hands its texts to the
-    graders.
+    """A rollout on its way: being sampled by the devices, then read by the actor's thread, which hands the texts of the
+    rows that this process answers for to the graders.
     """
 
-    read: Future[tuple[Rollout, list[str], PendingGrades]]
+    read: Future["Read"]
     dispatch_seconds: float
 
     def result(self) -> Answers:
-        """Wait for the rollout and its grades. What went wrong with either is raised here."""
+        """Wait for the rollout and the grades of all its rows. What went wrong with either, in any process, is raised
+        here.
+        """
         start = time.perf_counter()
-        rollout, responses, pending = self.read.result()
-        read = time.perf_counter()
-        grades = pending.result()
-        waited = self.dispatch_seconds + read - start
-        return Answers(rollout, responses, grades, waited, time.perf_counter() - read)
+        wait([self.read])
+        sampled = time.perf_counter()
+
+        def graded() -> tuple[np.ndarray, list[str], list[Grade]]:
+            read = self.read.result()
+            return read.rows, read.responses, read.grades.result()
+
+        parts = hosts.together(graded)
+        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+        responses = [response for _, found, _ in parts for response in found]
+        grades = [grade for _, _, found in parts for grade in found]
+        return Answers(
+            self.read.result().rollout,
+            [responses[i] for i in order],
+            [grades[i] for i in order],
+            self.dispatch_seconds + sampled - start,
+            time.perf_counter() - sampled,
+        )
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the thread makes of a rollout: the rows of this process as texts, being graded."""
+
+    rollout: Rollout
+    rows: np.ndarray
+    responses: list[str]
+    grades: PendingGrades
 
 
 @dataclass(frozen=True)
@@ -109,16 +135,16 @@ class Actor:
         read = self.reader.submit(self._read, dispatch, problems, prefix)
         return PendingAnswers(read, time.perf_counter() - start)
 
-    def _read(
-        self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str
-    ) -> tuple[Rollout, list[str], PendingGrades]:
-        """Wait for a rollout: it, its responses, and their grades under way."""
+    def _read(self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str) -> Read:
+        """Wait for a rollout, and begin to grade it."""
         rollout = sampled()
         if self.meshes.apart:
             rollout = put_on_batch(self.meshes.learner, rollout)
-        responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, rollout)]
-        asked = [problem for problem in problems for _ in range(self.experiment.responses_per_prompt)]
-        return rollout, responses, self.grader.submit(asked, responses)
+        (rows, tokens), (_, mask) = hosts.own_rows(rollout.tokens), hosts.own_rows(rollout.mask)
+        own = replace(rollout, tokens=tokens, mask=mask)
+        responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, own)]
+        asked = [problems[row // self.experiment.responses_per_prompt] for row in rows]
+        return Read(rollout, rows, responses, self.grader.submit(asked, responses))
 
     def answer(
         self, params: dict, problems: Sequence[Problem], key: jax.Array, sampling: Sampling, prefix: str = ""

@@ -142,10 +142,15 @@ def _train(arguments: argparse.Namespace) -> int:
     The run folder gets experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
     report.html.
     """
+    from rl_llm import hosts
     from rl_llm.prepare import fingerprint_of, prepare
     from rl_llm.run import experiment_record, open_folder
 
     name, experiment = _load(arguments.experiment, arguments.overrides)
+    try:
+        hosts.join()
+    except hosts.HostsError as error:
+        raise UsageError(str(error)) from error
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
     from rl_llm.recorded import RecordError
     from rl_llm.runs.checkpoint import CheckpointError
@@ -170,15 +175,17 @@ def _train(arguments: argparse.Namespace) -> int:
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)
-            print(f"{stop}; go on with:\n  {again}", file=sys.stderr)
+            if hosts.writes():
+                print(f"{stop}; go on with:\n  {again}", file=sys.stderr)
             return PREEMPTED
         except RunFolderError as error:
             raise UsageError(str(error)) from error
         except (GateError, GradingError, CheckpointError) as error:
             print(f"rl-llm train: {error}", file=sys.stderr)
             return FAILED
-    _print_summary(summary)
-    print(f"run folder  {out}\nreport      {summary['report']}")
+    if hosts.writes():
+        _print_summary(summary)
+        print(f"run folder  {out}\nreport      {summary['report']}")
     return DONE
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rl_llm import hosts
 from rl_llm.actor import Actor, Answers, PendingAnswers
 from rl_llm.algorithms import apply_filters
 from rl_llm.curriculum import Cursor, TooFewProblems, next_prompts
@@ -172,7 +173,7 @@ class Collector:
 
     def _informative(self, answers: Answers) -> np.ndarray:
         """bool[N]: whether the filters keep any response of a group."""
-        batch = first_batch(answers.rollout, jnp.asarray(answers.rewards))
+        batch = first_batch(hosts.to_host(answers.rollout), jnp.asarray(answers.rewards))
         kept = apply_filters(self.run.experiment.algorithm.filters, batch).kept
         of_groups = np.asarray(kept).reshape(-1, self.run.experiment.responses_per_prompt)
         return np.any(of_groups, axis=1, keepdims=False)
@@ -186,7 +187,7 @@ class Collector:
         answers = self._graded(
             begun.actor.ask(begun.params, problems, noise_key, sampling, limit=self._limit(begun.step))
         )
-        tokens = np.asarray(answers.rollout.mask).sum() / self.run.experiment.responses_per_prompt
+        tokens = hosts.to_host(answers.rollout.mask).sum() / self.run.experiment.responses_per_prompt
         return answers.rewards, int(tokens)
 
     def _curriculum_values(self, step: int) -> dict[str, float]:
@@ -216,7 +217,7 @@ def with_score(grade: Grade, score: float, model: RewardModel) -> Grade:
 
 def joined(first: Answers, second: Answers) -> Answers:
     """Two rollouts as one, on the host."""
-    rollout = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get((first.rollout, second.rollout)))
+    rollout = jax.tree.map(lambda *parts: np.concatenate(parts), *hosts.to_host((first.rollout, second.rollout)))
     return Answers(
         rollout,
         first.responses + second.responses,
@@ -231,7 +232,7 @@ def picked(answers: Answers, groups: np.ndarray, responses_per_prompt: int) -> A
     if len(groups) * responses_per_prompt == len(answers.grades) and (np.diff(groups) > 0).all():
         return answers
     rows = (groups[:, None] * responses_per_prompt + np.arange(responses_per_prompt)).reshape(-1)
-    rollout = jax.device_get(answers.rollout)
+    rollout = hosts.to_host(answers.rollout)
     prompts = jax.tree.map(lambda x: x[groups], rollout.prompts)
     of_rows = jax.tree.map(lambda x: x[rows], replace(rollout, prompts=None))
     return replace(

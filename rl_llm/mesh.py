@@ -136,8 +136,20 @@ def data_parallel_size(mesh: Mesh) -> int:
 
 
 def put_on_batch(mesh: Mesh, tree: Any) -> Any:
-    """Host arrays -> device arrays with the leading axis spread over the data-parallel devices."""
-    return jax.device_put(tree, over_batch(mesh))
+    """Arrays on the host (the same in every process) or on devices -> on the mesh, with the leading axis spread over
+    the data-parallel devices.
+    """
+    rows = over_batch(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, rows)
+
+    def put(array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and not array.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=rows)(array)
+        on_host = np.asarray(array)
+        return jax.make_array_from_callback(on_host.shape, rows, lambda index: on_host[index])
+
+    return jax.tree.map(put, tree)
 
 
 def one_cpu(mesh: Mesh) -> bool:

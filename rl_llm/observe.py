@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import jax
-
+from rl_llm import hosts
 from rl_llm.actor import Answers
 from rl_llm.model import ModelConfig, forward_flops
 from rl_llm.problem import Problem
@@ -25,7 +24,7 @@ def describe_rollout(
     do not count.
     """
     rollout = answers.rollout
-    mask, truncated = jax.device_get((rollout.mask, rollout.truncated))
+    mask, truncated = hosts.to_host((rollout.mask, rollout.truncated))
     lengths, right = mask.sum(axis=1), answers.accuracies >= 1.0
     groups = answers.rewards.reshape(-1, responses_per_prompt)
     centered = groups - groups.mean(axis=1, keepdims=True)
@@ -50,7 +49,7 @@ def describe_rollout(
 
 def flops_of_pass(config: ModelConfig, rollout: Rollout) -> float:
     """FLOPs of reading every prompt once and every response."""
-    mask, prompts = jax.device_get((rollout.mask, rollout.prompts.lengths))
+    mask, prompts = hosts.to_host((rollout.mask, rollout.prompts.lengths))
     lengths = mask.sum(axis=1)
     reading = forward_flops(config, prompts.sum(), prompts.mean() / 2, logits=len(prompts))
     return float(reading + forward_flops(config, lengths.sum(), prompts.mean() + lengths.mean() / 2))

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rl_llm import config
+from rl_llm import config, hosts
 from rl_llm.experiment import Experiment
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import refuse_all_failed
 from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
-from rl_llm.runs.folder import METRICS, RunFolder, RunFolderError
+from rl_llm.runs.folder import IDENTITY, METRICS, RunFolder, RunFolderError
 from rl_llm.runs.ledger import GENESIS
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
@@ -116,10 +116,11 @@ class Run:
         refuse_all_failed(grades)
 
     def checkpoint_if_due(self, state: TrainState) -> None:
-        """Between two steps: save if it is time to, and if the process was told to stop, save and raise Preempted."""
-        if self.stop.requested or self.step % self.experiment.checkpointing.every == 0:
+        """Between two steps: save if it is time to, and if any process was told to stop, save and raise Preempted."""
+        stop = hosts.any_of(self.stop.requested)
+        if stop or self.step % self.experiment.checkpointing.every == 0:
             self.save(state)
-        if self.stop.requested:
+        if stop:
             self.folder.ledger.append("preempted", step=self.step)
             raise Preempted(f"stopped by SIGTERM at step {self.step}; the state is saved in {self.folder.path}")
 
@@ -167,10 +168,25 @@ class Run:
 
 
 def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
-    """A new run folder, or with `resume` the one that is there (a new one if there is none)."""
-    if resume and (out / "experiment.json").exists():
-        return RunFolder.resume(out, record, keep)
-    return RunFolder.create(out, record, keep)
+    """A new run folder, or with `resume` the one that is there (a new one if there is none): opened by the process that
+    writes, then by the others. Raises RunFolderError where they are not to run the same.
+    """
+    identities = hosts.gather([str(out), *(record[name] for name in IDENTITY)])
+    if any(identity != identities[0] for identity in identities):
+        raise RunFolderError(f"the processes were not given the same command: {identities}")
+    opened: list[RunFolder] = []
+
+    def open_it() -> None:
+        there = resume and (out / "experiment.json").exists()
+        opened.append((RunFolder.resume if there else RunFolder.create)(out, record, keep))
+
+    def follow() -> None:
+        if not opened:
+            opened.append(RunFolder.follow(out, keep))
+
+    hosts.on_writer(open_it)
+    hosts.together(follow)  # all have read the ledger before anything is written to it
+    return opened[0]
 
 
 @contextmanager
@@ -182,14 +198,14 @@ def open_run(
     Restoring drops the lines of metrics.jsonl and samples.jsonl that came after that state: they will be written again.
     """
     with ExitStack() as stack:
-        display = stack.enter_context(Progress())
+        display = stack.enter_context(Progress(quiet=not folder.writes))
         begun = folder.ledger.head != GENESIS
         restored = folder.checkpoints.restore_newest(template_of(experiment, mesh)) if begun else None
         step = restored.step if restored else 0
         if begun:
             folder.truncate_after(restored.step if restored else -1)
             rejected = restored.rejected if restored else []
-            _check_lines(folder.path, step)
+            hosts.on_writer(lambda: _check_lines(folder.path, step))
             folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             display.say(f"resuming {folder.path} at step {step}{refused}")

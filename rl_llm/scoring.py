@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rl_llm import hosts
 from rl_llm.algorithms.returns import at_last_token
 from rl_llm.experiment import Experiment
 from rl_llm.fields import compile_values
@@ -21,8 +22,9 @@ def scorer(model: tuple[Experiment, dict], mesh: Mesh) -> Scorer:
     values = compile_values(experiment, mesh)
 
     def score(rollout: Rollout) -> np.ndarray:
-        batch = first_batch(rollout, jnp.zeros(rollout.mask.shape[0]))
-        last = at_last_token(batch, jnp.ones(rollout.mask.shape[0]))
-        return np.asarray(jnp.sum(values(None, params, rollout) * last, axis=1))
+        of_tokens, on_host = hosts.to_host((values(None, params, rollout), rollout))
+        batch = first_batch(on_host, jnp.zeros(on_host.mask.shape[0]))
+        last = at_last_token(batch, jnp.ones(on_host.mask.shape[0]))
+        return np.asarray(jnp.sum(of_tokens * last, axis=1))
 
     return score

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from rl_llm import hosts
 from rl_llm.actor import Actor, compile_policy, open_actor
 from rl_llm.collect import Collector
 from rl_llm.evaluation import Outcome, evaluate
@@ -69,7 +70,7 @@ def train(
             run.progress["after"] = examine(run, actor, state.params, problems["held_out"], "after")
             run.save(state)
         summary = run.finish(state, problems["train"])
-    return summary | {"report": str(write_report(folder.path))}
+    return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
 
 
 def reinforce(

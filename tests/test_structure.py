@@ -36,7 +36,7 @@ LAYERS = (
     {"critic"},
     {"gradient", "likelihood", "optimizer"},
     {"model", "algorithms", "rewards", "tasks", "runs"},
-    {"types", "problem", "config", "mesh", "noise"},
+    {"types", "problem", "config", "mesh", "noise", "hosts"},
 )
 ROOMS = LAYERS[-2]  # these do not import each other either
 

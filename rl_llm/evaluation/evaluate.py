@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rl_llm import hosts
 from rl_llm.actor import Actor, Answers
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import refuse_all_failed
@@ -53,7 +54,7 @@ def evaluate(
         rows = len(part) * K
         if keep is not None:
             keep(part, answers)
-        mask, truncated = jax.device_get((answers.rollout.mask, answers.rollout.truncated))
+        mask, truncated = hosts.to_host((answers.rollout.mask, answers.rollout.truncated))
         accuracies.append(answers.accuracies[:rows].reshape(-1, K))
         lengths.append(mask[:rows].sum(axis=1))
         cut.append(truncated[:rows])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rl_llm import hosts
 from rl_llm.actor import Actor, Answers
 from rl_llm.likelihood import compile_over_rows, likeliest
 from rl_llm.problem import Problem
@@ -44,7 +45,7 @@ class SamplesFile:
     def add(self, problems: Sequence[Problem], answers: Answers) -> None:
         """Write the answers to the problems; rows that follow them are no one's."""
         K = self._actor.experiment.responses_per_prompt
-        tokens, mask = jax.device_get((answers.rollout.tokens, answers.rollout.mask))
+        tokens, mask = hosts.to_host((answers.rollout.tokens, answers.rollout.mask))
         lengths = mask.sum(axis=1).astype(int)
         columns: dict[str, Sequence[Any]] = {
             "responses": answers.responses,
@@ -53,7 +54,7 @@ class SamplesFile:
         }
         if self._logits:
             found = self._likeliest(self._params, answers.rollout, jnp.float32(self._temperature))
-            ids, logps = jax.device_get(found)
+            ids, logps = hosts.to_host(found)
             columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
         for n, problem in enumerate(problems):
             rows = slice(n * K, (n + 1) * K)

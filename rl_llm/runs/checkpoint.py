@@ -7,6 +7,7 @@ word. So a step is
     <step>/seal.json   SHA-256 of every file of it, dtype and shape of every array, the caller's progress
 
 prepared as `<step>.unfinished` and put in place by one rename. Without a seal that holds it is no checkpoint.
+Of several processes each writes the parts of arrays that it holds; the first one does all else.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl_llm import hosts
 from rl_llm.runs.files import canonical_json, synchronize_folder, write_atomically
 
 PyTree = Any
@@ -58,15 +60,27 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        final, unfinished = self.folder / str(step), self.folder / f"{step}{UNFINISHED}"
-        if final.exists() and _defect(final) is None:
-            raise CheckpointError(f"{final} is there already, and good: a good checkpoint is never overwritten")
         leaves = _named_leaves(state)
         progress = json.loads(canonical_json(progress))  # refuses here what JSON does not know
+        hosts.on_writer(lambda: self._make_room(step))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(self._unfinished(step) / "state", args=ocp.args.PyTreeSave(leaves))
+        hosts.on_writer(lambda: self._seal(step, leaves, progress))
+
+    def _unfinished(self, step: int) -> Path:
+        return self.folder / f"{step}{UNFINISHED}"
+
+    def _make_room(self, step: int) -> None:
+        """A new folder for Orbax to write to."""
+        final, unfinished = self.folder / str(step), self._unfinished(step)
+        if final.exists() and _defect(final) is None:
+            raise CheckpointError(f"{final} is there already, and good: a good checkpoint is never overwritten")
         _remove(unfinished)
         unfinished.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
+
+    def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any]) -> None:
+        """Seals what was written, puts it in place and removes what is too old."""
+        final, unfinished = self.folder / str(step), self._unfinished(step)
         seal = {
             "step": step,
             "progress": progress,
@@ -89,6 +103,15 @@ class Checkpoints:
         Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
         CheckpointError where all are damaged, or where the newest good one does not fit the template.
         """
+        found = hosts.on_writer(self._newest)
+        if found is None:
+            return None
+        step, seal, rejected = found
+        state = _read_state(self.folder / str(step), seal, template(seal["progress"]))
+        return Restored(step, state, seal["progress"], rejected)
+
+    def _newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
+        """The newest step that is good, its seal, and why others were rejected."""
         rejected = [f"{name}: {reason}" for name, reason in self._strays()]
         for reason in rejected:
             logger.warning("checkpoint rejected: %s", reason)
@@ -100,9 +123,7 @@ class Checkpoints:
                 rejected.append(f"{step}: {defect}")
                 logger.warning("checkpoint rejected: %s: %s", folder, defect)
                 continue
-            seal = json.loads((folder / SEAL).read_bytes())
-            state = _read_state(folder, seal, template(seal["progress"]))
-            return Restored(step, state, seal["progress"], rejected)
+            return step, json.loads((folder / SEAL).read_bytes()), rejected
         if steps:
             reasons = "\n  ".join(rejected)
             raise CheckpointError(
@@ -138,11 +159,9 @@ def state_sha256(tree: PyTree, *extra_json: Any) -> str:
 
     Equal digests mean that the states are equal bit for bit.
     """
-    import numpy as np
-
     digest = hashlib.sha256()
     for name, leaf in _named_leaves(tree).items():
-        array = np.asarray(leaf)
+        array = hosts.to_host(leaf)
         digest.update(canonical_json([name, str(array.dtype), list(array.shape)]).encode())
         digest.update(array.tobytes())
     digest.update(canonical_json(list(extra_json)).encode())

@@ -31,16 +31,20 @@ class RunFolderError(Exception):
 
 
 class RunFolder:
-    """An open run folder, made by `RunFolder.create` or `RunFolder.resume`. Use it in a `with` statement.
+    """An open run folder, made by `RunFolder.create`, `resume` or `follow`. Use it in a `with` statement.
 
-    It is locked until it is closed; the operating system frees the lock of a process that is killed.
+    It is locked until it is closed; the operating system frees the lock of a process that is killed. One that follows
+    has no lock and `writes` nothing but its part of checkpoints: all else that it is given is dropped.
     """
 
-    def __init__(self, path: Path, lock: Any, checkpoints: Checkpoints) -> None:
+    def __init__(self, path: Path, lock: Any | None, checkpoints: Checkpoints) -> None:
         self.path = path
-        self.ledger = Ledger(path / LEDGER)
+        self.writes = lock is not None
+        self.ledger = Ledger(path / LEDGER, self.writes)
         self.checkpoints = checkpoints
         self._lock = lock
+        if not self.writes:
+            return
         write_atomically(path / HOLDER, json_line({"process": os.getpid(), "host": socket.gethostname()}))
 
     @classmethod
@@ -115,6 +119,17 @@ class RunFolder:
                 (path / LOCK).unlink()
             raise
 
+    @classmethod
+    def follow(cls, path: Path | str, keep: int = 3) -> Self:
+        """The folder that another process of the same run has opened.
+
+        Raises RunFolderError where it cannot be seen from here.
+        """
+        path = Path(path).absolute()
+        if not (path / EXPERIMENT).is_file():
+            raise RunFolderError(f"{path} is not seen by every process of the run: choose an --out that they share")
+        return cls(path, None, Checkpoints(path / CHECKPOINTS, keep))
+
     def __enter__(self) -> Self:
         return self
 
@@ -123,20 +138,27 @@ class RunFolder:
 
     def close(self) -> None:
         """Frees the folder for the next run. Everything written is on the disk already."""
-        (self.path / HOLDER).unlink(missing_ok=True)
-        self._lock.release()
+        if self._lock is not None:
+            (self.path / HOLDER).unlink(missing_ok=True)
+            self._lock.release()
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends the JSON values of one step, an integer `step` among them, to metrics.jsonl."""
-        append_durably(self.path / METRICS, _line_of_step(record))
+        line = _line_of_step(record)
+        if self.writes:
+            append_durably(self.path / METRICS, line)
 
     def samples(self, records: Iterable[dict[str, Any]]) -> None:
         """Appends prompts with their responses to samples.jsonl, each with an integer `step`."""
-        append_durably(self.path / SAMPLES, b"".join(map(_line_of_step, records)))
+        lines = b"".join(map(_line_of_step, records))
+        if self.writes:
+            append_durably(self.path / SAMPLES, lines)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, replacing the one before it."""
-        write_atomically(self.path / SUMMARY, _pretty(summary))
+        content = _pretty(summary)
+        if self.writes:
+            write_atomically(self.path / SUMMARY, content)
 
     def truncate_after(self, step: int) -> int:
         """Drops the lines of metrics.jsonl and samples.jsonl about steps after `step`, and a torn last line.
@@ -146,7 +168,7 @@ class RunFolder:
         """
         dropped = 0
         for path in (self.path / METRICS, self.path / SAMPLES):
-            if not path.exists():
+            if not self.writes or not path.exists():
                 continue
             content = path.read_bytes()
             lines = content.splitlines(keepends=True)

@@ -27,17 +27,19 @@ class Ledger:
     """The ledger in one JSON-lines file. One writer at a time: the lock of the run folder sees to that.
 
     Opening verifies the whole chain (LedgerError). A last line without its end was being written when the
-    process was killed: it was never acknowledged, so it is cut off, and an event `repaired` says so.
+    process was killed: it was never acknowledged, so it is cut off, and an event `repaired` says so. One that does not
+    `write` leaves the file as it is.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, write: bool = True) -> None:
         self.path = Path(path)
+        self._write = write
         content = self.path.read_bytes() if self.path.exists() else b""
         end_of_whole_lines = content.rfind(b"\n") + 1
         entries = _verified(self.path, content[:end_of_whole_lines])
         self._length = len(entries)
         self._head: str = entries[-1]["sha256"] if entries else GENESIS
-        if torn := content[end_of_whole_lines:]:
+        if write and (torn := content[end_of_whole_lines:]):
             with self.path.open("rb+") as stream:
                 stream.truncate(end_of_whole_lines)
             self.append("repaired", torn_bytes=len(torn), reason="killed while writing a line")
@@ -57,7 +59,8 @@ class Ledger:
             "previous": self._head,
         }
         entry = {**body, "sha256": _digest(body)}
-        append_durably(self.path, _line(entry))
+        if self._write:
+            append_durably(self.path, _line(entry))
         self._length, self._head = self._length + 1, entry["sha256"]
         return entry
 

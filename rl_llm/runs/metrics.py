@@ -19,6 +19,9 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self._folder = folder
+        self._writer = None
+        if not folder.writes:
+            return
         self._writer = SummaryWriter(
             str(folder.path / "tensorboard"),
             purge_step=None if resumed_from is None else resumed_from + 1,
@@ -31,11 +34,14 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, record: dict[str, Any]) -> None:
         """Writes `record`: an integer `step`, text such as `phase`, floats (TensorBoard: finite ones)."""
         self._folder.log(record)
+        if self._writer is None:
+            return
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                 self._writer.add_scalar(name, value, record["step"])

@@ -25,13 +25,15 @@ class Phase(Protocol):
 
 
 class Progress:
-    """Shows the phases of a run, on standard error or on `console`. Use it in a `with` statement."""
+    """Shows the phases of a run, on standard error or on `console`; nothing where it is `quiet`. Use it in a `with`
+    statement.
+    """
 
-    def __init__(self, console: "Console | None" = None) -> None:
+    def __init__(self, console: "Console | None" = None, quiet: bool = False) -> None:
         from rich.console import Console
 
-        self._console = console or Console(stderr=True)
-        self._bars = _bars(self._console) if self._console.is_terminal else None
+        self._console = console or Console(stderr=True, quiet=quiet)
+        self._bars = _bars(self._console) if self._console.is_terminal and not quiet else None
 
     def __enter__(self) -> Self:
         if self._bars is not None:

@@ -1,0 +1,144 @@
+"""One run in several processes, each with devices of its own: the same command everywhere, on one host or on many.
+
+Every process holds the same numbers on the host and takes the same decisions from them, so the code of a run reads as
+if there were one. Where a process knows what others do not (the grades of its own rows, a signal, the folder that one
+of them writes), the functions here make it known to all. All of them must be called by all processes in the same order,
+by the main thread.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+Result = TypeVar("Result")
+SHUTDOWN_SECONDS = 60  # that a process which ends waits for the others to end, too
+
+
+class HostsError(Exception):
+    """The processes of a run did not come together. The message says what is missing."""
+
+
+def join() -> None:
+    """Make this process one of several, if the environment says so: by JAX_COORDINATOR_ADDRESS (host:port of process
+    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or a cluster that JAX knows (TPU pods, Slurm, Kubernetes, Open MPI).
+
+    To be called before any device is used. A process that dies ends the others: at once where a connection breaks (CPU,
+    GPU), within JAX's heartbeat (100 s) elsewhere. Raises HostsError for an environment that says half of it.
+    """
+    import jax
+
+    given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
+    if given and len(given) < 3:
+        missing = " and ".join({ADDRESS, COUNT, INDEX} - set(given))
+        raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its handler would take SIGTERM, with which a run is told to save and go (runs/preemption.py).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        address, count, index = (given[ADDRESS], int(given[COUNT]), int(given[INDEX])) if given else (None,) * 3
+        jax.distributed.initialize(address, count, index, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    except ValueError as error:
+        if given:
+            raise HostsError(f"{ADDRESS}, {COUNT}, {INDEX} = {', '.join(given.values())}: {error}") from error
+    except RuntimeError as error:
+        raise HostsError(f"the processes of the run did not come together: {error}") from error
+
+
+def several() -> bool:
+    """Whether the run has other processes beside this one."""
+    import jax
+
+    return bool(jax.process_count() > 1)
+
+
+def writes() -> bool:
+    """Whether this process writes what a run leaves behind: the first one does."""
+    import jax
+
+    return bool(jax.process_index() == 0)
+
+
+def gather(value: Any) -> list[Any]:
+    """The values (whatever can be pickled) of all processes, in their order."""
+    if not several():
+        return [value]
+    from jax.experimental.multihost_utils import process_allgather
+
+    content = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = np.ravel(process_allgather(np.int32(content.size)))
+    room = 1 << int(sizes.max() - 1).bit_length()  # powers of two: a new size is a new program
+    padded = np.zeros(room, np.uint8)
+    padded[: content.size] = content
+    found = process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(found, sizes, strict=True)]
+
+
+def together(action: Callable[[], Result]) -> list[Result]:
+    """What an action gives in each process. What it raises in one of them is raised in all."""
+    if not several():
+        return [action()]
+    value, error = None, None
+    try:
+        value = action()
+    except Exception as caught:
+        error = caught
+    outcomes = gather((value, error and _portable(error)))
+    failed = [(index, raised) for index, (_, raised) in enumerate(outcomes) if raised is not None]
+    if error is not None:
+        raise error
+    if failed:
+        index, raised = failed[0]
+        raised.add_note(f"(raised in process {index} of {len(outcomes)})")
+        raise raised
+    return [value for value, _ in outcomes]
+
+
+def on_writer(action: Callable[[], Result]) -> Result:
+    """What an action gives in the process that writes. The others wait for it, and fail if it fails."""
+    return together(action if writes() else lambda: None)[0]  # type: ignore[return-value]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether a flag is set in any process."""
+    return any(gather(flag))
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays of a pytree whole and on the host, wherever their parts lie."""
+    import jax
+
+    if not several():
+        return jax.device_get(tree)
+    from jax.experimental.multihost_utils import process_allgather
+
+    def whole(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return process_allgather(leaf, tiled=True)
+        return jax.device_get(leaf)
+
+    return jax.tree.map(whole, tree)
+
+
+def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (of the leading axis) that this process answers for: their indices, and they themselves. Every row is
+    one process's. Waits for the array, and dispatches nothing, so any thread may call it.
+    """
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    shards.sort(key=lambda shard: shard.index[0].start or 0)
+    indices = [np.arange(array.shape[0])[shard.index[0]] for shard in shards]
+    rows = [np.asarray(shard.data) for shard in shards]
+    nothing = np.zeros((0, *array.shape[1:]), array.dtype)
+    return np.concatenate([*indices, np.arange(0)]), np.concatenate([*rows, nothing])
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where it can travel to another process, else what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

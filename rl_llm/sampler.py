@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm import noise
-from rl_llm.model import KeyValues, ModelConfig, decode, decoding_layers, prefill, unembed, weight_table
+from rl_llm.model import Caches, ModelConfig, decode, grown, no_caches, prefill, reader, unembed, weight_table
 from rl_llm.types import Prompts, Rollout
 
 STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
@@ -96,7 +96,7 @@ class _Loop(NamedTuple):
     token: jax.Array
     ended: jax.Array
     record: _Record
-    caches: list[KeyValues]
+    caches: Caches
 
 
 def generate(
@@ -113,9 +113,8 @@ def generate(
     N, K, T = prompts.tokens.shape[0], responses_per_prompt, max_tokens
     B = N * K
     keys = noise.row_keys(step_key, prompts.ids, K)
-    layers = decoding_layers(config, params)
-    hidden, stacked = prefill(config, params, prompts.tokens, prompts.lengths)
-    prompt_caches = [KeyValues(stacked.keys[layer], stacked.values[layer]) for layer in range(config.layers)]
+    hidden, prompt_cache = prefill(config, params, prompts.tokens, prompts.lengths)
+    read = reader(config, params, prompts.lengths, prompt_cache)
     last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def draw(loop: _Loop, logits: jax.Array) -> _Loop:
@@ -131,21 +130,19 @@ def generate(
         ended = loop.ended | jnp.any(token[:, None] == values.stop_ids[None], axis=1)
         return _Loop(loop.step + 1, token, ended, record, loop.caches)
 
-    def advance(loop: _Loop) -> _Loop:
-        hidden, caches = decode(
-            config, params, layers, loop.token, loop.step - 1, prompt_caches, prompts.lengths, loop.caches
-        )
+    def advance(span: int, loop: _Loop) -> _Loop:
+        hidden, caches = decode(config, params, read, loop.token, loop.step - 1, loop.caches, span)
         return draw(loop._replace(caches=caches), unembed(config, params, hidden))
 
     def going(span: int, loop: _Loop) -> jax.Array:
         return (loop.step <= span) & (loop.step < values.limit) & ~jnp.all(loop.ended)
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
-    loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, [])
+    loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, no_caches(config, B, T))
     loop = draw(loop, jnp.repeat(unembed(config, params, last), K, axis=0))
     for span in cache_spans(T):
-        loop = loop._replace(caches=_grow(config, loop.caches, B, span))
-        loop = jax.lax.while_loop(partial(going, span), advance, loop)
+        loop = loop._replace(caches=grown(loop.caches, span))
+        loop = jax.lax.while_loop(partial(going, span), partial(advance, span), loop)
     return Rollout(prompts=prompts, truncated=~loop.ended, **loop.record._asdict())
 
 
@@ -203,19 +200,6 @@ def truncate(logits: jax.Array, values: SamplingValues) -> jax.Array:
 
 def _logp_of(token: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
-
-
-def _grow(config: ModelConfig, caches: list[KeyValues], rows: int, span: int) -> list[KeyValues]:
-    """One cache [B, J, S, h] per layer with S = span, holding what `caches` hold (nothing at first).
-
-    Stored in the type that attention reads it in; on CPU in float32, where converting 16-bit values costs more than
-    reading twice the bytes. The numbers are the same: attention rounds either way.
-    """
-    if not caches:
-        shape = (rows, config.kv_heads, span, config.head_width)
-        dtype = "float32" if jax.default_backend() == "cpu" else config.compute_dtype
-        return [KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, span - x.shape[2]), (0, 0))), caches)
 
 
 Sampler = Callable[[dict, Prompts, jax.Array, SamplingValues], Rollout]

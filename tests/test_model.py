@@ -12,16 +12,22 @@ from flax import traverse_util
 from hypothesis import given, settings
 
 from rl_llm.model import (
-    KeyValues,
+    Caches,
+    Experts,
     ModelConfig,
+    RopeScaling,
+    SlidingWindow,
     decode,
-    decoding_layers,
+    decoding,
     extend,
     forward,
     forward_flops,
+    grown,
     init,
+    no_caches,
     parameter_count,
     prefill,
+    reader,
     unembed,
     weight_table,
 )
@@ -33,6 +39,20 @@ CONFIGS = {
     "full, untied, no qk norm": replace(GROUPED, kv_heads=4, tied_embeddings=False, qk_norm=False, layers=1),
     "one key head, five layers": replace(GROUPED, kv_heads=1, layers=5),
 }
+OTHERS = replace(
+    GROUPED,
+    layers=3,
+    sliding=SlidingWindow(3, (0, 2), rope_base=50.0),
+    rope_scaling=RopeScaling("linear", 4.0),
+    experts=Experts(count=3, per_token=2),
+    qkv_bias=True,
+    output_bias=True,
+    sandwich_norms=True,
+    unit_offset_norms=True,
+    embedding_scale=True,
+    logit_softcap=5.0,
+    activation="gelu_tanh",
+)  # what Qwen3 has not: the logits themselves are compared in test_huggingface.py
 LENGTHS = np.array([2, 5, 1], np.int32)
 DRAW = np.random.default_rng(0)
 PROMPTS = DRAW.integers(0, V, (N, P), np.int32)
@@ -67,21 +87,24 @@ def read(config: ModelConfig, params: dict, prompts: jax.Array, responses: jax.A
     whole = jnp.take_along_axis(forward(config, params, rows), positions[:, :, None], axis=1)
     hidden, cache = prefill(config, params, prompts, jnp.asarray(LENGTHS))
     extended = unembed(config, params, extend(config, params, responses, cache, jnp.asarray(LENGTHS))[0])
-    layers = decoding_layers(config, params)
-    prompt_caches = [KeyValues(cache.keys[layer], cache.values[layer]) for layer in range(config.layers)]
+    reading = reader(config, params, jnp.asarray(LENGTHS), cache)
 
-    def step(caches: list[KeyValues], now: tuple[jax.Array, jax.Array]) -> tuple[list[KeyValues], jax.Array]:
-        hidden, caches = decode(config, params, layers, now[1], now[0], prompt_caches, jnp.asarray(LENGTHS), caches)
+    def step(caches: Caches, now: tuple[jax.Array, jax.Array]) -> tuple[Caches, jax.Array]:
+        hidden, caches = decode(config, params, reading, now[1], now[0], caches, T)
         return caches, unembed(config, params, hidden)
 
-    slots = jnp.zeros((N * K, config.kv_heads, T, config.head_width))
-    _, decoded = jax.lax.scan(step, [KeyValues(slots, slots)] * config.layers, (jnp.arange(T), responses.T))
+    _, decoded = jax.lax.scan(step, grown(no_caches(config, N * K, T), T), (jnp.arange(T), responses.T))
     return Readings(whole, extended, jnp.moveaxis(decoded, 0, 1), unembed(config, params, hidden))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     return CONFIGS[request.param]
+
+
+@pytest.fixture(scope="module", params=[*CONFIGS, "others"])
+def any_config(request: pytest.FixtureRequest) -> ModelConfig:
+    return OTHERS if request.param == "others" else CONFIGS[request.param]
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:
@@ -102,14 +125,39 @@ def readings(config: ModelConfig, prompts: np.ndarray = PROMPTS, responses: np.n
     return Readings(*map(np.asarray, compiled_read(config, random_params(config), prompts, responses, rows)))
 
 
-def test_prefill_and_extend_give_the_logits_of_forward(config: ModelConfig):
-    found = readings(config)
+def test_prefill_and_extend_give_the_logits_of_forward(any_config: ModelConfig):
+    found = readings(any_config)
     np.testing.assert_allclose(found.extended, found.forward, atol=1e-5)
 
 
-def test_prefill_and_decode_give_the_logits_of_forward(config: ModelConfig):
-    found = readings(config)
+def test_prefill_and_decode_give_the_logits_of_forward(any_config: ModelConfig):
+    found = readings(any_config)
     np.testing.assert_allclose(found.decoded, found.forward, atol=1e-5)
+
+
+def test_the_decoding_of_accelerators_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
+    wanted = readings(OTHERS).decoded
+    monkeypatch.setattr(decoding, "platform", lambda: "tpu")
+    arguments = (random_params(OTHERS), PROMPTS, RESPONSES, joined(PROMPTS, RESPONSES))
+    found = jax.jit(lambda *arguments: read(OTHERS, *arguments))(*arguments)
+    np.testing.assert_allclose(found.decoded, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["layers", "all but products"])
+def test_what_is_computed_again_gives_the_same_gradient(remat: str):
+    config, params = CONFIGS["grouped"], random_params(CONFIGS["grouped"])
+
+    def loss(config: ModelConfig, params: dict) -> jax.Array:
+        return jnp.sum(jnp.sin(forward(config, params, PROMPTS)))
+
+    def programs(config: ModelConfig) -> tuple[dict, str]:
+        compiled = jax.jit(jax.grad(loss, argnums=1), static_argnums=0).lower(config, params).compile()
+        return compiled(params), str(jax.make_jaxpr(jax.grad(loss, argnums=1), static_argnums=0)(config, params))
+
+    (wanted, plain), (found, again) = programs(config), programs(replace(config, remat=remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, wanted)
+    assert "remat" in again
+    assert "remat" not in plain
 
 
 def test_forward_is_the_transformer_of_the_papers(config: ModelConfig):

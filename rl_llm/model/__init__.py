@@ -2,12 +2,14 @@
 
 from rl_llm.model.attention import KeyValues
 from rl_llm.model.config import Experts, ModelConfig, RopeScaling, SlidingWindow
+from rl_llm.model.decoding import Caches, decode, grown, no_caches, reader
 from rl_llm.model.flops import forward_flops
 from rl_llm.model.huggingface import load, save
-from rl_llm.model.transformer import decode, decoding_layers, extend, forward, prefill, unembed
+from rl_llm.model.transformer import extend, forward, prefill, unembed
 from rl_llm.model.weights import Weight, init, parameter_count, weight_table
 
 __all__ = [
+    "Caches",
     "Experts",
     "KeyValues",
     "ModelConfig",
@@ -15,14 +17,16 @@ __all__ = [
     "SlidingWindow",
     "Weight",
     "decode",
-    "decoding_layers",
     "extend",
     "forward",
     "forward_flops",
+    "grown",
     "init",
     "load",
+    "no_caches",
     "parameter_count",
     "prefill",
+    "reader",
     "save",
     "unembed",
     "weight_table",

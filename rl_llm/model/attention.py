@@ -83,16 +83,21 @@ def _product(equation: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax
     )
 
 
-def kernel_for(config: ModelConfig, queries: int) -> Kernel | None:
-    """The fused kernel that reads `queries` tokens at a time, or None for the plain form: decided by the platform of
-    the mesh that the program is compiled for (`mesh.compile`), and by what each kernel can do.
-    """
+def platform() -> str:
+    """What the program is compiled for: the platform of the mesh of `mesh.compile`, "cpu" without one."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or queries < BLOCK:
+    return "cpu" if device is None else str(device.platform)
+
+
+def kernel_for(config: ModelConfig, queries: int) -> Kernel | None:
+    """The fused kernel that reads `queries` tokens at a time, or None for the plain form: decided by the platform, and
+    by what each kernel can do.
+    """
+    if queries < BLOCK:
         return None
-    if device.platform == "tpu" and config.head_width % 64 == 0:
+    if platform() == "tpu" and config.head_width % 64 == 0:
         return "splash"
-    if device.platform in ("gpu", "cuda") and config.compute_dtype == "bfloat16":
+    if platform() in ("gpu", "cuda", "rocm") and config.compute_dtype == "bfloat16":
         return "cudnn"
     return None
 
@@ -139,14 +144,13 @@ def _cudnn(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Ar
     apart = jnp.arange(S - T, S)[:, None] - jnp.arange(S)[None]
     seen = (apart >= 0) & (apart < (S if window is None else window))
     mask = seen[None] & valid[:, None]
-    on_gpu = jax.sharding.get_abstract_mesh().abstract_device is not None
     return jax.nn.dot_product_attention(
         queries,
         jnp.moveaxis(keys, 1, 2),
         jnp.moveaxis(values, 1, 2),
         mask=mask[:, None],
         scale=1.0,
-        implementation="cudnn" if on_gpu else "xla",
+        implementation="xla" if platform() == "cpu" else "cudnn",
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rl_llm.algorithms import LITE_PPO
 from rl_llm.experiment import Checkpointing, Evaluation, Experiment
-from rl_llm.model import ModelConfig
+from rl_llm.model.families import QWEN3_4B
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling
 from rl_llm.tasks.datasets import JsonlProblems
@@ -35,18 +35,7 @@ TOKENIZER = HuggingFaceTokenizer(
 paper = Experiment(
     task=JsonlProblems(path=""),
     tokenizer=TOKENIZER,
-    model=ModelConfig(
-        vocabulary=151_936,
-        width=2560,
-        layers=36,
-        heads=32,
-        kv_heads=8,
-        head_width=128,
-        feed_forward=9728,
-        rope_base=1_000_000.0,
-        compute_dtype="bfloat16",
-        remat="layers",
-    ),
+    model=replace(QWEN3_4B, remat="layers"),
     start="",
     algorithm=LITE_PPO,
     optimizer=AdamW(1e-6, warmup_updates=50),
@@ -68,7 +57,7 @@ smoke = replace(
     task=JsonlProblems(path=DATA / "gsm8k_style.jsonl"),
     tokenizer=replace(TOKENIZER, folder=DATA / "tokenizers" / "qwen3"),
     model=replace(paper.model, vocabulary=352, width=32, layers=2, heads=4, kv_heads=2, head_width=16, feed_forward=64),
-    start=None,
+    start=str(DATA / "tokenizers" / "qwen3"),
     optimizer=AdamW(1e-3, warmup_updates=1),
     sampling=replace(paper.sampling, max_tokens=24),
     steps=2,

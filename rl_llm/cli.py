@@ -29,6 +29,11 @@ EVALUATE_EXAMPLES = """examples:
   rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    to learn from elsewhere"""
 
 
+EXPORT_EXAMPLES = """examples:
+  rl-llm export runs/slower --out exported/slower              the newest policy, for transformers
+  rl-llm export runs/slower --out gs://bucket/slower --like Qwen3-4B-Base"""
+
+
 class UsageError(Exception):
     """What the user asked for cannot be done. The message names the value, the place and the way out."""
 
@@ -59,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_train(_verb(verbs, _train, "run an experiment", EXAMPLES))
     _add_evaluate(_verb(verbs, _evaluate, "evaluate a run's newest checkpoint", EVALUATE_EXAMPLES))
+    _add_export(_verb(verbs, _export, "write a run's policy as a Hugging Face folder", EXPORT_EXAMPLES))
     _add_report(_verb(verbs, _report, "write report.html of a run folder", "example:\n  rl-llm report runs/slower"))
     return parser
 
@@ -110,6 +116,19 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     evaluate.add_argument(
         "--logits", type=int, default=0, metavar="K", help="with --samples: and the K likeliest tokens at each place"
+    )
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+    export.add_argument("--out", required=True, metavar="DIR", help="the folder to write, on a disk or in a bucket")
+    export.add_argument(
+        "--like",
+        metavar="FOLDER",
+        help="write the same files as this one, tokenizer included (default: the run's start)",
+    )
+    export.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="without --like (default: bfloat16)"
     )
 
 
@@ -259,6 +278,23 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED
     print(json.dumps({"split": arguments.split, **outcome}, indent=2))
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write the newest good policy of a run as a folder that Hugging Face transformers loads.
+
+    A run that began with such a folder is written like it: the same files, names and dtypes, tokenizer included.
+    """
+    from rl_llm.export import export
+    from rl_llm.recorded import RecordError
+    from rl_llm.runs.checkpoint import CheckpointError
+
+    try:
+        step = export(arguments.folder, arguments.out, arguments.like, arguments.dtype)
+    except (RecordError, CheckpointError, ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    print(f"the policy of step {step}: {arguments.out}")
     return DONE
 
 

@@ -30,8 +30,6 @@ def check_supervision(experiment: Any) -> None:
     for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
         if part and not hasattr(task, "demonstrate"):
             raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none: set {name}=None")
-    if experiment.start is not None and experiment.warm_start is not None:
-        raise ValueError(f"start={experiment.start!r} begins with a trained policy: set warm_start=None")
     if teacher is not None:
         if experiment.reference is not None:
             raise ValueError("teacher and reference both make batch.ref_logp: set one of them")

@@ -85,8 +85,9 @@ class Experiment:
     change nothing else; `updates_per_rollout` are optimizer updates on disjoint shares of a rollout's prompts. With
     `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the learner, and a
     rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by devices of its own,
-    those that follow the learner's. `reference` is what a KL divergence is measured from. `start` is the folder of a
-    run whose policy this one begins with. Raises ValueError for sizes that do not divide and knobs that cannot act.
+    those that follow the learner's. `reference` is what a KL divergence is measured from. `start` is a Hugging
+    Face folder, or the folder of a run, whose policy this one begins with. Raises ValueError for sizes that do not
+    divide and knobs that cannot act.
     """
 
     task: Task

@@ -6,8 +6,18 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from rl_llm.config import ExperimentError, OverrideError, fingerprint, load_experiment, override
+from rl_llm.config import (
+    ExperimentError,
+    OverrideError,
+    differences,
+    fingerprint,
+    load_experiment,
+    override,
+    to_json,
+)
 from rl_llm.experiment import Experiment
+from rl_llm.model import ModelConfig
+from rl_llm.model.huggingface import is_huggingface, read_config, read_model
 from rl_llm.run import read_experiment_record, template_of
 from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
 from rl_llm.runs.folder import SUMMARY
@@ -61,8 +71,9 @@ def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Rest
 class Others:
     """What an experiment takes from other runs, on the mesh; None where it takes nothing.
 
-    start: the parameters that the run begins with. teacher: its experiment and parameters. reward_model: its experiment
-    and the parameters of its critic. `origins` says which checkpoints these are.
+    start: the parameters that the run begins with, of a run or a Hugging Face folder. teacher: its experiment and
+    parameters. reward_model: its experiment and the parameters of its critic. `origins` says which checkpoints these
+    are.
     """
 
     origins: tuple[str, ...] = ()
@@ -71,8 +82,17 @@ class Others:
     reward_model: tuple[Experiment, dict] | None = None
 
 
+def check_start(experiment: Experiment, found: ModelConfig) -> None:
+    """Raises RecordError unless the model that a run is to begin with is the experiment's."""
+    wrong = differences(to_json(experiment.model.stored), to_json(found.stored), "model")
+    if wrong:
+        raise RecordError(f"start={experiment.start} is another model than the experiment's: {'; '.join(wrong)}")
+
+
 def others_of(experiment: Experiment, mesh: Mesh) -> Others:
-    """Read what an experiment takes from other runs. Raises RecordError or CheckpointError naming the folder."""
+    """Read what an experiment takes from other runs, or from a Hugging Face folder. Raises RecordError, CheckpointError
+    or ValueError naming the folder.
+    """
     origins: list[str] = []
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
@@ -86,10 +106,16 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
         return other, restored.state
 
     start = teacher = reward_model = None
-    if experiment.start is not None:
+    if experiment.start == "":
+        raise RecordError("start is empty: --set start=DIR, a Hugging Face folder or the folder of a finished run")
+    if experiment.start is not None and is_huggingface(experiment.start):
+        check_start(experiment, read_config(experiment.start))
+        loaded = read_model(experiment.start, mesh)
+        origins.append(f"start: {loaded.digest}")
+        start = loaded.params
+    elif experiment.start is not None:
         other, state = read("start", experiment.start)
-        if other.model != experiment.model:
-            raise RecordError(f"start={experiment.start}: its model is {other.model}, not {experiment.model}")
+        check_start(experiment, other.model)
         start = state.params
     if experiment.teacher is not None:
         other, state = read("teacher.run", experiment.teacher.run)

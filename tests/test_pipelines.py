@@ -40,6 +40,31 @@ def test_a_run_begins_with_the_policy_of_another(other: Finished, tmp_path: Path
     assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
 
 
+def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Finished, tmp_path: Path):
+    out = tmp_path / "exported"
+    code, stdout, stderr = rl_llm("export", other.folder, "--out", out, "--dtype", "float32")
+    assert code == 0, stderr
+    assert str(out) in stdout
+    run = train(tmp_path / "run", "started", "--set", f"start={out}")
+    assert run.summary["accuracy_before"] == other.summary["accuracy_after"]
+    code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "again")
+    assert code == 0, stderr
+    copied = [(folder / "config.json").read_bytes() for folder in (out, tmp_path / "again")]
+    assert copied[0] == copied[1]
+    code, _, stderr = rl_llm("export", run.folder, "--out", out)
+    assert code == 2
+    assert "not empty" in stderr
+
+
+def test_a_start_that_is_another_model_is_refused(tmp_path: Path):
+    golden = Path(FILE).parent / "golden" / "qwen3"
+    out = tmp_path / "run"
+    code, _, stderr = rl_llm("train", f"{FILE}:started", "--set", f"start={golden}", "--out", out)
+    assert code == 2
+    assert "model.width: 16 -> 32" in stderr
+    assert not out.exists()
+
+
 def test_judged_responses_are_all_there(other: Finished, judged: Path):
     lines = [json.loads(line) for line in judged.read_text().splitlines()]
     assert len(lines) == 40
@@ -94,7 +119,7 @@ def test_a_reward_model_is_learned_from_judged_responses_and_rewards_a_policy(ju
         ("started", "start=nowhere", "nowhere is not a run folder"),
         ("gkd", "teacher.run=nowhere", "nowhere is not a run folder"),
         ("offline_dpo", "responses.path=nowhere.jsonl", "nowhere.jsonl"),
-        ("started", "model.width=24", "its model is"),
+        ("started", "model.width=24", "model.width: 24 -> 16"),
     ],
 )
 def test_what_is_not_there_or_does_not_fit_is_wrong_usage(

@@ -227,7 +227,6 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
             {"reward_model": RewardModel("x"), "reward": Reward((Accuracy(2.0),))},
             r"reward=.* cannot act: the reward model's score takes its place",
         ),
-        ({"start": "x"}, r"start='x' begins with a trained policy"),
         ({"responses": StoredResponses("x"), "staleness": 1}, r"staleness cannot act on stored responses"),
         ({"task": NoDemonstrations(), "mixture": Mixture(8, 28)}, r"warm_start needs demonstrations"),
     ],

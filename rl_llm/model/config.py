@@ -1,7 +1,7 @@
 """The shape of a decoder-only transformer. A model is this value plus a parameter pytree; there is no model object."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Family = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3"]
@@ -123,6 +123,11 @@ class ModelConfig:
             raise ValueError(f"ModelConfig.sliding.layers={self.sliding.layers}: there are {self.layers} layers")
         if self.experts and self.mlp_bias:
             raise ValueError("ModelConfig.mlp_bias=True cannot act: experts have no biases")
+
+    @property
+    def stored(self) -> "ModelConfig":
+        """What of it decides which parameters it has and what they mean: how it is computed is left at the defaults."""
+        return replace(self, compute_dtype="float32", remat="nothing")
 
     def is_sliding(self, layer: int) -> bool:
         """Whether a layer (from 0) sees a window only."""

@@ -214,7 +214,7 @@ def save(
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is there already, and not empty: choose another folder")
     settings = config_to_json(config, dtype)
-    ours = replace(config, compute_dtype="float32", remat="nothing")
+    ours = config.stored
     if (read := config_from_json(settings, "the model's")) != ours:
         raise ValueError(f"{config} is no model of the family {config.family!r}: its files would be read as {read}")
     if like is not None and (other := read_config(like)) != ours:
@@ -270,7 +270,9 @@ class _Writer:
             stored = stored_tensors(file)
             foreign = [t.name for t in stored if _own_name(t.name) not in self.tensors and t.name != "lm_head.weight"]
             if foreign:
-                raise WeightsError(f"{file} holds more than this model ({foreign[0]}, ...): export without it")
+                raise WeightsError(
+                    f"{file} holds more than this model ({foreign[0]}, ...): it cannot be written like it"
+                )
             tied = {"lm_head.weight": self.tensors["model.embed_tokens.weight"]} if self.config.tied_embeddings else {}
             writer = replace(self, tensors=tied | self.tensors)
             write_file(self.folder / name, raw_header(file), [(t.name, t.dtype) for t in stored], writer.value)

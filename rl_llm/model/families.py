@@ -1,0 +1,106 @@
+"""The published models, as values. Sizes are those of their config.json on the Hugging Face hub."""
+
+from dataclasses import replace
+from typing import Any
+
+from rl_llm.model.config import Experts, ModelConfig, RopeScaling, SlidingWindow
+
+# Qwen3 (arXiv 2505.09388, table 1). The Base models have the same shapes.
+_QWEN3 = ModelConfig(
+    family="qwen3",
+    vocabulary=151_936,
+    head_width=128,
+    rope_base=1_000_000.0,
+    norm_epsilon=1e-6,
+    tied_embeddings=False,
+    compute_dtype="bfloat16",
+)
+QWEN3_0_6B = replace(_QWEN3, width=1024, layers=28, heads=16, kv_heads=8, feed_forward=3072, tied_embeddings=True)
+QWEN3_1_7B = replace(QWEN3_0_6B, width=2048, feed_forward=6144)
+QWEN3_4B = replace(_QWEN3, width=2560, layers=36, heads=32, kv_heads=8, feed_forward=9728, tied_embeddings=True)
+QWEN3_8B = replace(_QWEN3, width=4096, layers=36, heads=32, kv_heads=8, feed_forward=12_288)
+QWEN3_14B = replace(_QWEN3, width=5120, layers=40, heads=40, kv_heads=8, feed_forward=17_408)
+QWEN3_32B = replace(_QWEN3, width=5120, layers=64, heads=64, kv_heads=8, feed_forward=25_600)
+QWEN3_30B_A3B = replace(
+    _QWEN3,
+    family="qwen3_moe",
+    width=2048,
+    layers=48,
+    heads=32,
+    kv_heads=4,
+    feed_forward=768,
+    experts=Experts(count=128, per_token=8),
+)
+
+# Qwen2.5 (arXiv 2412.15115, table 1).
+_QWEN2_5 = replace(_QWEN3, family="qwen2", qk_norm=False, qkv_bias=True, tied_embeddings=True)
+QWEN2_5_0_5B = replace(_QWEN2_5, width=896, layers=24, heads=14, kv_heads=2, head_width=64, feed_forward=4864)
+QWEN2_5_1_5B = replace(_QWEN2_5, width=1536, layers=28, heads=12, kv_heads=2, feed_forward=8960)
+QWEN2_5_3B = replace(_QWEN2_5, width=2048, layers=36, heads=16, kv_heads=2, feed_forward=11_008)
+QWEN2_5_7B = replace(
+    _QWEN2_5,
+    vocabulary=152_064,
+    width=3584,
+    layers=28,
+    heads=28,
+    kv_heads=4,
+    feed_forward=18_944,
+    tied_embeddings=False,
+)
+
+# Llama 3.1 and 3.2 (arXiv 2407.21783, table 3).
+_LLAMA3 = replace(
+    _QWEN3,
+    family="llama",
+    vocabulary=128_256,
+    qk_norm=False,
+    rope_base=500_000.0,
+    rope_scaling=RopeScaling("llama3", factor=32.0),
+    norm_epsilon=1e-5,
+    tied_embeddings=True,
+)
+LLAMA3_2_1B = replace(_LLAMA3, width=2048, layers=16, heads=32, kv_heads=8, head_width=64, feed_forward=8192)
+LLAMA3_2_3B = replace(_LLAMA3, width=3072, layers=28, heads=24, kv_heads=8, feed_forward=8192)
+LLAMA3_1_8B = replace(
+    _LLAMA3,
+    width=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    feed_forward=14_336,
+    rope_scaling=RopeScaling("llama3", factor=8.0),
+    tied_embeddings=False,
+)
+
+
+def _gemma3(layers: int, window: int, **sizes: Any) -> ModelConfig:
+    """Gemma 3 (arXiv 2503.19786, section 2): five layers with a window, then one without, and so on."""
+    local = tuple(layer for layer in range(layers) if (layer + 1) % 6)
+    return replace(
+        _QWEN3,
+        family="gemma3",
+        layers=layers,
+        sliding=SlidingWindow(window, local, rope_base=10_000.0),
+        activation="gelu_tanh",
+        sandwich_norms=True,
+        unit_offset_norms=True,
+        embedding_scale=True,
+        tied_embeddings=True,
+        **sizes,
+    )
+
+
+# The text parts; all but the smallest are published together with a part that sees.
+GEMMA3_1B = _gemma3(
+    26, 512, vocabulary=262_144, width=1152, heads=4, kv_heads=1, head_width=256, feed_forward=6912, query_scalar=256.0
+)
+_LARGER: dict[str, Any] = {"vocabulary": 262_208, "rope_scaling": RopeScaling("linear", factor=8.0)}
+GEMMA3_4B = _gemma3(
+    34, 1024, width=2560, heads=8, kv_heads=4, head_width=256, feed_forward=10_240, query_scalar=256.0, **_LARGER
+)
+GEMMA3_12B = _gemma3(
+    48, 1024, width=3840, heads=16, kv_heads=8, head_width=256, feed_forward=15_360, query_scalar=256.0, **_LARGER
+)
+GEMMA3_27B = _gemma3(
+    62, 1024, width=5376, heads=32, kv_heads=16, head_width=128, feed_forward=21_504, query_scalar=168.0, **_LARGER
+)

@@ -202,6 +202,9 @@ def _train(arguments: argparse.Namespace) -> int:
         except (GateError, GradingError, CheckpointError) as error:
             print(f"rl-llm train: {error}", file=sys.stderr)
             return FAILED
+        except (Exception, KeyboardInterrupt):  # all others are raised in all processes of a run
+            hosts.leave_others(FAILED)
+            raise
     if hosts.writes():
         _print_summary(summary)
         print(f"run folder  {out}\nreport      {summary['report']}")

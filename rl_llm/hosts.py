@@ -8,7 +8,10 @@ by the main thread.
 
 import os
 import pickle
+import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,28 +27,45 @@ class HostsError(Exception):
 
 def join() -> None:
     """Make this process one of several, if the environment says so: by JAX_COORDINATOR_ADDRESS (host:port of process
-    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or a cluster that JAX knows (TPU pods, Slurm, Kubernetes, Open MPI).
+    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or as a task of Slurm or Open MPI or a worker of a TPU slice, which JAX
+    finds its way in. JAX_NUM_PROCESSES=1 is a run in one process wherever it is.
 
     To be called before any device is used. A process that dies ends the others: at once where a connection breaks (CPU,
-    GPU), within JAX's heartbeat (100 s) elsewhere. Raises HostsError for an environment that says half of it.
+    GPU), within JAX's heartbeat (100 s) elsewhere. Raises HostsError where they do not come together.
     """
+    given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
+    if given.get(COUNT) == "1" or not (given or _in_cluster()):
+        return
+    if given and len(given) < 3:
+        missing = " and ".join(name for name in (ADDRESS, COUNT, INDEX) if name not in given)
+        raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
     import jax
 
-    given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
-    if given and len(given) < 3:
-        missing = " and ".join({ADDRESS, COUNT, INDEX} - set(given))
-        raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM, with which a run is told to save and go (runs/preemption.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        address, count, index = (given[ADDRESS], int(given[COUNT]), int(given[INDEX])) if given else (None,) * 3
-        jax.distributed.initialize(address, count, index, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
-    except ValueError as error:
         if given:
-            raise HostsError(f"{ADDRESS}, {COUNT}, {INDEX} = {', '.join(given.values())}: {error}") from error
-    except RuntimeError as error:
-        raise HostsError(f"the processes of the run did not come together: {error}") from error
+            jax.distributed.initialize(
+                given[ADDRESS],
+                int(given[COUNT]),
+                int(given[INDEX]),
+                cluster_detection_method="deactivate",
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            )
+        else:
+            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        shown = ", ".join(f"{name}={value}" for name, value in given.items()) or "the environment of a cluster"
+        raise HostsError(f"the processes of the run do not come together by {shown}: {error}") from error
+
+
+def _in_cluster() -> bool:
+    """Whether this looks like one of several tasks of a scheduler, or a host with TPUs, which may be one of many."""
+    if any(int(os.environ.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
+        return True
+    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return len(workers) > 1 or any(any(Path("/dev").glob(name)) for name in ("accel*", "vfio/[0-9]*"))
 
 
 def several() -> bool:
@@ -133,6 +153,17 @@ def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
     rows = [np.asarray(shard.data) for shard in shards]
     nothing = np.zeros((0, *array.shape[1:]), array.dtype)
     return np.concatenate([*indices, np.arange(0)]), np.concatenate([*rows, nothing])
+
+
+def leave_others(code: int) -> None:
+    """While a failure is handled that this process may have alone: if there are others, end at once with an exit code.
+
+    An orderly end would wait for the others, and they for this one; so they fail where the connection breaks.
+    """
+    if several():
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _portable(error: Exception) -> Exception:

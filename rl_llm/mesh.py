@@ -145,11 +145,15 @@ def put_on_batch(mesh: Mesh, tree: Any) -> Any:
 
     def put(array: Any) -> jax.Array:
         if isinstance(array, jax.Array) and not array.is_fully_addressable:
-            return jax.jit(lambda x: x, out_shardings=rows)(array)
+            return jax.jit(_same, out_shardings=rows)(array)
         on_host = np.asarray(array)
         return jax.make_array_from_callback(on_host.shape, rows, lambda index: on_host[index])
 
     return jax.tree.map(put, tree)
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
 
 
 def one_cpu(mesh: Mesh) -> bool:

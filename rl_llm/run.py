@@ -139,7 +139,7 @@ class Run:
         """Write summary.json and the ledger's last event; returns the summary."""
         data_state = {"seed": self.seed, "step": self.step, "problems": [problem.id for problem in train_problems]}
         before, after = self.progress["before"], self.progress["after"]
-        lines = read_metrics(self.folder.path)
+        lines = read_metrics(self.folder.path) if self.folder.writes else []  # of the others no summary is written
         phases = ("generate", "grade", "update", "step")
         summary = {
             "accuracy_before": before["accuracy"],
@@ -203,9 +203,8 @@ def open_run(
         restored = folder.checkpoints.restore_newest(template_of(experiment, mesh)) if begun else None
         step = restored.step if restored else 0
         if begun:
-            folder.truncate_after(restored.step if restored else -1)
+            hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
-            hosts.on_writer(lambda: _check_lines(folder.path, step))
             folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             display.say(f"resuming {folder.path} at step {step}{refused}")
@@ -265,8 +264,12 @@ def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]]
     return template
 
 
-def _check_lines(run_path: Path, step: int) -> None:
-    """Raises RunFolderError unless metrics.jsonl has the line of every step up to `step`."""
+def _go_back(folder: RunFolder, restored: int | None) -> None:
+    """Drop the lines that came after the restored step. Raises RunFolderError unless metrics.jsonl has the line of
+    every step up to it.
+    """
+    folder.truncate_after(-1 if restored is None else restored)
+    run_path, step = folder.path, restored or 0
     there = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
     missing = sorted(set(range(1, step + 1)) - there)
     if missing:

@@ -85,7 +85,7 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
         if part not in children:
             kind = type(value).__name__ if children else repr(value)
             where = f"{'.'.join(below[0].path[:depth])} ({kind})" if depth else kind
-            hint = _nearest(part, children) or _elsewhere(below[0].path[depth:], root)
+            hint = _elsewhere(below[0].path[depth:], root) or _nearest(part, children)
             listing = f"; it has: {', '.join(children)}" if children else ""
             raise below[0].refuse(f"{where} has no {part!r}{hint}{listing}")
         changed[part] = _assign(*children[part], below, depth + 1, root)

@@ -23,6 +23,7 @@ TEXTS = [
 # From the top to the bottom. A module imports only from layers below its own, or from its own layer.
 LAYERS = (
     {"catalogue", "cli", "__main__"},
+    {"verbs"},
     {"studies"},
     {"train_rl"},
     {"collect", "evaluation", "learning", "prepare"},

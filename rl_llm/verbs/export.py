@@ -1,0 +1,65 @@
+"""`rl-llm export`: the policy of a run as a Hugging Face folder, for transformers and the servers built on it."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rl_llm.verbs.common import DONE, UsageError
+
+if TYPE_CHECKING:
+    from rl_llm.model.huggingface import Dtype
+
+SUMMARY = "write a run's policy as a Hugging Face folder"
+EXAMPLES = """examples:
+  rl-llm export runs/slower --out exported/slower              the newest policy, for transformers
+  rl-llm export runs/slower --out gs://bucket/slower --like Qwen3-4B-Base"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, on a disk or in a bucket")
+    parser.add_argument(
+        "--like",
+        metavar="FOLDER",
+        help="write the same files as this one, tokenizer included (default: the run's start)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="without --like (default: bfloat16)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the newest good policy of a run as a folder that Hugging Face transformers loads.
+
+    A run that began with such a folder is written like it: the same files, names and dtypes, tokenizer included.
+    """
+    from rl_llm.recorded import RecordError
+    from rl_llm.runs.checkpoint import CheckpointError
+
+    try:
+        step = export(arguments.folder, arguments.out, arguments.like, arguments.dtype)
+    except (RecordError, CheckpointError, ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    print(f"the policy of step {step}: {arguments.out}")
+    return DONE
+
+
+def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" = None) -> int:
+    """Write the newest good policy of a run to the new folder `out`, and return its step.
+
+    `dtype` is bfloat16 by default. Without `like`, a run that began with a Hugging Face folder is written like that
+    one: the same files, tokenizer included. Raises RecordError, CheckpointError or ValueError saying what is wrong.
+    """
+    from rl_llm.mesh import make_meshes
+    from rl_llm.model.huggingface import is_huggingface, save
+    from rl_llm.recorded import newest_state, recorded_experiment
+
+    experiment, _ = recorded_experiment(run)
+    restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
+    if like is None and experiment.start and is_huggingface(experiment.start):
+        like = experiment.start
+    if like and dtype:
+        raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
+    save(experiment.model, restored.state.params, out, dtype or "bfloat16", like)
+    return restored.step

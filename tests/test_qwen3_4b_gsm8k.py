@@ -7,23 +7,24 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from test_train import ROOT, Finished, rl_llm
 
-from rl_llm.actor import Actor
+from rl_llm.actor import open_actor
 from rl_llm.cli import main
 from rl_llm.collect import Collector
 from rl_llm.config import load_experiment
 from rl_llm.learner import compile_make_batch
-from rl_llm.mesh import make_mesh
-from rl_llm.rewards.grader import Grader
+from rl_llm.mesh import Meshes, make_mesh
 from rl_llm.run import experiment_record, open_run
 from rl_llm.runs.folder import RunFolder
-from rl_llm.sampler import Sampler, Sampling, compile_sampler
+from rl_llm.sampler import Sampling
 from rl_llm.state import init_state
+from rl_llm.types import Rollout
 
 FILE = "experiments/qwen3_4b_gsm8k.py"
 SMOKE = load_experiment(f"{ROOT / FILE}:smoke")[1]
@@ -62,24 +63,20 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
     """Their text, encoded again, would be other tokens."""
     task = replace(SMOKE.task, data_dir=files / "prepared")
     experiment = replace(SMOKE, task=task, sampling=Sampling(max_tokens=6), model=replace(SMOKE.model, layers=1))
-    mesh, K = make_mesh(experiment.mesh, jax.devices()[:1]), experiment.responses_per_prompt
-    sample = compile_sampler(experiment.model, mesh, K, experiment.sampling.max_tokens)
-    sampled = []
-
-    def noted(*arguments: object) -> object:
-        sampled.append(sample(*arguments))  # type: ignore[arg-type]
-        return sampled[-1]
-
-    sampler: Sampler = noted  # type: ignore[assignment]
+    mesh, sampled = make_mesh(experiment.mesh, jax.devices()[:1]), []
     params = init_state(experiment.model, experiment.optimizer.build(4), mesh, jax.random.key(0)).params
     record = experiment_record(experiment, FILE, [], 0, "cafe")
     with (
         RunFolder.create(tmp_path / "run", record) as folder,
         open_run(experiment, 0, folder, time.monotonic(), mesh) as (run, _),
-        Grader(experiment.task.verify, experiment.reward, workers=1, time_limit=5.0) as grader,
+        open_actor(experiment, Meshes(mesh, mesh)) as actor,
     ):
-        problems = experiment.task.problems("train", 16, 0)
-        collector = Collector(run, Actor(experiment, mesh, sampler, grader), problems)
+
+        def noted(*arguments: Any) -> Rollout:
+            sampled.append(actor.sample(*arguments))
+            return sampled[-1]
+
+        collector = Collector(run, replace(actor, sample=noted), experiment.task.problems("train", 16, 0))
         collected = collector.finish(collector.begin(0, params))
     experience = collected.experience
     batch, _ = compile_make_batch(experiment.algorithm, mesh)(experience.rollout, experience.reward, {}, None, None)

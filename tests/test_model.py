@@ -294,6 +294,17 @@ def test_flops_are_those_that_the_compiler_counts():
     assert forward_flops(config, tokens=rows * width, context=width) == pytest.approx(counted, rel=0.2)
 
 
+def test_windows_and_experts_cost_what_they_read():
+    wide = replace(GROUPED, layers=3)
+    windows = replace(wide, sliding=SlidingWindow(5, (0, 1)))
+    assert forward_flops(windows, 7, 5) == forward_flops(wide, 7, 5), "a window that holds the whole context"
+    one_layer = forward_flops(wide, 7, 100) - forward_flops(windows, 7, 100)
+    assert one_layer == 2 * 7 * 2 * wide.heads * wide.head_width * 2 * (100 - 5)
+    sparse = replace(wide, experts=Experts(count=9, per_token=2))
+    more = forward_flops(sparse, 7, 5) - forward_flops(wide, 7, 5)
+    assert more == 2 * 7 * 3 * (3 * wide.width * wide.feed_forward + wide.width * 9)
+
+
 def test_flops_of_few_logits_leave_out_the_head():
     whole, none = (forward_flops(GROUPED, 10, 5, logits) for logits in (None, 0))
     assert whole - none == 2 * 10 * V * GROUPED.width

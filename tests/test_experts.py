@@ -1,15 +1,25 @@
 """Mixtures of experts: each token is read by its own experts alone, on one device or spread over several."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from test_learner import CONFIG, ONE_DEVICE, OPTIMIZER, PROMPTS, K, N, T, distance, results
+from test_model import OTHERS, random_params
 
+from rl_llm import noise
+from rl_llm.algorithms import LITE_PPO
+from rl_llm.learner import Learner, compile_make_batch, compile_train_step
 from rl_llm.likelihood import expert_load
-from rl_llm.mesh import MeshShape, make_mesh, replicated
+from rl_llm.mesh import MeshShape, make_mesh, over_batch, replicated
 from rl_llm.mesh import compile as compile_for
 from rl_llm.model import Experts, ModelConfig
 from rl_llm.model.experts import mixture
+from rl_llm.sampler import Sampling, compile_sampler
+from rl_llm.state import init_state
 
 D, F, E = 6, 5, 4
 DRAW = np.random.default_rng(0)
@@ -62,3 +72,28 @@ def test_load_counts_the_tokens_under_the_mask() -> None:
     load = expert_load(chosen, jnp.array([[1.0, 1.0, 0.0]]), experts=4)
     assert float(load["experts/max_load"].result()) == pytest.approx(2 * 4 / 4)  # two of four readings, times experts
     assert float(load["experts/idle"].result()) == pytest.approx(1 / 4)
+
+
+@pytest.mark.slow
+def test_an_update_of_all_that_families_have_is_the_same_on_eight_devices():
+    config = replace(
+        OTHERS, vocabulary=CONFIG.vocabulary, experts=Experts(count=4, per_token=2), width=16, tied_embeddings=False
+    )
+    rollouts, gradients, metrics = [], [], []
+    for mesh in (ONE_DEVICE, make_mesh(MeshShape(2, 2, 2))):
+        sample = compile_sampler(config, mesh, K, T)
+        state = init_state(config, OPTIMIZER, mesh, random_params(config))
+        prompts = jax.device_put(PROMPTS, over_batch(mesh))
+        rollout = sample(state.params, prompts, noise.key(0, noise.Purpose.ROLLOUT), Sampling().values((3,)))
+        reward = jax.device_put(np.tile([1.0, 0.0], N * K // 2).astype(np.float32), over_batch(mesh))
+        batch, _ = compile_make_batch(LITE_PPO, mesh)(rollout, reward, {}, None, None)
+        step = compile_train_step(Learner(config, LITE_PPO, OPTIMIZER, micro_batches=2), mesh)
+        state, told = step(state, batch, jnp.int32(0), jnp.float32(1.0), None)
+        rollouts.append(np.asarray(rollout.tokens))
+        gradients.append(optax.tree_utils.tree_get(state.opt_state, "mu"))
+        metrics.append(results(told))
+    np.testing.assert_array_equal(*rollouts)
+    assert distance(*gradients) < 1e-5
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-4, abs=2e-5)
+    assert metrics[0]["agreement/max"] < 1e-4, "the sampler and the learner send tokens to the same experts"
+    assert metrics[0]["experts/max_load"] >= 1.0

@@ -66,7 +66,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     state = init_state(config, optimizer, mesh, key(0, Purpose.PARAMETERS))
     draw = np.random.default_rng(0)
     prompts = Prompts(
-        tokens=draw.integers(2, sizes.vocab, (sizes.prompts, sizes.prompt_tokens), dtype=np.int32),
+        tokens=draw.integers(2, config.vocabulary, (sizes.prompts, sizes.prompt_tokens), dtype=np.int32),
         lengths=np.full(sizes.prompts, sizes.prompt_tokens, np.int32),
         ids=np.arange(sizes.prompts, dtype=np.int32),
     )
@@ -76,15 +76,15 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     values = Sampling(sizes.new_tokens).values(stop_ids=())
     sample = compile_sampler(config, mesh, sizes.responses, sizes.new_tokens)
     batch_of = compile_make_batch(LITE_PPO, mesh)
-    update = compile_train_step(Learner(config, LITE_PPO, optimizer), mesh)
+    update = compile_train_step(Learner(config, LITE_PPO, optimizer, micro_batches=sizes.micro_batches), mesh)
 
     clocks: list[tuple[float, ...]] = []
     for step in range(sizes.steps + 1):
         marks = [_clock()]
         rollout = jax.block_until_ready(sample(state.params, prompts, key(0, Purpose.ROLLOUT, step), values))
         marks.append(_clock())
-        batch, _ = batch_of(rollout, rewards, {}, None)
-        state, metrics = update(state, batch, jnp.int32(0), jnp.float32(1.0))
+        batch, _ = batch_of(rollout, rewards, {}, None, None)
+        state, metrics = update(state, batch, jnp.int32(0), jnp.float32(1.0), None)
         jax.block_until_ready(state)
         marks.append(_clock())
         (w0, c0), (w1, c1), (w2, c2) = marks
@@ -130,6 +130,7 @@ def _sizes() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = {"layers": 4, "width": 256, "heads": 4, "kv-heads": 0, "head-dim": 64, "ffn": 768, "vocab": 512}
     defaults |= {"prompts": 8, "responses": 8, "prompt-tokens": 32, "new-tokens": 64, "steps": 6}
+    defaults |= {"micro-batches": 1}
     for name, default in defaults.items():
         shown = "as --heads" if name == "kv-heads" else default
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default: {shown}")

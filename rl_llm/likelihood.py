@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
-from rl_llm.model import ModelConfig, extend, prefill, unembed, weight_table
+from rl_llm.model import ModelConfig, extend, gathered_head, prefill, unembed, weight_table
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
 HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
@@ -68,7 +68,7 @@ def by_position(
     Logits are made, used and forgotten in chunks of HEAD_POSITIONS positions, and made again for the gradient.
     """
     B, T = hidden.shape[:2]
-    head = {name: params[name] for name in ("head", "embedding") if name in params}
+    head = gathered_head(config, params)
     chunk = min(T, HEAD_POSITIONS)
 
     @jax.checkpoint

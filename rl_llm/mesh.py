@@ -135,6 +135,28 @@ def data_parallel_size(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def pin_gathered(x: jax.Array, weight: Placeable) -> jax.Array:
+    """A weight whole along `fsdp`, split over `tensor` as ever, while a program is traced for a mesh (`compile`): for
+    what is read so often that gathering it each time would take longer than anything else.
+    """
+    axes = [RULES[name] if name else None for name in weight.axes]
+    return _pin(x, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes)))
+
+
+def pin_rows(x: jax.Array) -> jax.Array:
+    """x with its leading axis spread over the data-parallel devices, and over nothing else, while a program is traced
+    for a mesh.
+
+    Without it a compiler may split hidden states along their width, as the embedding that they are taken from is split
+    over `fsdp`, and then add them up over `fsdp` after every product instead of gathering the weights.
+    """
+    return _pin(x, BATCH)
+
+
+def _pin(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+
+
 def put_on_batch(mesh: Mesh, tree: Any) -> Any:
     """Arrays on the host (the same in every process) or on devices -> on the mesh, with the leading axis spread over
     the data-parallel devices.

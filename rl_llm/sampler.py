@@ -17,7 +17,18 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm import noise
-from rl_llm.model import Caches, ModelConfig, decode, grown, no_caches, prefill, reader, unembed, weight_table
+from rl_llm.model import (
+    Caches,
+    ModelConfig,
+    decode,
+    gathered_head,
+    grown,
+    no_caches,
+    prefill,
+    reader,
+    unembed,
+    weight_table,
+)
 from rl_llm.types import Prompts, Rollout
 
 STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
@@ -115,6 +126,7 @@ def generate(
     keys = noise.row_keys(step_key, prompts.ids, K)
     hidden, prompt_cache = prefill(config, params, prompts.tokens, prompts.lengths)
     read = reader(config, params, prompts.lengths, prompt_cache)
+    params = gathered_head(config, params)
     last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def draw(loop: _Loop, logits: jax.Array) -> _Loop:

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rl_llm import mesh as meshes
 from rl_llm.model.attention import KeyValues, platform
 from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.views import View, prompt_mask, view_of, views_of
+from rl_llm.model.weights import weight_table
 
 Caches = Any  # KeyValues of [B, J, S, h] for each layer, or of [L, B, J, S, h] for all of them
 
@@ -41,6 +43,8 @@ def reader(config: ModelConfig, params: dict, lengths: jax.Array, prompt_cache: 
 
     layers = {name: w if exact(name, w) else w.astype(dtype) for name, w in params["layers"].items()}
     if platform() != "cpu":
+        table = weight_table(config)
+        layers = {name: meshes.pin_gathered(w, table[f"layers/{name}"]) for name, w in layers.items()}
         return Reader(lengths, layers, prompt_cache)
     each = (partial(jax.tree.map, lambda x, i=index: x[i]) for index in range(config.layers))
     return Reader(lengths, *zip(*((take(layers), take(prompt_cache)) for take in each), strict=True))
@@ -110,11 +114,11 @@ def _in_a_scan(
         _, B, J, _, h = caches.keys.shape
         own = jax.tree.map(lambda c: jax.lax.dynamic_slice(c, (index, 0, 0, 0, 0), (1, B, J, span, h))[0], caches)
         x, _ = after_attention(config, weights, x, attend(config, queries, (prompt, own), view.masks))
-        return (x, caches), None
+        return (meshes.pin_rows(x), caches), None
 
     kinds = jnp.array([config.is_sliding(index) for index in range(config.layers)], jnp.int32)
     inputs = (read.layers, read.prompts, jnp.arange(config.layers), kinds)
-    (x, caches), _ = jax.lax.scan(layer, (x, caches), inputs)
+    (x, caches), _ = jax.lax.scan(layer, (meshes.pin_rows(x), caches), inputs)
     return x, caches
 
 

@@ -11,10 +11,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from rl_llm import mesh as meshes
 from rl_llm.model.attention import KeyValues, fused, kernel_for
 from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.views import View, own_mask, prompt_mask, view_of, views_of
+from rl_llm.model.weights import weight_table
+
+HEADS = ("embedding", "head")
 
 # Layers that one iteration of the scan over layers runs: faster than one by one (experiments/benchmarks/rl_step.py with
 # a 1 here shows it), and a deep model still compiles as a loop.
@@ -90,6 +94,12 @@ def unembed(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
+def gathered_head(config: ModelConfig, params: dict) -> dict:
+    """The parameters that `unembed` and `embed` read, gathered once by what reads them many times, and the others."""
+    table = weight_table(config)
+    return params | {name: meshes.pin_gathered(params[name], table[name]) for name in HEADS if name in params}
+
+
 def _through_layers(
     config: ModelConfig,
     params: dict,
@@ -114,10 +124,10 @@ def _through_layers(
         else:
             context = _fused(config, whole, queries, own, prompt, kind)
         x, chosen = after_attention(config, weights, x, context)
-        return x, (own if prompt is None else None, chosen)
+        return meshes.pin_rows(x), (own if prompt is None else None, chosen)
 
     inputs = (params["layers"], prompt_cache, kinds)
-    hidden, outputs = jax.lax.scan(_remembering(config, layer), x, inputs, unroll=LAYERS_PER_ITERATION)
+    hidden, outputs = jax.lax.scan(_remembering(config, layer), meshes.pin_rows(x), inputs, unroll=LAYERS_PER_ITERATION)
     return normalized(config, hidden, params["final_norm"]), outputs
 
 

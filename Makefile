@@ -12,6 +12,9 @@ LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 	print({(3, 11): "requirements/py311.lock"}.get(version, "requirements/py312.lock") \
 	if (3, 11) <= version < (3, 14) else "")
 
+# All but `tpu`, which only `make slow` and who has to do with TPUs needs.
+EXTRAS := data dev slurm tasks
+
 help: ## list these targets
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.* ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
@@ -21,7 +24,7 @@ quickstart: .venv/installed ## train the tiny model end to end; after an interru
 test: .venv/installed ## run the quick tests
 	.venv/bin/python -m pytest
 
-slow: .venv/installed ## run the slow tests
+slow: .venv/installed .venv/tpu ## run the slow tests
 	.venv/bin/python -m pytest -m slow
 
 check: .venv/installed ## lint, and check format and types
@@ -33,7 +36,7 @@ lock: ## rewrite the lock files after a change of pyproject.toml; UPGRADE=1 take
 	$(or $(PYTHON),python3) -m venv .cache/lock
 	.cache/lock/bin/python -m pip install --quiet "uv>=0.9"
 	for version in 3.11 3.12; do \
-	    .cache/lock/bin/uv pip compile pyproject.toml --quiet --all-extras $(if $(UPGRADE),--upgrade) \
+	    .cache/lock/bin/uv pip compile pyproject.toml --quiet $(EXTRAS:%=--extra %) $(if $(UPGRADE),--upgrade) \
 	        --python-version $$version --universal --fork-strategy fewest --generate-hashes --no-emit-index-url \
 	        --custom-compile-command "make lock" -o requirements/py$${version%.*}$${version#*.}.lock || exit 1; \
 	done
@@ -52,3 +55,9 @@ lock: ## rewrite the lock files after a change of pyproject.toml; UPGRADE=1 take
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$$lock" && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . && \
 	touch .venv/installed
+
+# The TPU compiler in the version that the installed JAX asks for. Without it, the tests that need it are skipped.
+.venv/tpu: .venv/installed
+	@if [ "$$(uname -sm)" != "Linux x86_64" ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	    "jax[tpu]==$$(.venv/bin/python -c 'from importlib.metadata import version; print(version("jax"))')"; \
+	then touch .venv/tpu; else echo "Going on without the TPU compiler" >&2; fi

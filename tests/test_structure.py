@@ -25,7 +25,7 @@ LAYERS = (
     {"catalogue", "cli", "__main__"},
     {"verbs"},
     {"studies"},
-    {"train_rl"},
+    {"plan", "train_rl"},
     {"collect", "evaluation", "learning", "prepare"},
     {"fields", "observe", "scoring", "stored", "train_sft"},
     {"actor", "recorded"},

@@ -1,0 +1,158 @@
+"""A plan: an experiment's programs on one mesh of a slice, whether they fit, what to change if not, what it costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+
+from rl_llm.experiment import Experiment
+from rl_llm.mesh import MeshShape, make_meshes
+from rl_llm.plan.cost import Cost, Efficiency, cost
+from rl_llm.plan.errors import PlanError
+from rl_llm.plan.programs import (
+    GIB,
+    Abstract,
+    Program,
+    abstract,
+    bytes_per_chip,
+    cache_bytes_per_chip,
+    compile_program,
+    copied_bytes_per_chip,
+    lowered,
+    mesh_of,
+    update_state,
+)
+from rl_llm.plan.topology import Topology
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one program needs of every chip, in GiB. `beside`: what stays on the chip while the program runs without
+    being its argument. `cache`, and `copied`, the weights in the form that sampling reads them in, are a part of the
+    temporaries.
+    """
+
+    parameters: float
+    state: float
+    beside: float
+    batch: float
+    cache: float
+    copied: float
+    temporaries: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The outcome for one mesh. `needs` and `programs` by the program's name."""
+
+    experiment: Experiment
+    topology: Topology
+    programs: dict[str, Program]
+    needs: dict[str, Need]
+    cost: Cost
+    efficiency: Efficiency
+    advice: str | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program has the memory it needs."""
+        return self.advice is None
+
+
+def make_plan(
+    experiment: Experiment,
+    topology: Topology,
+    devices: list[jax.Device],
+    efficiency: Efficiency,
+    compiling: Callable[[str], None] = lambda name: None,
+    steps: int | None = None,
+) -> Plan:
+    """Compile an experiment's programs for its mesh on a slice. Raises PlanError where they do not divide over it."""
+    try:
+        both = make_meshes(experiment.mesh, experiment.sampler_mesh, devices)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    experiment = replace(experiment, mesh=MeshShape(**both.learner.shape))
+    made = abstract(experiment, both)
+    programs = {}
+    for name, lower in lowered(made).items():
+        compiling(name)
+        programs[name] = compile_program(name, lower, mesh_of(made, name))
+    needs = {name: _need(made, program) for name, program in programs.items()}
+    passes = made.learning.passes(experiment.pretraining_steps)
+    costs = replace(cost(experiment, topology, both, programs, passes, efficiency), steps=steps or experiment.steps)
+    return Plan(experiment, topology, programs, needs, costs, efficiency, _advice(made, topology, programs, needs))
+
+
+def _need(made: Abstract, program: Program) -> Need:
+    apart = made.meshes.apart and program.name == "sample"
+    parameters = bytes_per_chip(made.sampler_arguments[0] if apart else made.state.params)
+    everything = bytes_per_chip(made.sampler_arguments[0]) if apart else bytes_per_chip(made.state)
+    arguments = bytes_per_chip(update_state(made.state)) if program.name == "update" else parameters
+    beside = everything - arguments
+    cache = copied = 0
+    if program.name == "sample":
+        cache = cache_bytes_per_chip(made.experiment, made.meshes.sampler)
+        copied = copied_bytes_per_chip(made.experiment, made.meshes.sampler)
+    peak = beside + (program.peak if program.failure is None else arguments + program.peak)
+    batch = max(0, program.arguments - arguments)
+    sizes = (parameters, everything - parameters, beside, batch, cache, copied, program.temporaries, peak)
+    return Need(*(size / GIB for size in sizes))
+
+
+def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], needs: dict[str, Need]) -> str | None:
+    """The first thing to change where a program does not fit; None where all do."""
+    tight = [
+        name
+        for name, program in programs.items()
+        if program.failure is not None or needs[name].peak > topology.usable_gib
+    ]
+    if not tight:
+        return None
+    name = max(tight, key=lambda name: needs[name].peak)
+    need, experiment, shape = needs[name], made.experiment, made.meshes.learner.shape
+    lasting = need.parameters + need.state
+    if lasting > 0.5 * topology.usable_gib:
+        if shape["data"] > 1:
+            return (
+                f"parameters and optimizer take {lasting:.1f} GiB of every chip: spread them over more chips, --mesh "
+                f"data=1,fsdp={shape['fsdp'] * shape['data']},tensor={shape['tensor']}"
+            )
+        return f"parameters and optimizer take {lasting:.1f} GiB of every chip although spread over all: a larger slice"
+    if name == "sample":
+        if shape["tensor"] > experiment.model.kv_heads:
+            return f"tensor={shape['tensor']} copies key/value heads: at most tensor={experiment.model.kv_heads}"
+        rest = need.peak - need.cache if programs[name].failure is None else lasting
+        times, most = 2, experiment.prompts_per_step // (shape["data"] * shape["fsdp"] * experiment.sampling_batches)
+        while need.cache / times + rest > 0.9 * topology.usable_gib and times < most:
+            times *= 2
+        rows = experiment.prompts_per_step * experiment.responses_per_prompt // experiment.sampling_batches
+        said = (
+            f"the keys and values of {rows} responses of {experiment.sampling.max_tokens} tokens take {need.cache:.1f} "
+            f"GiB of every chip"
+        )
+        if most < 2:
+            return f"{said}, and each has one prompt already: tensor={2 * shape['tensor']}, or a larger slice"
+        return f"{said}: sample fewer at a time, --set sampling_batches={times * experiment.sampling_batches}"
+    ways = shape["data"] * shape["fsdp"]
+    prompts = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
+    if getattr(experiment.model, "remat", "nothing") == "nothing":
+        return f"{name}: compute activations again instead of keeping them, --set model.remat=layers"
+    if name == "update" and prompts % (2 * ways) == 0:
+        return f"{name}: smaller micro-batches, --set micro_batches={2 * experiment.micro_batches}"
+    if ways > 1 and shape["tensor"] < experiment.model.kv_heads:
+        return f"{name}: a micro-batch has one prompt for each of {ways} chips already: tensor={2 * shape['tensor']}"
+    return f"{name}: shorter responses (sampling.max_tokens={experiment.sampling.max_tokens}), or a larger slice"
+
+
+def on_mesh(
+    experiment: Experiment, shape: MeshShape, micro_batches: int | None = None, sampling_batches: int | None = None
+) -> Experiment:
+    """The experiment on another mesh, cut in other parts."""
+    return replace(
+        experiment,
+        mesh=shape,
+        micro_batches=micro_batches or experiment.micro_batches,
+        sampling_batches=sampling_batches or experiment.sampling_batches,
+    )

@@ -1,0 +1,235 @@
+"""An experiment's own programs (sampler, log-probabilities, update), compiled for devices that need not be there."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rl_llm import mesh as meshes
+from rl_llm import noise
+from rl_llm.experiment import Experiment
+from rl_llm.learning import Learning, compile_learning
+from rl_llm.mesh import Meshes
+from rl_llm.model import Weight, weight_table
+from rl_llm.noise import Purpose
+from rl_llm.plan.collectives import Collective, collectives
+from rl_llm.plan.errors import PlanError
+from rl_llm.recorded import Others
+from rl_llm.run import carried
+from rl_llm.sampler import compile_sampler
+from rl_llm.state import abstract_state
+from rl_llm.types import Batch, Prompts, Rollout, TrainState
+
+GIB = 2**30
+
+# The compiler's least effort at speed: a tenth of the time at its default, and the memory is much the same.
+EFFORT = -1.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled program needs of every chip, in bytes: its arguments, temporaries, and the most at one time.
+    Where it did not compile for want of memory, `failure` is the compiler's reason, `peak` what it said it would need,
+    and the rest is empty.
+    """
+
+    name: str
+    arguments: int
+    temporaries: int
+    peak: int
+    collectives: tuple[Collective, ...]
+    seconds_to_compile: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Abstract:
+    """Shapes, types and shardings of what an experiment's programs read, and the programs themselves, not compiled.
+    The sampler reads `sampler_arguments`, on a mesh of its own where the experiment has one.
+    """
+
+    experiment: Experiment
+    meshes: Meshes
+    learning: Learning
+    state: TrainState
+    rollout: Rollout
+    batch: Batch
+    sample: Callable[..., Rollout]
+    sampler_arguments: tuple
+
+
+def abstract(experiment: Experiment, both: Meshes) -> Abstract:
+    """Trace an experiment's programs. Raises PlanError for a mesh that its sizes do not divide over."""
+    try:
+        return _abstract(experiment, both)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
+    N, K, mesh = experiment.prompts_per_step, experiment.responses_per_prompt, both.learner
+    _check_shares(experiment, both)
+    learning = compile_learning(experiment, 0, mesh, Others(), ())
+    optimizer = experiment.optimizer.build(experiment.policy_updates())
+    state = abstract_state(experiment.model, optimizer, mesh, carried(experiment))
+    T, P, part = experiment.sampling.max_tokens, experiment.max_prompt_tokens, N // experiment.sampling_batches
+    sample = compile_sampler(experiment.model, both.sampler, K, T)
+    prompts = Prompts(_shape(jnp.int32, part, P), _shape(jnp.int32, part), _shape(jnp.int32, part))
+    key = jax.eval_shape(lambda: noise.key(0, Purpose.ROLLOUT))
+    values = jax.eval_shape(lambda: experiment.sampling.values((), T))
+    weights = meshes.weight_shardings(both.sampler, weight_table(experiment.model))
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state.params, weights
+    )
+    arguments = (params, prompts, key, values)
+    rollout = jax.tree.map(
+        lambda x: _shape(x.dtype, x.shape[0] * experiment.sampling_batches, *x.shape[1:]),
+        jax.eval_shape(sample, *arguments),
+    )
+    made = {name: shape for name, shape in _fields(experiment).items() if name in learning.fields.names}
+    reward = _shape(jnp.float32, N * K)
+    batch, _ = jax.eval_shape(learning.build_batch, rollout, reward, made, state.moments, state.coefficients)
+    return Abstract(experiment, both, learning, state, rollout, batch, sample, arguments)
+
+
+def _check_shares(experiment: Experiment, both: Meshes) -> None:
+    N, ways = experiment.prompts_per_step, meshes.data_parallel_size(both.learner)
+    share = N // (experiment.updates_per_rollout * experiment.micro_batches)
+    if share % ways:
+        raise PlanError(
+            f"a micro-batch of {share} prompts (prompts_per_step={N} / updates_per_rollout="
+            f"{experiment.updates_per_rollout} / micro_batches={experiment.micro_batches}) does not divide over "
+            f"data x fsdp = {ways} chips"
+        )
+    part, ways = N // experiment.sampling_batches, meshes.data_parallel_size(both.sampler)
+    if part % ways:
+        raise PlanError(
+            f"{part} prompts (prompts_per_step={N} / sampling_batches={experiment.sampling_batches}) do not divide "
+            f"over the sampler's data x fsdp = {ways} chips"
+        )
+
+
+def _shape(dtype: Any, *sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def _fields(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of the fields that a batch may get besides its rollout and rewards (`rl_llm.fields`)."""
+    B, T = experiment.prompts_per_step * experiment.responses_per_prompt, experiment.sampling.max_tokens
+    sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
+    sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
+    k = max((source.top_tokens for source in sources), default=0)
+    tokens, rows = _shape(jnp.float32, B, T), _shape(jnp.float32, B)
+    several = _shape(jnp.float32, B, T, k)
+    return {
+        **dict.fromkeys(("old_logp", "sampler_logp", "ref_logp", "value"), tokens),
+        **dict.fromkeys(("greedy_reward", "kl_baseline"), rows),
+        "rewards": _shape(jnp.float32, B, len(experiment.reward.names)),
+        "teacher_tokens": _shape(jnp.int32, B, T, k),
+        **dict.fromkeys(("teacher_logp", "old_top_logp"), several),
+    }
+
+
+def update_state(state: TrainState) -> TrainState:
+    """The state as an update gets it: what is replayed, and the parameters of past steps, stay outside."""
+    return replace(state, replay=None, past=None)
+
+
+def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
+    """The programs of a step, by name: each lowers one to what the compiler takes."""
+    temperature, update = _shape(jnp.float32), _shape(jnp.int32)
+    state = update_state(made.state)
+    programs: dict[str, Callable[[], Any]] = {
+        "sample": lambda: made.sample.lower(*made.sampler_arguments),  # type: ignore[attr-defined]
+        "update": lambda: made.learning.train_step.lower(state, made.batch, update, temperature, None),  # type: ignore[attr-defined]
+    }
+    if {"old_logp", "ref_logp"} & made.learning.fields.names:
+        logps = made.learning.fields.logps
+        programs["log-probabilities"] = lambda: logps.lower(made.state.params, made.rollout, temperature)  # type: ignore[attr-defined]
+    return programs
+
+
+def mesh_of(made: Abstract, name: str) -> Mesh:
+    """Where a program runs."""
+    return made.meshes.sampler if name == "sample" else made.meshes.learner
+
+
+def compile_program(name: str, lower: Callable[[], Any], mesh: Mesh) -> Program:
+    """Compile one program and read what it needs."""
+    start = time.perf_counter()
+    try:
+        compiled = lower().compile(compiler_options={"exec_time_optimization_effort": EFFORT})
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        seconds = time.perf_counter() - start
+        return Program(name, 0, 0, wanted_bytes(str(error)), (), seconds, str(error).splitlines()[0])
+    memory = compiled.memory_analysis()
+    found = collectives(compiled.as_text(), dict(mesh.shape))
+    seconds = time.perf_counter() - start
+    return Program(
+        name,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.peak_memory_in_bytes,
+        tuple(found),
+        seconds,
+    )
+
+
+def wanted_bytes(message: str) -> int:
+    """How much memory a program would have needed, by the compiler's message on why it will not have it."""
+    wanted = re.search(r"\(([\d.]+)([KMG])\) exceeds available|Used ([\d.]+)([KMG]) of", message)
+    if wanted is None:
+        return 0
+    amount, unit = [part for part in wanted.groups() if part]
+    return int(float(amount) * 2 ** {"K": 10, "M": 20, "G": 30}[unit])
+
+
+def bytes_per_chip(tree: Any) -> int:
+    """Memory of a chip that its part of arrays takes, by their shapes and shardings."""
+
+    def part(x: jax.ShapeDtypeStruct) -> int:
+        shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
+        size = jnp.dtype(x.dtype).itemsize
+        for dimension in shape:
+            size *= dimension
+        return size
+
+    return sum(part(x) for x in jax.tree.leaves(tree))
+
+
+def cache_bytes_per_chip(experiment: Experiment, mesh: Mesh) -> int:
+    """Keys and values of the responses that are sampled in one call and of their prompts, as the sampler keeps them."""
+    config, shape = experiment.model, mesh.shape
+    itemsize = jnp.dtype(config.compute_dtype).itemsize
+    per_slot = 2 * config.layers * config.kv_heads * config.head_width * itemsize
+    part = experiment.prompts_per_step // experiment.sampling_batches
+    prompts = part * experiment.max_prompt_tokens
+    responses = part * experiment.responses_per_prompt * experiment.sampling.max_tokens
+    ways = meshes.data_parallel_size(mesh) * shape["tensor"]
+    return per_slot * (prompts + responses) // ways
+
+
+def copied_bytes_per_chip(experiment: Experiment, mesh: Mesh) -> int:
+    """The weights as sampling reads them, made once per call: those of layers in the compute type, and all of them
+    whole along `fsdp`.
+    """
+    compute = jnp.dtype(experiment.model.compute_dtype).itemsize
+
+    def copied(path: str, weight: Weight) -> int:
+        in_layers = path.startswith("layers/")
+        if not in_layers and (mesh.shape["fsdp"] == 1 or "width" not in weight.axes):
+            return 0
+        itemsize = compute if in_layers and len(weight.shape) > 2 else 4
+        axes = [meshes.RULES[name] for name in weight.axes if name]
+        ways = prod(mesh.shape[axis] for axis in axes if axis != "fsdp")
+        return itemsize * prod(weight.shape) // ways
+
+    return sum(copied(path, weight) for path, weight in weight_table(experiment.model).items())

@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace, load: Any) -> int:
         shape = plan.experiment.mesh
         console.print(
             f"recommended, of {count} that were compiled: --mesh data={shape.data},fsdp={shape.fsdp},"
-            f"tensor={shape.tensor} --set micro_batches={plan.experiment.micro_batches}",
+            f"tensor={shape.tensor} --set micro_batches={plan.experiment.micro_batches} --set "
+            f"sampling_batches={plan.experiment.sampling_batches}",
             highlight=False,
         )
     if arguments.json is not None:
@@ -147,8 +148,8 @@ def _search(experiment: Any, slice_: Any, parts: Any, efficiency: Any, steps: in
     plans = []
     with Progress() as display, display.phase("meshes compiled", len(promising)) as phase:
         for done, one in enumerate(promising, 1):
-            display.say(f"compiling for {one.mesh}, micro_batches={one.micro_batches} (guess: {one.gib:.1f} GiB) ...")
-            planned = on_mesh(experiment, one.mesh, one.micro_batches)
+            display.say(f"compiling for {one} ...")
+            planned = on_mesh(experiment, one.mesh, one.micro_batches, one.sampling_batches)
             plans.append(make_plan(planned, slice_, parts, efficiency, steps=steps))
             phase.update(done)
     fitting = [plan for plan in plans if plan.fits]

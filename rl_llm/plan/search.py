@@ -14,12 +14,13 @@ STATE_BYTES = 12  # float32 parameters and two moments
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mesh and a number of micro-batches with a rough guess at the memory they take (GiB per chip), and at how much
-    is sent: bytes per chip and step.
+    """A mesh, and numbers of micro-batches and of sampling batches, with a rough guess at the memory they take (GiB per
+    chip), and at how much is sent: bytes per chip and step.
     """
 
     mesh: MeshShape
     micro_batches: int
+    sampling_batches: int
     gib: float
     sent: float
 
@@ -44,9 +45,14 @@ def _possible(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, i
             if config.width % fsdp:
                 continue
             ways = chips // tensor
-            for cut in _divisors(prompts):
-                if (prompts // cut) % ways == 0 and cut & (cut - 1) == 0:
+            for cut in _powers(prompts):
+                if (prompts // cut) % ways == 0:
                     yield MeshShape(chips // tensor // fsdp, fsdp, tensor), cut
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`."""
+    return [1 << exponent for exponent in range(most.bit_length())]
 
 
 def _divisors(n: int) -> list[int]:
@@ -70,8 +76,10 @@ def _estimate(experiment: Experiment, topology: Topology, mesh: MeshShape, cut: 
     layer = 4 * tokens * (4 * config.width + 3 * config.feed_forward / mesh.tensor)
     gradient = 4 * parameters / (mesh.fsdp * mesh.tensor)
     update = state + gradient + inputs + layer
-    sampling = state + gathered + cache
+    most = max(1, experiment.prompts_per_step // ways)
+    parts = next((n for n in _powers(most) if state + gathered + cache / n < 0.9 * GIB * topology.usable_gib), most)
+    sampling = state + gathered + cache / parts
     sent = 3 * cut * gathered * (mesh.fsdp > 1) + 8 * parameters * (mesh.data > 1) / (mesh.fsdp * mesh.tensor)
     per_token = 4 * config.layers * config.width * 4 * (mesh.tensor - 1) / mesh.tensor  # two all-reduces each way
     sent += experiment.updates_per_rollout * 3 * per_token * rows * (P + T) / ways
-    return Candidate(mesh, cut, max(update, sampling) / GIB, sent)
+    return Candidate(mesh, cut, parts, max(update, sampling) / GIB, sent)

@@ -11,6 +11,9 @@ import pytest
 from test_train import ROOT
 
 from launch.prices import CHIPS
+from rl_llm.cli import main
+from rl_llm.config import load_experiment
+from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape
 from rl_llm.plan.collectives import Collective, by_kind, collectives
 from rl_llm.plan.command import parse_mesh
@@ -18,8 +21,9 @@ from rl_llm.plan.cost import Cost, Phase
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import wanted_bytes
 from rl_llm.plan.search import candidates
-from rl_llm.plan.topology import SLICES, topology
+from rl_llm.plan.topology import SLICES, devices, topology
 
+EXPERIMENT = "tests/data/qwen3_0_6b_short.py"
 MESH = {"data": 2, "fsdp": 2, "tensor": 4}
 
 # A loop of 36 turns in a loop that ends when the data say so, with every way of writing who takes part.
@@ -118,6 +122,26 @@ def test_an_unknown_slice_is_refused_with_the_known_ones(name: str):
         topology(name)
 
 
+def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rl_llm.plan.topology.find_spec", lambda name: None)
+    with pytest.raises(PlanError, match=r"pip install 'rl-llm\[tpu\]'"):
+        devices(topology("v6e:2x2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--topology", "v6e:9x9"), "v6e:9x9: unknown"),
+        (("--topology", "v6e:2x2", "--search", "--mesh", "fsdp=4"), "leave out --mesh fsdp=4"),
+        (("--topology", "v6e:2x2", "--steps", "0"), "--steps must be at least 1"),
+        (("--topology", "v6e:2x2", "--json", "nowhere/plan.json"), "there is no folder nowhere"),
+    ],
+)
+def test_wrong_usage_is_said_at_once(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture):
+    assert main(["plan", EXPERIMENT, *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_mesh_is_read_and_what_is_left_out_takes_the_rest():
     assert parse_mesh("fsdp=4,tensor=2") == MeshShape(-1, 4, 2)
     assert parse_mesh("data=2,fsdp=-1") == MeshShape(2, -1, 1)
@@ -129,24 +153,14 @@ def test_a_mesh_that_makes_no_sense_is_refused(text: str):
         parse_mesh(text)
 
 
-def test_a_search_begins_with_what_fits_and_sends_least(qwen):
+def test_a_search_begins_with_what_fits_and_sends_least():
+    qwen = load_experiment(str(ROOT / EXPERIMENT), Experiment)[1]
     found = candidates(qwen, topology("v6e:4x4"))
     fitting = [one for one in found if one.gib <= topology("v6e:4x4").usable_gib]
     assert found[: len(fitting)] == fitting
     assert [one.sent for one in fitting] == sorted(one.sent for one in fitting)
     assert all(one.mesh.data * one.mesh.fsdp * one.mesh.tensor == 16 for one in found)
     assert all(qwen.model.kv_heads % one.mesh.tensor == 0 for one in found)
-
-
-@pytest.fixture
-def qwen():
-    from rl_llm.config import load_experiment
-    from rl_llm.experiment import Experiment
-
-    return load_experiment(str(ROOT / EXPERIMENT), Experiment)[1]
-
-
-EXPERIMENT = "tests/data/qwen3_0_6b_short.py"
 
 
 @pytest.mark.slow

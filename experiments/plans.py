@@ -1,0 +1,107 @@
+"""What the paper's settings need of TPU slices: Qwen3-0.6B, 4B and 8B, Lite PPO, 128 prompts x 8 responses of at most
+8192 tokens to prompts of at most 1024 (arXiv 2508.08221, A.1). Nothing is trained, and no weights are needed.
+
+One:    rl-llm plan experiments/plans.py:qwen3_4b --topology v6e:4x4 --search
+All:    python experiments/plans.py        (an hour or two on two cores; writes docs/plans.md)
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from rl_llm.experiment import Experiment
+from rl_llm.model.families import QWEN3_0_6B, QWEN3_4B, QWEN3_8B
+
+HERE = Path(__file__).parent
+SLICES = ("v5e:4x4", "v5p:2x2x4", "v6e:4x4", "v6e:8x8")
+
+
+def _paper() -> Experiment:
+    """`paper` of the experiment beside this one."""
+    spec = spec_from_file_location("qwen3_4b_gsm8k", HERE / "qwen3_4b_gsm8k.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    paper: Experiment = module.paper
+    return paper
+
+
+base = _paper()
+ABLATION = {
+    name: replace(base, model=replace(model, remat=base.model.remat))
+    for name, model in (("qwen3_0_6b", QWEN3_0_6B), ("qwen3_4b", QWEN3_4B), ("qwen3_8b", QWEN3_8B))
+}
+
+HEAD = """# Plans: what the paper's settings need
+
+Lite PPO with 128 prompts x 8 responses a step, prompts of at most 1024 tokens and responses of at most 8192, bfloat16
+products, two updates a rollout, the layers recomputed in the backward pass. For each slice the plan that `--search`
+recommends, or the one that fails by least. Slices have their number of chips in their shape; Google Cloud's own names
+count chips for v5e and v6e (v6e-16 is v6e:4x4) and cores, two a chip, for v5p (v5p-32 is v5p:2x2x4, 16 chips).
+
+GiB are per chip, at the fullest moment of each program, with what stays there beside it. Seconds are a roofline at the
+efficiencies that `rl-llm plan --help` says, as if every response were as long as it may be; dollars are for 500 steps.
+No TPU was asked: these are compiled programs and arithmetic.
+
+Made by `python experiments/plans.py`.
+
+"""
+COLUMNS = (
+    *("model", "slice", "data, fsdp, tensor", "micro", "sampling", "sample", "log-probs", "update", "there is", "fits"),
+    *("s a step", "tokens/s", "$", "$ spot", "first to change"),
+)
+
+
+def plan(name: str, slice_: str, folder: Path) -> dict[str, Any]:
+    """One cell, by the command line."""
+    out = folder / f"{name}-{slice_.replace(':', '-')}.json"
+    command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_, "--search"]
+    subprocess.run([*command, "--json", str(out)], check=False, stdout=subprocess.DEVNULL)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """A line of the table."""
+    mesh, needs = found["mesh"], found["gib_per_chip"]
+
+    def peak(program: str) -> str:
+        return f"{needs[program]['peak']:.1f}" if program in needs else ""
+
+    cells = (
+        name,
+        found["topology"],
+        f"{mesh['data']}, {mesh['fsdp']}, {mesh['tensor']}",
+        found["micro_batches"],
+        found["sampling_batches"],
+        *(peak(program) for program in ("sample", "log-probabilities", "update")),
+        found["usable_gib"],
+        "yes" if found["fits"] else "no",
+        f"{found['step_seconds']:.0f}",
+        f"{found['tokens_per_second']:,.0f}",
+        f"{found['dollars']:,.0f}",
+        f"{found['dollars_spot']:,.0f}",
+        found["advice"] or "",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Plan all, and write docs/plans.md line by line."""
+    out = HERE.parent / "docs" / "plans.md"
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ABLATION:
+            for slice_ in SLICES:
+                lines.append(row(name, plan(name, slice_, Path(folder))))
+                out.write_text(HEAD + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

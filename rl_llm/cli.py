@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from rl_llm.verbs import evaluate, export, report, train
+from rl_llm.plan.environment import quieten_absent_tpu
+from rl_llm.verbs import evaluate, export, plan, report, train
 from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
 
-VERBS = {"train": train, "evaluate": evaluate, "export": export, "report": report}
+VERBS = {"train": train, "evaluate": evaluate, "export": export, "plan": plan, "report": report}
 
 EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py                       the main job on two CPU cores, in minutes
@@ -17,12 +18,14 @@ EXAMPLES = """examples:
   rl-llm evaluate runs/slower --problems 500                   more held-out problems, newest checkpoint
   rl-llm export runs/slower --out exported/slower              the policy, for transformers
   rl-llm report runs/slower                                    rebuild report.html
+  rl-llm plan experiments/qwen3_4b_gsm8k.py:paper --topology v6e:4x4       does it fit a slice, what does it cost?
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    quieten_absent_tpu()
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed))

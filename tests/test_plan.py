@@ -16,12 +16,12 @@ from rl_llm.config import load_experiment
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape
 from rl_llm.plan.collectives import Collective, by_kind, collectives
-from rl_llm.plan.command import parse_mesh
 from rl_llm.plan.cost import Cost, Phase
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import wanted_bytes
 from rl_llm.plan.search import candidates
 from rl_llm.plan.topology import SLICES, devices, topology
+from rl_llm.verbs.plan import parse_mesh
 
 EXPERIMENT = "tests/data/qwen3_0_6b_short.py"
 MESH = {"data": 2, "fsdp": 2, "tensor": 4}

@@ -1,4 +1,4 @@
-"""The verb `plan` of the command line."""
+"""`rl-llm plan`: what an experiment needs of a TPU slice, without one."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ from typing import Any
 
 from rl_llm.plan.environment import compile_only
 from rl_llm.plan.errors import PlanError
+from rl_llm.verbs.common import UsageError, add_experiment, load
 
+SUMMARY = "what an experiment needs of a TPU slice, without one"
 FITS, DOES_NOT_FIT = 0, 1
 COMPILED = 4  # candidates of a search that are compiled, until one fits
 
@@ -20,10 +22,9 @@ EXAMPLES = """examples:
 exit codes: 0 fits, 1 does not fit, 2 wrong usage"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `plan`."""
-    parser.add_argument("experiment", metavar="EXPERIMENT[:NAME]", help="as for train")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="overrides", help="as for train")
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_experiment(parser)
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="a TPU slice, as in v6e:4x4")
     parser.add_argument("--mesh", metavar="AXIS=N,...", help="mesh to plan for (default: the experiment's)")
     parser.add_argument("--search", action="store_true", help="try meshes and micro-batches, and recommend one")
@@ -72,9 +73,19 @@ def parse_mesh(text: str) -> Any:
         raise PlanError(f"--mesh {text}: {error}") from error
 
 
-def run(arguments: argparse.Namespace, load: Any) -> int:
-    """Plan; `load` reads the experiment. Raises PlanError for what cannot be planned."""
+def run(arguments: argparse.Namespace) -> int:
+    """Compile an experiment's own programs for a TPU slice on this machine, and say what they need of every chip, what
+    they send, how long a step must take and what the run costs.
 
+    Needs the TPU compiler, pip install 'rl-llm[tpu]', and no TPU.
+    """
+    try:
+        return _run(arguments)
+    except PlanError as error:
+        raise UsageError(str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from rl_llm.plan.topology import devices, topology
 
     slice_ = topology(arguments.topology)
@@ -90,7 +101,7 @@ def run(arguments: argparse.Namespace, load: Any) -> int:
     from rl_llm.plan.cost import Efficiency
     from rl_llm.plan.report import as_json, show
 
-    experiment = load()
+    _, experiment = load(arguments.experiment, arguments.overrides)
     parts = devices(slice_)
     efficiency = Efficiency(
         arguments.compute_efficiency, arguments.memory_efficiency, arguments.network_efficiency, arguments.mean_length

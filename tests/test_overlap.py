@@ -20,7 +20,7 @@ from rl_llm.learning import compile_learning, of_sampler, remembered
 from rl_llm.mesh import Meshes, make_mesh, replicated
 from rl_llm.recorded import Others
 from rl_llm.run import Run, carried, open_run
-from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.folder import IDENTITY, RunFolder
 from rl_llm.sampler import Sampler, generate
 from rl_llm.state import init_state
 from rl_llm.types import Rollout, TrainState
@@ -71,7 +71,7 @@ def held(door: Door) -> Sampler:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    folder = RunFolder.create(tmp_path / "run", {"fingerprint": "", "seed": 0, "problems": ""})
+    folder = RunFolder.create(tmp_path / "run", dict.fromkeys(IDENTITY, 0))
     with folder, open_run(STALE, 0, folder, 0.0, MESH) as (run, _):
         yield run
 
@@ -110,8 +110,8 @@ def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(actor: Actor):
     class Mute:
-        end_id = STALE.tokenizer.end_id
-        encode = staticmethod(STALE.tokenizer.encode)
+        def __getattr__(self, name: str) -> Any:
+            return getattr(STALE.tokenizer, name)
 
         def decode(self, ids: Any) -> str:
             raise RuntimeError("no words")

@@ -15,7 +15,8 @@ Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
 def loss_and_gradient(loss: Loss, params: Any, batch: Any, micro_batches: int) -> tuple[jax.Array, Metrics, Any]:
     """Sum of `loss(params, part)` over parts of the batch, one part in memory at a time -> (loss, metrics, gradient).
 
-    Part m takes every `micro_batches`-th prompt (with its rows): a contiguous cut would put a part on few devices.
+    Part m takes every `micro_batches`-th group (a prompt with its rows): a contiguous cut would put a part on few
+    devices.
     """
     gradient_of = jax.value_and_grad(loss, has_aux=True)
     if micro_batches == 1:
@@ -34,8 +35,10 @@ def loss_and_gradient(loss: Loss, params: Any, batch: Any, micro_batches: int) -
 
 
 def split(batch: Any, parts: int) -> Any:
-    """Leaves [N, ...] or [N * K, ...] -> [parts, N / parts, ...] or [parts, N * K / parts, ...]; groups stay whole."""
-    N = batch.prompts.lengths.shape[0]
+    """Leaves [N, ...] or [N * K, ...] -> [parts, N / parts, ...] or [parts, N * K / parts, ...]; the N groups that the
+    batch says it has stay whole.
+    """
+    N = batch.groups
 
     def cut(x: jax.Array) -> jax.Array:
         grouped = x.reshape(N // parts, parts, x.shape[0] // N, *x.shape[1:])

@@ -95,6 +95,29 @@ class Batch:
     old_top_logp: Leaf = None
     student_logp: Leaf = None
 
+    @property
+    def groups(self) -> int:
+        """N: how many parts there are that stay whole wherever a batch is cut."""
+        return int(self.prompts.lengths.shape[0])
+
+
+@struct.dataclass
+class Packed:
+    """Rows of whole conversations, several to a row, to be learned by maximum likelihood.
+
+    tokens i32[B, S]; segments i32[B, S] numbers the conversations of a row from 1, 0 being padding; weight f32[B, S] of
+    each token's -log pi in the loss: 0 for what is only read, and 1 in all.
+    """
+
+    tokens: Leaf
+    segments: Leaf
+    weight: Leaf
+
+    @property
+    def groups(self) -> int:
+        """B: a row is a part that stays whole."""
+        return int(self.tokens.shape[0])
+
 
 @struct.dataclass
 class Experience:

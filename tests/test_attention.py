@@ -44,7 +44,7 @@ def plain(queries: jax.Array, own: KeyValues, prompt: KeyValues, window: int | N
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("kernel", ["cudnn", "splash"])
 def test_kernels_and_their_gradients_are_those_of_the_definition(kernel: str, window: int | None) -> None:
-    attend = partial(fused, kernel, CONFIG, own_valid=None, prompt_lengths=jnp.asarray(LENGTHS), window=window)
+    attend = partial(fused, kernel, CONFIG, own_segments=None, prompt_lengths=jnp.asarray(LENGTHS), window=window)
     attend = partial(attend, interpret=True)  # the TPU's kernel, run by the interpreter
 
     def outcome(of: object, queries: jax.Array, own: KeyValues, prompt: KeyValues) -> jax.Array:
@@ -58,10 +58,10 @@ def test_kernels_and_their_gradients_are_those_of_the_definition(kernel: str, wi
 
 
 def test_a_prompt_of_its_own_is_read_with_its_padding_left_out() -> None:
-    lengths, valid = jnp.array([128, 70]), jnp.arange(T)[None] < jnp.array([128, 70])[:, None]
+    valid = jnp.arange(T)[None] < jnp.array([128, 70])[:, None]
     queries, own = QUERIES[:2], jax.tree.map(lambda x: x[:2], OWN)
     found = [
-        fused(kernel, CONFIG, queries, own, valid, None, lengths, None, interpret=True)
+        fused(kernel, CONFIG, queries, own, valid.astype(jnp.int32), None, None, None, interpret=True)
         for kernel in ("cudnn", "splash")
     ]
     for b, length in enumerate((128, 70)):

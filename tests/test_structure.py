@@ -32,7 +32,7 @@ LAYERS = (
     {"run", "text"},
     {"experiment"},
     {"combination"},
-    {"curriculum", "learner", "sampler", "supervision"},
+    {"curriculum", "learner", "packing", "sampler", "supervision"},
     {"state"},
     {"critic"},
     {"gradient", "likelihood", "optimizer"},

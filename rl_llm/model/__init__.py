@@ -5,7 +5,7 @@ from rl_llm.model.config import Experts, ModelConfig, RopeScaling, SlidingWindow
 from rl_llm.model.decoding import Caches, decode, grown, no_caches, reader
 from rl_llm.model.flops import forward_flops
 from rl_llm.model.huggingface import load, save
-from rl_llm.model.transformer import extend, forward, gathered_head, prefill, unembed
+from rl_llm.model.transformer import extend, forward, gathered_head, packed, prefill, unembed
 from rl_llm.model.weights import Weight, init, parameter_count, weight_table
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "init",
     "load",
     "no_caches",
+    "packed",
     "parameter_count",
     "prefill",
     "reader",

@@ -107,21 +107,23 @@ def fused(
     config: ModelConfig,
     queries: jax.Array,
     own: KeyValues,
-    own_valid: jax.Array | None,
+    own_segments: jax.Array | None,
     prompt: KeyValues | None,
-    prompt_lengths: jax.Array,
+    prompt_lengths: jax.Array | None,
     window: int | None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Causal attention of queries [B, T, H, h] over their own keys and values (bool[B, T] says which are tokens), and
-    over the prompt's [N, J, P, h] before them -> [B, T, H, h] in float32; over the last `window` of them if given.
+    """Causal attention of queries [B, T, H, h] over their own keys and values, and over the prompt's [N, J, P, h]
+    before them -> [B, T, H, h] in float32; over the last `window` of them if given.
 
-    Prompts are moved to the end of their slots, so that slots are as far apart as the tokens in them.
+    A token sees those of its own segment only: i32[B, T] numbers them, 0 where there is no token; without it, and in
+    prompts, all are of segment 1. Prompts are moved to the end of their slots, so that slots are as far apart as the
+    tokens in them.
     """
     B, T = queries.shape[:2]
-    valid = jnp.ones((B, T), bool) if own_valid is None else own_valid
-    keys, values = own
-    if prompt is not None:
+    of_queries = jnp.ones((B, T), jnp.int32) if own_segments is None else own_segments
+    (keys, values), of_keys = own, of_queries
+    if prompt is not None and prompt_lengths is not None:
         N, P = prompt_lengths.shape[0], prompt.keys.shape[2]
         slots = (jnp.arange(P)[None] - P + prompt_lengths[:, None]) % P
         moved = (jnp.take_along_axis(x, slots[:, None, :, None], axis=2) for x in prompt)
@@ -129,21 +131,28 @@ def fused(
         keys, values = (
             jnp.concatenate([jnp.repeat(x, B // N, axis=0), y], axis=2) for x, y in zip(moved, own, strict=True)
         )
-        valid = jnp.concatenate([jnp.repeat(before, B // N, axis=0), valid], axis=1)
+        of_keys = jnp.concatenate([jnp.repeat(before.astype(jnp.int32), B // N, axis=0), of_queries], axis=1)
     dtype, scale = jnp.dtype(config.compute_dtype), (config.query_scalar or config.head_width) ** -0.5
     attend = _cudnn if kernel == "cudnn" else partial(_splash, interpret=interpret)
-    inputs = ((queries * scale).astype(dtype), keys.astype(dtype), values.astype(dtype), valid)
+    inputs = ((queries * scale).astype(dtype), keys.astype(dtype), values.astype(dtype), of_queries, of_keys)
     return attend(*inputs, window=window).astype(jnp.float32)
 
 
-def _cudnn(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array, window: int | None) -> jax.Array:
-    """Scaled queries [B, T, H, h], keys and values [B, J, S, h] of which bool[B, S] are tokens; the last T are the
-    queries' own.
+def _cudnn(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    of_queries: jax.Array,
+    of_keys: jax.Array,
+    window: int | None,
+) -> jax.Array:
+    """Scaled queries [B, T, H, h] of segments i32[B, T], keys and values [B, J, S, h] of segments i32[B, S]; the last T
+    are the queries' own.
     """
     T, S = queries.shape[1], keys.shape[2]
     apart = jnp.arange(S - T, S)[:, None] - jnp.arange(S)[None]
     seen = (apart >= 0) & (apart < (S if window is None else window))
-    mask = seen[None] & valid[:, None]
+    mask = seen[None] & (of_queries[:, :, None] == of_keys[:, None])
     return jax.nn.dot_product_attention(
         queries,
         jnp.moveaxis(keys, 1, 2),
@@ -158,7 +167,8 @@ def _splash(
     queries: jax.Array,
     keys: jax.Array,
     values: jax.Array,
-    valid: jax.Array,
+    of_queries: jax.Array,
+    of_keys: jax.Array,
     window: int | None,
     interpret: bool,
 ) -> jax.Array:
@@ -167,20 +177,22 @@ def _splash(
     block = min(LARGEST_BLOCK, -(-T // BLOCK) * BLOCK)
     queries = jnp.moveaxis(jnp.pad(queries, ((0, 0), (0, -T % block), (0, 0), (0, 0))), 1, 2)
     keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, -S % block), (0, 0))) for x in (keys, values))
-    valid = jnp.pad(valid, ((0, 0), (0, -S % block)))
+    of_queries = jnp.pad(of_queries, ((0, 0), (0, -T % block)))
+    of_keys = jnp.pad(of_keys, ((0, 0), (0, -S % block)))
     part = partial(_splash_part, block=block, offset=S - T, window=window, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         rows, heads = PartitionSpec(("data", "fsdp")), PartitionSpec(("data", "fsdp"), "tensor")
-        part = jax.shard_map(part, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
-    return jnp.moveaxis(part(queries, keys, values, valid), 1, 2)[:, :T]
+        part = jax.shard_map(part, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)
+    return jnp.moveaxis(part(queries, keys, values, of_queries, of_keys), 1, 2)[:, :T]
 
 
 def _splash_part(
     queries: jax.Array,
     keys: jax.Array,
     values: jax.Array,
-    valid: jax.Array,
+    of_queries: jax.Array,
+    of_keys: jax.Array,
     *,
     block: int,
     offset: int,
@@ -202,8 +214,7 @@ def _splash_part(
         interpret=interpret,
     )
 
-    def of_row(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array) -> jax.Array:
-        segments = splash.SegmentIds(q=jnp.ones(T, jnp.int32), kv=valid.astype(jnp.int32))
-        return kernel(queries, keys, values, segments)
+    def of_row(queries: jax.Array, keys: jax.Array, values: jax.Array, q: jax.Array, kv: jax.Array) -> jax.Array:
+        return kernel(queries, keys, values, splash.SegmentIds(q=q, kv=kv))
 
-    return jax.vmap(of_row)(queries, keys, values, valid)
+    return jax.vmap(of_row)(queries, keys, values, of_queries, of_keys)

@@ -1,5 +1,5 @@
-"""The transformer as pure functions over whole sequences: `prefill` reads prompts, `extend` the responses to them.
-`decoding.decode` reads one token more.
+"""The transformer as pure functions over whole sequences: `prefill` reads prompts, `extend` the responses to them,
+`packed` several whole texts in a row. `decoding.decode` reads one token more.
 
 A prompt is right-padded and read once; its K responses look at it as a shared source of keys and values. The sampler
 (prefill + decode) and the learner (prefill + extend) are the same computation, so their log-probabilities agree.
@@ -15,7 +15,7 @@ from rl_llm import mesh as meshes
 from rl_llm.model.attention import KeyValues, fused, kernel_for
 from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
 from rl_llm.model.config import ModelConfig
-from rl_llm.model.views import View, own_mask, prompt_mask, view_of, views_of
+from rl_llm.model.views import View, own_mask, positions_in, prompt_mask, view_of, views_of
 from rl_llm.model.weights import weight_table
 
 HEADS = ("embedding", "head")
@@ -35,7 +35,7 @@ def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.
         return (own_mask(P, P, window) & valid[:, None],)
 
     kernel = kernel_for(config, P)
-    whole = kernel and partial(fused, kernel, config, own_valid=valid, prompt_lengths=lengths)
+    whole = kernel and partial(fused, kernel, config, own_segments=valid.astype(jnp.int32), prompt_lengths=None)
     views = views_of(config, positions[None], masks)
     hidden, (cache, _) = _through_layers(config, params, embed(config, params, prompts), views, None, whole)
     assert cache is not None
@@ -57,9 +57,30 @@ def extend(
         return prompt_mask(prompt_lengths, P, steps, window), own_mask(T, T, window)
 
     kernel = kernel_for(config, T)
-    whole = kernel and partial(fused, kernel, config, own_valid=None, prompt_lengths=prompt_lengths)
+    whole = kernel and partial(fused, kernel, config, own_segments=None, prompt_lengths=prompt_lengths)
     views = views_of(config, positions, masks)
     hidden, (_, chosen) = _through_layers(config, params, embed(config, params, tokens), views, prompt_cache, whole)
+    return hidden, chosen
+
+
+def packed(
+    config: ModelConfig, params: dict, tokens: jax.Array, segments: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Read rows i32[B, S] that hold several texts one after the other -> hidden f32[B, S, D], and the experts that read
+    each token, i32[L, B, S, k] (None where there are none).
+
+    `segments` i32[B, S] numbers the texts of a row, 0 being padding. A text is read as if it were alone: its positions
+    begin with 0, and it sees no other.
+    """
+    S = tokens.shape[1]
+
+    def masks(window: int | None) -> tuple[jax.Array, ...]:
+        return (own_mask(S, S, window) & (segments[:, :, None] == segments[:, None, :]),)
+
+    kernel = kernel_for(config, S)
+    whole = kernel and partial(fused, kernel, config, own_segments=segments, prompt_lengths=None)
+    views = views_of(config, positions_in(segments), masks)
+    hidden, (_, chosen) = _through_layers(config, params, embed(config, params, tokens), views, None, whole)
     return hidden, chosen
 
 

@@ -48,6 +48,13 @@ def own_mask(T: int, S: int, window: int | None) -> jax.Array:
     return seen[None]
 
 
+def positions_in(segments: jax.Array) -> jax.Array:
+    """i32[B, S]: how many tokens of the same segment stand before each token of rows of segments i32[B, S]."""
+    slots = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+
+
 def prompt_mask(lengths: jax.Array, P: int, steps: jax.Array, window: int | None) -> jax.Array:
     """bool[N, 1 or T, P]: the prompt slots that hold a token, and that the response tokens `steps` i[T] see."""
     slots = jnp.arange(P)

@@ -8,11 +8,12 @@ Weights, tokenizer and problems are files that are not part of this repository:
 Smoke:  rl-llm train experiments/qwen3_4b_gsm8k.py:smoke
 Run:    rl-llm train experiments/qwen3_4b_gsm8k.py:paper --set start=qwen3-4b-base \
             --set tokenizer.folder=qwen3-4b-base --set task.path=train.jsonl
+Chats:  rl-llm train experiments/qwen3_4b_gsm8k.py:chats
 
 `smoke` is the same with a tiny random model of the family and the problems of tests/data: seconds on a laptop, and
-nothing is learned. What the paper leaves open was chosen here: two updates a rollout, since with one the clip could
-never act; the problems are those of GSM8K, the larger part of the paper's easy set; the wording of the system message.
-Not measured: nobody has run `paper` yet.
+nothing is learned. `chats` is `smoke` after a warm start on the conversations of a file. What the paper leaves open was
+chosen here: two updates a rollout, since with one the clip could never act; the problems are those of GSM8K, the larger
+part of the paper's easy set; the wording of the system message. Not measured: nobody has run `paper` yet.
 """
 
 from dataclasses import replace
@@ -23,6 +24,7 @@ from rl_llm.experiment import Checkpointing, Evaluation, Experiment
 from rl_llm.model.families import QWEN3_4B
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling
+from rl_llm.supervision import Conversations, WarmStart
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 
@@ -67,4 +69,13 @@ smoke = replace(
     train_problems=16,
     max_prompt_tokens=256,
     evaluation=Evaluation(problems=4),
+)
+
+chats = replace(
+    smoke,
+    warm_start=WarmStart(
+        steps=4,
+        optimizer=AdamW(1e-2, warmup_updates=1),
+        demonstrations=Conversations(DATA / "chats.jsonl", rows_per_step=8, row_tokens=512),
+    ),
 )

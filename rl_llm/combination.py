@@ -28,7 +28,7 @@ def check_supervision(experiment: Any) -> None:
     if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
         raise ValueError(f"reference={experiment.reference} cannot act: no component of the algorithm looks at it")
     for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
-        if part and not hasattr(task, "demonstrate"):
+        if part and getattr(part, "demonstrations", None) is None and not hasattr(task, "demonstrate"):
             raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none: set {name}=None")
     if teacher is not None:
         if experiment.reference is not None:

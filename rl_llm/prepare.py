@@ -12,9 +12,11 @@ from rl_llm.noise import Purpose, generator
 from rl_llm.problem import Problem, Split
 from rl_llm.recorded import Others, others_of
 from rl_llm.stored import stored_answers
+from rl_llm.tasks.conversations import read_conversations
 from rl_llm.text import encode_prompts, encode_responses
 
-Problems = Mapping[str, Sequence[Problem]]  # of each split, and "stored": those with stored responses
+# Of each split; "stored": those with stored responses; "conversations": those of the warm start's file.
+Problems = Mapping[str, Sequence[Problem]]
 
 
 def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems, Others]:
@@ -49,6 +51,9 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
         stored_answers(experiment, stored)
         problems["stored"] = stored
     _check_widths(experiment, problems, seed)
+    file = experiment.warm_start and experiment.warm_start.demonstrations
+    if file:
+        problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
     return both, problems, others_of(experiment, both.learner)
 
 
@@ -97,8 +102,11 @@ def _check_shares(experiment: Experiment, ways: int, sampling_ways: int) -> None
             f"an update's micro-batch of {share} prompts (prompts_per_step / updates_per_rollout / micro_batches) does "
             f"not divide over {ways} data-parallel devices"
         )
+    warm_start = experiment.warm_start
+    file = warm_start and warm_start.demonstrations
     shown = {
-        "warm_start.demonstrations_per_step": experiment.warm_start and experiment.warm_start.demonstrations_per_step,
+        "warm_start.demonstrations_per_step": warm_start and warm_start.demonstrations_per_step,
+        "warm_start.demonstrations.rows_per_step / micro_batches": file and file.rows_per_step // file.micro_batches,
         "mixture.per_update": experiment.mixture and experiment.mixture.per_update,
     }
     for name, count in shown.items():
@@ -114,7 +122,7 @@ def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None
     if warm_start and warm_start.gate:
         encode_prompts(tokenizer, problems["validation"], width, warm_start.gate.prefix)
     for name, part in (("warm_start", warm_start), ("mixture", experiment.mixture)):
-        if part is not None:
+        if part is not None and part.max_tokens is not None:
             draw = generator(seed, Purpose.DEMONSTRATIONS)
             responses = [experiment.task.demonstrate(problem, draw) for problem in problems["train"]]  # type: ignore[attr-defined]
             encode_responses(tokenizer, responses, part.max_tokens, f"{name}.max_tokens")

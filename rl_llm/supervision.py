@@ -37,19 +37,57 @@ class SkillGate:
 
 
 @dataclass(frozen=True)
-class WarmStart:
-    """Supervised learning on the task's demonstrations (`task.demonstrate(problem, generator)`): `steps` updates on
-    `demonstrations_per_step` problems each, responses padded to `max_tokens`."""
+class Conversations:
+    """Chats or prompt/response pairs of a JSONL file (`rl_llm.tasks.conversations` says how a line looks), packed: an
+    update learns `rows_per_step` rows of `row_tokens` tokens, each of as many whole conversations as fit into it.
 
-    steps: int
-    demonstrations_per_step: int
-    max_tokens: int
-    optimizer: AdamW
-    gate: SkillGate | None = None
+    micro_batches: parts in which the rows of an update are read, to fit memory; they change nothing else. data_dir:
+    where the prepared copy is kept, by default the folder `.tfds` beside the file. Needs the extra `data`.
+    """
+
+    path: str | Path
+    rows_per_step: int
+    row_tokens: int
+    micro_batches: int = 1
+    data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "demonstrations_per_step", "max_tokens")
+        at_least(self, 1, "rows_per_step", "micro_batches")
+        at_least(self, 2, "row_tokens")
+        if self.rows_per_step % self.micro_batches:
+            raise ValueError(
+                f"Conversations.rows_per_step={self.rows_per_step} must be a multiple of micro_batches="
+                f"{self.micro_batches}"
+            )
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Supervised learning before RL, in `steps` updates: on the `demonstrations` of a file, or else on the task's own
+    (`task.demonstrate(problem, generator)`), those of `demonstrations_per_step` problems an update, responses padded to
+    `max_tokens`.
+    """
+
+    steps: int
+    optimizer: AdamW
+    demonstrations_per_step: int | None = None
+    max_tokens: int | None = None
+    gate: SkillGate | None = None
+    demonstrations: Conversations | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps")
         self.optimizer.check(self.steps)
+        for name in ("demonstrations_per_step", "max_tokens"):
+            if self.demonstrations is None:
+                if getattr(self, name) is None:
+                    raise ValueError(f"WarmStart.{name} is missing: the task's own demonstrations need it")
+                at_least(self, 1, name)
+            elif getattr(self, name) is not None:
+                raise ValueError(
+                    f"WarmStart.{name}={getattr(self, name)} cannot act beside demonstrations of a file: "
+                    "demonstrations.rows_per_step and row_tokens say how many there are, and how long"
+                )
 
 
 @dataclass(frozen=True)

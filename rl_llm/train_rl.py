@@ -59,7 +59,7 @@ def train(
         open_run(experiment, seed, folder, started, meshes.learner) as (run, state),
         open_actor(experiment, meshes) as actor,
     ):
-        state = warm_start(run, state, problems["train"], meshes.learner, others.start)
+        state = warm_start(run, state, problems, meshes.learner, others.start)
         if "before" not in run.progress:
             check_skill(run, actor, state.params, problems["validation"])
             run.progress["before"] = examine(run, actor, state.params, problems["held_out"], "before")

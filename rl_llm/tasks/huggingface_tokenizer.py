@@ -7,13 +7,13 @@ where they lie, is the tokenizer's fingerprint.
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl_llm.tasks.chat_template import TemplateError, render
+from rl_llm.tasks.chat_template import Message, TemplateError, render
 from rl_llm.tasks.tokenizer_files import TokenizerFiles, read_files
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no UTF-8 are decoded to as well
@@ -96,6 +96,30 @@ class HuggingFaceTokenizer:
         ids: list[int] = self._files.tokenizer.encode(text, add_special_tokens=True).ids
         return ids
 
+    def encode_chat(self, before: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
+        """The ids of the messages of a conversation as the model is shown them, and those of its response to them, the
+        end token being the last.
+
+        Raises ValueError without chat, and where the template does not let a response be told from what is before and
+        after it.
+        """
+        if not self.chat:
+            raise ValueError("messages need a chat template, and tokenizer.chat=false: set it to true")
+        shown = self._render_chat(self._template, before)
+        whole = self._render_chat(self._template, [*before, {"role": "assistant", "content": response}])
+        if not whole.startswith(shown):
+            raise ValueError(
+                f"the chat template of {self.folder} shows what is before a response otherwise once there is one: "
+                f"{shown[-60:]!r} before response {response[:40]!r}"
+            )
+        turn = self.encode(whole[len(shown) :])
+        if turn.count(self.end_id) != 1:
+            raise ValueError(
+                f"the response {response[:40]!r} has {turn.count(self.end_id)} end tokens in the chat template of "
+                f"{self.folder}: it needs one"
+            )
+        return self.encode(shown), turn[: turn.index(self.end_id) + 1]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids before the first stop id. Other special tokens stay in it, for a verifier to see, and an
         id that the tokenizer does not have is a replacement character.
@@ -160,10 +184,17 @@ class HuggingFaceTokenizer:
 
     def _render(self, template: str, text: str, response: str | None = None, **changed: Any) -> str:
         """The template's text of a prompt, or of a prompt with its response; with some of the KNOBS at other values."""
+        said = [{"role": "user", "content": text}]
+        said += [] if response is None else [{"role": "assistant", "content": response}]
+        return self._render_chat(template, said, **changed)
+
+    def _render_chat(self, template: str, said: Sequence[Message], **changed: Any) -> str:
+        """The template's text of a conversation, and of the beginning of a response unless it ends with one. `system`
+        is said first where nothing else is.
+        """
         fields = {name: getattr(self, name) for name in KNOBS} | changed
-        messages = [] if fields["system"] is None else [{"role": "system", "content": fields["system"]}]
-        messages += [{"role": "user", "content": text}]
-        messages += [] if response is None else [{"role": "assistant", "content": response}]
+        own = said[0]["role"] == "system" or fields["system"] is None
+        messages = [*([] if own else [{"role": "system", "content": fields["system"]}]), *said]
         try:
             return render(
                 template,
@@ -171,7 +202,7 @@ class HuggingFaceTokenizer:
                 self._files.special,
                 thinking=fields["thinking"],
                 date=fields["date"],
-                begin_response=response is None,
+                begin_response=messages[-1]["role"] != "assistant",
             )
         except TemplateError as error:
             raise ValueError(f"{self.folder}: {error}") from error

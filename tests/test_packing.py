@@ -19,6 +19,7 @@ from rl_llm.model import ModelConfig, SlidingWindow, forward, packed, transforme
 from rl_llm.model.attention import fused
 from rl_llm.packing import first_fit, pack, packed_loss, rows_from
 from rl_llm.problem import Problem
+from rl_llm.types import Metrics, Packed
 
 DRAW = np.random.default_rng(0)
 LENGTHS, ROWS, S = (4, 7, 2, 5, 3), ((0, 1), (2, 3, 4)), 12
@@ -29,7 +30,13 @@ CONVERSATIONS = [
     for n, (tokens, learned) in enumerate(zip(TEXTS, LEARNED, strict=True))
 ]
 BATCH = pack(CONVERSATIONS, ROWS, S)
-CONFIGS = pytest.mark.parametrize("config", [GROUPED, OTHERS], ids=["Qwen's kind", "Gemma's kind with experts"])
+LAYER = replace(GROUPED, layers=1, head_width=8, sliding=SlidingWindow(3, (0,), rope_base=50.0))
+
+
+@partial(jax.jit, static_argnums=2)
+def read(params: dict, batch: Packed, micro_batches: int) -> tuple[jax.Array, Metrics, dict]:
+    """Loss, metrics and gradient of one layer."""
+    return loss_and_gradient(partial(packed_loss, LAYER), params, batch, micro_batches)
 
 
 def alone(config: ModelConfig, params: dict) -> list[jax.Array]:
@@ -51,7 +58,7 @@ def places() -> list[tuple[int, slice]]:
     return [found[index] for index in range(len(LENGTHS))]
 
 
-@CONFIGS
+@pytest.mark.parametrize("config", [GROUPED, OTHERS], ids=["Qwen3's kind", "Gemma3's kind, and experts"])
 def test_a_packed_conversation_has_the_logits_it_has_alone(config: ModelConfig):
     params = random_params(config)
 
@@ -64,36 +71,31 @@ def test_a_packed_conversation_has_the_logits_it_has_alone(config: ModelConfig):
         np.testing.assert_allclose(found[row, place], logits, atol=2e-5)
 
 
-@CONFIGS
-def test_the_loss_and_its_gradient_are_those_of_the_conversations_alone(config: ModelConfig):
+def test_the_loss_and_its_gradient_are_those_of_the_conversations_alone():
     def by_definition(params: dict) -> jax.Array:
         losses = [
             -jnp.sum(jax.nn.log_softmax(logits[:-1])[np.arange(len(tokens) - 1), tokens[1:]] * learned[1:])
-            for logits, tokens, learned in zip(alone(config, params), TEXTS, LEARNED, strict=True)
+            for logits, tokens, learned in zip(alone(LAYER, params), TEXTS, LEARNED, strict=True)
         ]
         return sum(losses, jnp.float32(0)) / np.sum(np.concatenate(LEARNED))
 
-    params = random_params(config)
-    of_rows = partial(loss_and_gradient, partial(packed_loss, config))
+    params = random_params(LAYER)
     wanted = jax.jit(jax.value_and_grad(by_definition))(params)
     for micro_batches in (1, 2):
-        value, metrics, gradient = jax.jit(of_rows, static_argnums=2)(params, BATCH, micro_batches)
+        value, metrics, gradient = read(params, BATCH, micro_batches)
         jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-4), (value, gradient), wanted)
         assert metrics["policy/entropy"].count == np.sum(np.concatenate(LEARNED))
 
 
-@pytest.mark.parametrize("shape", [MeshShape(1, 1, 1), MeshShape(2, 1, 1)])
-@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
-def test_kernels_keep_conversations_apart(kernel: str, shape: MeshShape, monkeypatch: pytest.MonkeyPatch):
-    config = replace(GROUPED, head_width=8, sliding=SlidingWindow(3, (0,), rope_base=50.0))
-    mesh = make_mesh(shape, jax.devices()[: shape.data])
-    params = jax.device_put(random_params(config), replicated(mesh))
+@pytest.mark.parametrize(("kernel", "devices"), [("splash", 2), ("cudnn", 1)])
+def test_kernels_keep_conversations_apart(kernel: str, devices: int, monkeypatch: pytest.MonkeyPatch):
+    mesh = make_mesh(MeshShape(devices), jax.devices()[:devices])
+    params = jax.device_put(random_params(LAYER), replicated(mesh))
     wider = pack(CONVERSATIONS, ROWS, 130)  # no multiple of the kernel's block
-    read = partial(loss_and_gradient, partial(packed_loss, config), batch=wider, micro_batches=1)
-    wanted = compile_for(lambda p: read(p), mesh)(params)
+    wanted = read(random_params(LAYER), BATCH, 1)
     monkeypatch.setattr(transformer, "kernel_for", lambda _, queries: kernel)
     monkeypatch.setattr(transformer, "fused", partial(fused, interpret=True))
-    found = compile_for(lambda p: read(p), mesh)(params)
+    found = compile_for(lambda params: loss_and_gradient(partial(packed_loss, LAYER), params, wider, 1), mesh)(params)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.likelihood import response_hidden
-from rl_llm.model import ModelConfig, Weight, weight_table
+from rl_llm.model import ModelConfig, Weight, merged, weight_table
 from rl_llm.optimizer import AdamW
 from rl_llm.types import Prompts
 
@@ -44,15 +44,18 @@ class Critic:
 
     def table(self, config: ModelConfig) -> dict[str, Weight]:
         """Its weights, as `weight_table` has the policy's."""
-        body = {} if self.shared else weight_table(config)
+        body = {} if self.shared else weight_table(config.base)
         return {
             **{path: weight for path, weight in body.items() if path != "head"},
             HEAD: Weight((config.width,), (None,)),
         }
 
     def first_params(self, config: ModelConfig, params: dict) -> dict:
-        """Its parameters beside a policy that has these."""
-        body = {} if self.shared else {name: weight for name, weight in params.items() if name != "head"}
+        """Its parameters beside a policy that has these. A network of its own learns with all its weights: it
+        begins with the policy's adapters merged in.
+        """
+        whole = {} if self.shared else merged(config, params)[1]
+        body = {name: weight for name, weight in whole.items() if name != "head"}
         return {**jax.tree.map(jnp.copy, body), HEAD: jnp.zeros(config.width)}
 
     def values(
@@ -67,5 +70,5 @@ class Critic:
         """V f32[B, T] of the state before each token, or after it; `policy_hidden` f32[B, T, D] is read by a shared one
         only.
         """
-        hidden = policy_hidden if self.shared else response_hidden(config, params, prompts, tokens, after_token)
+        hidden = policy_hidden if self.shared else response_hidden(config.base, params, prompts, tokens, after_token)
         return jnp.einsum("btd,d->bt", hidden, params[HEAD], precision=jax.lax.Precision.HIGHEST)

@@ -15,6 +15,7 @@ from rl_llm.likelihood import compile_logps, compile_logps_at, compile_over_rows
 from rl_llm.mesh import put_on_batch
 from rl_llm.model import weight_table
 from rl_llm.recorded import Others
+from rl_llm.state import policy_of
 from rl_llm.types import Experience, Rollout, TrainState
 
 Logps = Callable[[dict, Rollout, jax.Array], jax.Array]
@@ -47,10 +48,10 @@ class Fields:
         now, and the experience's own.
         """
         names = self.names | ({"old_logp"} if replayed else set())
-        rollout = experience.rollout
+        rollout, policy = experience.rollout, policy_of(state)
         made: dict[str, Any] = dict(experience.fields)
         if "old_logp" in names:
-            made["old_logp"] = self.logps(state.params, rollout, self._temperature)
+            made["old_logp"] = self.logps(policy, rollout, self._temperature)
         if "sampler_logp" in names:  # of stored responses nobody knows who gave them
             made["sampler_logp"] = made["old_logp"]
         if "ref_logp" in names:
@@ -58,13 +59,13 @@ class Fields:
         if "kl_baseline" in names:
             made["kl_baseline"] = self._kl_baseline(state, rollout)
         if "value" in names:
-            made["value"] = self.values(state.params, state.critic.params, rollout)
+            made["value"] = self.values(policy, state.critic.params, rollout)
         if self.teacher_likeliest is not None:
-            params = self.others.teacher[1] if self.others.teacher else state.reference
+            params = self.others.teacher[1] if self.others.teacher else policy_of(state, state.reference)
             found = self.teacher_likeliest(params, rollout, self._temperature)
             made["teacher_tokens"], made["teacher_logp"] = found
         if "old_top_logp" in names:
-            made["old_top_logp"] = self.logps_at(state.params, (rollout, made["teacher_tokens"]), self._temperature)
+            made["old_top_logp"] = self.logps_at(policy, (rollout, made["teacher_tokens"]), self._temperature)
         return put_on_batch(self.mesh, made)
 
     @property
@@ -74,15 +75,17 @@ class Fields:
     def _ref_logp(self, state: TrainState, rollout: Rollout) -> jax.Array:
         if self.teacher_logps and self.others.teacher:
             return self.teacher_logps(self.others.teacher[1], rollout, self._temperature)
-        return self.logps(state.reference, rollout, self._temperature)
+        return self.logps(policy_of(state, state.reference), rollout, self._temperature)
 
     def _kl_baseline(self, state: TrainState, rollout: Rollout) -> jax.Array:
         """f32[B], one number: the mean of log(pi / ref) over responses to the prompt before theirs (KTO)."""
         others = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
         others = put_on_batch(self.mesh, others)
-        gain = self.logps(state.params, others, self._temperature) - self.logps(
-            state.reference, others, self._temperature
+        of_policy, of_reference = (
+            self.logps(policy_of(state, trained), others, self._temperature)
+            for trained in (state.params, state.reference)
         )
+        gain = of_policy - of_reference
         return jnp.full(gain.shape[0], jnp.mean(jnp.sum(gain, axis=1)))
 
 

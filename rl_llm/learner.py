@@ -30,7 +30,7 @@ from rl_llm.algorithms import (
 from rl_llm.critic import Critic
 from rl_llm.gradient import apply_gradient, loss_and_gradient, split
 from rl_llm.likelihood import expert_load, predict, read_responses, response_hidden
-from rl_llm.model import ModelConfig
+from rl_llm.model import ModelConfig, joined
 from rl_llm.state import NOTHING, Carried, state_shardings
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
@@ -158,9 +158,13 @@ def joint_loss(
     coefficients: Mapping[str, jax.Array] | None,
     params: tuple[dict, dict | None],
     batch: Batch,
+    frozen: dict | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """What the policy and, where there is one, its critic minimise together. `params` are those of both."""
-    policy, of_critic = params
+    """What the policy and, where there is one, its critic minimise together. `params` are those of both that are
+    trained, `frozen` the policy's others.
+    """
+    trained, of_critic = params
+    policy = joined(trained, frozen)
     loss, metrics, hidden = policy_loss(config, algorithm, temperature, coefficients, policy, batch)
     if critic is not None and of_critic is not None:
         extra, more = value_loss(config, algorithm, critic, of_critic, batch, hidden)
@@ -198,16 +202,20 @@ class Learner:
         update: jax.Array,
         temperature: jax.Array,
         demonstrations: Batch | None = None,
+        frozen: dict | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """One update of the policy, and of its critic if it has one; `demonstrations` add their own loss to it."""
-        loss = partial(joint_loss, self.config, self.algorithm, self.critic, temperature, state.coefficients)
+        """One update of the policy, and of its critic if it has one; `demonstrations` add their own loss to it.
+        `frozen` are the parameters that are not trained: no part of `state`, which is given away.
+        """
+        of_both = partial(joint_loss, frozen=frozen)
+        loss = partial(of_both, self.config, self.algorithm, self.critic, temperature, state.coefficients)
         critic = state.critic
         both = (state.params, critic.params if critic else None)
         value, metrics, (gradient, of_critic) = loss_and_gradient(
             loss, both, self.share(batch, update), self.micro_batches
         )
         if demonstrations is not None:
-            likelihood = partial(joint_loss, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
+            likelihood = partial(of_both, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
             more, _, (extra, _) = loss_and_gradient(likelihood, (state.params, None), demonstrations, 1)
             gradient = jax.tree.map(jnp.add, gradient, extra)
             metrics |= {"demonstrations/loss": Mean(more, jnp.float32(1.0))}
@@ -218,7 +226,9 @@ class Learner:
             metrics |= more_metrics
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state, critic=critic), metrics
 
-    def critic_step(self, state: TrainState, batch: Batch, update: jax.Array) -> tuple[TrainState, Metrics]:
+    def critic_step(
+        self, state: TrainState, batch: Batch, update: jax.Array, frozen: dict | None = None
+    ) -> tuple[TrainState, Metrics]:
         """One update of the critic alone: the policy stays as it is."""
         critic = self.critic
         assert critic is not None
@@ -226,7 +236,8 @@ class Learner:
         def loss(params: dict, part: Batch) -> tuple[jax.Array, Metrics]:
             hidden = None
             if critic.shared:
-                hidden = response_hidden(self.config, state.params, part.prompts, part.tokens)
+                policy = joined(state.params, frozen)
+                hidden = response_hidden(self.config, policy, part.prompts, part.tokens)
             value, metrics = value_loss(self.config, self.algorithm, critic, params, part, hidden)
             return value, jax.lax.stop_gradient(metrics)
 
@@ -247,7 +258,9 @@ class Learner:
 def compile_train_step(
     learner: Learner, mesh: Mesh, carried: Carried = NOTHING
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`Learner.train_step` jitted for a mesh; the state is donated, so it is updated in place."""
+    """`Learner.train_step` jitted for a mesh; the state is donated, so it is updated in place. What is frozen is an
+    argument of its own: it is not given away, for a sampler may be reading it.
+    """
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
     return _compile(learner.train_step, (rows, same, same, rows), learner, mesh, carried)
 
@@ -260,11 +273,27 @@ def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Calla
 
 def _compile(step: Callable, arguments: tuple, learner: Learner, mesh: Mesh, carried: Carried) -> Callable:
     states = state_shardings(learner.config, learner.optimizer, mesh, carried)
+    frozen, states = states.frozen, replace(states, frozen=None)
     compiled: Callable = meshes.compile(
         step,
         mesh,
-        in_shardings=(states, *arguments),
+        in_shardings=(states, *arguments, *([] if frozen is None else [frozen])),
         out_shardings=(states, meshes.replicated(mesh)),
         donate_argnums=0,
     )
-    return compiled
+    return compiled if frozen is None else _Keeping(compiled)
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """A jitted update whose caller keeps what is frozen."""
+
+    update: Any
+
+    def __call__(self, state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
+        after, metrics = self.update(replace(state, frozen=None), *others, state.frozen)
+        return replace(after, frozen=state.frozen), metrics
+
+    def lower(self, state: TrainState, *others: Any) -> Any:
+        """As of a jitted function."""
+        return self.update.lower(replace(state, frozen=None), *others, state.frozen)

@@ -17,7 +17,8 @@ from rl_llm.mesh import put_on_batch
 from rl_llm.noise import Purpose, generator
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
-from rl_llm.run import carried
+from rl_llm.saved import carried
+from rl_llm.state import policy_of
 from rl_llm.train_sft import demonstrations
 from rl_llm.types import Batch, Experience, Mean, Metrics, TrainState, merge_metrics
 
@@ -40,12 +41,13 @@ class Learning:
     adapt: Callable[..., dict[str, jax.Array]]
 
     def passes(self, step: int) -> int:
-        """Passes over a rollout that a step costs: 3 for the updates, 1 for the log-probabilities of another policy.
-        What is replayed is taken to be as long.
+        """Passes over a rollout that a step costs: 3 for the updates (2 for those of adapters), 1 for the log-
+        probabilities of another policy. What is replayed is taken to be as long.
         """
         critic, replay = self.experiment.critic, self.experiment.replay
         rollouts = 1 + len(replay.drawn(self.seed, step) if replay else ())
-        policy = 3 if step >= self.experiment.pretraining_steps else 0
+        adapters = self.experiment.model.lora is not None  # then the products for the weights' gradients are not made
+        policy = (2 if adapters else 3) if step >= self.experiment.pretraining_steps else 0
         return rollouts * (policy + self.fields.passes + (3 if critic and not critic.shared else 0))
 
     def step(self, state: TrainState, experience: Experience, step: int) -> tuple[TrainState, Metrics]:
@@ -128,7 +130,7 @@ def compile_learning(
 
 def of_sampler(state: TrainState) -> dict:
     """The parameters that sample next: the oldest that are remembered, or the present ones."""
-    return state.past[0] if state.past else state.params
+    return policy_of(state, state.past[0] if state.past else None)
 
 
 def remembered(state: TrainState) -> TrainState:

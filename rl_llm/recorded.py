@@ -1,9 +1,10 @@
 """Other runs, read from their folders: the experiment as it was, the newest good state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from rl_llm.config import (
@@ -16,11 +17,14 @@ from rl_llm.config import (
     to_json,
 )
 from rl_llm.experiment import Experiment
-from rl_llm.model import ModelConfig
+from rl_llm.mesh import weight_shardings
+from rl_llm.model import ModelConfig, merged, weight_table
 from rl_llm.model.huggingface import is_huggingface, read_config, read_model
-from rl_llm.run import read_experiment_record, template_of
-from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
+from rl_llm.run import read_experiment_record
+from rl_llm.runs.checkpoint import CheckpointError, Restored
 from rl_llm.runs.folder import SUMMARY
+from rl_llm.saved import restore
+from rl_llm.state import policy_of
 from rl_llm.types import TrainState
 
 
@@ -61,7 +65,7 @@ def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Pat
 
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
     """The newest good checkpoint of a run folder; CheckpointError if there is none."""
-    restored = Checkpoints(Path(folder) / "checkpoints").restore_newest(template_of(experiment, mesh))
+    restored = restore(experiment, Path(folder), mesh)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored
@@ -116,10 +120,10 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
     elif experiment.start is not None:
         other, state = read("start", experiment.start)
         check_start(experiment, other.model)
-        start = state.params
+        start = _merged(other, state, mesh)[1]
     if experiment.teacher is not None:
         other, state = read("teacher.run", experiment.teacher.run)
-        teacher = other, state.params
+        teacher = _merged(other, state, mesh)
     if experiment.reward_model is not None:
         other, state = read("reward_model.run", experiment.reward_model.run)
         if state.critic is None or not getattr(other.algorithm.value_loss, "after_token", False):
@@ -129,6 +133,12 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
             )
         reward_model = other, state.critic.params
     return Others(tuple(origins), start, teacher, reward_model)
+
+
+def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Experiment, dict]:
+    """The experiment and the policy of a run, without adapters: they are merged in."""
+    model, params = merged(experiment.model, policy_of(state))
+    return replace(experiment, model=model), jax.device_put(params, weight_shardings(mesh, weight_table(model)))
 
 
 def _spec_of(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import config, hosts
@@ -28,8 +27,8 @@ from rl_llm.runs.ledger import GENESIS
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
-from rl_llm.state import NOTHING, Carried, abstract_state
-from rl_llm.types import Experience, Metrics, Prompts, Rollout, TrainState
+from rl_llm.saved import restore, save
+from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
 FAILURES_SHOWN = 10  # different messages of failed gradings; all are counted in metrics.jsonl
@@ -128,7 +127,7 @@ class Run:
         """Checkpoint the state of this step, once."""
         if self.saved == self.step:
             return
-        self.folder.checkpoints.save(self.step, state, {**self.progress, "seconds": self.seconds()})
+        save(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()})
         self.saved = self.step
 
     def seconds(self) -> float:
@@ -200,7 +199,7 @@ def open_run(
     with ExitStack() as stack:
         display = stack.enter_context(Progress(quiet=not folder.writes))
         begun = folder.ledger.head != GENESIS
-        restored = folder.checkpoints.restore_newest(template_of(experiment, mesh)) if begun else None
+        restored = restore(experiment, folder.path, mesh) if begun else None
         step = restored.step if restored else 0
         if begun:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
@@ -218,50 +217,6 @@ def open_run(
         if restored:
             run.progress, run.saved = dict(restored.progress), step
         yield run, restored.state if restored else None
-
-
-def carried(experiment: Experiment) -> Carried:
-    """What the state of an experiment's RL carries from step to step."""
-    algorithm, critic, replay = experiment.algorithm, experiment.critic, experiment.replay
-    return Carried(
-        critic=critic,
-        critic_optimizer=critic and critic.optimizer.build(experiment.rollout_updates(experiment.steps)),
-        reference=experiment.reference is not None,
-        past=experiment.staleness,
-        moments="moments" in algorithm.needs,
-        coefficients=tuple((name, component.coefficient) for name, component in algorithm.adaptive.items()),
-        replay=replay.max_age if replay else 0,
-        experience=_experience_shape(experiment) if replay else None,
-    )
-
-
-def _experience_shape(experiment: Experiment) -> Experience:
-    """What a step of an experiment leaves to be replayed."""
-    N, K, T = experiment.prompts_per_step, experiment.responses_per_prompt, experiment.sampling.max_tokens
-    B, P = N * K, experiment.max_prompt_tokens
-
-    def shape(dtype: type, *sizes: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(sizes, dtype)
-
-    prompts = Prompts(shape(jnp.int32, N, P), shape(jnp.int32, N), shape(jnp.int32, N))
-    tokens = [shape(jnp.float32, B, T)] * 4
-    rollout = Rollout(prompts, shape(jnp.int32, B, T), tokens[0], shape(jnp.bool_, B), *tokens[1:])
-    fields = {"rewards": shape(jnp.float32, B, len(experiment.reward.names)), "greedy_reward": shape(jnp.float32, B)}
-    needed = {name: fields[name] for name in fields if name in experiment.algorithm.needs}
-    return Experience(rollout, shape(jnp.float32, B), needed)
-
-
-def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]], TrainState]:
-    """From the progress saved with a checkpoint to its state's shapes: the warm start's is that of RL without what only
-    RL carries.
-    """
-    optimizer = experiment.optimizer.build(experiment.policy_updates())
-
-    def template(progress: dict[str, Any]) -> TrainState:
-        extra = carried(experiment) if progress.get("reinforcing") else NOTHING
-        return abstract_state(experiment.model, optimizer, mesh, extra)
-
-    return template
 
 
 def _go_back(folder: RunFolder, restored: int | None) -> None:

@@ -1,7 +1,7 @@
 """The train state: made, placed on a mesh, and described for a checkpoint to be restored to."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.algorithms import no_moments
 from rl_llm.critic import Critic
-from rl_llm.model import ModelConfig, init, weight_table
+from rl_llm.model import ModelConfig, init, joined, separated, trained_and_frozen, weight_table
 from rl_llm.types import CriticState, Experience, TrainState
 
 
@@ -44,7 +44,7 @@ def init_state(
     carried: Carried = NOTHING,
 ) -> TrainState:
     """A state of step 0 on the mesh, from parameters or from the key to draw them with. The reference and the past
-    parameters are these parameters, and there is nothing to replay.
+    parameters are those of these that are trained, and there is nothing to replay. What is not trained is not copied.
     """
 
     def copy(params: dict) -> dict:
@@ -60,13 +60,15 @@ def init_state(
     def nothing(experience: Experience | None) -> Experience:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
 
-    def build(params_or_key: Any) -> TrainState:
-        params = params_or_key if isinstance(params_or_key, dict) else init(config, params_or_key)
+    def build(given: Any) -> TrainState:
+        drawn = not isinstance(given, tuple)
+        params, frozen = trained_and_frozen(config, init(config, given)) if drawn else given
         return TrainState(
             step=jnp.int32(0),
             params=params,
             opt_state=optimizer.init(params),
-            critic=first_critic(params),
+            frozen=frozen if drawn else None,
+            critic=first_critic(joined(params, frozen)),
             reference=copy(params) if carried.reference else None,
             past=tuple(copy(params) for _ in range(carried.past)) or None,
             moments=no_moments() if carried.moments else None,
@@ -74,7 +76,17 @@ def init_state(
             replay=tuple(nothing(carried.experience) for _ in range(carried.replay)) or None,
         )
 
-    return jax.jit(build, out_shardings=state_shardings(config, optimizer, mesh, carried))(params_or_key)
+    shardings = state_shardings(config, optimizer, mesh, carried)
+    if not isinstance(params_or_key, dict):
+        return jax.jit(build, out_shardings=shardings)(params_or_key)
+    given = trained_and_frozen(config, params_or_key)
+    state: TrainState = jax.jit(build, out_shardings=replace(shardings, frozen=None))(given)
+    return replace(state, frozen=jax.device_put(given[1], shardings.frozen))
+
+
+def policy_of(state: TrainState, trained: dict | None = None) -> dict:
+    """All parameters of a state's policy: those that are trained, or others in their place, and the frozen ones."""
+    return joined(state.params if trained is None else trained, state.frozen)
 
 
 def state_shardings(
@@ -83,8 +95,8 @@ def state_shardings(
     """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, experiences
     over the batch, scalars everywhere.
     """
-    table = weight_table(config)
-    weights, same = meshes.weight_shardings(mesh, table), meshes.replicated(mesh)
+    trained, frozen = separated(config, weight_table(config))
+    weights, same = meshes.weight_shardings(mesh, trained), meshes.replicated(mesh)
 
     def optimizer_state(optimizer: optax.GradientTransformation, params: Callable[[], dict], weights: dict) -> Any:
         return optax.tree_utils.tree_map_params(
@@ -107,7 +119,8 @@ def state_shardings(
     return TrainState(
         step=same,
         params=weights,
-        opt_state=optimizer_state(optimizer, random, weights),
+        opt_state=optimizer_state(optimizer, lambda: trained_and_frozen(config, random())[0], weights),
+        frozen=meshes.weight_shardings(mesh, frozen) or None,
         critic=critic,
         reference=weights if carried.reference else None,
         past=(weights,) * carried.past or None,

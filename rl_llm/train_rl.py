@@ -25,11 +25,12 @@ from rl_llm.noise import Purpose, key
 from rl_llm.observe import describe_rollout, in_brief, training_samples
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
-from rl_llm.run import Run, carried, open_run
+from rl_llm.run import Run, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
+from rl_llm.saved import carried
 from rl_llm.scoring import scorer
-from rl_llm.state import init_state
+from rl_llm.state import init_state, policy_of
 from rl_llm.train_sft import warm_start
 from rl_llm.types import TrainState
 
@@ -61,13 +62,13 @@ def train(
     ):
         state = warm_start(run, state, problems, meshes.learner, others.start)
         if "before" not in run.progress:
-            check_skill(run, actor, state.params, problems["validation"])
-            run.progress["before"] = examine(run, actor, state.params, problems["held_out"], "before")
+            check_skill(run, actor, policy_of(state), problems["validation"])
+            run.progress["before"] = examine(run, actor, policy_of(state), problems["held_out"], "before")
             run.save(state)
 
         state = reinforce(run, actor, others, state, problems)
         if "after" not in run.progress:
-            run.progress["after"] = examine(run, actor, state.params, problems["held_out"], "after")
+            run.progress["after"] = examine(run, actor, policy_of(state), problems["held_out"], "after")
             run.save(state)
         summary = run.finish(state, problems["train"])
     return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
@@ -87,7 +88,7 @@ def reinforce(
     learning = compile_learning(experiment, run.seed, mesh, others, problems["train"])
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
-        state = init_state(config, optimizer, mesh, state.params, carried(experiment))
+        state = init_state(config, optimizer, mesh, policy_of(state), carried(experiment))
         run.progress["reinforcing"] = True
 
     begun = None
@@ -110,7 +111,7 @@ def reinforce(
             every = experiment.evaluation.every
             if every and (step + 1) % every == 0:
                 noise_key = key(run.seed, Purpose.EVALUATION, step)
-                outcome = assess(run, actor, state.params, problems["validation"], noise_key, experiment.sampling)
+                outcome = assess(run, actor, policy_of(state), problems["validation"], noise_key, experiment.sampling)
                 values["evaluation/accuracy"] = outcome.accuracy
                 run.folder.samples(training_samples(run.step + 1, collected.problems, answers, K))
             seconds = {

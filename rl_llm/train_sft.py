@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from rl_llm.experiment import Experiment
 from rl_llm.learner import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
 from rl_llm.mesh import put_on_batch
+from rl_llm.model import with_adapters
 from rl_llm.noise import Purpose, generator, key
 from rl_llm.packing import compile_packed_step, pack, rows_from
 from rl_llm.problem import Problem
@@ -48,7 +49,8 @@ def warm_start(
     experiment, settings = run.experiment, run.experiment.warm_start
     optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
     if state is None:
-        first = key(run.seed, Purpose.PARAMETERS) if start is None else start
+        seed = key(run.seed, Purpose.PARAMETERS)
+        first = seed if start is None else with_adapters(experiment.model, start, seed)
         state = init_state(experiment.model, optimizer, mesh, first)
     if settings is None or run.step >= settings.steps:
         return state

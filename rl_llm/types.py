@@ -140,9 +140,10 @@ class CriticState:
 
 @struct.dataclass
 class TrainState:
-    """All that training changes: step i32[] (updates done), params, opt_state.
+    """All that training changes: step i32[] (updates done), params (those that are trained), opt_state.
 
-    What only some runs need is None elsewhere, and then no part of the program: critic; reference, the parameters that
+    What only some runs need is None elsewhere, and then no part of the program: frozen, the policy's other parameters,
+    which stay as they are; critic; reference, the parameters that
     a divergence is measured from; past, the parameters before each of the last steps, oldest first; moments, of all
     rewards so far; coefficients f32[] that controllers adapt, by name; replay, the experiences of the last steps,
     oldest first.
@@ -151,6 +152,7 @@ class TrainState:
     step: Leaf
     params: Any
     opt_state: Any
+    frozen: Any = None
     critic: Any = None
     reference: Any = None
     past: Any = None

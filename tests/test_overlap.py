@@ -19,9 +19,10 @@ from rl_llm.experiment import Experiment
 from rl_llm.learning import compile_learning, of_sampler, remembered
 from rl_llm.mesh import Meshes, make_mesh, replicated
 from rl_llm.recorded import Others
-from rl_llm.run import Run, carried, open_run
+from rl_llm.run import Run, open_run
 from rl_llm.runs.folder import IDENTITY, RunFolder
 from rl_llm.sampler import Sampler, generate
+from rl_llm.saved import carried
 from rl_llm.state import init_state
 from rl_llm.types import Rollout, TrainState
 from tests.data.tiny import cold

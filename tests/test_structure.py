@@ -30,6 +30,7 @@ LAYERS = (
     {"fields", "observe", "scoring", "stored", "train_sft"},
     {"actor", "recorded"},
     {"run", "text"},
+    {"saved"},
     {"experiment"},
     {"combination"},
     {"curriculum", "learner", "packing", "sampler", "supervision"},

@@ -14,6 +14,7 @@ from rl_llm.noise import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.recorded import newest_state
 from rl_llm.sampler import Sampling
+from rl_llm.state import policy_of
 
 
 def evaluate_checkpoint(
@@ -34,7 +35,7 @@ def evaluate_checkpoint(
     """
     restored = newest_state(experiment, folder, meshes.learner)
     with open_actor(experiment, meshes) as actor:
-        params = restored.state.params
+        params = policy_of(restored.state)
         with SamplesFile(actor, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None
             outcome = evaluate(actor, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)

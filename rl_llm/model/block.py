@@ -9,6 +9,7 @@ from rl_llm.model.attention import KeyValues, Source, attention
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.experts import mixture
 from rl_llm.model.layers import activate, project, rms_norm, rotate
+from rl_llm.model.weights import LORA_A, LORA_B
 
 
 def embed(config: ModelConfig, params: dict, tokens: jax.Array) -> jax.Array:
@@ -25,15 +26,22 @@ def normalized(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array
     return rms_norm(x, scale, config.norm_epsilon, config.unit_offset_norms)
 
 
+def projected(config: ModelConfig, weights: dict, name: str, x: jax.Array, contract: int = 1) -> jax.Array:
+    """A projection of a layer by its name, with its bias and its adapter where it has them; as `project`."""
+    dtype = jnp.dtype(config.compute_dtype)
+    output = project(x, weights[name], dtype, contract, weights.get(f"{name}_bias"))
+    if config.lora is None or name not in config.lora.targets:
+        return output
+    inner = project(x, weights[name + LORA_A], dtype, contract)
+    return output + config.lora.scale * project(inner, weights[name + LORA_B], dtype)
+
+
 def queries_keys_values(
     config: ModelConfig, weights: dict, x: jax.Array, tables: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, KeyValues]:
     """Rotated queries [B, T, H, h], and rotated keys and values [B, J, T, h]."""
-    dtype = jnp.dtype(config.compute_dtype)
     normed = normalized(config, x, weights["attention_norm"])
-    queries = project(normed, weights["query"], dtype, bias=weights.get("query_bias"))
-    keys = project(normed, weights["key"], dtype, bias=weights.get("key_bias"))
-    values = project(normed, weights["value"], dtype, bias=weights.get("value_bias"))
+    queries, keys, values = (projected(config, weights, name, normed) for name in ("query", "key", "value"))
     if config.qk_norm:
         queries = normalized(config, queries, weights["query_norm"])
         keys = normalized(config, keys, weights["key_norm"])
@@ -44,8 +52,7 @@ def after_attention(
     config: ModelConfig, weights: dict, x: jax.Array, context: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
     """What a layer gives from its input x and what attention found: the new x, and the experts that read each token."""
-    dtype = jnp.dtype(config.compute_dtype)
-    output = project(context, weights["output"], dtype, contract=2, bias=weights.get("output_bias"))
+    output = projected(config, weights, "output", context, contract=2)
     if config.sandwich_norms:
         output = normalized(config, output, weights["attention_post_norm"])
     x = x + output
@@ -62,10 +69,8 @@ def after_attention(
 
 def _feed_forward(config: ModelConfig, weights: dict, x: jax.Array) -> jax.Array:
     """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202, eq. 6), or with GELU in the place of silu."""
-    dtype = jnp.dtype(config.compute_dtype)
-    gate = project(x, weights["gate"], dtype, bias=weights.get("gate_bias"))
-    up = project(x, weights["up"], dtype, bias=weights.get("up_bias"))
-    return project(activate(gate, config.activation) * up, weights["down"], dtype, bias=weights.get("down_bias"))
+    gate, up = (projected(config, weights, name, x) for name in ("gate", "up"))
+    return projected(config, weights, "down", activate(gate, config.activation) * up)
 
 
 def attend(

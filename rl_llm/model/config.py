@@ -6,6 +6,8 @@ from typing import Literal
 
 Family = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3"]
 
+ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")  # a layer's projections
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -66,6 +68,30 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685): each target's weight W becomes W + alpha / rank * A B, A having `rank`
+    columns, and A and B alone are trained. B begins with zeros, so the policy begins as the model without adapters.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ADAPTABLE
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
+            raise ValueError(f"Lora needs a rank of at least 1 and an alpha more than 0, and finite, not {self}")
+        unknown = [target for target in self.targets if target not in ADAPTABLE]
+        if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
+            wrong = f"{', '.join(unknown)} in " if unknown else ""
+            raise ValueError(f"Lora.targets: {wrong}{self.targets}; they are some of {', '.join(ADAPTABLE)}, each once")
+
+    @property
+    def scale(self) -> float:
+        """What A B is multiplied by."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder: RMSNorm, rotary positions, grouped-query attention, a gated feed-forward. The defaults are Qwen3's
     (arXiv 2505.09388): QK-norm, SwiGLU, no biases; `rl_llm.model.families` has the published models.
@@ -73,7 +99,8 @@ class ModelConfig:
     family: whose names and config.json it has in a Hugging Face folder. qkv_bias, output_bias, mlp_bias: biases of the
     projections. sandwich_norms: attention and feed-forward are normalised before they are added too. unit_offset_norms:
     norms scale by 1 + weight. embedding_scale: embeddings are multiplied by sqrt(width). query_scalar: queries are
-    divided by its root (None: head_width). logit_softcap c: logits x become c tanh(x / c).
+    divided by its root (None: head_width). logit_softcap c: logits x become c tanh(x / c). lora: adapters, which are
+    all that is trained then.
 
     `compute_dtype` is the type matrix products read their inputs in; parameters, normalisations, softmax, the head and
     every accumulation stay float32. `remat` says what the backward pass computes again instead of keeping it: nothing,
@@ -104,6 +131,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     sliding: SlidingWindow | None = None
     experts: Experts | None = None
+    lora: Lora | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["nothing", "layers", "all but products"] = field(default="nothing", metadata={"fingerprint": False})
 
@@ -123,11 +151,24 @@ class ModelConfig:
             raise ValueError(f"ModelConfig.sliding.layers={self.sliding.layers}: there are {self.layers} layers")
         if self.experts and self.mlp_bias:
             raise ValueError("ModelConfig.mlp_bias=True cannot act: experts have no biases")
+        in_experts = [target for target in ("gate", "up", "down") if self.lora and target in self.lora.targets]
+        if self.experts and in_experts:
+            raise ValueError(
+                f"ModelConfig.lora.targets: {', '.join(in_experts)} are of experts here, which have no adapters: "
+                "choose targets=('query', 'key', 'value', 'output')"
+            )
+
+    @property
+    def base(self) -> "ModelConfig":
+        """The model without adapters."""
+        return replace(self, lora=None)
 
     @property
     def stored(self) -> "ModelConfig":
-        """What of it decides which parameters it has and what they mean: how it is computed is left at the defaults."""
-        return replace(self, compute_dtype="float32", remat="nothing")
+        """What of it decides which parameters it has and what they mean when it is written down: adapters are merged in
+        then, and how it is computed is left at the defaults.
+        """
+        return replace(self, lora=None, compute_dtype="float32", remat="nothing")
 
     def is_sliding(self, layer: int) -> bool:
         """Whether a layer (from 0) sees a window only."""

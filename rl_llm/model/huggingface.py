@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rl_llm import mesh as meshes
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.huggingface_config import ConfigError, config_from_json, config_to_json
+from rl_llm.model.lora import merged
 from rl_llm.model.tensor_files import (
     INDEX,
     NAMES,
@@ -203,13 +204,15 @@ def save(
     dtype: Dtype = "bfloat16",
     like: epath.PathLike | None = None,
 ) -> None:
-    """Write a model as a folder that Hugging Face transformers loads, one tensor in memory at a time.
+    """Write a model as a folder that Hugging Face transformers loads, one tensor in memory at a time. Adapters are
+    merged into the weights first.
 
     With `like`, the folder that it came from, the files are those of that folder: the same names, tensors, dtypes and
     order in each, and all that is not weights (config, tokenizer, licence) copied, so that a model which was not
     changed is written back byte for byte. config.json is written last: what was cut off is no model. Raises
     ValueError where the folder is there already, or where the model is not that of its family or of `like`.
     """
+    config, params = merged(config, params)
     folder = epath.Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is there already, and not empty: choose another folder")

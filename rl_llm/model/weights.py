@@ -2,6 +2,7 @@
 folder. Initialization, sharding, import and export derive from it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from zlib import crc32
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rl_llm.model.config import ModelConfig
+from rl_llm.model.config import Lora, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
         table |= {f"layers/{path}": weight for path, weight in layer.items()}
     if not config.tied_embeddings:
         table["head"] = Weight((D, V), ("width", "vocabulary"), D**-0.5, name="lm_head.weight", inputs=1)
-    return table
+    return table | (_adapters(table, config.lora) if config.lora else {})
 
 
 LAYER = "model.layers.{layer}."
+LORA_A, LORA_B = "_lora_a", "_lora_b"  # after the name of the target
 
 
 def _norm(config: ModelConfig, shape: tuple[int, ...], name: str) -> Weight:
@@ -129,17 +131,35 @@ def _biases(config: ModelConfig) -> dict[str, Weight]:
     }
 
 
+def _adapters(table: dict[str, Weight], lora: Lora) -> dict[str, Weight]:
+    """A and B of every target, split over devices as the target's inputs and outputs are."""
+    adapters = {}
+    for target in lora.targets:
+        path = f"layers/{target}"
+        weight = table[path]
+        cut = 1 + weight.inputs
+        (L, *inputs), outputs = weight.shape[:cut], weight.shape[cut:]
+        adapters[path + LORA_A] = Weight((L, *inputs, lora.rank), (*weight.axes[:cut], None), prod(inputs) ** -0.5)
+        adapters[path + LORA_B] = Weight((L, lora.rank, *outputs), (None, None, *weight.axes[cut:]), fill=0.0)
+    return adapters
+
+
 def init(config: ModelConfig, key: jax.Array) -> dict:
     """Random float32 parameters: a nested dict with the table's paths. Each weight's noise depends on its path only."""
+    return draw(weight_table(config), key)
 
-    def draw(path: str, weight: Weight) -> jax.Array:
+
+def draw(table: Mapping[str, Weight], key: jax.Array) -> dict:
+    """Random float32 values of the weights of a table, or of a part of it."""
+
+    def value(path: str, weight: Weight) -> jax.Array:
         if weight.std == 0.0:
             return jnp.full(weight.shape, weight.fill, jnp.float32)
         own_key = jax.random.fold_in(key, crc32(path.encode()))
         # Drawn flat: a draw of higher rank is the same numbers and takes XLA much longer to compile.
         return weight.std * jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)
 
-    flat = {path: draw(path, weight) for path, weight in weight_table(config).items()}
+    flat = {path: value(path, weight) for path, weight in table.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

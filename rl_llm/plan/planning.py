@@ -23,6 +23,7 @@ from rl_llm.plan.programs import (
     update_state,
 )
 from rl_llm.plan.topology import Topology
+from rl_llm.state import policy_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def make_plan(
 
 def _need(made: Abstract, program: Program) -> Need:
     apart = made.meshes.apart and program.name == "sample"
-    parameters = bytes_per_chip(made.sampler_arguments[0] if apart else made.state.params)
+    parameters = bytes_per_chip(made.sampler_arguments[0] if apart else policy_of(made.state))
     everything = bytes_per_chip(made.sampler_arguments[0]) if apart else bytes_per_chip(made.state)
     arguments = bytes_per_chip(update_state(made.state)) if program.name == "update" else parameters
     beside = everything - arguments

@@ -21,9 +21,9 @@ from rl_llm.noise import Purpose
 from rl_llm.plan.collectives import Collective, collectives
 from rl_llm.plan.errors import PlanError
 from rl_llm.recorded import Others
-from rl_llm.run import carried
 from rl_llm.sampler import compile_sampler
-from rl_llm.state import abstract_state
+from rl_llm.saved import carried
+from rl_llm.state import abstract_state, policy_of
 from rl_llm.types import Batch, Prompts, Rollout, TrainState
 
 GIB = 2**30
@@ -85,7 +85,7 @@ def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     values = jax.eval_shape(lambda: experiment.sampling.values((), T))
     weights = meshes.weight_shardings(both.sampler, weight_table(experiment.model))
     params = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state.params, weights
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), policy_of(state), weights
     )
     arguments = (params, prompts, key, values)
     rollout = jax.tree.map(
@@ -151,7 +151,7 @@ def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
     }
     if {"old_logp", "ref_logp"} & made.learning.fields.names:
         logps = made.learning.fields.logps
-        programs["log-probabilities"] = lambda: logps.lower(made.state.params, made.rollout, temperature)  # type: ignore[attr-defined]
+        programs["log-probabilities"] = lambda: logps.lower(policy_of(made.state), made.rollout, temperature)  # type: ignore[attr-defined]
     return programs
 
 

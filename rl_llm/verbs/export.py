@@ -54,6 +54,7 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     from rl_llm.mesh import make_meshes
     from rl_llm.model.huggingface import is_huggingface, save
     from rl_llm.recorded import newest_state, recorded_experiment
+    from rl_llm.state import policy_of
 
     experiment, _ = recorded_experiment(run)
     restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
@@ -61,5 +62,5 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
         like = experiment.start
     if like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
-    save(experiment.model, restored.state.params, out, dtype or "bfloat16", like)
+    save(experiment.model, policy_of(restored.state), out, dtype or "bfloat16", like)
     return restored.step

@@ -28,6 +28,7 @@ from rl_llm.algorithms import (
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
 from rl_llm.mesh import MeshShape
+from rl_llm.model import Lora
 from rl_llm.optimizer import AdamW
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 from tests.data import tiny
@@ -49,6 +50,7 @@ everything = replace(
     replay=Replay(max_age=2),
     curriculum=Curriculum(drop_solved=0.75),
 )
+lora = replace(everything, model=replace(base.model, lora=Lora(rank=8, alpha=16.0)))
 critic = replace(base, algorithm=algorithms.PPO, critic=replace(CRITIC, pretraining_steps=1), staleness=1)
 # The sampler on four devices of its own, which follow the learner's four.
 apart = replace(base, staleness=1, mesh=MeshShape(4), sampler_mesh=MeshShape(2, fsdp=2))

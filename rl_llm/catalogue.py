@@ -10,7 +10,7 @@ from rl_llm import algorithms
 from rl_llm.algorithms import Reference, peers
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
-from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
+from rl_llm.supervision import Conversations, Mixture, RewardModel, StoredResponses, Teacher, WarmStart
 
 PARTS = {
     "Advantages": ("advantage", "several_rewards", "returns", "whitening"),
@@ -31,6 +31,8 @@ AROUND = {
     ResponseLength: "Curriculum.length",
     DynamicSampling: "Experiment.dynamic_sampling",
     Replay: "Experiment.replay",
+    WarmStart: "Experiment.warm_start",
+    Conversations: "WarmStart.demonstrations",
     Mixture: "Experiment.mixture",
     StoredResponses: "Experiment.responses",
     Teacher: "Experiment.teacher",

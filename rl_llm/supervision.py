@@ -38,8 +38,13 @@ class SkillGate:
 
 @dataclass(frozen=True)
 class Conversations:
-    """Chats or prompt/response pairs of a JSONL file (`rl_llm.tasks.conversations` says how a line looks), packed: an
-    update learns `rows_per_step` rows of `row_tokens` tokens, each of as many whole conversations as fit into it.
+    """Chats or prompt/response pairs of a JSONL file. A line is {"prompt": "...", "response": "..."} or {"messages":
+    [{"role": "user", "content": "..."}, ...]}, in the tokenizer's chat template. What is learned is what the assistant
+    says, with the token that ends it; every token of a step weighs the same.
+
+    Conversations are packed: an update learns `rows_per_step` rows of `row_tokens` tokens, each of as many whole
+    conversations as fit into it (the first row with room takes them, in an order that seed and epoch give), none of
+    which sees another. Metric "packing/filled": the share of the rows that holds tokens.
 
     micro_batches: parts in which the rows of an update are read, to fit memory; they change nothing else. data_dir:
     where the prepared copy is kept, by default the folder `.tfds` beside the file. Needs the extra `data`.

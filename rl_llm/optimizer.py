@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
+
+MOST_IN_BFLOAT16 = 0.99  # of beta: bfloat16 numbers lie 0.4 to 0.8 % apart
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class AdamW:
     """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself,
     which it would reach at the update after the last.
 
-    `max_gradient_norm` clips the global norm of the whole gradient before Adam sees it.
+    `max_gradient_norm` clips the global norm of the whole gradient before Adam sees it. The moments are computed in
+    float32, and kept in `moments_dtype` from one update to the next; bfloat16 is half the memory.
     """
 
     learning_rate: float
@@ -25,6 +29,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
+    moments_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
@@ -39,6 +44,12 @@ class AdamW:
         ):
             if not holds:
                 raise ValueError(f"AdamW.{name} must be {allowed}, not {getattr(self, name)}")
+        if self.moments_dtype == "bfloat16" and max(self.beta1, self.beta2) > MOST_IN_BFLOAT16:
+            raise ValueError(
+                f"AdamW.moments_dtype='bfloat16' with beta1={self.beta1}, beta2={self.beta2}: a moment that an update "
+                "changes by less than 1 % would be rounded to what it was, and stand still; set both to "
+                f"{MOST_IN_BFLOAT16} at most, or keep float32"
+            )
         if self.schedule == "constant" and self.final_fraction != 0.0:
             raise ValueError(f"AdamW.final_fraction={self.final_fraction} cannot act with schedule='constant'")
 
@@ -66,8 +77,28 @@ class AdamW:
 
     def build(self, updates: int) -> optax.GradientTransformation:
         """The optax transformation; an update that is not finite is skipped and counted in its state."""
-        chain = optax.chain(
-            optax.clip_by_global_norm(self.max_gradient_norm),
-            optax.adamw(self.rate(updates), self.beta1, self.beta2, self.eps, weight_decay=self.weight_decay),
+        adam = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
+        adamw = optax.chain(
+            adam if self.moments_dtype == "float32" else kept_in_bfloat16(adam),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.rate(updates)),
         )
+        chain = optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adamw)
         return optax.apply_if_finite(chain, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+
+def kept_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam whose two moments are rounded to bfloat16 between updates; within one they are float32."""
+
+    def kept(state: optax.ScaleByAdamState, dtype: type) -> optax.ScaleByAdamState:
+        mu, nu = (jax.tree.map(lambda x: x.astype(dtype), moments) for moments in (state.mu, state.nu))
+        return state._replace(mu=mu, nu=nu)
+
+    def init(params: optax.Params) -> Any:
+        return kept(adam.init(params), jnp.bfloat16)
+
+    def update(gradient: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
+        direction, after = adam.update(gradient, kept(state, jnp.float32), params)
+        return direction, kept(after, jnp.bfloat16)
+
+    return optax.GradientTransformation(init, update)

@@ -1,8 +1,10 @@
 """AdamW: the rate over the updates, clipping of the whole gradient, and the update itself against NumPy."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -74,6 +76,33 @@ def test_the_update_is_adamw_with_the_gradient_clipped_and_the_weights_decayed()
             expected[name] = expected[name] - rate * (direction + 0.3 * expected[name])
     for name in PARAMS:
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+def test_moments_kept_in_bfloat16_are_those_of_float32_rounded():
+    gradients = [gradient(seed, 1.0) for seed in range(20)]
+    exact = AdamW(0.01, beta2=0.95)
+    params, state = run(replace(exact, moments_dtype="bfloat16"), gradients)
+    expected, unrounded = run(exact, gradients)
+    for name in ("mu", "nu"):
+        kept, whole = (optax.tree_utils.tree_get(each, name) for each in (state, unrounded))
+        assert {x.dtype for x in kept.values()} == {jnp.dtype(jnp.bfloat16)}
+        for key in PARAMS:
+            size = np.abs(whole[key]).max()
+            np.testing.assert_allclose(kept[key].astype(np.float32), whole[key], atol=0.05 * size)
+    for key in PARAMS:
+        moved, difference = expected[key] - PARAMS[key], params[key] - expected[key]
+        assert np.abs(difference).max() < 0.05 * np.abs(moved).max()
+
+
+def test_the_second_moment_in_bfloat16_falls_again_at_the_largest_beta():
+    """Where gradients have become small; with 0.999 it would stay for ever, and the steps small."""
+    with pytest.raises(ValueError, match=r"beta2=0.999: .* would .* stand still; set both to 0.99 at most"):
+        AdamW(1e-3, moments_dtype="bfloat16")
+    optimizer = AdamW(1e-3, beta2=0.99, moments_dtype="bfloat16")
+    _, state = run(optimizer, [gradient(0, 1.0)] + 800 * [gradient(0, 0.1)])
+    second = optax.tree_utils.tree_get(state, "nu")
+    for key, value in gradient(0, 0.1).items():
+        np.testing.assert_allclose(np.sqrt(second[key].astype(np.float32)), np.abs(value), rtol=0.25)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

@@ -10,6 +10,7 @@ from rl_llm import algorithms
 from rl_llm.algorithms import Reference, peers
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
+from rl_llm.model import Lora
 from rl_llm.supervision import Conversations, Mixture, RewardModel, StoredResponses, Teacher, WarmStart
 
 PARTS = {
@@ -25,6 +26,7 @@ PARTS = {
 }
 AROUND = {
     Reference: "Experiment.reference",
+    Lora: "ModelConfig.lora",
     Critic: "Experiment.critic",
     Curriculum: "Experiment.curriculum",
     Difficulty: "Curriculum.difficulty",

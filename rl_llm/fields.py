@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
 from rl_llm.likelihood import compile_logps, compile_logps_at, compile_over_rows, likeliest, response_hidden
-from rl_llm.mesh import put_on_batch
+from rl_llm.mesh import on_devices, put_on_batch
 from rl_llm.model import weight_table
 from rl_llm.recorded import Others
 from rl_llm.state import policy_of
@@ -49,19 +49,20 @@ class Fields:
         """
         names = self.names | ({"old_logp"} if replayed else set())
         rollout, policy = experience.rollout, policy_of(state)
+        reference = self._reference(state)
         made: dict[str, Any] = dict(experience.fields)
         if "old_logp" in names:
             made["old_logp"] = self.logps(policy, rollout, self._temperature)
         if "sampler_logp" in names:  # of stored responses nobody knows who gave them
             made["sampler_logp"] = made["old_logp"]
         if "ref_logp" in names:
-            made["ref_logp"] = self._ref_logp(state, rollout)
+            made["ref_logp"] = self._ref_logp(reference, rollout)
         if "kl_baseline" in names:
-            made["kl_baseline"] = self._kl_baseline(state, rollout)
+            made["kl_baseline"] = self._kl_baseline(policy, reference, rollout)
         if "value" in names:
             made["value"] = self.values(policy, state.critic.params, rollout)
         if self.teacher_likeliest is not None:
-            params = self.others.teacher[1] if self.others.teacher else policy_of(state, state.reference)
+            params = self.others.teacher[1] if self.others.teacher else reference
             found = self.teacher_likeliest(params, rollout, self._temperature)
             made["teacher_tokens"], made["teacher_logp"] = found
         if "old_top_logp" in names:
@@ -72,19 +73,23 @@ class Fields:
     def _temperature(self) -> jax.Array:
         return jnp.float32(self.experiment.sampling.temperature)
 
-    def _ref_logp(self, state: TrainState, rollout: Rollout) -> jax.Array:
+    def _reference(self, state: TrainState) -> dict:
+        """The reference policy, on the devices; {} where there is none."""
+        settings = self.experiment.reference
+        if settings is None:
+            return {}
+        return policy_of(state, on_devices(state.reference) if settings.offload else state.reference)
+
+    def _ref_logp(self, reference: dict, rollout: Rollout) -> jax.Array:
         if self.teacher_logps and self.others.teacher:
             return self.teacher_logps(self.others.teacher[1], rollout, self._temperature)
-        return self.logps(policy_of(state, state.reference), rollout, self._temperature)
+        return self.logps(reference, rollout, self._temperature)
 
-    def _kl_baseline(self, state: TrainState, rollout: Rollout) -> jax.Array:
+    def _kl_baseline(self, policy: dict, reference: dict, rollout: Rollout) -> jax.Array:
         """f32[B], one number: the mean of log(pi / ref) over responses to the prompt before theirs (KTO)."""
         others = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
         others = put_on_batch(self.mesh, others)
-        of_policy, of_reference = (
-            self.logps(policy_of(state, trained), others, self._temperature)
-            for trained in (state.params, state.reference)
-        )
+        of_policy, of_reference = (self.logps(params, others, self._temperature) for params in (policy, reference))
         gain = of_policy - of_reference
         return jnp.full(gain.shape[0], jnp.mean(jnp.sum(gain, axis=1)))
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rl_llm.algorithms import Reference
 from rl_llm.experiment import Experiment
 from rl_llm.fields import Fields, fields_for
 from rl_llm.learner import Learner, compile_critic_step, compile_make_batch, compile_train_step
-from rl_llm.mesh import put_on_batch
+from rl_llm.mesh import on_devices, on_host, put_on_batch
 from rl_llm.noise import Purpose, generator
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
@@ -63,14 +64,21 @@ class Learning:
             metrics += more
         together = of_all_updates(metrics)
         if experiment.reference is not None:
-            reference = experiment.reference.after_step(state.reference, state.params, step + 1)
-            state = replace(state, reference=reference)
+            state = replace(state, reference=self._reference_after(experiment.reference, state, step + 1))
         if state.coefficients is not None and step >= experiment.pretraining_steps:
             rows = experiment.prompts_per_step * experiment.responses_per_prompt
             state = replace(state, coefficients=self.adapt(state.coefficients, together, rows))
             one = jnp.float32(1.0)
             together |= {f"coefficient/{name}": Mean(value, one) for name, value in state.coefficients.items()}
         return replace(state, replay=replay and (*replay[1:], experience), past=past), together
+
+    @staticmethod
+    def _reference_after(reference: Reference, state: TrainState, step: int) -> dict:
+        if not reference.offload:
+            return reference.after_step(state.reference, state.params, step)
+        if not reference.moves(step):
+            return dict(state.reference)
+        return dict(on_host(reference.after_step(on_devices(state.reference), state.params, step)))
 
     def _learn(
         self, state: TrainState, experience: Experience, step: int, draw: np.random.Generator, replayed: bool = False
@@ -79,7 +87,8 @@ class Learning:
         made = self.fields.make(state, experience, replayed)
         build = self.build_again if replayed else self.build_batch
         batch, moments = build(experience.rollout, experience.reward, made, state.moments, state.coefficients)
-        state = replace(state, moments=moments)
+        reference = state.reference
+        state = replace(state, moments=moments, reference=None)
         metrics = []
         for update in map(jnp.int32, range(self.experiment.updates_per_rollout)):
             if step < self.experiment.pretraining_steps:
@@ -88,7 +97,7 @@ class Learning:
                 temperature = jnp.float32(self.experiment.sampling.temperature)
                 state, of_update = self.train_step(state, batch, update, temperature, self._demonstrations(draw))
             metrics.append(of_update)
-        return state, metrics
+        return replace(state, reference=reference), metrics
 
     def _demonstrations(self, draw: np.random.Generator) -> Batch | None:
         mixture = self.experiment.mixture
@@ -113,7 +122,7 @@ def compile_learning(
         critic,
         carries.critic_optimizer,
     )
-    in_update = replace(carries, replay=0, experience=None, past=0)
+    in_update = replace(carries, replay=0, experience=None, past=0, reference=False)
     return Learning(
         experiment,
         seed,

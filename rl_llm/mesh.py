@@ -120,6 +120,28 @@ def weight_shardings(mesh: Mesh, table: Mapping[str, Placeable]) -> dict:
     return traverse_util.unflatten_dict({path: place(path, weight) for path, weight in table.items()}, sep="/")
 
 
+HOST = "pinned_host"  # the name of its memory to JAX, on every platform
+
+
+def on_host(tree: Any) -> Any:
+    """Arrays, moved to the memory of the hosts of their devices; or shardings, of that memory."""
+    return _in_memory(HOST, tree)
+
+
+def on_devices(tree: Any) -> Any:
+    """Arrays that `on_host` moved away, on their devices again."""
+    return _in_memory("device", tree)
+
+
+def _in_memory(kind: str, tree: Any) -> Any:
+    def move(x: Any) -> Any:
+        if isinstance(x, NamedSharding):
+            return x.with_memory_kind(kind)
+        return jax.device_put(x, x.sharding.with_memory_kind(kind))
+
+    return jax.tree.map(move, tree)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -49,6 +49,7 @@ def carried(experiment: Experiment) -> Carried:
         critic=critic,
         critic_optimizer=critic and critic.optimizer.build(experiment.rollout_updates(experiment.steps)),
         reference=experiment.reference is not None,
+        offload=experiment.reference is not None and experiment.reference.offload,
         past=experiment.staleness,
         moments="moments" in algorithm.needs,
         coefficients=tuple((name, component.coefficient) for name, component in algorithm.adaptive.items()),
@@ -74,13 +75,16 @@ def _experience_shape(experiment: Experiment) -> Experience:
 
 
 def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]], TrainState]:
-    """From the progress saved with a checkpoint to its state's shapes: the warm start's is that of RL without what only
-    RL carries.
+    """From the progress saved with a checkpoint to its state's shapes: the warm start has an optimizer of its own, and
+    nothing of what only RL carries.
     """
-    optimizer = experiment.optimizer.build(experiment.policy_updates())
+    warm = experiment.warm_start.optimizer if experiment.warm_start else experiment.optimizer
 
     def template(progress: dict[str, Any]) -> TrainState:
-        extra = carried(experiment) if progress.get("reinforcing") else NOTHING
+        if progress.get("reinforcing"):
+            optimizer, extra = experiment.optimizer.build(experiment.policy_updates()), carried(experiment)
+        else:
+            optimizer, extra = warm.build(experiment.warm_steps), NOTHING
         return abstract_state(experiment.model, optimizer, mesh, extra)
 
     return template

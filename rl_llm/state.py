@@ -18,14 +18,15 @@ from rl_llm.types import CriticState, Experience, TrainState
 
 @dataclass(frozen=True)
 class Carried:
-    """What a train state carries besides parameters and optimizer: a critic with its optimizer, a reference policy, the
-    parameters of `past` steps, the moments of rewards, coefficients that are adapted (with the values they begin with),
-    and `replay` experiences of a shape.
+    """What a train state carries besides parameters and optimizer: a critic with its optimizer, a reference policy (in
+    the memory of the host, to `offload` it), the parameters of `past` steps, the moments of rewards, coefficients that
+    are adapted (with the values they begin with), and `replay` experiences of a shape.
     """
 
     critic: Critic | None = None
     critic_optimizer: optax.GradientTransformation | None = None
     reference: bool = False
+    offload: bool = False
     past: int = 0
     moments: bool = False
     coefficients: tuple[tuple[str, float], ...] = ()
@@ -76,12 +77,16 @@ def init_state(
             replay=tuple(nothing(carried.experience) for _ in range(carried.replay)) or None,
         )
 
-    shardings = state_shardings(config, optimizer, mesh, carried)
-    if not isinstance(params_or_key, dict):
-        return jax.jit(build, out_shardings=shardings)(params_or_key)
-    given = trained_and_frozen(config, params_or_key)
-    state: TrainState = jax.jit(build, out_shardings=replace(shardings, frozen=None))(given)
-    return replace(state, frozen=jax.device_put(given[1], shardings.frozen))
+    shardings = state_shardings(config, optimizer, mesh, replace(carried, offload=False))
+    if isinstance(params_or_key, dict):
+        given = trained_and_frozen(config, params_or_key)
+        state: TrainState = jax.jit(build, out_shardings=replace(shardings, frozen=None))(given)
+        state = replace(state, frozen=jax.device_put(given[1], shardings.frozen))
+    else:
+        state = jax.jit(build, out_shardings=shardings)(params_or_key)
+    if carried.offload:
+        state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
+    return state
 
 
 def policy_of(state: TrainState, trained: dict | None = None) -> dict:
@@ -122,7 +127,7 @@ def state_shardings(
         opt_state=optimizer_state(optimizer, lambda: trained_and_frozen(config, random())[0], weights),
         frozen=meshes.weight_shardings(mesh, frozen) or None,
         critic=critic,
-        reference=weights if carried.reference else None,
+        reference=(meshes.on_host(weights) if carried.offload else weights) if carried.reference else None,
         past=(weights,) * carried.past or None,
         moments=jax.tree.map(lambda _: same, no_moments()) if carried.moments else None,
         coefficients={name: same for name, _ in carried.coefficients} or None,

@@ -56,6 +56,7 @@ from tests.data.techniques import ABLATION, CRITIC
 FILE = "tests/data/techniques.py"
 EVERYTHING = load_experiment(f"{ROOT / FILE}:everything")[1]
 RECIPES = sorted(ABLATION)
+MORE = ("critic", "lora", "small")
 
 
 class NoDemonstrations(ModularSum):
@@ -110,7 +111,9 @@ def interrupted(folder: Path, name: str) -> Finished:
     return train(folder, name, "--resume")
 
 
-@pytest.mark.parametrize("name", ["everything", "selecting", pytest.param("critic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["everything", "selecting", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
     """The state, and where the run stands in its problems."""
     fixture = {"everything": "run", "selecting": "selecting"}.get(name)

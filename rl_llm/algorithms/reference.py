@@ -1,6 +1,6 @@
 """The reference policy that a KL divergence is measured from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 
@@ -14,11 +14,14 @@ class Reference:
     With `top_tokens` k its k likeliest tokens at each place are batch.teacher_tokens and teacher_logp: the regularizer
     Distillation(GeneralizedJSD(beta=1.0)) is then the full KL(pi || ref), exact for k = V, where estimators look at the
     sampled token alone.
+
+    With `offload` its parameters lie in the memory of the host, and on the devices only while it is asked.
     """
 
     reset_every: int = 0
     decay: float = 1.0
     top_tokens: int = 0
+    offload: bool = field(default=False, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
         if self.reset_every < 0 or not 0 <= self.decay <= 1 or self.top_tokens < 0:
@@ -31,10 +34,14 @@ class Reference:
                 f"Reference.reset_every={self.reset_every} with decay={self.decay}: let it jump or follow, not both"
             )
 
+    def moves(self, step: int) -> bool:
+        """Whether the `step`-th step, counted from 1, changes it."""
+        return self.decay < 1 or (self.reset_every > 0 and step % self.reset_every == 0)
+
     def after_step(self, reference: dict, params: dict, step: int) -> dict:
-        """The reference after the `step`-th step, counted from 1; new buffers where it changes."""
-        if self.reset_every:
-            return jax.tree.map(jax.numpy.copy, params) if step % self.reset_every == 0 else reference
-        if self.decay == 1.0:
+        """The reference after the `step`-th step; new buffers where it moves."""
+        if not self.moves(step):
             return reference
+        if self.reset_every:
+            return jax.tree.map(jax.numpy.copy, params)
         return jax.tree.map(lambda old, new: self.decay * old + (1.0 - self.decay) * new, reference, params)

@@ -137,8 +137,8 @@ def _fields(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def update_state(state: TrainState) -> TrainState:
-    """The state as an update gets it: what is replayed, and the parameters of past steps, stay outside."""
-    return replace(state, replay=None, past=None)
+    """The state as an update gets it: what is replayed, a reference and the parameters of past steps stay outside."""
+    return replace(state, replay=None, past=None, reference=None)
 
 
 def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
@@ -196,6 +196,8 @@ def bytes_per_chip(tree: Any) -> int:
     """Memory of a chip that its part of arrays takes, by their shapes and shardings."""
 
     def part(x: jax.ShapeDtypeStruct) -> int:
+        if x.sharding is not None and x.sharding.memory_kind == meshes.HOST:
+            return 0
         shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
         size = jnp.dtype(x.dtype).itemsize
         for dimension in shape:

@@ -50,7 +50,13 @@ everything = replace(
     replay=Replay(max_age=2),
     curriculum=Curriculum(drop_solved=0.75),
 )
-lora = replace(everything, model=replace(base.model, lora=Lora(rank=8, alpha=16.0)))
+lora = replace(everything, model=replace(base.model, lora=Lora(rank=8, alpha=16.0, targets=("query", "value", "down"))))
+small = replace(  # in memory
+    everything,
+    reference=Reference(reset_every=2, offload=True),
+    optimizer=replace(base.optimizer, beta2=0.95, moments_dtype="bfloat16"),
+    warm_start=replace(base.warm_start, optimizer=replace(base.warm_start.optimizer, beta2=0.9)),
+)
 critic = replace(base, algorithm=algorithms.PPO, critic=replace(CRITIC, pretraining_steps=1), staleness=1)
 # The sampler on four devices of its own, which follow the learner's four.
 apart = replace(base, staleness=1, mesh=MeshShape(4), sampler_mesh=MeshShape(2, fsdp=2))

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
-from rl_llm.model import ModelConfig, extend, gathered_head, prefill, unembed, weight_table
+from rl_llm.model import ModelConfig, extend, gathered_head, platform, prefill, unembed, weight_table
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
-HEAD_POSITIONS = 32  # response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]
+# Response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]. For accelerators at least as many,
+# and more where they fit into so many bytes of a device: for each chunk the head's gradient is summed over all rows.
+HEAD_POSITIONS = 32
+LOGITS_BYTES = 1 << 29
 
 
 def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -65,11 +68,11 @@ def by_position(
 ) -> tuple:
     """`of_logits(logits, *others)` for hidden f32[B, T, D] and others [B, T, ...] -> a tuple of [B, T, ...].
 
-    Logits are made, used and forgotten in chunks of HEAD_POSITIONS positions, and made again for the gradient.
+    Logits are made, used and forgotten in chunks of positions, and made again for the gradient.
     """
     B, T = hidden.shape[:2]
     head = gathered_head(config, params)
-    chunk = min(T, HEAD_POSITIONS)
+    chunk = min(T, _head_positions(config, B))
 
     @jax.checkpoint
     def of_chunk(parts: tuple[jax.Array, ...]) -> tuple:
@@ -82,6 +85,15 @@ def by_position(
 
     parts = jax.lax.map(of_chunk, tuple(chunks(x) for x in (hidden, *others)))
     return tuple(jnp.moveaxis(part, 0, 1).reshape(B, -1, *part.shape[3:])[:, :T] for part in parts)
+
+
+def _head_positions(config: ModelConfig, rows: int) -> int:
+    """Positions whose logits exist at one time."""
+    if platform() == "cpu":
+        return HEAD_POSITIONS
+    own_rows = max(1, rows // (meshes.ways("data") * meshes.ways("fsdp")))
+    bytes_of_position = 4 * own_rows * config.vocabulary // meshes.ways("tensor")
+    return max(HEAD_POSITIONS, LOGITS_BYTES // bytes_of_position)
 
 
 def predict(

@@ -175,6 +175,21 @@ def pin_rows(x: jax.Array) -> jax.Array:
     return _pin(x, BATCH)
 
 
+def pin_tokens(x: jax.Array) -> jax.Array:
+    """Hidden states [B, T, D] with their rows as in `pin_rows`, and T over `tensor` where it divides: what a layer
+    keeps for the backward pass is then split over all devices (sequence parallelism, arXiv 2205.05198).
+    """
+    if x.shape[1] % ways("tensor"):
+        return pin_rows(x)
+    return _pin(x, PartitionSpec(*BATCH, "tensor"))
+
+
+def ways(axis: str) -> int:
+    """Devices along a mesh axis while a program is traced for a mesh; 1 elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else int(mesh.shape[axis])
+
+
 def _pin(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 

@@ -1,6 +1,6 @@
 """The model: a config, a parameter pytree, and pure functions over both."""
 
-from rl_llm.model.attention import KeyValues
+from rl_llm.model.attention import KeyValues, platform
 from rl_llm.model.config import Experts, Lora, ModelConfig, RopeScaling, SlidingWindow
 from rl_llm.model.decoding import Caches, decode, grown, no_caches, reader
 from rl_llm.model.flops import forward_flops
@@ -31,6 +31,7 @@ __all__ = [
     "no_caches",
     "packed",
     "parameter_count",
+    "platform",
     "prefill",
     "reader",
     "save",

@@ -48,6 +48,8 @@ def extend(
     """Read responses i32[B, T] that follow their prompts (row b follows prompt b // K) -> hidden f32[B, T, D], and
     the experts that read each token, i32[L, B, T, k] (None where there are none).
     """
+    asked = tokens.shape[1]
+    tokens = jnp.pad(tokens, ((0, 0), (0, -asked % meshes.ways("tensor"))))  # for `pin_tokens`
     B, T = tokens.shape
     N, P = prompt_lengths.shape[0], prompt_cache.keys.shape[3]
     steps = jnp.arange(T)
@@ -60,7 +62,7 @@ def extend(
     whole = kernel and partial(fused, kernel, config, own_segments=None, prompt_lengths=prompt_lengths)
     views = views_of(config, positions, masks)
     hidden, (_, chosen) = _through_layers(config, params, embed(config, params, tokens), views, prompt_cache, whole)
-    return hidden, chosen
+    return hidden[:, :asked], None if chosen is None else chosen[:, :, :asked]
 
 
 def packed(
@@ -145,11 +147,13 @@ def _through_layers(
         else:
             context = _fused(config, whole, queries, own, prompt, kind)
         x, chosen = after_attention(config, weights, x, context)
-        return meshes.pin_rows(x), (own if prompt is None else None, chosen)
+        return meshes.pin_tokens(x), (own if prompt is None else None, chosen)
 
     inputs = (params["layers"], prompt_cache, kinds)
-    hidden, outputs = jax.lax.scan(_remembering(config, layer), meshes.pin_rows(x), inputs, unroll=LAYERS_PER_ITERATION)
-    return normalized(config, hidden, params["final_norm"]), outputs
+    hidden, outputs = jax.lax.scan(
+        _remembering(config, layer), meshes.pin_tokens(x), inputs, unroll=LAYERS_PER_ITERATION
+    )
+    return meshes.pin_rows(normalized(config, hidden, params["final_norm"])), outputs
 
 
 def _fused(

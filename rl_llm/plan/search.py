@@ -72,7 +72,7 @@ def _estimate(experiment: Experiment, topology: Topology, mesh: MeshShape, cut: 
     slots = (rows * T + experiment.prompts_per_step * P) / chips
     cache = 2 * config.layers * config.kv_heads * config.head_width * itemsize * slots
     tokens = rows * (P + T) / (experiment.updates_per_rollout * cut * ways)
-    inputs = 4 * config.layers * config.width * tokens
+    inputs = 4 * config.layers * config.width * tokens / mesh.tensor
     layer = 4 * tokens * (4 * config.width + 3 * config.feed_forward / mesh.tensor)
     gradient = 4 * parameters / (mesh.fsdp * mesh.tensor)
     update = state + gradient + inputs + layer

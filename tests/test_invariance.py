@@ -91,6 +91,10 @@ class Cut:
     given: Any
     places: Any
 
+    @property
+    def groups(self) -> int:
+        return self.prompts.lengths.shape[0]
+
 
 for kind in (Found, Cut):
     jax.tree_util.register_dataclass(kind, [field.name for field in fields(kind)], [])

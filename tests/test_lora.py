@@ -15,7 +15,19 @@ from rl_llm import noise
 from rl_llm.algorithms import LITE_PPO
 from rl_llm.learner import Learner, compile_train_step, joint_loss, make_batch
 from rl_llm.mesh import MeshShape, make_mesh, put_on_batch
-from rl_llm.model import Experts, Lora, ModelConfig, forward, joined, load, merged, save, trained_and_frozen
+from rl_llm.model import (
+    Experts,
+    Lora,
+    ModelConfig,
+    forward,
+    init,
+    joined,
+    load,
+    merged,
+    save,
+    trained_and_frozen,
+    with_adapters,
+)
 from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
@@ -61,6 +73,12 @@ def test_the_first_adapters_are_of_rank_r_and_add_nothing():
     assert layers["query_lora_b"].shape == (1, 2, 4, 4)
     assert layers["output_lora_a"].shape == (1, 4, 4, 2)
     assert all((np.abs(w).max() == 0) == name.endswith("_b") for name, w in layers.items())
+
+
+def test_beside_a_given_model_they_begin_as_beside_a_random_one():
+    key = jax.random.key(3)
+    found = with_adapters(CONFIG, init(CONFIG.base, key), key)
+    jax.tree.map(np.testing.assert_array_equal, found, init(CONFIG, key))
 
 
 def test_merged_in_they_are_the_same_model():

@@ -56,6 +56,24 @@ def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Fini
     assert "not empty" in stderr
 
 
+@pytest.mark.slow
+def test_adapters_are_evaluated_and_other_runs_begin_with_them_merged_in(tmp_path: Path):
+    run, out = train(tmp_path / "run", "lora"), tmp_path / "exported"
+    code, stdout, stderr = rl_llm("evaluate", run.folder)
+    assert code == 0, stderr
+    assert json.loads(stdout)["accuracy"] == run.summary["accuracy_after"]
+    code, _, stderr = rl_llm("export", run.folder, "--out", out, "--dtype", "float32")
+    assert code == 0, stderr
+    for name, start in (("of the run", run.folder), ("of the folder", out)):
+        begun = train(tmp_path / name, "started", "--set", f"start={start}")
+        assert begun.summary["accuracy_before"] == run.summary["accuracy_after"]
+    train(tmp_path / "adapted", "lora", "--set", f"start={out}")
+    (tmp_path / "adapted" / "frozen" / "0" / "seal.json").unlink()
+    code, _, stderr = rl_llm("evaluate", tmp_path / "adapted")
+    assert code == 1
+    assert "frozen is good" in stderr
+
+
 def test_a_start_that_is_another_model_is_refused(tmp_path: Path):
     golden = Path(FILE).parent / "golden" / "qwen3"
     out = tmp_path / "run"

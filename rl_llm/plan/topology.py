@@ -59,4 +59,7 @@ def devices(slice_: Topology) -> "list[jax.Device]":
         raise PlanError("the TPU compiler is not installed: pip install 'rl-llm[tpu]' (Linux on x86-64)")
     from jax.experimental import topologies
 
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices)
+    # By itself libtpu takes a host to have four chips.
+    bounds = {"chips_per_host_bounds": (1, 1, 1)} if slice_.chips == 1 else {}
+    described = topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **bounds)
+    return list(described.devices)

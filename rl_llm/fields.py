@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
+from rl_llm.gradient import in_parts
 from rl_llm.likelihood import compile_logps, compile_logps_at, compile_over_rows, likeliest, response_hidden
 from rl_llm.mesh import on_devices, put_on_batch
 from rl_llm.model import weight_table
@@ -103,37 +104,44 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
     if stored:
         names.add("sampler_logp")
     teacher_logps = teacher_likeliest = None
+    parts = experiment.updates_per_rollout * experiment.micro_batches  # as small as what an update has in memory
     model, source = (others.teacher[0].model, teacher) if others.teacher else (experiment.model, experiment.reference)
     if others.teacher is not None:
-        teacher_logps = compile_logps(model, mesh)
+        teacher_logps = compile_logps(model, mesh, parts)
     if source is not None and source.top_tokens:
         k = source.top_tokens
 
         def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
             return likeliest(model, params, rollout.prompts, rollout.tokens, temperature, k)
 
-        teacher_likeliest = compile_over_rows(at_each_place, model, mesh)
+        teacher_likeliest = compile_over_rows(at_each_place, model, mesh, parts)
     return Fields(
         frozenset(names),
         experiment,
         mesh,
         others,
-        compile_logps(experiment.model, mesh),
-        compile_logps_at(experiment.model, mesh),
-        compile_values(experiment, mesh),
+        compile_logps(experiment.model, mesh, parts),
+        compile_logps_at(experiment.model, mesh, parts),
+        compile_values(experiment, mesh, parts),
         teacher_logps,
         teacher_likeliest,
     )
 
 
-def compile_values(experiment: Experiment, mesh: Mesh) -> Callable[[dict | None, dict, Rollout], jax.Array]:
-    """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted. Only a
-    shared critic reads the policy's parameters.
+def compile_values(
+    experiment: Experiment, mesh: Mesh, parts: int = 1
+) -> Callable[[dict | None, dict, Rollout], jax.Array]:
+    """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted, in `parts`
+    of the prompts one after the other. Only a shared critic reads the policy's parameters.
     """
     config, critic = experiment.model, experiment.critic
     shared = critic is not None and critic.shared
 
     def values(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
+        groups = rollout.prompts.lengths.shape[0]
+        return in_parts(partial(of_part, params, critic_params), rollout, groups, parts)
+
+    def of_part(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
         assert critic is not None
         hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if params is not None else None
         after = getattr(experiment.algorithm.value_loss, "after_token", False)

@@ -1,12 +1,14 @@
 """How likely given responses are: hidden states, log-probabilities and entropies of tokens that were sampled before."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
+from rl_llm.gradient import in_parts
 from rl_llm.model import ModelConfig, extend, gathered_head, platform, prefill, unembed, weight_table
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
@@ -139,7 +141,7 @@ def likeliest(
     return ids, logps
 
 
-def compile_logps(config: ModelConfig, mesh: Mesh) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
+def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
     """(params, rollout, temperature) -> the log-probability f32[B, T] of every sampled token under other parameters, 0
     at padding; jitted for a mesh.
     """
@@ -147,11 +149,11 @@ def compile_logps(config: ModelConfig, mesh: Mesh) -> Callable[[dict, Rollout, j
     def logps(params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
         return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
 
-    return compile_over_rows(logps, config, mesh)
+    return compile_over_rows(logps, config, mesh, parts)
 
 
 def compile_logps_at(
-    config: ModelConfig, mesh: Mesh
+    config: ModelConfig, mesh: Mesh, parts: int = 1
 ) -> Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]:
     """(params, (rollout, ids i32[B, T, k]), temperature) -> the log-probabilities f32[B, T, k] of other tokens in the
     place of the sampled ones; jitted for a mesh.
@@ -162,12 +164,19 @@ def compile_logps_at(
         hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
         return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
 
-    return compile_over_rows(logps_at, config, mesh)
+    return compile_over_rows(logps_at, config, mesh, parts)
 
 
-def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh) -> Callable:
-    """A function of (params, rows, one value more) that gives rows, jitted for a mesh."""
+def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable:
+    """A function of (params, rows of a rollout, one value more) that gives rows, jitted for a mesh; it reads so many
+    `parts` of the prompts one after the other.
+    """
+
+    def over_rows(params: dict, rows: Any, value: jax.Array) -> Any:
+        rollout = rows if isinstance(rows, Rollout) else rows[0]
+        return in_parts(lambda part: function(params, part, value), rows, rollout.prompts.lengths.shape[0], parts)
+
     weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)
     same = meshes.replicated(mesh)
-    compiled: Callable = meshes.compile(function, mesh, in_shardings=(weights, rows, same), out_shardings=rows)
+    compiled: Callable = meshes.compile(over_rows, mesh, in_shardings=(weights, rows, same), out_shardings=rows)
     return compiled

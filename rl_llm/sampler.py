@@ -190,24 +190,45 @@ def truncate(logits: jax.Array, values: SamplingValues) -> jax.Array:
     """Logits f32[B, V] with the tokens that top_k, top_p and min_p leave out at -inf. Ties with the last kept token
     stay.
 
-    The sort is only run when a truncation is on.
+    Without a sort, which takes a TPU's compiler minutes: each truncation is a threshold, found bit by bit. That is only
+    done when one is on.
     """
     V = logits.shape[-1]
 
     def cut(logits: jax.Array) -> jax.Array:
-        descending = -jnp.sort(-logits, axis=-1)
-        rank = jnp.arange(V)[None]
-        in_top_k = rank < jnp.where(values.top_k > 0, values.top_k, V)
-        probabilities = jax.nn.softmax(jnp.where(in_top_k, descending, -jnp.inf), axis=-1)
-        before = jnp.cumsum(probabilities, axis=-1) - probabilities
-        # The likeliest token always stays, however the cumulative sum rounds.
-        in_nucleus = in_top_k & ((before < values.top_p) | (values.top_p >= 1.0)) | (rank == 0)
-        threshold = jnp.min(jnp.where(in_nucleus, descending, jnp.inf), axis=-1, keepdims=True)
-        floor = descending[:, :1] + jnp.log(values.min_p)  # log 0 = -inf: off
-        return jnp.where((logits >= threshold) & (logits >= floor), logits, -jnp.inf)
+        order = _in_order(logits)
+        k = jnp.where(values.top_k > 0, values.top_k, V)
+        threshold = _largest(lambda least: jnp.sum(order >= least, axis=-1, keepdims=True) >= k, logits.shape[0])
+        probabilities = jax.nn.softmax(jnp.where(order >= threshold, logits, -jnp.inf), axis=-1)
+
+        def holds_nucleus(least: jax.Array) -> jax.Array:
+            inside = jnp.where(order >= least, probabilities, 0.0)
+            return jnp.sum(inside, axis=-1, keepdims=True) >= values.top_p
+
+        nucleus = jnp.where(values.top_p < 1.0, _largest(holds_nucleus, logits.shape[0]), jnp.uint32(0))
+        floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(values.min_p)  # log 0 = -inf: off
+        return jnp.where((order >= jnp.maximum(threshold, nucleus)) & (logits >= floor), logits, -jnp.inf)
 
     on = (values.top_k > 0) | (values.top_p < 1.0) | (values.min_p > 0.0)
     return jax.lax.cond(on, cut, lambda logits: logits, logits)
+
+
+def _in_order(x: jax.Array) -> jax.Array:
+    """uint32 that are ordered as the float32 are: the bits of positive ones after those of negative ones, turned."""
+    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)  # -0.0 + 0.0 is 0.0
+    return jnp.where(bits >> 31 == 0, bits | jnp.uint32(1 << 31), ~bits)
+
+
+def _largest(holds: Callable[[jax.Array], jax.Array], rows: int) -> jax.Array:
+    """The largest uint32[rows, 1] for which `holds`, which holds for 0 and for none above one that it does not hold
+    for.
+    """
+
+    def with_bit(index: jax.Array, found: jax.Array) -> jax.Array:
+        larger = found | (jnp.uint32(1) << (31 - index).astype(jnp.uint32))
+        return jnp.where(holds(larger), larger, found)
+
+    return jax.lax.fori_loop(0, 32, with_bit, jnp.zeros((rows, 1), jnp.uint32))
 
 
 def _logp_of(token: jax.Array, logits: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ from rl_llm.critic import Critic
 from rl_llm.gradient import apply_gradient, loss_and_gradient, split
 from rl_llm.likelihood import expert_load, predict, read_responses, response_hidden
 from rl_llm.model import ModelConfig, joined
-from rl_llm.state import NOTHING, Carried, state_shardings
+from rl_llm.state import NOTHING, Carried, compile_update
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
 # Maximum likelihood is the policy gradient with advantage 1: demonstrations are learned by the same updates.
@@ -258,42 +258,14 @@ class Learner:
 def compile_train_step(
     learner: Learner, mesh: Mesh, carried: Carried = NOTHING
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`Learner.train_step` jitted for a mesh; the state is donated, so it is updated in place. What is frozen is an
-    argument of its own: it is not given away, for a sampler may be reading it.
-    """
+    """`Learner.train_step` jitted for a mesh."""
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return _compile(learner.train_step, (rows, same, same, rows), learner, mesh, carried)
+    return compile_update(
+        learner.train_step, learner.config, learner.optimizer, mesh, carried, (rows, same, same, rows)
+    )
 
 
 def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Callable[..., tuple[TrainState, Metrics]]:
     """`Learner.critic_step` likewise."""
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return _compile(learner.critic_step, (rows, same), learner, mesh, carried)
-
-
-def _compile(step: Callable, arguments: tuple, learner: Learner, mesh: Mesh, carried: Carried) -> Callable:
-    states = state_shardings(learner.config, learner.optimizer, mesh, carried)
-    frozen, states = states.frozen, replace(states, frozen=None)
-    compiled: Callable = meshes.compile(
-        step,
-        mesh,
-        in_shardings=(states, *arguments, *([] if frozen is None else [frozen])),
-        out_shardings=(states, meshes.replicated(mesh)),
-        donate_argnums=0,
-    )
-    return compiled if frozen is None else _Keeping(compiled)
-
-
-@dataclass(frozen=True)
-class _Keeping:
-    """A jitted update whose caller keeps what is frozen."""
-
-    update: Any
-
-    def __call__(self, state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
-        after, metrics = self.update(replace(state, frozen=None), *others, state.frozen)
-        return replace(after, frozen=state.frozen), metrics
-
-    def lower(self, state: TrainState, *others: Any) -> Any:
-        """As of a jitted function."""
-        return self.update.lower(replace(state, frozen=None), *others, state.frozen)
+    return compile_update(learner.critic_step, learner.config, learner.optimizer, mesh, carried, (rows, same))

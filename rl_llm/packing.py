@@ -7,7 +7,6 @@ learned is the same: `model.packed` reads each conversation as if it were alone.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,10 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.gradient import apply_gradient, loss_and_gradient
 from rl_llm.likelihood import expert_load, predict
-from rl_llm.model import ModelConfig, packed
+from rl_llm.model import ModelConfig, joined, packed
 from rl_llm.noise import Purpose, generator
 from rl_llm.problem import Problem
-from rl_llm.state import state_shardings
+from rl_llm.state import NOTHING, compile_update
 from rl_llm.types import Mean, Metrics, Packed, TrainState, masked_mean
 
 
@@ -83,17 +82,15 @@ def packed_loss(config: ModelConfig, params: dict, batch: Packed) -> tuple[jax.A
 def compile_packed_step(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, micro_batches: int = 1
 ) -> Callable[[TrainState, Packed], tuple[TrainState, Metrics]]:
-    """One update on a batch of rows, jitted for a mesh; the state is donated, so it is updated in place."""
+    """One update on a batch of rows, jitted for a mesh."""
 
-    def step(state: TrainState, batch: Packed) -> tuple[TrainState, Metrics]:
-        loss = partial(packed_loss, config)
+    def step(state: TrainState, batch: Packed, frozen: dict | None = None) -> tuple[TrainState, Metrics]:
+        def loss(trained: dict, part: Packed) -> tuple[jax.Array, Metrics]:
+            return packed_loss(config, joined(trained, frozen), part)
+
         value, metrics, gradient = loss_and_gradient(loss, state.params, batch, micro_batches)
         params, opt_state, more = apply_gradient(optimizer, state.params, state.opt_state, gradient)
         metrics |= more | {"loss": Mean(value, jnp.float32(1.0))}
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    states, rows = state_shardings(config, optimizer, mesh), meshes.over_batch(mesh)
-    compiled: Callable = meshes.compile(
-        step, mesh, in_shardings=(states, rows), out_shardings=(states, meshes.replicated(mesh)), donate_argnums=0
-    )
-    return compiled
+    return compile_update(step, config, optimizer, mesh, NOTHING, (meshes.over_batch(mesh),))

@@ -13,7 +13,7 @@ from rl_llm import mesh as meshes
 from rl_llm.algorithms import no_moments
 from rl_llm.critic import Critic
 from rl_llm.model import ModelConfig, init, joined, separated, trained_and_frozen, weight_table
-from rl_llm.types import CriticState, Experience, TrainState
+from rl_llm.types import CriticState, Experience, Metrics, TrainState
 
 
 @dataclass(frozen=True)
@@ -145,3 +145,43 @@ def abstract_state(
         shape,
         state_shardings(config, optimizer, mesh, carried),
     )
+
+
+def compile_update(
+    step: Callable[..., tuple[TrainState, Metrics]],
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    carried: Carried,
+    arguments: tuple,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """(state, others) -> (state, metrics) of `step` jitted for a mesh, with the shardings of its other `arguments`. The
+    state is donated, so it is updated in place; but what is frozen is not, for a sampler may be reading it: `step` gets
+    it as its last argument, where there is some.
+    """
+    states = state_shardings(config, optimizer, mesh, carried)
+    frozen, states = states.frozen, replace(states, frozen=None)
+    compiled = meshes.compile(
+        step,
+        mesh,
+        in_shardings=(states, *arguments, *([] if frozen is None else [frozen])),
+        out_shardings=(states, meshes.replicated(mesh)),
+        donate_argnums=0,
+    )
+    update: Callable[..., tuple[TrainState, Metrics]] = compiled if frozen is None else _Keeping(compiled)
+    return update
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """A jitted update whose caller keeps what is frozen."""
+
+    update: Any
+
+    def __call__(self, state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
+        after, metrics = self.update(replace(state, frozen=None), *others, state.frozen)
+        return replace(after, frozen=state.frozen), metrics
+
+    def lower(self, state: TrainState, *others: Any) -> Any:
+        """As of a jitted function."""
+        return self.update.lower(replace(state, frozen=None), *others, state.frozen)

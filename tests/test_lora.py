@@ -30,9 +30,10 @@ from rl_llm.model import (
 )
 from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
+from rl_llm.packing import compile_packed_step, packed_loss
 from rl_llm.sampler import Sampling, compile_sampler
 from rl_llm.state import init_state
-from rl_llm.types import Batch, TrainState
+from rl_llm.types import Batch, Packed, TrainState
 
 CONFIG = ModelConfig(
     vocabulary=V, width=16, layers=1, heads=4, kv_heads=2, head_width=4, feed_forward=24, lora=Lora(rank=2, alpha=4.0)
@@ -142,6 +143,18 @@ def test_what_is_frozen_is_not_given_away(batch: Batch):
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     same = zip(*map(jax.tree.leaves, (state.frozen, after.frozen)), strict=True)
     assert all(old is new and not old.is_deleted() for old, new in same)
+
+
+def test_they_alone_learn_from_packed_conversations():
+    segments = np.array([[1, 1, 1, 2, 2, 2, 0]] * 3, np.int32)
+    rows = Packed(tokens=TOKENS, segments=segments, weight=(segments > 0) / np.float32(18))
+    state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS)
+    step = compile_packed_step(CONFIG, OPTIMIZER, ONE_DEVICE)
+    for _ in range(3):
+        state, metrics = step(state, put_on_batch(ONE_DEVICE, rows))
+    before = packed_loss(CONFIG, PARAMS, rows)[0]
+    assert float(metrics["loss"].result()) < before
+    jax.tree.map(np.testing.assert_array_equal, state.frozen, FROZEN)
 
 
 def test_spread_over_eight_devices_they_learn_the_same(batch: Batch, on_one: tuple[TrainState, TrainState, list[dict]]):

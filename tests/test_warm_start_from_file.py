@@ -14,6 +14,8 @@ from test_train import EXPERIMENT, TINY, without_time
 
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape, make_mesh
+from rl_llm.model import Lora
+from rl_llm.noise import Purpose, key
 from rl_llm.optimizer import AdamW
 from rl_llm.prepare import fingerprint_of, prepare
 from rl_llm.recorded import Others
@@ -21,6 +23,7 @@ from rl_llm.run import Run, experiment_record, open_folder, open_run
 from rl_llm.runs.folder import RunFolderError
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.runs.preemption import Preempted
+from rl_llm.state import init_state
 from rl_llm.supervision import Conversations, WarmStart
 from rl_llm.tasks.conversations import read_conversations
 from rl_llm.train_sft import warm_start
@@ -95,6 +98,14 @@ def test_micro_batches_change_rounding_only(path: Path, tmp_path: Path):
     one, other = (learn(tmp_path / str(m), experiment_on(path, micro_batches=m))[1] for m in (1, 2))
     for name in ("loss", "policy/entropy", "update/gradient_norm"):
         np.testing.assert_allclose([line[name] for line in one], [line[name] for line in other], rtol=1e-3)
+
+
+def test_adapters_alone_learn(path: Path, tmp_path: Path):
+    experiment = experiment_on(path)
+    state, lines = learn(tmp_path, replace(experiment, model=replace(experiment.model, lora=Lora(4, 8.0))))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    drawn = init_state(experiment.model, AdamW(3e-2).build(STEPS), MESH, key(0, Purpose.PARAMETERS)).params
+    np.testing.assert_array_equal(state.frozen["embedding"], drawn["embedding"])
 
 
 def test_another_file_is_not_resumed_on(path: Path, tmp_path: Path):

@@ -99,6 +99,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a validation at no step": (["train", PATH, "--set", "evaluation.every=-1"], ["every", "-1"]),
     "nothing to evaluate on": (["train", PATH, "--set", "evaluation.problems=0"], ["problems", "0"]),
     "a folder below a file": (["train", PATH, "--out", f"{PATH}/run"], [f"{PATH}/run"]),
+    "a run in a bucket": (["train", PATH, "--out", "gs://bucket/run"], ["gs://bucket/run", "mount the bucket"]),
     "a folder that holds something else": (["train", PATH, "--out", str(ROOT / "rl_llm")], ["is not empty"]),
     "a run to evaluate": (["evaluate", "runs/nowhere"], ["runs/nowhere is not a run folder"]),
     "a number of problems": (["evaluate", "runs/nowhere", "--problems", "0"], ["--problems must be at least 1, not 0"]),

@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     add_experiment(parser)
     parser.add_argument("--seed", type=_seed, default=0, help="seed of every draw (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -33,6 +33,16 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to {2**32 - 1}, not {text!r}")
     return int(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder of a file system: in a bucket there are no locks, no renames and no lines to append."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: a run folder is on a disk that all hosts of the run share; mount the bucket (gcsfuse) and give "
+            "the folder where it is mounted"
+        )
+    return Path(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

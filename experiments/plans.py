@@ -10,29 +10,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from rl_llm.experiment import Experiment
+from experiments.qwen3_4b_gsm8k import paper as base
 from rl_llm.model.families import QWEN3_0_6B, QWEN3_4B, QWEN3_8B
 
 HERE = Path(__file__).parent
 SLICES = ("v5e:4x4", "v5p:2x2x4", "v6e:4x4", "v6e:8x8")
 
 
-def _paper() -> Experiment:
-    """`paper` of the experiment beside this one."""
-    spec = spec_from_file_location("qwen3_4b_gsm8k", HERE / "qwen3_4b_gsm8k.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    paper: Experiment = module.paper
-    return paper
-
-
-base = _paper()
 ABLATION = {
     name: replace(base, model=replace(model, remat=base.model.remat))
     for name, model in (("qwen3_0_6b", QWEN3_0_6B), ("qwen3_4b", QWEN3_4B), ("qwen3_8b", QWEN3_8B))

@@ -3,7 +3,8 @@
 import pytest
 
 from rl_llm.model import ModelConfig, families, parameter_count
-from rl_llm.model.huggingface_config import config_from_json, config_to_json
+from rl_llm.model.config_written import config_to_json
+from rl_llm.model.huggingface_config import config_from_json
 
 PRESETS = {name: value for name, value in vars(families).items() if isinstance(value, ModelConfig) and name[0] != "_"}
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from jax.sharding import Mesh
 from rl_llm import noise
 from rl_llm.mesh import MeshShape, make_mesh
 from rl_llm.model import ModelConfig, forward, init, load, save
+from rl_llm.model.config_fields import ConfigError
+from rl_llm.model.config_written import config_to_json
 from rl_llm.model.huggingface import read_model
-from rl_llm.model.huggingface_config import ConfigError, config_from_json, config_to_json
+from rl_llm.model.huggingface_config import config_from_json
 from rl_llm.model.tensor_files import WeightsError
 from rl_llm.sampler import Sampling, compile_sampler
 from rl_llm.types import Prompts
@@ -105,7 +108,7 @@ def test_the_library_of_the_format_reads_what_we_write(tmp_path: Path) -> None:
 
 def test_large_models_are_written_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, params = load(GOLDEN / "qwen3")
-    monkeypatch.setattr("rl_llm.model.huggingface.LARGEST_FILE", 15_000)
+    monkeypatch.setattr("rl_llm.model.saving.LARGEST_FILE", 15_000)
     save(config, params, tmp_path / "ours")
     index = json.loads((tmp_path / "ours" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2
@@ -144,7 +147,13 @@ def changed_config(folder: Path, **changes: object) -> Path:
         ({"clip_qkv": 8.0}, ["clip_qkv", "8.0"]),
         ({"hidden_size": "gone"}, ["hidden_size"]),
         ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4.0}}, ["yarn"]),
-        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear"}}, ["linear", "factor"]),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear"}}, ["rope_parameters", "factor"]),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, ["rope_scaling", "rope_parameters"]),
+        ({"num_attention_heads": "4"}, ["num_attention_heads", "'4'"]),
+        ({"num_attention_heads": 0}, ["num_attention_heads", "0"]),
+        ({"tie_word_embeddings": "false"}, ["tie_word_embeddings", "'false'"]),
+        ({"some_scale": 0.0}, ["some_scale", "0.0"]),
+        ({"rope_parameters": []}, ["rope_parameters", "[]"]),
         ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ({"layer_types": ["full_attention", "linear_attention"]}, ["layer_types", "linear_attention"]),
     ],
@@ -159,6 +168,48 @@ def test_a_config_that_is_not_implemented_is_refused_by_name(changes: dict, word
 def test_dense_layers_among_sparse_ones_are_refused(tmp_path: Path) -> None:
     folder = changed_config(Path(shutil.copytree(GOLDEN / "qwen3_moe", tmp_path / "x")), mlp_only_layers=[1])
     with pytest.raises(ConfigError, match="mlp_only_layers"):
+        load(folder)
+
+
+def test_windows_that_config_json_turns_on_are_those_of_transformers():
+    qwen = json.loads((GOLDEN / "qwen2" / "config.json").read_text()) | {"num_hidden_layers": 40, "layer_types": None}
+    config = config_from_json(qwen | {"use_sliding_window": True, "max_window_layers": None, "sliding_window": None})
+    assert config.sliding is not None
+    assert (config.sliding.window, config.sliding.layers) == (4096, tuple(range(28, 40)))
+    moe = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
+    config = config_from_json(moe | {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1})
+    assert config.sliding is not None
+    assert config.sliding.layers == tuple(range(config.layers)), "its model has one mask for all layers"
+    assert config_from_json(config_to_json(config, "float32")) == config
+    gemma = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
+    with pytest.raises(ConfigError, match="full_attention"):
+        config_from_json(gemma | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_lost_in_writing_is_refused_by_name(dtype: Literal["float16", "bfloat16"], tmp_path: Path):
+    config, params = load(GOLDEN / "llama")
+    params["final_norm"] = params["final_norm"].at[3].set(1e6 if dtype == "float16" else jnp.nan)
+    with pytest.raises(WeightsError, match=r"model\.norm\.weight"):
+        save(config, params, tmp_path / "x", dtype=dtype)
+    with pytest.raises(ValueError, match="cut off"):
+        save(config, params, tmp_path / "x", dtype="float32")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../b"}}'])
+def test_an_index_that_is_none_is_refused(content: str, tmp_path: Path):
+    folder = Path(shutil.copytree(GOLDEN / "qwen3", tmp_path / "x"))
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"index\.json"):
+        load(folder)
+
+
+def test_a_tensor_that_is_there_twice_is_refused(tmp_path: Path):
+    folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"model.layers.1.mlp.up_proj.weight"', b'"model.layers.0.mlp.up_proj.weight"'))
+    with pytest.raises(WeightsError, match="there twice"):
         load(folder)
 
 
@@ -189,9 +240,14 @@ WEIGHT = "model.layers.0.self_attn.q_proj.weight"
         (lambda t: t.update({WEIGHT: t[WEIGHT][:-1]}), [WEIGHT, "shape", "31"]),
         (lambda t: t.update({WEIGHT: t[WEIGHT].astype(np.float16)}), [WEIGHT, "F16", "F32"]),
         (lambda t: t.update({WEIGHT: t[WEIGHT].astype(np.int8)}), [WEIGHT, "I8", "F32"]),
+        (
+            lambda t: t.update({"language_model.model.norm.weight": t["model.norm.weight"]}),
+            ["language_model", "no part"],
+        ),
+        (lambda t: t.update({"vision_tower.x": t["model.norm.weight"]}), ["vision_tower.x", "no part"]),
         (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}), ["lm_head.weight"]),
     ],
-    ids=["missing", "extra", "misshapen", "half", "integers", "untied"],
+    ids=["missing", "extra", "misshapen", "half", "integers", "another model", "eyes", "untied"],
 )
 def test_weights_that_are_not_the_models_are_refused_by_name(change: object, words: list[str], tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file

@@ -1,17 +1,16 @@
-"""Models from and to Hugging Face folders, on a disk or in a bucket.
+"""Models from Hugging Face folders, on a disk or in a bucket (`saving` writes them).
 
-Both ways go weight by weight: a tensor is read, placed on the devices where its part of the model lies, and forgotten,
-so the host holds one tensor at a time and never the model.
+Weight by weight: a tensor is read, placed on the devices where its part of the model lies, and forgotten, so the host
+holds one tensor at a time and never the model.
 """
 
 import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,37 +21,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rl_llm import mesh as meshes
 from rl_llm.model.config import ModelConfig
-from rl_llm.model.huggingface_config import ConfigError, config_from_json, config_to_json
-from rl_llm.model.lora import merged
+from rl_llm.model.config_fields import ConfigError
+from rl_llm.model.huggingface_config import config_from_json
 from rl_llm.model.tensor_files import (
-    INDEX,
     NAMES,
-    SINGLE,
     StoredTensor,
     WeightsError,
-    files_of,
-    header_of,
-    raw_header,
     read_headers,
-    stored_tensors,
-    write_file,
 )
 from rl_llm.model.weights import Weight, weight_table
 
 CONFIG = "config.json"
-LARGEST_FILE = 5_000_000_000  # bytes; a model is written in several files beyond that
-Dtype = Literal["float32", "bfloat16", "float16"]
 
-# What folders hold beside a language model's own weights: the parts of others, and what can be computed.
+# What folders of models that see hold beside the language model's own weights.
 OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
-PREFIXES = ("language_model.model.", "model.language_model.")  # of the text part of a model of text and images
-
-
-class Slice(NamedTuple):
-    """Where a stored tensor belongs: a weight of the table, and the index along its stacked axes."""
-
-    path: str
-    at: tuple[int, ...]
+PREFIXES = {"language_model.": "", "model.language_model.": "model."}  # of the text part, and what they are without it
 
 
 @dataclass(frozen=True)
@@ -82,17 +65,26 @@ def read_config(folder: epath.PathLike) -> ModelConfig:
     path = epath.Path(folder) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{folder} is no Hugging Face folder: it has no {CONFIG}")
+    return config_from_json(_config_values(epath.Path(folder)), str(path))
+
+
+def _config_values(folder: epath.Path) -> Any:
     try:
-        return config_from_json(json.loads(path.read_text()), str(path))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+        return json.loads((folder / CONFIG).read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{folder / CONFIG} is not JSON: {error}") from error
+
+
+def is_part(folder: epath.PathLike) -> bool:
+    """Whether the model that is read from a folder is only a part of the one in it: the text part of one that sees."""
+    return bool(_config_values(epath.Path(folder)).get("model_type") == "gemma3")
 
 
 def read_model(folder: epath.PathLike, mesh: Mesh) -> Loaded:
     """Read a folder onto a mesh; every host reads all of it, and keeps its part."""
     folder, config = epath.Path(folder), read_config(folder)
     table = weight_table(config)
-    stored = _checked(folder, config, read_headers(folder))
+    stored = checked(folder, config, read_headers(folder))
     shardings = traverse_util.flatten_dict(meshes.weight_shardings(mesh, table), sep="/")
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     params = {}
@@ -128,14 +120,6 @@ def _ours(tensor: StoredTensor, weight: Weight) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(weight.shape[weight.stacked :])
 
 
-def _theirs(values: np.ndarray, weight: Weight) -> np.ndarray:
-    """A slice of the weight as a folder has it."""
-    if not weight.inputs:
-        return values.reshape(stored_shape(weight))
-    outputs, inputs = stored_shape(weight)
-    return values.reshape(inputs, outputs).T
-
-
 def _placed(value: np.ndarray, sharding: NamedSharding, stacked: int) -> jax.Array:
     spec = PartitionSpec(*sharding.spec[stacked:])
     return jax.make_array_from_callback(value.shape, NamedSharding(sharding.mesh, spec), lambda index: value[index])
@@ -152,11 +136,17 @@ def _inserter(sharding: NamedSharding) -> Any:
     return jax.jit(insert, donate_argnums=0, out_shardings=sharding)
 
 
-def _checked(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def checked(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The tensors of a model by the names that its table has. Raises WeightsError for a missing, extra, misshapen or
     wrong-dtype one.
     """
-    stored = {_own_name(name): tensor for name, tensor in found.items() if _is_own(name)}
+    part = is_part(folder)
+    own = {name: tensor for name, tensor in found.items() if not (part and name.startswith(OTHER_PARTS))}
+    if config.family == "llama":  # as the first ones were published
+        own = {name: tensor for name, tensor in own.items() if not name.endswith("rotary_emb.inv_freq")}
+    stored = {own_name(name) if part else name: tensor for name, tensor in own.items()}
+    if len(stored) < len(own):
+        raise WeightsError(f"{folder} holds two language models: the names of their tensors differ by a prefix only")
     table = weight_table(config)
     wanted = {name: stored_shape(weight) for weight in table.values() for name, _ in slices(weight)}
     if config.tied_embeddings and "lm_head.weight" in stored:
@@ -172,9 +162,10 @@ def _checked(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTen
         for name, shape in wanted.items()
         if name in stored and stored[name].shape != shape
     ]
-    values = json.loads((folder / CONFIG).read_text())
+    values = _config_values(folder)
     said = values.get("dtype") or values.get("torch_dtype")
-    allowed = {NAMES[said]} if said in NAMES else set(NAMES.values())
+    dtypes = sorted({tensor.dtype for tensor in stored.values()} & set(NAMES.values()))
+    allowed = {NAMES[said]} if said in NAMES else set(dtypes[:1])
     problems += [
         f"{name} has the dtype {tensor.dtype}, not {' or '.join(sorted(allowed))}"
         for name, tensor in stored.items()
@@ -186,112 +177,9 @@ def _checked(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTen
     return stored
 
 
-def _is_own(name: str) -> bool:
-    return not name.startswith(OTHER_PARTS) and not name.endswith("rotary_emb.inv_freq")
-
-
-def _own_name(name: str) -> str:
-    for prefix in PREFIXES:
+def own_name(name: str) -> str:
+    """The name of a tensor in a language model by itself."""
+    for prefix, own in PREFIXES.items():
         if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
+            return own + name.removeprefix(prefix)
     return name
-
-
-def save(
-    config: ModelConfig,
-    params: dict,
-    folder: epath.PathLike,
-    dtype: Dtype = "bfloat16",
-    like: epath.PathLike | None = None,
-) -> None:
-    """Write a model as a folder that Hugging Face transformers loads, one tensor in memory at a time. Adapters are
-    merged into the weights first.
-
-    With `like`, the folder that it came from, the files are those of that folder: the same names, tensors, dtypes and
-    order in each, and all that is not weights (config, tokenizer, licence) copied, so that a model which was not
-    changed is written back byte for byte. config.json is written last: what was cut off is no model. Raises
-    ValueError where the folder is there already, or where the model is not that of its family or of `like`.
-    """
-    config, params = merged(config, params)
-    folder = epath.Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is there already, and not empty: choose another folder")
-    settings = config_to_json(config, dtype)
-    ours = config.stored
-    if (read := config_from_json(settings, "the model's")) != ours:
-        raise ValueError(f"{config} is no model of the family {config.family!r}: its files would be read as {read}")
-    if like is not None and (other := read_config(like)) != ours:
-        raise ValueError(f"the model {ours} is not that of {like}, which is {other}")
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: Slice(path, i) for path, w in weight_table(config).items() for name, i in slices(w)}
-    writer = _Writer(config, traverse_util.flatten_dict(params, sep="/"), tensors, folder)
-    if like is not None:
-        writer.write_like(epath.Path(like))
-    else:
-        writer.write(dtype)
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-
-
-@dataclass(frozen=True)
-class _Writer:
-    config: ModelConfig
-    params: dict[str, jax.Array]
-    tensors: dict[str, Slice]
-    folder: epath.Path
-
-    def value(self, name: str) -> np.ndarray:
-        """A tensor by its name, on the host; gathered from all devices."""
-        path, index = self.tensors[_own_name(name)]
-        weight = weight_table(self.config)[path]
-        return _theirs(np.asarray(_taker(self.params[path].sharding)(self.params[path], index)), weight)
-
-    def write(self, dtype: Dtype) -> None:
-        table, stored = weight_table(self.config), NAMES[dtype]
-        shapes = {name: stored_shape(table[at.path]) for name, at in sorted(self.tensors.items())}
-        files: list[dict[str, tuple[int, ...]]] = [{}]
-        size = 0
-        for name, shape in shapes.items():
-            own = prod(shape) * (4 if stored == "F32" else 2)
-            if files[-1] and size + own > LARGEST_FILE:
-                files.append({})
-                size = 0
-            files[-1][name], size = shape, size + own
-        names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
-        names = [SINGLE] if len(files) == 1 else names
-        for name, part in zip(names, files, strict=True):
-            header = header_of(part.items(), stored)
-            write_file(self.folder / name, header, [(tensor, stored) for tensor in part], self.value)
-        if len(files) > 1:
-            listed = {tensor: name for name, part in zip(names, files, strict=True) for tensor in part}
-            total = sum(prod(shape) for shape in shapes.values()) * (4 if stored == "F32" else 2)
-            index = {"metadata": {"total_size": total}, "weight_map": listed}
-            (self.folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-    def write_like(self, like: epath.Path) -> None:
-        _checked(like, self.config, read_headers(like))
-        for name, file in files_of(like).items():
-            stored = stored_tensors(file)
-            foreign = [t.name for t in stored if _own_name(t.name) not in self.tensors and t.name != "lm_head.weight"]
-            if foreign:
-                raise WeightsError(
-                    f"{file} holds more than this model ({foreign[0]}, ...): it cannot be written like it"
-                )
-            tied = {"lm_head.weight": self.tensors["model.embed_tokens.weight"]} if self.config.tied_embeddings else {}
-            writer = replace(self, tensors=tied | self.tensors)
-            write_file(self.folder / name, raw_header(file), [(t.name, t.dtype) for t in stored], writer.value)
-        others = [f for f in like.iterdir() if f.is_file() and f.suffix not in (".safetensors", ".bin", ".pth")]
-        for file in sorted(others, key=lambda file: (file.name == CONFIG, file.name)):
-            (self.folder / Path(file).name).write_bytes(file.read_bytes())
-
-
-@functools.cache
-def _taker(sharding: NamedSharding) -> Any:
-    """A program that takes a slice of a weight at an index along its leading axes, whole on every device."""
-
-    def take(whole: jax.Array, index: tuple[int, ...]) -> jax.Array:
-        for i in index:
-            whole = jax.lax.dynamic_index_in_dim(whole, i, keepdims=False)
-        return whole
-
-    same = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
-    return jax.jit(take, out_shardings=same)

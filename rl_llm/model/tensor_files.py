@@ -51,8 +51,7 @@ class StoredTensor:
 def files_of(folder: epath.Path) -> dict[str, epath.Path]:
     """The safetensors files of a Hugging Face folder by name: those that its index lists, or the only one."""
     if (folder / INDEX).exists():
-        listed = json.loads((folder / INDEX).read_text()).get("weight_map", {})
-        names = sorted(set(listed.values()))
+        names = sorted(set(_weight_map(folder).values()))
     elif (folder / SINGLE).exists():
         names = [SINGLE]
     else:
@@ -66,6 +65,21 @@ def files_of(folder: epath.Path) -> dict[str, epath.Path]:
     return {name: folder / name for name in names}
 
 
+def _weight_map(folder: epath.Path) -> dict[str, str]:
+    """Tensor -> file, as the index of a folder has it. Raises WeightsError for one that is none, or leads elsewhere."""
+    try:
+        listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        good = bool(listed) and all(isinstance(x, str) for pair in listed.items() for x in pair)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{folder / INDEX} is damaged: it has no weight_map ({error})") from error
+    if not good:
+        raise WeightsError(f"{folder / INDEX} is damaged: its weight_map must name a file for each tensor")
+    away = sorted({name for name in listed.values() if not name or name in (".", "..") or set(name) & set("/\\")})
+    if away:
+        raise WeightsError(f"{folder / INDEX} leads out of the folder: {_few([repr(name) for name in away])}")
+    return dict(listed)
+
+
 def read_headers(folder: epath.Path) -> dict[str, StoredTensor]:
     """Every tensor of a folder by name. Raises WeightsError for damaged files, and for an index that is not theirs."""
     tensors: dict[str, StoredTensor] = {}
@@ -75,7 +89,7 @@ def read_headers(folder: epath.Path) -> dict[str, StoredTensor]:
                 raise WeightsError(f"{tensor.name} is in {tensors[tensor.name].file} and in {file}")
             tensors[tensor.name] = tensor
     if (folder / INDEX).exists():
-        listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        listed = _weight_map(folder)
         wrong = sorted(n for n in {*listed, *tensors} if n not in tensors or listed.get(n) != tensors[n].file.name)
         if wrong:
             raise WeightsError(f"{folder / INDEX} and its files do not agree about {_few(wrong)}")
@@ -97,9 +111,9 @@ def stored_tensors(file: epath.Path) -> list[StoredTensor]:
     """The tensors of one file in the order of their bytes."""
     raw = raw_header(file)
     try:
-        header = json.loads(raw[8:])
+        header = json.loads(raw[8:], object_pairs_hook=_without_repetition)
         tensors = [_stored(file, name, of, len(raw)) for name, of in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file}: its header is damaged: {error}") from error
     tensors.sort(key=lambda tensor: tensor.start)
     end = len(raw)
@@ -113,8 +127,17 @@ def stored_tensors(file: epath.Path) -> list[StoredTensor]:
     return tensors
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+    return dict(pairs)
+
+
 def _stored(file: epath.Path, name: str, of: Mapping[str, Any], offset: int) -> StoredTensor:
     start, end = of["data_offsets"]
+    if not all(isinstance(x, int) and x >= 0 for x in (start, end, *of["shape"])):
+        raise ValueError(f"{name} has the shape {of['shape']} at {of['data_offsets']}")
     tensor = StoredTensor(file, name, of["dtype"], tuple(of["shape"]), offset + start, end - start)
     if tensor.size != math.prod(tensor.shape) * WIDTHS.get(tensor.dtype, 1):
         raise ValueError(f"{name} {tensor.shape} of {tensor.dtype} cannot have {tensor.size} bytes")
@@ -136,11 +159,19 @@ def header_of(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> byt
 def write_file(
     file: epath.Path, header: bytes, tensors: Sequence[tuple[str, str]], value: Callable[[str], np.ndarray]
 ) -> None:
-    """A file of this header and these (name, dtype) in their order, one value in memory at a time."""
+    """A file of this header and these (name, dtype) in their order, one value in memory at a time. Raises WeightsError
+    for a value that is not finite there.
+    """
     with file.open("wb") as stream:
         stream.write(header)
         for name, dtype in tensors:
-            stream.write(np.ascontiguousarray(value(name)).astype(DTYPES[dtype]).tobytes())
+            values = value(name)
+            with np.errstate(over="ignore"):  # said below, by its name
+                stored = np.ascontiguousarray(values).astype(DTYPES[dtype])
+            if not np.isfinite(stored.astype(np.float32)).all():
+                reason = f"does not fit into {dtype}" if np.isfinite(values).all() else "is not finite"
+                raise WeightsError(f"{name} {reason}: nothing that could be loaded was written to {file}")
+            stream.write(stored.tobytes())
 
 
 def _few(names: Sequence[str]) -> str:

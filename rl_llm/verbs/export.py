@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rl_llm.verbs.common import DONE, UsageError
 
 if TYPE_CHECKING:
-    from rl_llm.model.huggingface import Dtype
+    from rl_llm.model.saving import Dtype
 
 SUMMARY = "write a run's policy as a Hugging Face folder"
 EXAMPLES = """examples:
@@ -52,14 +52,16 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     one: the same files, tokenizer included. Raises RecordError, CheckpointError or ValueError saying what is wrong.
     """
     from rl_llm.mesh import make_meshes
-    from rl_llm.model.huggingface import is_huggingface, save
+    from rl_llm.model.huggingface import is_huggingface, is_part
+    from rl_llm.model.saving import save
     from rl_llm.recorded import newest_state, recorded_experiment
     from rl_llm.state import policy_of
 
     experiment, _ = recorded_experiment(run)
     restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
-    if like is None and experiment.start and is_huggingface(experiment.start):
-        like = experiment.start
+    start = experiment.start
+    if like is None and start and is_huggingface(start) and not is_part(start):
+        like = start
     if like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
     save(experiment.model, policy_of(restored.state), out, dtype or "bfloat16", like)

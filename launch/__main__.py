@@ -10,7 +10,7 @@ from launch import gcluster, gke, queued_resources, skypilot, slurm
 from launch.hardware import LaunchError, TpuSlice
 from launch.prices import CHIPS
 from launch.rendering import Rendering
-from launch.spec import LaunchSpec
+from launch.spec import MOUNT, LaunchSpec
 from rl_llm.cli import DONE, WRONG_USAGE
 
 RENDERERS: dict[str, Callable[[LaunchSpec], Rendering]] = {
@@ -21,7 +21,7 @@ RENDERERS: dict[str, Callable[[LaunchSpec], Rendering]] = {
     "slurm": slurm.render,
 }
 
-EPILOG = """schedulers:
+EPILOG = f"""schedulers:
   queued-resources   TPU VMs without a cluster, for one researcher: --setup --project --zone
   gke                a JobSet on a GKE cluster: --image --project --zone --cluster
   gcluster           the same through Cluster Toolkit and its Kueue queues
@@ -39,7 +39,8 @@ examples (all of them only print; add --submit):
 
 What stands after -- is passed on to `rl-llm train`.
 
-Every process runs `rl-llm train EXPERIMENT ... --out BUCKET/NAME --resume`, at the start and after every interruption.
+Every process runs `rl-llm train EXPERIMENT ... --out FOLDER/NAME --resume`, at the start and after every interruption.
+FOLDER is --bucket as the hosts see it, mounted at {MOUNT}: gs://my-bucket/runs is {MOUNT}/runs. So are weights, data.
 What follows its exit code: 143, preempted and saved: started again, goes on bit for bit. 1, failed, or 2, wrong usage:
 stopped. Give every seed a --name of its own.
 
@@ -74,11 +75,12 @@ def summary(spec: LaunchSpec) -> str:
     hardware = spec.hardware
     kind = f" ({hardware.accelerator_type})" if isinstance(hardware, TpuSlice) else ""
     line = f"{hardware.chips} {spec.accelerator} on {hardware.hosts} host{'s' * (hardware.hosts > 1)}{kind}"
+    where = f"Run folder: {spec.bucket}/{spec.name}"
     if spec.accelerator not in CHIPS:
-        return f"{line}; no price known. Run folder: {spec.run_folder}"
+        return f"{line}; no price known. {where}"
     chip = CHIPS[spec.accelerator]
     dollars = chip.dollars(hardware.chips, spec.spot)
-    return f"{line}, about {dollars:.2f} dollars an hour{' on spot' * spec.spot}. Run folder: {spec.run_folder}"
+    return f"{line}, about {dollars:.2f} dollars an hour{' on spot' * spec.spot}. {where}"
 
 
 def _spec(parsed: argparse.Namespace, passed_on: tuple[str, ...]) -> LaunchSpec:
@@ -117,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add("experiment", metavar="EXPERIMENT[:NAME]", help="as `rl-llm train` takes it")
     add("--accelerator", required=True, metavar="A", help="v4, v5e, v5p, v6e; a100, a100-80gb, h100, h200, b200")
     add("--topology", required=True, metavar="T", help="of the slice, 4x4 or 2x2x4; of GPUs NODESxGPUS, 2x8")
-    add("--bucket", required=True, metavar="gs://B", help="where run folders are (slurm: or a folder all nodes see)")
+    add("--bucket", required=True, metavar="gs://B", help="where run folders are (slurm: a folder all nodes see)")
     add("--name", metavar="N", help="of the job and its run folder (default: after the experiment)")
     add("--spot", action="store_true", help="capacity that may be taken away, for a fraction of the price")
     add("--image", metavar="I", help="container that has rl-llm and, in its working directory, the experiment")

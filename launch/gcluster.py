@@ -4,11 +4,14 @@ Its restart rules are coarser than those of `gke`. A pod that exits with a code 
 again on its own and counts against nothing; any other failure fails the Job, and the JobSet is started again while
 --restarts are left, whatever the code was. So that 1 and 2 stop, there are none; a pod that is killed before it could
 save (137) then stops the run as well: submit it again, or take `gke`. Flags as of Cluster Toolkit 1.103.
+
+Its --mount makes the volume that `gke` describes, but takes neither mount options nor limits: gcsfuse then remembers
+what it has seen of a file as long as the machine type's defaults say, and its container keeps the driver's limits.
 """
 
 from launch.gke import SIGNED_IN, SPOT_LABEL
 from launch.rendering import Commands, shell_line
-from launch.spec import GRACE_SECONDS, LaunchError, LaunchSpec, check, tpu_slice
+from launch.spec import GRACE_SECONDS, MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, tpu_slice
 from rl_llm.cli import PREEMPTED
 
 LONGEST_NAME = 28
@@ -34,6 +37,7 @@ def render(spec: LaunchSpec) -> Commands:
         f"--topology={tpus.topology}",
         f"--image={spec.image}",
         f"--command={command}",
+        f"--mount=gs://{bucket_to_mount(spec, 'gcluster')}:{MOUNT}:rw",  # SOURCE:FOLDER:MODE, and read-only without one
         "--restarts=0",
         f"--restart-on-exit-codes={PREEMPTED}",
         f"--grace-period={GRACE_SECONDS}s",

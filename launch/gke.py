@@ -7,16 +7,25 @@ What follows an exit, and why (APIs: jobset.x-k8s.io/v1alpha2, batch/v1):
 * 143, or killed from outside (137: out of memory; 134: JAX leaves because a peer was lost): the same, `maxRestarts`
   times at most, as all restarts count.
 * 1 and 2, in a pod that nobody disturbed: the Job fails for the reason PodFailurePolicy, and the JobSet with it.
+
+The bucket is a volume of the Cloud Storage FUSE CSI driver, which puts a container of its own beside the training. That
+one ends after it (GKE 1.29 and newer), so the last checkpoint is in the bucket before the pod is gone.
 """
 
 from typing import Any
 
 from launch.rendering import FOLDER, Commands, as_yaml
-from launch.spec import GRACE_SECONDS, STOPS, LaunchSpec, check, tpu_slice
+from launch.spec import GRACE_SECONDS, MOUNT, STOPS, LaunchSpec, bucket_to_mount, check, tpu_slice
 
 CONTAINER = "train"
 SPOT_LABEL = "cloud.google.com/gke-spot"
 ONE_SLICE_PER_JOB = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+VOLUME = "bucket"
+# The driver's container has limits that a checkpoint of some gigabytes would meet; "0" lifts them (Standard clusters).
+LIMITS = ("cpu-limit", "memory-limit", "ephemeral-storage-limit")
+GCSFUSE = {"gke-gcsfuse/volumes": "true", **{f"gke-gcsfuse/{limit}": "0" for limit in LIMITS}}
+# Hosts share the run folder, so none may remember what a file was, or that there was none.
+MOUNT_OPTIONS = "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
 SIGNED_IN = ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
 
 
@@ -77,12 +86,13 @@ def _job(spec: LaunchSpec, hosts: int) -> dict[str, Any]:
                 },
             ]
         },
-        "template": {"spec": _pod(spec)},
+        "template": {"metadata": {"annotations": GCSFUSE}, "spec": _pod(spec)},
     }
 
 
 def _pod(spec: LaunchSpec) -> dict[str, Any]:
     tpus = tpu_slice(spec, "gke")
+    attributes = {"bucketName": bucket_to_mount(spec, "gke"), "mountOptions": MOUNT_OPTIONS}
     spot = [{"key": SPOT_LABEL, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     return {
         "restartPolicy": "Never",
@@ -103,6 +113,8 @@ def _pod(spec: LaunchSpec) -> dict[str, Any]:
                     {"name": "PYTHONUNBUFFERED", "value": "1"},
                 ],
                 "resources": {kind: {"google.com/tpu": tpus.chips_per_host} for kind in ("requests", "limits")},
+                "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT}],
             }
         ],
+        "volumes": [{"name": VOLUME, "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}],
     }

@@ -2,11 +2,12 @@
 
 The rendering is a shell script that is left running in a terminal (in tmux, so that it outlives a closed window). It
 copies the checked-out commit, so nothing has to be pushed anywhere. Started again, it takes the slice that is there.
+Every host mounts the bucket before the setup commands run.
 """
 
 from launch.gke import SIGNED_IN
 from launch.rendering import FOLDER, Commands, shell_line
-from launch.spec import LaunchError, LaunchSpec, check, tpu_slice
+from launch.spec import MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, tpu_slice
 from rl_llm.cli import PREEMPTED
 
 PAUSE_SECONDS = 30  # between two looks at what has become of the request
@@ -97,8 +98,9 @@ def gcloud_commands(spec: LaunchSpec) -> dict[str, tuple[str, ...]]:
     requests = ("gcloud", "compute", "tpus", "queued-resources")
     machines = ("gcloud", "compute", "tpus", "tpu-vm")
     unpack = f"mkdir -p {spec.name} && tar -xf {spec.name}.tar -C {spec.name} && cd {spec.name}"
+    mount = shell_line(("sh", "launch/mount_bucket.sh", bucket_to_mount(spec, "queued-resources"), MOUNT))
     training = f"exec env JAX_PLATFORMS={spec.platforms} PYTHONUNBUFFERED=1 {shell_line(spec.command)}"
-    remote = " && ".join((unpack, *spec.setup, training))
+    remote = " && ".join((unpack, mount, *spec.setup, training))
     return {
         "create": (
             *(*requests, "create", spec.name, *where, f"--node-id={spec.name}"),

@@ -2,13 +2,15 @@
 
 A job whose machines are gone is recovered without further ado; `recover_on_exit_codes` adds the exit that saved first,
 and `max_restarts_on_errors: 0` makes every other exit code final.
+
+It mounts the bucket with a gcsfuse of its own choice, which remembers for five seconds what it has seen of a file.
 """
 
 from typing import Any
 
 from launch.hardware import GpuNodes
 from launch.rendering import FOLDER, Commands, as_yaml, shell_line
-from launch.spec import LaunchError, LaunchSpec, check, tpu_slice
+from launch.spec import MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, tpu_slice
 from rl_llm.cli import PREEMPTED
 
 COORDINATOR_PORT = 8476
@@ -25,8 +27,6 @@ def render(spec: LaunchSpec) -> Commands:
     check(spec, "skypilot", needs=(), takes=("image", "setup", "zone", "spot"))
     if (spec.image is None) == (not spec.setup):
         raise LaunchError("skypilot needs one of --image and --setup, to have rl-llm on its machines")
-    if not spec.bucket.startswith("gs://"):
-        raise LaunchError(f"bucket {spec.bucket!r}: under skypilot hosts share no folder, so write gs://BUCKET")
     file = f"{FOLDER}/{spec.name}.sky.yaml"
     return Commands(
         commands=(("sky", "jobs", "launch", "--yes", "--detach-run", f"--name={spec.name}", file),),
@@ -53,6 +53,7 @@ def task(spec: LaunchSpec) -> dict[str, Any]:
             **({"image_id": f"docker:{spec.image}"} if spec.image else {}),
             "job_recovery": {"max_restarts_on_errors": 0, "recover_on_exit_codes": [PREEMPTED]},
         },
+        "file_mounts": {MOUNT: {"source": f"gs://{bucket_to_mount(spec, 'skypilot')}", "mode": "MOUNT"}},
         "envs": {"JAX_PLATFORMS": spec.platforms, "PYTHONUNBUFFERED": "1"},
         "run": "\n".join(("set -e", *spec.setup, *peers, f"exec {shell_line(spec.command)}", "")),
     }

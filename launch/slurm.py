@@ -108,11 +108,13 @@ class SlurmJob:
 
 
 def render(spec: LaunchSpec) -> SlurmJob:
-    """The job. The checkout and the bucket, if it is a folder, must be where all nodes see them."""
+    """The job. The checkout and the folder that stands for the bucket must be where all nodes see them."""
     check(spec, "slurm", needs=("hours", "setup"), takes=("project", "cluster", "restarts"))
     hardware = spec.hardware
     if not isinstance(hardware, GpuNodes):
         raise LaunchError(f"slurm is for GPUs, not for {spec.accelerator}: take gke or queued-resources")
+    if spec.bucket.startswith("gs://"):
+        raise LaunchError(f"bucket {spec.bucket!r}: slurm mounts none, so write a folder that all nodes see")
     parameters = {
         "name": spec.name,
         "nodes": hardware.hosts,

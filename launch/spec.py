@@ -11,9 +11,12 @@ STOPS = (FAILED, WRONG_USAGE)  # exit codes after which the same command would o
 RESTARTS = 100  # how often a run may be started again, unless the spec says otherwise
 GRACE_SECONDS = 300  # from SIGTERM to SIGKILL, where the scheduler may choose: time for a checkpoint
 
+MOUNT = "/bucket"  # where every host sees the bucket: run folders want appends and renames, which buckets lack
+
 LONGEST_NAME = 40  # a pod's name adds up to 19 characters to it, and Kubernetes stops at 63
 GIVEN_BY_US = ("--out", "--resume")
 OPTIONAL = ("image", "setup", "project", "zone", "cluster", "hours", "restarts", "spot")
+PART = r"(?!\.\.?(/|$))[^/\s]+"  # of a path; one that leads upwards would leave the mount
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class LaunchSpec:
     experiment   a Python file as `rl-llm train` takes it, with or without :NAME, relative to the checkout's root
     accelerator  "v6e", "v5e", "v5p", "v4", or a GPU: "h100"
     topology     "4x4"; of GPUs NODESxGPUS: "2x8"
-    bucket       where run folders are: gs://BUCKET[/FOLDER]; under Slurm also a folder that all nodes see
-    name         of the job and of its run folder in the bucket: lower case, digits, hyphens
+    bucket       where run folders are: gs://BUCKET[/FOLDER], mounted at MOUNT; under Slurm a folder that all nodes see
+    name         of the job and of its run folder: lower case, digits, hyphens
     arguments    passed on to `rl-llm train`
     spot         capacity that may be taken away at any time, for a fraction of the price
     image        a container that has rl-llm and the experiment in its working directory, or
@@ -57,7 +60,12 @@ class LaunchSpec:
         _match("name", self.name, r"[a-z]([-a-z0-9]*[a-z0-9])?", "a-z, 0-9 and hyphens, as Kubernetes wants it")
         if len(self.name) > LONGEST_NAME:
             raise LaunchError(f"name {self.name!r} has {len(self.name)} characters; at most {LONGEST_NAME} fit a pod's")
-        _match("bucket", self.bucket, r"(gs:/)?(/[^/\s]+)+", "gs://BUCKET or gs://BUCKET/FOLDER")
+        _match(
+            "bucket",
+            self.bucket,
+            rf"(gs://[a-z0-9][-_.a-z0-9]+|/{PART})(/{PART})*",
+            "gs://BUCKET or gs://BUCKET/FOLDER",
+        )
         for argument in self.arguments:
             if argument.split("=")[0] in GIVEN_BY_US:
                 raise LaunchError(f"argument {argument!r}: the launcher gives {' and '.join(GIVEN_BY_US)} itself")
@@ -72,8 +80,10 @@ class LaunchSpec:
 
     @property
     def run_folder(self) -> str:
-        """Where the run writes; the same in every process and after every restart."""
-        return f"{self.bucket}/{self.name}"
+        """The folder that the run writes to, as its hosts see it; the same after every restart."""
+        _, in_bucket, path = self.bucket.partition("gs://")
+        folder = PurePosixPath(MOUNT, *PurePosixPath(path).parts[1:]) if in_bucket else self.bucket
+        return f"{folder}/{self.name}"
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -110,9 +120,14 @@ def tpu_slice(spec: LaunchSpec, scheduler: str) -> TpuSlice:
     """The slice of a spec for a scheduler that has TPUs only."""
     if not isinstance(spec.hardware, TpuSlice):
         raise LaunchError(f"{scheduler} is for TPUs, not for {spec.accelerator}: take skypilot or slurm")
+    return spec.hardware
+
+
+def bucket_to_mount(spec: LaunchSpec, scheduler: str) -> str:
+    """The name of the bucket that has to be mounted at MOUNT on every host before the training starts."""
     if not spec.bucket.startswith("gs://"):
         raise LaunchError(f"bucket {spec.bucket!r}: under {scheduler} hosts share no folder, so write gs://BUCKET")
-    return spec.hardware
+    return spec.bucket.removeprefix("gs://").split("/")[0]
 
 
 def _match(field: str, value: str, pattern: str, form: str) -> None:

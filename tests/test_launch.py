@@ -20,7 +20,7 @@ ON_CLOUD = replace(SPEC, project="my-project", zone="us-east5-b")
 ON_CLUSTER = replace(ON_CLOUD, image="us-docker.pkg.dev/p/r/rl-llm:1", cluster="my-cluster")
 ON_MACHINES = replace(ON_CLOUD, setup=(". ./install.sh",))
 ON_GPUS = replace(SPEC, accelerator="h100", topology="2x8", setup=(". .venv/bin/activate",))
-COMMAND = "rl-llm train experiments/quickstart.py --seed 1 --out gs://bucket/runs/study --resume"
+COMMAND = "rl-llm train experiments/quickstart.py --seed 1 --out /bucket/runs/study --resume"
 
 
 # Google Cloud's tables: chips, hosts, accelerator type, machine type.
@@ -76,6 +76,7 @@ def test_what_a_generation_does_not_have_is_refused(accelerator, topology):
     [
         ({"bucket": "bucket/runs"}, "gs://BUCKET"),
         ({"bucket": "s3://bucket"}, "gs://BUCKET"),
+        ({"bucket": "gs://bucket/../etc"}, "gs://BUCKET"),
         ({"name": "Study_1"}, "Study_1"),
         ({"name": "1-study"}, "1-study"),
         ({"name": "s" * 41}, "41 characters"),
@@ -102,12 +103,15 @@ def test_a_spec_that_cannot_be_is_refused_when_it_is_made(changes, words):
         (gke.render, replace(ON_CLUSTER, accelerator="h100", topology="1x8"), "for TPUs"),
         (gke.render, replace(ON_CLUSTER, bucket="/scratch"), "gs://BUCKET"),
         (gcluster.render, replace(ON_CLUSTER, restarts=3), "--restarts has no effect"),
+        (gcluster.render, replace(ON_CLUSTER, bucket="/scratch"), "gs://BUCKET"),
         (gcluster.render, replace(ON_CLUSTER, name="a-name-that-is-longer-than-28"), "28"),
         (queued_resources.render, ON_CLOUD, "needs --setup"),
         (queued_resources.render, replace(ON_MACHINES, zone="us-east5"), "is a region"),
+        (queued_resources.render, replace(ON_MACHINES, bucket="/scratch"), "gs://BUCKET"),
         (skypilot.render, SPEC, "one of --image and --setup"),
         (skypilot.render, replace(ON_GPUS, bucket="/scratch"), "gs://BUCKET"),
         (slurm.render, ON_GPUS, "needs --hours"),
+        (slurm.render, replace(ON_GPUS, hours=1), "slurm mounts none"),
         (slurm.render, replace(ON_GPUS, hours=1, spot=True), "--spot has no effect"),
         (slurm.render, replace(ON_GPUS, hours=1, accelerator="v6e", topology="4x4"), "for GPUs"),
     ],
@@ -115,6 +119,14 @@ def test_a_spec_that_cannot_be_is_refused_when_it_is_made(changes, words):
 def test_a_field_that_is_missing_or_cannot_act_is_refused(render, spec, words):
     with pytest.raises(LaunchError, match=words):
         render(spec)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "folder"),
+    [("gs://bucket", "/bucket/study"), ("gs://bucket/a/b", "/bucket/a/b/study"), ("/scratch/me", "/scratch/me/study")],
+)
+def test_the_run_folder_is_a_path_on_the_hosts(bucket, folder):
+    assert replace(SPEC, bucket=bucket).run_folder == folder
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,18 @@ def test_a_jobset_has_one_pod_per_host_with_its_chips():
         "cloud.google.com/gke-tpu-topology": "4x4",
         "cloud.google.com/gke-spot": "true",
     }
+
+
+def test_a_pod_sees_the_bucket_as_its_other_hosts_leave_it():
+    template = gke.jobset(ON_CLUSTER)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    (volume,) = template["spec"]["volumes"]
+    assert template["spec"]["containers"][0]["volumeMounts"] == [{"name": volume["name"], "mountPath": "/bucket"}]
+    attributes = volume["csi"]["volumeAttributes"]
+    assert attributes["bucketName"] == "bucket"
+    assert {"metadata-cache:ttl-secs:0", "metadata-cache:negative-ttl-secs:0"} < set(
+        attributes["mountOptions"].split(",")
+    )
+    assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +237,15 @@ def test_gcluster_runs_the_command_in_the_place_of_its_shell():
     submit = gcluster.render(ON_CLUSTER).commands[0]
     command = next(word for word in submit if word.startswith("--command="))
     assert command.endswith(f"; exec {COMMAND}")
+    assert "--mount=gs://bucket:/bucket:rw" in submit
     assert {"--restart-on-exit-codes=143", "--restarts=0", "--compute-type=v6e-16", "--topology=4x4"} <= set(submit)
+
+
+def test_a_tpu_vm_mounts_the_bucket_before_all_else():
+    train = queued_resources.gcloud_commands(ON_MACHINES)["train"]
+    remote = next(word for word in train if word.startswith("--command=")).split(" && ")
+    assert remote[-3:-1] == ["sh launch/mount_bucket.sh bucket /bucket", ". ./install.sh"]
+    assert remote[-1].endswith(COMMAND)
 
 
 @pytest.mark.parametrize("spec", [ON_GPUS, replace(ON_MACHINES, project=None, spot=True)])
@@ -221,6 +253,7 @@ def test_a_task_for_skypilot_is_one_to_its_reference(spec):
     task = yaml.safe_load(skypilot.render(spec).file_text)
     jsonschema.validate(task, json.loads((DATA / "skypilot.schema.json").read_text()))
     assert task["resources"]["job_recovery"] == {"max_restarts_on_errors": 0, "recover_on_exit_codes": [PREEMPTED]}
+    assert task["file_mounts"] == {"/bucket": {"source": "gs://bucket", "mode": "MOUNT"}}
     assert task["run"].splitlines()[-1] == f"exec {COMMAND}"
 
 

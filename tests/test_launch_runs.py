@@ -56,7 +56,9 @@ def test_what_follows_two_hyphens_is_for_the_training(capsys):
 
 def test_the_name_comes_from_the_experiment(capsys):
     assert main([*(word.replace("quickstart.py", "recipes.py:GRPO_KL") for word in QUEUED)]) == 0
-    assert "--out gs://bucket/runs/recipes-grpo-kl --resume" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "--out /bucket/runs/recipes-grpo-kl --resume" in printed.out
+    assert "Run folder: gs://bucket/runs/recipes-grpo-kl" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,44 @@ def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, mon
     ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == exit_code, ended.stderr
     assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"] == calls.split()
+
+
+# Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.
+SUDO = """
+echo "$@" >> calls
+case "$1" in
+    tee) cat > "${2##*/}" ;;
+    mkdir) "$@" ;;
+    apt-get)
+        if [ ! -e was_busy ]; then touch was_busy; exit 100; fi
+        printf '#!/bin/sh\necho gcsfuse "$@" >> calls\n' > gcsfuse
+        chmod +x gcsfuse ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_bucket_is_mounted_afresh(mounted, monkeypatch, tmp_path):
+    for tool in ("sh", "cat", "chmod", "id", "mkdir", "touch"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    tools = {
+        "sudo": SUDO,
+        "curl": "echo key",
+        "lsb_release": "echo jammy",
+        "sleep": "",
+        "findmnt": f"exit {1 - mounted}",
+    }
+    for tool, script in tools.items():
+        put_tool(tmp_path, tool, script)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    script, folder = ROOT / "launch" / "mount_bucket.sh", tmp_path / "bucket"
+    subprocess.run(["sh", str(script), "my-bucket", str(folder)], cwd=tmp_path, check=True)
+    assert "/apt gcsfuse-jammy main" in (tmp_path / "gcsfuse.list").read_text()
+    assert (tmp_path / "cloud.google.asc").read_text() == "key\n"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-1].startswith("gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 ")
+    assert calls[-1].endswith(f" my-bucket {folder}")
+    assert (f"umount --lazy {folder}" in calls) == mounted
 
 
 def gcloud_lines() -> list[str]:

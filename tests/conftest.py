@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+import submitit  # noqa: F401  # now, as its logging closes the handlers that are there: absl's would take stderr along
 
 # A shell's background job ignores Ctrl-C, and what it starts inherits that; programs that tests interrupt must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from rl_llm.verbs.common import UsageError, add_experiment, load
 
 SUMMARY = "what an experiment needs of a TPU slice, without one"
 FITS, DOES_NOT_FIT = 0, 1
-COMPILED = 4  # candidates of a search that are compiled, until one fits
+COMPILED = 4  # candidates of a search, the most promising ones
 
 EXAMPLES = """examples:
   rl-llm plan experiments/qwen3_4b_gsm8k.py:paper --topology v6e:4x4
@@ -28,6 +28,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="a TPU slice, as in v6e:4x4")
     parser.add_argument("--mesh", metavar="AXIS=N,...", help="mesh to plan for (default: the experiment's)")
     parser.add_argument("--search", action="store_true", help="try meshes and micro-batches, and recommend one")
+    parser.add_argument(
+        "--candidates", type=int, metavar="N", help=f"how many of the search's are compiled (default: {COMPILED})"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="RL steps of the run (default: the experiment's)")
     for name, default, what in (
         ("compute", 0.4, "peak FLOP/s"),
@@ -91,6 +94,8 @@ def _run(arguments: argparse.Namespace) -> int:
     slice_ = topology(arguments.topology)
     if arguments.search and arguments.mesh:
         raise PlanError(f"--search chooses the mesh: leave out --mesh {arguments.mesh}")
+    if arguments.candidates is not None and not (arguments.search and arguments.candidates >= 1):
+        raise PlanError(f"--candidates {arguments.candidates}: a number of at least 1, with --search")
     if arguments.steps is not None and arguments.steps < 1:
         raise PlanError(f"--steps must be at least 1, not {arguments.steps}")
     if arguments.json is not None and not arguments.json.parent.is_dir():
@@ -107,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.compute_efficiency, arguments.memory_efficiency, arguments.network_efficiency, arguments.mean_length
     )
     if arguments.search:
-        plan, count = _search(experiment, slice_, parts, efficiency, arguments.steps)
+        plan, count = _search(experiment, slice_, parts, efficiency, arguments)
     else:
         plan, count = _single(experiment, arguments, slice_, parts, efficiency), 1
     console = Console()
@@ -142,7 +147,9 @@ def _single(experiment: Any, arguments: argparse.Namespace, slice_: Any, parts: 
         )
 
 
-def _search(experiment: Any, slice_: Any, parts: Any, efficiency: Any, steps: int | None) -> tuple[Any, int]:
+def _search(
+    experiment: Any, slice_: Any, parts: Any, efficiency: Any, arguments: argparse.Namespace
+) -> tuple[Any, int]:
     """The fastest plan that fits among the most promising candidates, or the one that fails by least; and how many
     were compiled.
     """
@@ -150,7 +157,7 @@ def _search(experiment: Any, slice_: Any, parts: Any, efficiency: Any, steps: in
     from rl_llm.plan.search import candidates
     from rl_llm.runs.progress import Progress
 
-    promising = candidates(experiment, slice_)[:COMPILED]
+    promising = candidates(experiment, slice_)[: arguments.candidates or COMPILED]
     if not promising:
         raise PlanError(
             f"no mesh of {slice_.chips} chips divides prompts_per_step={experiment.prompts_per_step} and the model: "
@@ -161,7 +168,7 @@ def _search(experiment: Any, slice_: Any, parts: Any, efficiency: Any, steps: in
         for done, one in enumerate(promising, 1):
             display.say(f"compiling for {one} ...")
             planned = on_mesh(experiment, one.mesh, one.micro_batches, one.sampling_batches)
-            plans.append(make_plan(planned, slice_, parts, efficiency, steps=steps))
+            plans.append(make_plan(planned, slice_, parts, efficiency, steps=arguments.steps))
             phase.update(done)
     fitting = [plan for plan in plans if plan.fits]
     if fitting:

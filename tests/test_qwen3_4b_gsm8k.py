@@ -88,6 +88,15 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
     assert sum(one == other for one, other in zip(again, rows, strict=True)) < len(rows) / 2
 
 
+def test_the_policy_is_exported_with_its_tokenizer(run: Finished, tmp_path: Path):
+    code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "like")
+    assert code == 0, stderr
+    source = ROOT / "tests/data/tokenizers/qwen3"
+    for name in ("tokenizer.json", "chat_template.jinja", "config.json"):
+        assert (tmp_path / "like" / name).read_bytes() == (source / name).read_bytes()
+    assert (tmp_path / "like" / "model.safetensors").stat().st_size == (source / "model.safetensors").stat().st_size
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
 def test_neither_resumed_nor_evaluated_with_other_tokenizer_files(
     run: Finished, options: list[str], files: Path, name: str, monkeypatch, capsys: pytest.CaptureFixture[str]

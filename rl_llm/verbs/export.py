@@ -15,6 +15,12 @@ EXAMPLES = """examples:
   rl-llm export runs/slower --out gs://bucket/slower --like Qwen3-4B-Base"""
 
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    "generation_config.json",
+)
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
@@ -49,13 +55,17 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     """Write the newest good policy of a run to the new folder `out`, and return its step.
 
     `dtype` is bfloat16 by default. Without `like`, a run that began with a Hugging Face folder is written like that
-    one: the same files, tokenizer included. Raises RecordError, CheckpointError or ValueError saying what is wrong.
+    one: the same files, tokenizer included; any other with the files of its own tokenizer. Raises RecordError,
+    CheckpointError or ValueError saying what is wrong.
     """
+    from etils import epath
+
     from rl_llm.mesh import make_meshes
     from rl_llm.model.huggingface import is_huggingface, is_part
     from rl_llm.model.saving import save
     from rl_llm.recorded import newest_state, recorded_experiment
     from rl_llm.state import policy_of
+    from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 
     experiment, _ = recorded_experiment(run)
     restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
@@ -65,4 +75,9 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     if like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
     save(experiment.model, policy_of(restored.state), out, dtype or "bfloat16", like)
+    if like is None and isinstance(experiment.tokenizer, HuggingFaceTokenizer):
+        source = epath.Path(experiment.tokenizer.folder)
+        for file in (source / name for name in TOKENIZER_FILES):
+            if file.exists():
+                (epath.Path(out) / file.name).write_bytes(file.read_bytes())
     return restored.step

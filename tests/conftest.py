@@ -1,5 +1,6 @@
 """What every test runs under: the CPU as eight devices, a strict JAX, the same examples in every run."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -8,7 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
-import submitit  # noqa: F401  # now, as its logging closes the handlers that are there: absl's would take stderr along
+
+# Now, as its logging closes the handlers that are there: absl's, later, would take stderr along.
+with contextlib.suppress(ImportError):  # the extra `slurm`
+    import submitit  # noqa: F401
 
 # A shell's background job ignores Ctrl-C, and what it starts inherits that; programs that tests interrupt must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -157,6 +157,7 @@ def test_they_alone_learn_from_packed_conversations():
     jax.tree.map(np.testing.assert_array_equal, state.frozen, FROZEN)
 
 
+@pytest.mark.slow
 def test_spread_over_eight_devices_they_learn_the_same(batch: Batch, on_one: tuple[TrainState, TrainState, list[dict]]):
     _, expected, _ = on_one
     _, found, _ = updated(make_mesh(MeshShape(2, fsdp=2, tensor=2)), batch, 4)

@@ -31,6 +31,7 @@ def test_a_sampler_on_its_own_mesh_samples_the_same(staleness: str, tmp_path: Pa
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_prompts_sampled_in_parts_get_the_same_responses():
     meshes = make_meshes(MeshShape(2), None, jax.devices()[:2])
     params = init(base.model, jax.random.key(0))

@@ -40,6 +40,7 @@ def test_a_run_begins_with_the_policy_of_another(other: Finished, tmp_path: Path
     assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Finished, tmp_path: Path):
     out = tmp_path / "exported"
     code, stdout, stderr = rl_llm("export", other.folder, "--out", out, "--dtype", "float32")

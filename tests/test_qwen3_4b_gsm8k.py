@@ -59,6 +59,7 @@ def test_it_runs_and_sampler_and_learner_agree(run: Finished):
         assert line["agreement/max"] < 1e-4  # of other tokens the learner would think otherwise
 
 
+@pytest.mark.slow
 def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Path):
     """Their text, encoded again, would be other tokens."""
     task = replace(SMOKE.task, data_dir=files / "prepared")

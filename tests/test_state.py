@@ -42,6 +42,7 @@ def test_an_offloaded_reference_lies_with_the_host_spread_as_its_weights(state: 
     assert jax.tree.map(lambda x: x.sharding, back) == weight_shardings(MESH, weight_table(CONFIG))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [MeshShape(2, fsdp=2, tensor=2), MeshShape(8)])
 def test_both_are_restored_bit_for_bit_on_whatever_mesh(state: TrainState, shape: MeshShape, tmp_path: Path):
     Checkpoints(tmp_path).save(1, state, {})

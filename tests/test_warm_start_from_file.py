@@ -94,12 +94,14 @@ def test_it_learns_what_the_file_says_and_a_resumed_run_is_the_same(path: Path, 
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_rounding_only(path: Path, tmp_path: Path):
     one, other = (learn(tmp_path / str(m), experiment_on(path, micro_batches=m))[1] for m in (1, 2))
     for name in ("loss", "policy/entropy", "update/gradient_norm"):
         np.testing.assert_allclose([line[name] for line in one], [line[name] for line in other], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_adapters_alone_learn(path: Path, tmp_path: Path):
     experiment = experiment_on(path)
     state, lines = learn(tmp_path, replace(experiment, model=replace(experiment.model, lora=Lora(4, 8.0))))

@@ -15,7 +15,7 @@ import numpy as np
 
 from rl_llm import hosts
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import Meshes, one_cpu, over_batch, put_on_batch, weight_shardings
+from rl_llm.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
@@ -120,10 +120,10 @@ class Actor:
         prefix: str = "",
         limit: int | None = None,
     ) -> PendingAnswers:
-        """Begin to sample, and return at once: the device samples while other programs are dispatched, a thread reads
-        the rollout and has it graded. Responses are made to begin with `prefix`, which is graded as a part of them, and
-        are cut after `limit` tokens. `params` are `placed`, and must not be given away (donated) before the result is
-        there: that would wait for it.
+        """Begin to sample, and return at once (but on several CPU devices: `one_at_a_time`): the device samples while
+        other programs are dispatched, a thread reads the rollout and has it graded. Responses are made to begin with
+        `prefix`, which is graded as a part of them, and are cut after `limit` tokens. `params` are `placed`, and must
+        not be given away (donated) before the result is there: that would wait for it.
         """
         start = time.perf_counter()
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
@@ -131,6 +131,8 @@ class Actor:
         dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
         if not one_cpu(self.meshes.sampler):
             rollout = dispatch()
+            if one_at_a_time(self.meshes.sampler):
+                jax.block_until_ready(rollout)
             dispatch = partial(lambda rollout: rollout, rollout)
         read = self.reader.submit(self._read, dispatch, problems, prefix)
         return PendingAnswers(read, time.perf_counter() - start)

@@ -225,6 +225,14 @@ def one_cpu(mesh: Mesh) -> bool:
     return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
 
+def one_at_a_time(mesh: Mesh) -> bool:
+    """Whether a program on the mesh must have ended before the next one is dispatched. Several CPU devices wait for
+    each other in threads of one pool: of two programs under way, each can hold the threads that the other waits for,
+    and XLA ends the process after 40 seconds (seen once, on a busy machine).
+    """
+    return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """XLA options for the mesh's platform.
 

@@ -6,10 +6,12 @@ The fields are found by reflection over the catalogue, so a new one must be give
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_datasets import write
 from test_pipelines import judged, other  # noqa: F401 (fixtures)
 from test_techniques import FILE, train
-from test_train import Finished, rl_llm, without_time
+from test_train import EXPERIMENT, Finished, rl_llm, without_time
 
 from rl_llm.catalogue import AROUND
 
@@ -52,6 +54,27 @@ KNOBS: dict[str, tuple[str, dict[str, str]]] = {
     "ResponseLength": ("selecting", {"first": "curriculum.length.first=3", "steps": "curriculum.length.steps=1"}),
     "DynamicSampling": ("selecting", {"max_rollouts": "dynamic_sampling.max_rollouts=2"}),
     "Replay": ("everything", {"max_age": "replay.max_age=1", "rollouts": "replay.rollouts=2"}),
+    "WarmStart": (
+        "base",
+        {
+            "steps": "warm_start.steps=8",
+            "optimizer": "warm_start.optimizer.learning_rate=1e-3",
+            "demonstrations_per_step": "warm_start.demonstrations_per_step=16",
+            "max_tokens": "",
+            "gate": "",
+            "demonstrations": "",
+        },
+    ),
+    "Conversations": (
+        "from_file",
+        {
+            "path": "",
+            "rows_per_step": "warm_start.demonstrations.rows_per_step=8",
+            "row_tokens": "warm_start.demonstrations.row_tokens=64",
+            "micro_batches": "warm_start.demonstrations.micro_batches=2",
+            "data_dir": "warm_start.demonstrations.data_dir={tmp_path}",
+        },
+    ),
     "Mixture": (
         "mixed",
         {"per_update": "mixture.per_update=16", "max_tokens": "", "coefficient": "mixture.coefficient=0.1"},
@@ -62,12 +85,17 @@ KNOBS: dict[str, tuple[str, dict[str, str]]] = {
 }
 # "" above: these only say where something is, or how much room it has, and what does not serve is refused.
 REFUSED = {
+    ("WarmStart", "max_tokens"): ("warm_start.max_tokens=5", "warm_start.max_tokens=5"),
+    ("WarmStart", "gate"): ("warm_start.gate.prefix=Think", "starts no symbol"),
+    ("WarmStart", "demonstrations"): ("warm_start.demonstrations.rows_per_step=8", "demonstrations"),
+    ("Conversations", "path"): ("warm_start.demonstrations.path=nowhere.jsonl", "nowhere.jsonl"),
     ("Mixture", "max_tokens"): ("mixture.max_tokens=4", "mixture.max_tokens=4"),
     ("Teacher", "run"): ("teacher.run=nowhere", "nowhere is not a run folder"),
     ("RewardModel", "run"): ("reward_model.run=nowhere", "nowhere is not a run folder"),
     ("StoredResponses", "path"): ("responses.path=nowhere.jsonl", "nowhere.jsonl"),
 }
-SAME_NUMBERS = {("Reference", "offload")}  # it says where something lies: tests/test_state.py looks there
+# They say where something lies (tests/test_state.py looks there), or in how many parts it is read.
+SAME_NUMBERS = {("Reference", "offload"), ("Conversations", "data_dir")}
 CASES = [(kind, name) for kind, (_, changes) in KNOBS.items() for name in changes]
 
 
@@ -83,7 +111,11 @@ def sources(other: Finished, judged: Path, tmp_path_factory: pytest.TempPathFact
     """What says where the experiments of the table find what they learn from."""
     model = tmp_path_factory.mktemp("model") / "run"
     train(model, "reward_model", "--set", f"responses.path={judged}")
+    draw, problems = np.random.default_rng(0), EXPERIMENT.task.problems("train", 30, 0)
+    shown = [{"prompt": problem.prompt, "response": EXPERIMENT.task.demonstrate(problem, draw)} for problem in problems]
+    pairs = write(tmp_path_factory.mktemp("data") / "pairs.jsonl", *shown)
     return {
+        "from_file": f"warm_start.demonstrations.path={pairs}",
         "gkd": f"teacher.run={other.folder}",
         "rlhf": f"reward_model.run={model}",
         "offline_logits": f"responses.path={judged}",
@@ -116,4 +148,5 @@ def test_a_field_changes_the_run_or_is_refused(
 
     if base not in untouched:
         untouched[base] = lived("untouched")
-    assert (lived("changed", *changes[name].split()) == untouched[base]) == ((kind, name) in SAME_NUMBERS)
+    changed = lived("changed", *changes[name].format(tmp_path=tmp_path).split())
+    assert (changed == untouched[base]) == ((kind, name) in SAME_NUMBERS)

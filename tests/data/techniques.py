@@ -30,7 +30,7 @@ from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, R
 from rl_llm.mesh import MeshShape
 from rl_llm.model import Lora
 from rl_llm.optimizer import AdamW
-from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
+from rl_llm.supervision import Conversations, Mixture, RewardModel, StoredResponses, Teacher, WarmStart
 from tests.data import tiny
 
 base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))
@@ -87,9 +87,16 @@ full_kl_in_reward = replace(
 )
 mixed = replace(base, mixture=Mixture(per_update=8, max_tokens=28, coefficient=0.5))
 
-# These learn from another run (--set start=..., teacher.run=..., reward_model.run=...) or a file (responses.path=...).
+# These learn from another run (--set start=..., teacher.run=..., reward_model.run=...) or a file
+# (responses.path=..., warm_start.demonstrations.path=...).
 OTHER, FILE = "runs/other", "runs/judged.jsonl"
 started = replace(base, warm_start=None, start=OTHER)
+from_file = replace(
+    base,
+    warm_start=WarmStart(
+        4, AdamW(3e-2), demonstrations=Conversations("runs/pairs.jsonl", rows_per_step=16, row_tokens=48)
+    ),
+)
 on_policy_distillation = replace(base, algorithm=algorithms.ON_POLICY_DISTILLATION, teacher=Teacher(OTHER))
 gkd = replace(base, algorithm=algorithms.GKD, teacher=Teacher(OTHER, top_tokens=4, on_policy=0.5))
 stored = replace(base, responses=StoredResponses(FILE))

@@ -14,6 +14,21 @@ def teaching(experiment: Any) -> list[Any]:
     return [source for source in sources if source is not None and source.top_tokens]
 
 
+def check_budget(experiment: Any) -> None:
+    """Raises ValueError where a budget of tokens ends a run before what goes by its steps would have."""
+    if experiment.responses is not None:
+        raise ValueError(
+            f"token_budget={experiment.token_budget} cannot act: the responses are stored, none is generated"
+        )
+    critic = experiment.critic
+    for name, optimizer in (("optimizer", experiment.optimizer), ("critic.optimizer", critic and critic.optimizer)):
+        if optimizer and optimizer.schedule != "constant":
+            raise ValueError(
+                f"{name}.schedule={optimizer.schedule!r} falls until the last of steps={experiment.steps}, and "
+                f"token_budget={experiment.token_budget} may end the run before: set the schedule to 'constant'"
+            )
+
+
 def check_supervision(experiment: Any) -> None:
     """Raises ValueError for a critic, reference, teacher, stored responses or demonstrations that could not act, and
     for those that exclude each other.

@@ -1,4 +1,4 @@
-"""Experiments are values: load one from a Python file, override its fields, name it by its content.
+"""Experiments are values: override the fields of one, write it down, name it by its content.
 
 Everything here works on any frozen dataclass that holds plain values (bool, int, float, str, Path, None),
 tuples, and further dataclasses ("components"). The command line changes plain values; Python changes
@@ -9,13 +9,9 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import json
 import math
-import sys
-import traceback
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,10 +28,6 @@ _CONSTANTS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf
 
 class OverrideError(ValueError):
     """A `--set` assignment that cannot be made; the message names the place, the reason and the way out."""
-
-
-class ExperimentError(ValueError):
-    """An experiment that cannot be loaded; the message says what is missing and what there is."""
 
 
 class _Assignment(typing.NamedTuple):
@@ -85,7 +77,7 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
         if part not in children:
             kind = type(value).__name__ if children else repr(value)
             where = f"{'.'.join(below[0].path[:depth])} ({kind})" if depth else kind
-            hint = _elsewhere(below[0].path[depth:], root) or _nearest(part, children)
+            hint = _elsewhere(below[0].path[depth:], root) or nearest(part, children)
             listing = f"; it has: {', '.join(children)}" if children else ""
             raise below[0].refuse(f"{where} has no {part!r}{hint}{listing}")
         changed[part] = _assign(*children[part], below, depth + 1, root)
@@ -104,7 +96,7 @@ def _children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
         wanted = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else (Any, ...)
         wanted = wanted[:1] * len(value) if Ellipsis in wanted else wanted
         return {str(index): pair for index, pair in enumerate(zip(value, wanted, strict=True))}
-    if not _is_component(value):
+    if not is_component(value):
         return {}
     hints = typing.get_type_hints(type(value), include_extras=True)
     return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value) if f.init}
@@ -113,7 +105,7 @@ def _children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
 def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     """The value of the annotated type that the text of an assignment stands for."""
     place, text = ".".join(assignment.path), assignment.text
-    wanted = None if _is_component(current) else _plain(annotation)
+    wanted = None if is_component(current) else _plain(annotation)
     if wanted in (None, types.NoneType):
         names = ", ".join(f"{place}.{name}" for name in _children(current, annotation))
         now = type(current).__name__ if names else repr(current)
@@ -149,7 +141,8 @@ def _plain(annotation: Any) -> Any:
     return None
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A question that can follow a wrong name, about the one of `names` most like it; empty where none is."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -166,7 +159,8 @@ def _places(value: Any, prefix: str) -> Iterator[str]:
         yield from _places(child, f"{prefix}{name}.")
 
 
-def _is_component(value: Any) -> bool:
+def is_component(value: Any) -> bool:
+    """Whether it is a value of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -202,7 +196,7 @@ def _encode(value: Any, place: str, *, naming: bool) -> Any:
         return [_encode(item, f"{place}[{index}]", naming=naming) for index, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _encode(item, f"{place}[{key!r}]", naming=naming) for key, item in value.items()}
-    if _is_component(value):
+    if is_component(value):
         encoded = {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
         for field in dataclasses.fields(value):
             if field.metadata.get("fingerprint", True) or not naming:
@@ -234,61 +228,3 @@ def _show(value: Any) -> str:
         fields = [f"{key}={_show(item)}" for key, item in value.items() if key != "class"]
         return f"{value.get('class', '').rpartition('.')[2]}({', '.join(fields)})"
     return f"[{', '.join(map(_show, value))}]" if isinstance(value, list) else str(value)
-
-
-def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
-    """(NAME, value) for `path/to/file.py[:NAME]`: a variable of the file or a key of its ABLATION.
-
-    NAME is `base` where it is not given. A file below the current folder is imported as a part of it, any
-    other as a part of its own folder, so that it can import its neighbours and worker processes can import
-    it. For that the folder is added to the end of `sys.path`, where it hides no installed module.
-
-    Raises `ExperimentError` where the file or NAME is missing, the import fails, or the value is no dataclass
-    value of the wanted `kind`.
-    """
-    head, _, tail = spec.rpartition(":")
-    path, name = (Path(spec), "base") if spec.endswith(".py") else (Path(head), tail)
-    if path.suffix != ".py":
-        raise ExperimentError(f"{spec}: an experiment is path/to/file.py or path/to/file.py:NAME")
-    if not path.is_file():
-        hint = _nearest(path.name, [found.name for found in path.parent.glob("*.py")])
-        raise ExperimentError(f"{spec}: there is no file {path}{hint}")
-    module = _import(path.resolve())
-    ablation = getattr(module, "ABLATION", {})
-    everything = {**ablation, **vars(module)}
-    held = {key: item for key, item in everything.items() if _is_component(item) and isinstance(item, kind)}
-    if name not in held:
-        given = f"{name} is {everything[name]!r}" if name in everything else f"there is no {name!r}"
-        listing = ", ".join(held) or "no experiment"
-        raise ExperimentError(f"{spec}: {given}{_nearest(name, held)}; {path} has: {listing}")
-    if name in ablation and ablation[name] != held[name]:
-        raise ExperimentError(f"{spec}: {name} is a variable and, with another value, a key of ABLATION")
-    return name, held[name]
-
-
-def _import(path: Path) -> types.ModuleType:
-    root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
-    importlib.invalidate_caches()
-    parts = path.relative_to(root).with_suffix("").parts
-    name = ".".join(parts)
-    try:
-        found = importlib.util.find_spec(name) if all(part.isidentifier() for part in parts) else None
-        if found is not None and found.origin is not None and Path(found.origin).resolve() == path:
-            return importlib.import_module(name)
-        return _import_alone(path)
-    except (Exception, SystemExit) as error:  # whatever the file raises is an error of the file
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        raise ExperimentError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-
-
-def _import_alone(path: Path) -> types.ModuleType:
-    """The module under a name made of its content: its own name is that of another module."""
-    name = f"{path.stem.replace('.', '_')}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None, path  # noqa: PT018
-    module = sys.modules[name] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module

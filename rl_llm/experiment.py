@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, Setting
-from rl_llm.combination import check_over_time, check_supervision, teaching
+from rl_llm.combination import check_budget, check_over_time, check_supervision, teaching
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
@@ -86,8 +86,9 @@ class Experiment:
     `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the learner, and a
     rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by devices of its own,
     those that follow the learner's. `reference` is what a KL divergence is measured from. `start` is a Hugging
-    Face folder, or the folder of a run, whose policy this one begins with. Raises ValueError for sizes that do not
-    divide and knobs that cannot act.
+    Face folder, or the folder of a run, whose policy this one begins with. With a `token_budget` RL ends after the step
+    that reaches it in generated tokens, or after `steps`: arms of a study compare at equal cost. Raises ValueError for
+    sizes that do not divide and knobs that cannot act.
     """
 
     task: Task
@@ -99,6 +100,7 @@ class Experiment:
     steps: int
     prompts_per_step: int
     responses_per_prompt: int
+    token_budget: int | None = None
     updates_per_rollout: int = 1
     micro_batches: int = 1
     sampling_batches: int = 1
@@ -148,6 +150,9 @@ class Experiment:
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens", "sampling_batches")
         at_least(self, 0, "staleness")
+        if self.token_budget is not None:
+            at_least(self, 1, "token_budget")
+            check_budget(self)
         if self.pretraining_steps > self.steps:
             raise ValueError(f"critic.pretraining_steps={self.pretraining_steps} are more than steps={self.steps}")
         if self.policy_updates():

@@ -7,16 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rl_llm.config import (
-    ExperimentError,
-    OverrideError,
-    differences,
-    fingerprint,
-    load_experiment,
-    override,
-    to_json,
-)
+from rl_llm.config import OverrideError, differences, fingerprint, override, to_json
 from rl_llm.experiment import Experiment
+from rl_llm.loading import ExperimentError, load_experiment
 from rl_llm.mesh import weight_shardings
 from rl_llm.model import ModelConfig, merged, weight_table
 from rl_llm.model.huggingface import is_huggingface, read_config, read_model

@@ -95,12 +95,17 @@ class Run:
         """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
         self.step += 1
         results = {name: float(metric.result()) for name, metric in jax.device_get(metrics).items()}
-        self.progress["tokens"] += int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
+        self.progress["tokens"] += _generated(values)
         self.progress["flops"] += values.get("flops/generate", 0.0) + values.get("flops/update", 0.0)
         totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
         self.metrics.write(line)
         return line
+
+    def spends_budget(self, values: Values | None = None) -> bool:
+        """Whether the budget of tokens has been reached, or will have been by the step with these values."""
+        budget = self.experiment.token_budget
+        return budget is not None and self.progress["tokens"] + _generated(values or {}) >= budget
 
     def report_failures(self, grades: Sequence[Grade]) -> None:
         """Say, and enter in the ledger, every way of failing to be graded that was not seen before; GradingError where
@@ -164,6 +169,11 @@ class Run:
         if summary["updates_skipped"]:
             self.display.say(f"{summary['updates_skipped']:.0f} updates were skipped: their gradients were not finite")
         return summary
+
+
+def _generated(values: Values) -> int:
+    """Tokens that a step generated."""
+    return int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
 
 
 def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:

@@ -94,19 +94,21 @@ def reinforce(
     begun = None
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
         for step in range(first, experiment.steps):
+            if run.spends_budget():
+                break
             start = time.perf_counter()
             collected = collector.finish(begun or collector.begin(step, of_sampler(state)))
             state = remembered(state)
-            ahead = experiment.staleness > 0 and step + 1 < experiment.steps
+            answers, rollout = collected.answers, collected.experience.rollout
+            values = describe_rollout(answers, config, K, rollout, learning.passes(step)) | collected.values
+            last = step + 1 == experiment.steps or run.spends_budget(values)
+            ahead = experiment.staleness > 0 and not last
             begun = collector.begin(step + 1, of_sampler(state)) if ahead else None  # sampled during the update
 
             update_start = time.perf_counter()
             state, metrics = jax.block_until_ready(learning.step(state, collected.experience, step))
             updated = time.perf_counter()
 
-            answers = collected.answers
-            rollout, passes = collected.experience.rollout, learning.passes(step)
-            values = describe_rollout(answers, config, K, rollout, passes) | collected.values
             values["update/learning_rate"] = float(rate(max(updates(step + 1) - 1, 0)))
             every = experiment.evaluation.every
             if every and (step + 1) % every == 0:
@@ -121,7 +123,7 @@ def reinforce(
                 "time/step": time.perf_counter() - start,
             }
             line = run.record("rl", values, metrics, seconds)
-            if step + 1 < experiment.steps:  # the last state is saved once it has been evaluated
+            if not last:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(line))
     return state

@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 
-from rl_llm.config import load_experiment
+from rl_llm.loading import load_experiment
 from rl_llm.mesh import RULES, Meshes, MeshShape, make_mesh
 from rl_llm.model import ModelConfig, weight_table
 from rl_llm.plan.collectives import Collective, collectives

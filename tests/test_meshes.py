@@ -9,7 +9,8 @@ import pytest
 from test_techniques import WARM_STEPS, train
 
 from rl_llm.actor import compile_policy
-from rl_llm.config import fingerprint, load_experiment
+from rl_llm.config import fingerprint
+from rl_llm.loading import load_experiment
 from rl_llm.mesh import MeshShape, make_meshes
 from rl_llm.model import init
 from rl_llm.text import encode_prompts

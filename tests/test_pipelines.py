@@ -7,7 +7,7 @@ import pytest
 from test_techniques import FILE, train
 from test_train import Finished, rl_llm
 
-from rl_llm.config import load_experiment
+from rl_llm.loading import load_experiment
 
 STEPS = load_experiment("tests/data/techniques.py:base")[1].steps
 

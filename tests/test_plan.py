@@ -12,8 +12,8 @@ from test_train import ROOT
 
 from launch.prices import CHIPS
 from rl_llm.cli import main
-from rl_llm.config import load_experiment
 from rl_llm.experiment import Experiment
+from rl_llm.loading import load_experiment
 from rl_llm.mesh import MeshShape
 from rl_llm.plan.collectives import Collective, by_kind, collectives
 from rl_llm.plan.cost import Cost, Phase

@@ -17,8 +17,8 @@ from test_train import ROOT, Finished, rl_llm
 from rl_llm.actor import open_actor
 from rl_llm.cli import main
 from rl_llm.collect import Collector
-from rl_llm.config import load_experiment
 from rl_llm.learner import compile_make_batch
+from rl_llm.loading import load_experiment
 from rl_llm.mesh import Meshes, make_mesh
 from rl_llm.run import experiment_record, open_run
 from rl_llm.runs.folder import RunFolder

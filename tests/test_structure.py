@@ -38,7 +38,7 @@ LAYERS = (
     {"critic"},
     {"gradient", "likelihood", "optimizer"},
     {"model", "algorithms", "rewards", "tasks", "runs"},
-    {"types", "problem", "config", "mesh", "noise", "hosts"},
+    {"types", "problem", "config", "loading", "mesh", "noise", "hosts"},
 )
 ROOMS = LAYERS[-2]  # these do not import each other either
 
@@ -47,6 +47,7 @@ WITHOUT_JAX = (
     "rl_llm/__init__.py",
     "rl_llm/problem.py",
     "rl_llm/config.py",
+    "rl_llm/loading.py",
     "rl_llm/tasks",
     "rl_llm/rewards",
 )

@@ -45,8 +45,8 @@ from rl_llm.algorithms import (
     WhitenRewards,
     ZeroVariance,
 )
-from rl_llm.config import load_experiment
 from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
+from rl_llm.loading import load_experiment
 from rl_llm.optimizer import AdamW
 from rl_llm.rewards.components import Accuracy, Reward
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import pytest
 
 from rl_llm.algorithms import Clip
-from rl_llm.config import load_experiment
 from rl_llm.learning import of_all_updates
+from rl_llm.loading import load_experiment
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics, read_records
 from rl_llm.sampler import Sampling

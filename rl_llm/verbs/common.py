@@ -32,8 +32,9 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 def load(spec: str, overrides: list[str]) -> tuple[str, Any]:
     """The experiment of a spec with its overrides; what is wrong with either is a usage error."""
-    from rl_llm.config import ExperimentError, OverrideError, load_experiment, override
+    from rl_llm.config import OverrideError, override
     from rl_llm.experiment import Experiment
+    from rl_llm.loading import ExperimentError, load_experiment
 
     try:
         name, experiment = load_experiment(spec, Experiment)

@@ -4,12 +4,12 @@ import argparse
 import sys
 
 from rl_llm.plan.environment import quieten_absent_tpu
-from rl_llm.verbs import evaluate, export, plan, report, train
+from rl_llm.verbs import ablate, evaluate, export, plan, report, train
 from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
 
-VERBS = {"train": train, "evaluate": evaluate, "export": export, "plan": plan, "report": report}
+VERBS = {"train": train, "ablate": ablate, "evaluate": evaluate, "export": export, "plan": plan, "report": report}
 
 EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py                       the main job on two CPU cores, in minutes

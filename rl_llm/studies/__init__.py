@@ -1,1 +1,7 @@
-"""Studies: arms x seeds of training runs, and what they say about hypotheses that were written down before."""
+"""Studies: arms x seeds, each an ordinary run; hypotheses that are written down before, and verdicts on them."""
+
+from rl_llm.studies.hypothesis import Hypothesis
+from rl_llm.studies.metric import AtTokens, Drop, Final, Last, Speed
+from rl_llm.studies.study import Study
+
+__all__ = ["AtTokens", "Drop", "Final", "Hypothesis", "Last", "Speed", "Study"]

@@ -45,7 +45,7 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     """Run an experiment: warm start, reinforcement learning, evaluation before and after, report.
 
     The run folder gets experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with folder:
         try:
-            summary = train(experiment, arguments.seed, meshes, problems, others, folder, STARTED)
+            summary = train(experiment, arguments.seed, meshes, problems, others, folder, started)
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)

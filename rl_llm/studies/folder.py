@@ -1,0 +1,92 @@
+"""The folder of a study: what was registered before the first run, its members' run folders, and what came of it.
+
+study.json      title, hypotheses, arms and their fingerprints, sha256          ledger.jsonl    hash-chained events
+ARM-seedN/      a run folder for each member                                    logs/           what they printed
+starts/         those of the policies that arms begin with                      compiled/       compiled programs
+results.json    every number and verdict                                        report.html, report.md
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_llm.runs.files import json_line, write_atomically
+from rl_llm.runs.folder import SUMMARY
+from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.metrics import read_metrics
+from rl_llm.studies.study import Study
+
+REGISTERED, RESULTS, LEDGER, LOGS, COMPILED = "study.json", "results.json", "ledger.jsonl", "logs", "compiled"
+
+
+class StudyFolderError(Exception):
+    """The folder cannot be used for this study. The message says why, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study: an arm, or a start (`start` is then None), with a seed. `folder` is its run folder."""
+
+    name: str
+    seed: int
+    folder: Path
+    start: Path | None = None
+    of_arm: bool = True
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / SUMMARY).exists()
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it begins with is there."""
+        return self.start is None or (self.start / SUMMARY).exists()
+
+    def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """summary.json and the lines of metrics.jsonl."""
+        return json.loads((self.folder / SUMMARY).read_text()), read_metrics(self.folder)
+
+    def __str__(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+
+def members(study: Study, out: Path, seeds: int) -> list[Member]:
+    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared."""
+    return list(_members(study, out, seeds))
+
+
+def _members(study: Study, out: Path, seeds: int) -> Iterator[Member]:
+    for seed in range(seeds):
+        starts = {name: out / "starts" / f"{name}-seed{seed}" for name in study.starts}
+        for name, folder in starts.items():
+            yield Member(name, seed, folder, of_arm=False)
+        for name, arm in study.arms.items():
+            yield Member(name, seed, out / f"{name}-seed{seed}", starts.get(arm.start or ""))
+
+
+def open_study(out: Path, study: Study, spec: str, scale: str, seeds: int, resume: bool) -> Ledger:
+    """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none).
+
+    Raises StudyFolderError where there is a study and no `resume`, or another study than this.
+    """
+    path, registered = out / REGISTERED, study.registered()
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if not resume:
+            raise StudyFolderError(f"{out} holds a study already: go on with --resume, or choose another --out")
+        if stored["sha256"] != registered["sha256"]:
+            changed = [name for name in registered if stored.get(name) != registered[name] and name != "sha256"]
+            raise StudyFolderError(
+                f"{out} holds another study: {', '.join(changed)} were registered otherwise. A study cannot be changed "
+                "after its first run: choose another --out"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise StudyFolderError(f"{out} is not empty and holds no study: choose another --out")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json_line({"spec": spec, "scale": scale, **registered}))
+    ledger = Ledger(out / LEDGER)
+    ledger.append("registered" if not (out / RESULTS).exists() else "resumed", sha256=registered["sha256"], seeds=seeds)
+    return ledger

@@ -1,0 +1,122 @@
+"""A study is carried out: its members are given to workers, seed by seed, until all have ended or a budget is spent."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.preemption import Preempted, StopSignal
+from rl_llm.runs.progress import Progress
+from rl_llm.studies.folder import COMPILED, LOGS, Member
+from rl_llm.studies.workers import Ended, Job, Workers, open_workers
+
+TIMES = 2  # that a member whose worker was killed is begun
+Cores = Sequence[Sequence[int] | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and how: `train` takes the arguments of `rl-llm train` and gives its exit code, `cores` are
+    those of each worker, `seconds` what may be spent. `prefix` and the name of a member are the spec of its experiment,
+    `overrides` are made to every arm.
+    """
+
+    out: Path
+    prefix: str
+    members: Sequence[Member]
+    train: Callable[[list[str]], int]
+    cores: Cores
+    overrides: Sequence[str] = ()
+    seconds: float | None = None
+
+    def job(self, member: Member) -> Job:
+        """The command that runs a member: the very one that a user could give."""
+        arguments = [f"{self.prefix}{member.name}", "--seed", str(member.seed), "--out", str(member.folder), "--resume"]
+        overrides = [*(self.overrides if member.of_arm else ()), *([f"start={member.start}"] if member.start else [])]
+        arguments += [part for override in overrides for part in ("--set", override)]
+        return Job(self.train, arguments, self.out / LOGS / f"{member.folder.name}.log")
+
+
+@dataclass
+class Outcome:
+    """How it went: members that failed, with why; those that a budget left out."""
+
+    failed: dict[Member, str] = field(default_factory=dict)
+    left_out: list[Member] = field(default_factory=list)
+
+
+def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
+    """Run all members that are not done. What fails is left, with all that begins with it; the rest goes on.
+
+    Raises Preempted after a SIGTERM: what was running has saved its state.
+    """
+    waiting = [member for member in plan.members if not member.done]
+    outcome, begun, took = Outcome(), dict[Member, int](), list[float]()
+    done, spent = len(plan.members) - len(waiting), 0.0
+    with (
+        Progress() as display,
+        StopSignal() as stop,
+        display.phase("members", len(plan.members), done) as phase,
+        open_workers(plan.cores[: max(1, len(waiting))], plan.out / COMPILED) as workers,
+    ):
+        begin = time.monotonic()
+        while (waiting or workers.busy) and not stop.requested:
+            spent = time.monotonic() - begin
+            _give(plan, workers, waiting, begun, outcome, spent, took)
+            for ended in workers.ended():
+                if ended.code < 0 and begun[ended.task] < TIMES:
+                    waiting.insert(0, ended.task)
+                    display.say(f"{ended.task}: its process was killed (signal {-ended.code}); it goes on from there")
+                    continue
+                done += 1
+                took.append(ended.seconds)
+                _note(ended, outcome, ledger, display)
+                phase.update(done, seconds=ended.seconds)
+    if stop.requested:
+        ledger.append("preempted", done=done)
+        raise Preempted(
+            f"stopped by SIGTERM with {done} of {len(plan.members)} members done; what was running is saved"
+        )
+    ledger.append("carried_out", done=sum(member.done for member in plan.members), seconds=spent)
+    return outcome
+
+
+def _give(
+    plan: Plan,
+    workers: Workers[Member],
+    waiting: list[Member],
+    begun: dict[Member, int],
+    outcome: Outcome,
+    spent: float,
+    took: Sequence[float],
+) -> None:
+    """Members to idle workers, the first ones whose start is there. With a budget none that would end beyond it."""
+    broken = {member.folder for member in outcome.failed}
+    for member in [member for member in waiting if member.start in broken]:
+        waiting.remove(member)
+        outcome.failed[member] = f"its start {member.start} failed"
+    if plan.seconds is not None and spent + (mean(took) if took else 0.0) > plan.seconds:
+        outcome.left_out += waiting
+        waiting.clear()
+    for member in [member for member in waiting if member.ready]:
+        if not workers.idle:
+            return
+        waiting.remove(member)
+        begun[member] = begun.get(member, 0) + 1
+        workers.give(member, plan.job(member))
+
+
+def _note(ended: Ended[Member], outcome: Outcome, ledger: Ledger, display: Progress) -> None:
+    """Say and write down how a member ended."""
+    member = ended.task
+    if ended.code == 0 and member.done:
+        summary, _ = member.read()
+        ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
+        after = f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"
+        display.say(f"{member}: {after}, {ended.seconds:.0f} s")
+        return
+    outcome.failed[member] = f"exit code {ended.code}; its last words are in {LOGS}/{member.folder.name}.log"
+    ledger.append("member_failed", name=member.name, seed=member.seed, code=ended.code)
+    display.say(f"{member} failed: {outcome.failed[member]}")

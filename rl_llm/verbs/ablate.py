@@ -1,0 +1,141 @@
+"""`rl-llm ablate`: a study, arms x seeds, and the verdicts on its hypotheses."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rl_llm.verbs import train
+from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
+
+SUMMARY = "run a study: arms x seeds, with verdicts on its hypotheses"
+EXAMPLES = """examples:
+  rl-llm ablate experiments/paper/t3_group_mean_batch_std.py                    five seeds at the scale of a CPU
+  rl-llm ablate experiments/paper/t3_group_mean_batch_std.py --scale smoke      does it run? in a minute or two
+  rl-llm ablate experiments/paper/t3_group_mean_batch_std.py --seeds 8 --resume       after an interruption, or for more
+  rl-llm ablate experiments/recipes.py --budget-tokens 200000 --budget-minutes 60     any module with an ABLATION
+
+Members run seed by seed, so what is there of a study that was cut off can be compared. Every member is an ordinary run
+folder; what failed is named and left out of the comparison, and begun again with --resume.
+
+exit codes: 0 done, 1 some members failed, 2 wrong usage, 143 preempted by SIGTERM (run again with --resume)"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("module", metavar="MODULE", help="a Python file with a STUDY, or an ABLATION")
+    parser.add_argument(
+        "--scale", default="cpu", help="smoke, cpu or paper: one of those that STUDY has (default: cpu)"
+    )
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as the study says)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (default: runs/studies/FILE-SCALE)")
+    parser.add_argument("--resume", action="store_true", help="go on with what is in --out; start there if nothing is")
+    parser.add_argument(
+        "--budget-tokens", type=_positive, metavar="N", help="every arm ends when it has generated N tokens"
+    )
+    parser.add_argument(
+        "--budget-minutes", type=float, metavar="M", help="begin no member that would end later than in M minutes"
+    )
+    parser.add_argument(
+        "--budget-dollars", type=float, metavar="X", help="the same for X dollars, with --dollars-per-hour"
+    )
+    parser.add_argument("--dollars-per-hour", type=float, metavar="P", help="price of this machine")
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        metavar="J",
+        help="members at a time (default: one for each CPU core; 1 on accelerators)",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a study, or what is left of it: arms x seeds, each an ordinary run, paired by seed; then the verdicts.
+
+    The study folder gets study.json (what was registered before the first run), the members' run folders, ledger.jsonl,
+    results.json, report.html and report.md.
+    """
+    from rl_llm.loading import ExperimentError
+    from rl_llm.runs.ledger import LedgerError
+    from rl_llm.runs.preemption import Preempted
+    from rl_llm.studies.folder import StudyFolderError, members, open_study
+    from rl_llm.studies.report import write_results
+    from rl_llm.studies.runner import Plan, carry_out
+    from rl_llm.studies.study import load_study
+
+    seconds = _seconds(arguments)
+    try:
+        study, prefix = load_study(arguments.module, arguments.scale)
+        study = study.with_budget(arguments.budget_tokens) if arguments.budget_tokens else study
+    except (ExperimentError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    out = arguments.out or Path("runs/studies") / f"{Path(arguments.module).stem}-{arguments.scale}"
+    seeds = arguments.seeds or study.seeds
+    cores = _cores(arguments.jobs)
+    try:
+        ledger = open_study(out, study, arguments.module, arguments.scale, seeds, arguments.resume)
+    except (StudyFolderError, LedgerError, OSError) as error:
+        raise UsageError(str(error)) from error
+    overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
+    plan = Plan(out, prefix, members(study, out, seeds), train_member, cores, overrides, seconds)
+    try:
+        outcome = carry_out(plan, ledger)
+    except Preempted as stop:
+        print(f"{stop}; go on with the same command and --resume", file=sys.stderr)
+        return PREEMPTED
+    print(write_results(out, study, plan.members))
+    if outcome.left_out:
+        print(f"{len(outcome.left_out)} members were left to a larger budget: go on with --resume", file=sys.stderr)
+    for member, why in outcome.failed.items():
+        print(f"{member} failed: {why}", file=sys.stderr)
+    return FAILED if outcome.failed else DONE
+
+
+def train_member(arguments: list[str]) -> int:
+    """`rl-llm train` with these arguments, in a process that may have run others before."""
+    parser = argparse.ArgumentParser(prog="rl-llm train")
+    train.add(parser)
+    try:
+        return train.run(parser.parse_args(arguments), time.monotonic())
+    except UsageError as error:
+        print(f"rl-llm train: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except (Exception, KeyboardInterrupt):
+        traceback.print_exc()
+        return FAILED
+
+
+def _seconds(arguments: argparse.Namespace) -> float | None:
+    """What may be spent."""
+    dollars, price = arguments.budget_dollars, arguments.dollars_per_hour
+    if (dollars is None) != (price is None):
+        raise UsageError("--budget-dollars X and --dollars-per-hour P go together: X / P hours may be spent")
+    limits = [60.0 * arguments.budget_minutes] if arguments.budget_minutes is not None else []
+    limits += [3600.0 * dollars / price] if dollars is not None and price > 0 else []
+    if any(limit <= 0 for limit in limits) or (price is not None and price <= 0):
+        raise UsageError("a budget and a price are more than 0")
+    return min(limits, default=None)
+
+
+def _cores(jobs: int | None) -> list[list[int] | None]:
+    """The cores of each worker: on CPU one each, so that they do not wait for each other; an accelerator has one worker
+    with all of them.
+    """
+    from rl_llm.studies.workers import platform
+
+    if platform() != "cpu":
+        if jobs not in (None, 1):
+            raise UsageError(f"--jobs {jobs}: an accelerator belongs to one process at a time; leave it out")
+        return [None]
+    cores: list[Any] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+    if len(cores) == 1 or jobs == 1:
+        return [None] * (jobs or 1)
+    return [[cores[index % len(cores)]] for index in range(jobs or len(cores))]

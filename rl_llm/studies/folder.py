@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl_llm import config
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.folder import SUMMARY
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.study import Study
 
-REGISTERED, RESULTS, LEDGER, LOGS, COMPILED = "study.json", "results.json", "ledger.jsonl", "logs", "compiled"
+REGISTERED, RESULTS, LEDGER = "study.json", "results.json", "ledger.jsonl"
+LOGS, COMPILED, STARTS = "logs", "compiled", "starts"
+DIGITS_OF_STARTS = 8  # of the fingerprint in the name of a start's folder
 
 
 class StudyFolderError(Exception):
@@ -52,14 +55,17 @@ class Member:
         return f"{self.name} seed {self.seed}"
 
 
-def members(study: Study, out: Path, seeds: int) -> list[Member]:
-    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared."""
-    return list(_members(study, out, seeds))
+def members(study: Study, out: Path, seeds: int, starts: Path | None = None) -> list[Member]:
+    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared. `starts` is
+    where the policies are that arms begin with, by default the study's own; studies that share it share these.
+    """
+    return list(_members(study, out, seeds, out / STARTS if starts is None else starts))
 
 
-def _members(study: Study, out: Path, seeds: int) -> Iterator[Member]:
+def _members(study: Study, out: Path, seeds: int, of_starts: Path) -> Iterator[Member]:
+    named = {name: f"{name}-{config.fingerprint(study.experiments[name])[:DIGITS_OF_STARTS]}" for name in study.starts}
     for seed in range(seeds):
-        starts = {name: out / "starts" / f"{name}-seed{seed}" for name in study.starts}
+        starts = {name: of_starts / f"{folder}-seed{seed}" for name, folder in named.items()}
         for name, folder in starts.items():
             yield Member(name, seed, folder, of_arm=False)
         for name, arm in study.arms.items():

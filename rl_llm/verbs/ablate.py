@@ -32,6 +32,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as the study says)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (default: runs/studies/FILE-SCALE)")
+    parser.add_argument(
+        "--starts", type=Path, metavar="DIR", help="where the policies are that arms begin with (default: in --out)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out; start there if nothing is")
     parser.add_argument(
         "--budget-tokens", type=_positive, metavar="N", help="every arm ends when it has generated N tokens"
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (StudyFolderError, LedgerError, OSError) as error:
         raise UsageError(str(error)) from error
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
-    plan = Plan(out, prefix, members(study, out, seeds), train_member, cores, overrides, seconds)
+    plan = Plan(out, prefix, members(study, out, seeds, arguments.starts), train_member, cores, overrides, seconds)
     try:
         outcome = carry_out(plan, ledger)
     except Preempted as stop:

@@ -1,0 +1,82 @@
+"""Controls: what must not make a difference does not, and what must not teach does not.
+
+Rewards {0, 1} and {-1, 1} are the same algorithm under either normalisation (r -> 2r - 1 drops out, exactly so with an
+eps that adds nothing): takeaway 1 of arXiv 2508.08221 compares them. Rewards drawn by a coin teach nothing (2506.10947
+found that they may seem to); with a rate of zero nothing can change; a reward for length makes responses long.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from experiments.paper.scales import at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, Normalize
+from rl_llm.optimizer import AdamW
+from rl_llm.problem import Problem
+from rl_llm.rewards.components import Reward
+from rl_llm.studies import Final, Hypothesis, Study
+
+NOTHING = 1e-30  # an eps that is lost in the sum with any spread
+
+
+@dataclass(frozen=True)
+class Signed:
+    """-1 for a wrong response, 1 for a right one."""
+
+    weight: float = 1.0
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return 2.0 * accuracy - 1.0
+
+
+@dataclass(frozen=True)
+class Coin:
+    """1 or 0 by the digest of problem and response: always the same for the same, and right for no reason."""
+
+    weight: float = 1.0
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return float(hashlib.sha256(f"{problem.id} {response}".encode()).digest()[0] % 2)
+
+
+@dataclass(frozen=True)
+class Length:
+    """Characters of the response, in tens."""
+
+    weight: float = 1.0
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return len(response) / 10.0
+
+
+def study(scale: str) -> Study:
+    lite = base(scale)
+    group = replace(lite, algorithm=replace(LITE_PPO, advantage=Normalize("group", "group", eps=NOTHING)))
+    batch = replace(lite, algorithm=replace(LITE_PPO, advantage=Normalize("batch", "batch", eps=NOTHING)))
+    signed, coin, length = Reward((Signed(),)), Reward((Coin(),)), Reward((Length(),))
+    still = replace(lite, optimizer=AdamW(0.0))
+    longer = Final("response_length_after")
+    return Study(
+        title="Controls: what must make no difference, and what must not teach",
+        starts=starts(scale, ("weak", "small")),
+        arms={
+            "group": group,
+            "group_signed": replace(group, reward=signed),
+            "batch": batch,
+            "batch_signed": replace(batch, reward=signed),
+            "coin": replace(group, reward=coin),
+            "length": replace(group, reward=length),
+            "still": still,
+            "still_coin": replace(still, reward=coin),
+        },
+        hypotheses=(
+            Hypothesis("{-1, 1} is {0, 1} under group norm", "group_signed", "group", Final(), "none", 0.02),
+            Hypothesis("{-1, 1} is {0, 1} under batch norm", "batch_signed", "batch", Final(), "none", 0.02),
+            Hypothesis("At a rate of zero no reward matters", "still_coin", "still", Final(), "none", 0.02),
+            Hypothesis("Rewards by a coin teach less than right ones", "coin", "group", Final(), "less", 0.1),
+            Hypothesis("Rewards by a coin teach nothing", "coin", "still", Final(), "none", 0.05),
+            Hypothesis("A reward for length makes responses longer", "length", "still", longer, "greater", 2.0),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

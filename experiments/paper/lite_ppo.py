@@ -1,0 +1,40 @@
+"""Lite PPO against GRPO and DAPO, and its two parts apart.
+
+Claim (arXiv 2508.08221, section 5): on base models, group mean with batch std and a token-level loss beat GRPO and DAPO,
+which collapse after their peak. The paper did not show the two parts apart. GRPO and DAPO are as in their own papers
+where this one does not say (no KL term; DAPO refills groups that say nothing, which costs tokens of the same budget).
+"""
+
+from dataclasses import replace
+
+from experiments.paper.scales import at_each_scale, base, starts
+from rl_llm.algorithms import DAPO, GRPO, LITE_PPO, TokenMean
+from rl_llm.curriculum import DynamicSampling
+from rl_llm.studies import Drop, Final, Hypothesis, Speed, Study
+
+
+def study(scale: str) -> Study:
+    lite = base(scale)
+    return Study(
+        title="Lite PPO against GRPO and DAPO, and its parts",
+        starts=starts(scale, ("weak", "small")),
+        arms={
+            "lite_ppo": lite,
+            "grpo": replace(lite, algorithm=GRPO),
+            "grpo_token_mean": replace(lite, algorithm=replace(GRPO, aggregate=TokenMean())),
+            "grpo_batch_std": replace(lite, algorithm=replace(GRPO, advantage=LITE_PPO.advantage)),
+            "dapo": replace(lite, algorithm=DAPO, dynamic_sampling=DynamicSampling(max_rollouts=3)),
+        },
+        hypotheses=(
+            Hypothesis("Lite PPO ends above GRPO", "lite_ppo", "grpo", Final(), "greater", 0.02),
+            Hypothesis("Lite PPO ends above DAPO", "lite_ppo", "dapo", Final(), "greater", 0.02),
+            Hypothesis("Lite PPO learns sooner than GRPO", "lite_ppo", "grpo", Speed(), "greater", 0.02),
+            Hypothesis("Lite PPO learns sooner than DAPO", "lite_ppo", "dapo", Speed(), "greater", 0.02),
+            Hypothesis("GRPO loses more of its best", "grpo", "lite_ppo", Drop(), "greater", 0.02),
+            Hypothesis("Token mean alone learns sooner", "grpo_token_mean", "grpo", Speed(), "greater", 0.02),
+            Hypothesis("Batch std alone learns sooner", "grpo_batch_std", "grpo", Speed(), "greater", 0.02),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

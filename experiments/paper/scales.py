@@ -1,0 +1,139 @@
+"""What all studies of the paper are made of: policies to begin with, pools of problems, and one experiment, at three
+scales.
+
+* `smoke`: seconds; everything happens, nothing is learned.
+* `cpu`: the task of the quickstart; a run is half a CPU-minute. The paper's "base" and "aligned" models are a `weak`
+  and a `strong` warm start here, its easy, medium and hard data sums of few, of any and of many terms.
+* `paper`: Qwen3 with the paper's settings (sections 3.1 and A.1 of arXiv 2508.08221), for `rl-llm plan` and TPUs. The
+  folders of weights and the files of problems are given by links or copies of these names in the current folder.
+
+Every run of a study ends at the same number of generated tokens. The rate is constant after a short warm-up, as the
+paper's is (as far as it says); two updates per rollout, since with one no clip could act.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from experiments.quickstart import TASK
+from experiments.quickstart import base as quickstart
+from experiments.qwen3_4b_gsm8k import TOKENIZER
+from experiments.qwen3_4b_gsm8k import paper as qwen3
+from rl_llm.experiment import Checkpointing, Evaluation, Experiment
+from rl_llm.model.families import QWEN3_8B
+from rl_llm.optimizer import AdamW
+from rl_llm.problem import Problem, Split
+from rl_llm.studies import Study
+from rl_llm.tasks.datasets import JsonlProblems
+from rl_llm.tasks.modular_sum import Demonstrations, ModularSum
+
+SIZES = ("small", "large")
+POLICIES = ("weak", "strong")
+POOLS = ("easy", "medium", "hard")
+TERMS = {"easy": (2, 4), "medium": (2, 8), "hard": (6, 8)}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Trained on problems of one task, tested on those of another: what is learned on a narrow pool, and is it more
+    than that?
+    """
+
+    train: ModularSum
+    test: ModularSum
+
+    name: ClassVar[str] = "pool"
+    thinking_prefix: ClassVar[str] = ModularSum.thinking_prefix
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """Those of `train` for training, of `test` else: the splits of both are disjoint, as a hash makes them."""
+        return (self.train if split == "train" else self.test).problems(split, count, seed)
+
+    def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
+        return self.train.demonstrate(problem, generator)
+
+    def verify(self, problem: Problem, response: str) -> float:
+        return self.test.verify(problem, response)
+
+
+def pool(name: str) -> ModularSum | Pool:
+    """The problems that are trained on; tests are on sums of any length."""
+    if name == "medium":
+        return TASK
+    low, high = TERMS[name]
+    return Pool(replace(TASK, min_terms=low, max_terms=high), TASK)
+
+
+# A strong policy has seen twice the demonstrations, most of which write their steps.
+STRONG = replace(TASK, demonstrations=Demonstrations(direct=0.25, two_per_step=0.10, one_per_step=0.65, slip=0.05))
+LARGE = replace(quickstart.model, width=160, heads=5, kv_heads=5, feed_forward=448)
+
+_CPU = replace(
+    quickstart,
+    warm_start=None,
+    start="weak",
+    optimizer=AdamW(5e-4, warmup_updates=4),
+    steps=60,
+    prompts_per_step=32,
+    micro_batches=4,
+    token_budget=120_000,
+    evaluation=Evaluation(problems=128, every=3),
+)
+_PAPER = replace(qwen3, start="qwen3-4b-base", token_budget=500 * 1024 * 4096)
+_SMOKE = replace(
+    _CPU,
+    model=replace(quickstart.model, width=16, layers=1, heads=2, kv_heads=1, head_width=8, feed_forward=32),
+    steps=3,
+    prompts_per_step=16,
+    micro_batches=1,
+    responses_per_prompt=4,
+    token_budget=4_000,
+    train_problems=64,
+    evaluation=Evaluation(problems=8, every=1),
+    checkpointing=Checkpointing(every=2),
+)
+
+
+def base(scale: str, policy: str = "weak", data: str = "medium", size: str = "small") -> Experiment:
+    """Lite PPO on a policy (`start` is its name), a pool of problems and a size of model."""
+    if scale == "paper":
+        return _paper(policy, data, size)
+    experiment = replace(_SMOKE if scale == "smoke" else _CPU, start=start_name(policy, size), task=pool(data))
+    large = replace(experiment.model, width=24, heads=3, kv_heads=3) if scale == "smoke" else LARGE
+    return replace(experiment, model=large) if size == "large" else experiment
+
+
+def starts(scale: str, *names: tuple[str, str]) -> dict[str, Experiment]:
+    """The policies (POLICY, SIZE) that arms begin with; none at the scale of the paper, where they are published."""
+    return {} if scale == "paper" else {start_name(*name): start(scale, *name) for name in names}
+
+
+def start(scale: str, policy: str = "weak", size: str = "small") -> Experiment:
+    """An experiment whose warm start makes a policy."""
+    warm_start = quickstart.warm_start
+    assert warm_start is not None
+    if policy == "strong":
+        warm_start = replace(warm_start, steps=1600)
+    if scale == "smoke":
+        warm_start = replace(warm_start, steps=60, optimizer=replace(warm_start.optimizer, warmup_updates=5), gate=None)
+    task = STRONG if policy == "strong" else TASK
+    return replace(base(scale, policy, size=size), start=None, warm_start=warm_start, task=task)
+
+
+def start_name(policy: str, size: str) -> str:
+    """The name of a policy among the starts."""
+    return policy if size == "small" else f"{policy}-{size}"
+
+
+def _paper(policy: str, data: str, size: str) -> Experiment:
+    folder = f"qwen3-{'4b' if size == 'small' else '8b'}{'-base' if policy == 'weak' else ''}"
+    model = qwen3.model if size == "small" else replace(QWEN3_8B, remat="layers")
+    tokenizer = replace(TOKENIZER, folder=folder)
+    return replace(_PAPER, start=folder, model=model, tokenizer=tokenizer, task=JsonlProblems(f"{data}.jsonl"))
+
+
+def at_each_scale(make: Callable[[str], Study]) -> dict[str, Study]:
+    """{scale: make(scale)}: the STUDY of a module."""
+    return {scale: make(scale) for scale in ("smoke", "cpu", "paper")}

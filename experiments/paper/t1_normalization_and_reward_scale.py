@@ -1,0 +1,62 @@
+"""T1: normalisation by group and by batch, under rewards of several scales.
+
+Claim (arXiv 2508.08221, contribution 1; its section stands in the first version only): group-level normalisation works
+under every reward, batch-level normalisation gets more stable with a larger scale of the rewards. Both divide the scale
+out, so what is left to differ is `eps`, and rewards that are not binary: half a point for a response that writes its
+steps is such a one.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.paper.scales import at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, Normalize
+from rl_llm.problem import Problem
+from rl_llm.rewards.components import Accuracy, Reward
+from rl_llm.studies import Drop, Final, Hypothesis, Study
+
+
+@dataclass(frozen=True)
+class WritesSteps:
+    """1 for a response that begins by thinking in writing."""
+
+    weight: float = 0.5
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return float(response.startswith("<think>"))
+
+
+NORMS = {
+    "raw": Normalize("none", "none"),
+    "group": Normalize("group", "group"),
+    "batch": Normalize("batch", "batch"),
+}
+REWARDS = {
+    "binary": Reward(),
+    "tenfold": Reward((Accuracy(10.0),)),
+    "graded": Reward((Accuracy(), WritesSteps())),
+}
+
+
+def study(scale: str) -> Study:
+    lite = base(scale)
+    arms = {
+        f"{norm}_{name}": replace(lite, algorithm=replace(LITE_PPO, advantage=value), reward=reward)
+        for norm, value in NORMS.items()
+        for name, reward in REWARDS.items()
+    }
+    return Study(
+        title="T1: group and batch normalisation under several rewards",
+        starts=starts(scale, ("weak", "small")),
+        arms=arms,
+        hypotheses=(
+            Hypothesis("Group norm beats none", "group_binary", "raw_binary", Final(), "greater", 0.02),
+            Hypothesis("Batch norm falls behind group norm", "batch_binary", "group_binary", Final(), "less", 0.02),
+            Hypothesis("A tenfold reward helps batch norm", "batch_tenfold", "batch_binary", Final(), "greater", 0.02),
+            Hypothesis("A tenfold reward steadies batch norm", "batch_tenfold", "batch_binary", Drop(), "less", 0.02),
+            Hypothesis("A tenfold reward leaves group norm", "group_tenfold", "group_binary", Final(), "none", 0.02),
+            Hypothesis("A graded reward helps group norm", "group_graded", "group_binary", Final(), "greater", 0.02),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

@@ -1,0 +1,34 @@
+"""T3: a group's mean with the batch's standard deviation.
+
+Claim (arXiv 2508.08221, section 4.1.2): "group mean + batch std" is more robust than "group mean + group std". One run
+for each arm was shown, without a table.
+"""
+
+from dataclasses import replace
+
+from experiments.paper.scales import at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, Normalize
+from rl_llm.studies import Drop, Final, Hypothesis, Speed, Study
+
+
+def study(scale: str) -> Study:
+    lite = base(scale)
+    stds = {
+        "batch_std": Normalize("group", "batch"),
+        "batch_std_centred": Normalize("group", "batch", std_of="centred"),
+        "group_std": Normalize("group", "group"),
+        "no_std": Normalize("group", "none"),
+    }
+    return Study(
+        title="T3: group mean with batch std against group std",
+        starts=starts(scale, ("weak", "small")),
+        arms={name: replace(lite, algorithm=replace(LITE_PPO, advantage=value)) for name, value in stds.items()},
+        hypotheses=(
+            Hypothesis("Batch std ends higher than group std", "batch_std", "group_std", Final(), "greater", 0.02),
+            Hypothesis("Batch std learns sooner than group std", "batch_std", "group_std", Speed(), "greater", 0.02),
+            Hypothesis("Batch std loses less of its best", "batch_std", "group_std", Drop(), "less", 0.02),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

@@ -1,0 +1,51 @@
+"""T4: a higher upper clip bound for weak and for strong policies.
+
+Claim (arXiv 2508.08221, section 4.2.1): an upper bound of 0.28 in the place of 0.20 helps models that reason well
+already (their entropy falls more slowly), and does little for base models, whose clip rate is about 0.003. Four
+updates per rollout here: a bound acts from the second one on, and how often is a metric of every run.
+"""
+
+from dataclasses import replace
+
+from experiments.paper.scales import POLICIES, at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, Clip
+from rl_llm.experiment import Experiment
+from rl_llm.studies import Final, Hypothesis, Last, Study
+
+UPDATES = (4, 8)
+HIGH = (0.20, 0.28)
+
+
+def arm(scale: str, policy: str, size: str, updates: int, high: float) -> Experiment:
+    """Lite PPO with an upper bound and so many updates per rollout."""
+    experiment = replace(base(scale, policy, size=size), updates_per_rollout=updates)
+    micro_batches = 1 if scale == "smoke" else experiment.micro_batches // (1 if scale == "paper" else 4)
+    algorithm = replace(LITE_PPO, objective=Clip(0.2, high))
+    return replace(experiment, algorithm=algorithm, micro_batches=micro_batches)
+
+
+def study(scale: str) -> Study:
+    arms = {
+        f"{policy}_{updates}_updates_{high:.2f}": arm(scale, policy, "small", updates, high)
+        for policy in POLICIES
+        for updates in UPDATES
+        for high in HIGH
+    }
+    entropy, clipped = Last("policy/entropy"), Last("policy/clip_high", 1.0)
+    weak, strong = (tuple(f"{policy}_4_updates_{high:.2f}" for high in HIGH) for policy in POLICIES)
+    more = tuple(f"strong_8_updates_{high:.2f}" for high in HIGH)
+    return Study(
+        title="T4: clip-higher for weak and strong policies",
+        starts=starts(scale, *((policy, "small") for policy in POLICIES)),
+        arms=arms,
+        hypotheses=(
+            Hypothesis("Strong: 0.28 ends higher", strong[1], strong[0], Final(), "greater", 0.02),
+            Hypothesis("Strong: 0.28 keeps more entropy", strong[1], strong[0], entropy, "greater", 0.01),
+            Hypothesis("Strong, 8 updates: 0.28 ends higher", more[1], more[0], Final(), "greater", 0.02),
+            Hypothesis("Strong, 8 updates: 0.28 clips fewer tokens", more[1], more[0], clipped, "less", 0.001),
+            Hypothesis("Weak: 0.28 makes no difference", weak[1], weak[0], Final(), "none", 0.02),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

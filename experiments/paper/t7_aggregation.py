@@ -1,0 +1,44 @@
+"""T7: the mean over tokens or over responses, for weak and for strong policies.
+
+Claim (arXiv 2508.08221, section 4.3.1): a token-level loss is better for base models, a sequence-level loss for aligned
+ones. The rival explanation (2605.04077): what decides is how much lengths vary and how far right and wrong responses
+lie apart in length. So there are policies of both strengths on short and on any sums: on the short ones all lengths are
+much alike. Lengths of right and wrong responses are metrics of every run.
+"""
+
+from dataclasses import replace
+
+from experiments.paper.scales import POLICIES, at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, SequenceMean, TokenMean
+from rl_llm.studies import Final, Hypothesis, Speed, Study
+
+DATA = ("easy", "medium")
+AGGREGATES = {"token": TokenMean(), "sequence": SequenceMean()}
+
+
+def study(scale: str) -> Study:
+    arms = {
+        f"{policy}_{data}_{name}": replace(base(scale, policy, data), algorithm=replace(LITE_PPO, aggregate=aggregate))
+        for policy in POLICIES
+        for data in DATA
+        for name, aggregate in AGGREGATES.items()
+    }
+
+    def pair(policy: str, data: str = "medium") -> tuple[str, str]:
+        return f"{policy}_{data}_token", f"{policy}_{data}_sequence"
+
+    return Study(
+        title="T7: token mean against sequence mean",
+        starts=starts(scale, *((policy, "small") for policy in POLICIES)),
+        arms=arms,
+        hypotheses=(
+            Hypothesis("Weak: token mean learns sooner", *pair("weak"), Speed(), "greater", 0.02),
+            Hypothesis("Weak: token mean ends higher", *pair("weak"), Final(), "greater", 0.02),
+            Hypothesis("Strong: token mean ends lower", *pair("strong"), Final(), "less", 0.02),
+            Hypothesis("Weak, lengths alike: no difference", *pair("weak", "easy"), Speed(), "none", 0.02),
+            Hypothesis("Strong, lengths alike: no difference", *pair("strong", "easy"), Speed(), "none", 0.02),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

@@ -1,0 +1,41 @@
+"""T8: responses that were cut off are left out of the loss, under a tight and a wide cap on their length.
+
+Claim (arXiv 2508.08221, section 4.4.1): with a tight cap, overlong filtering helps and shortens responses, since what is
+cut off was on a good way; with a wide one it does little, since what is cut off does not end at all. The longest sums
+take some 36 tokens here when every step is written: a cap of 28 cuts good responses off, one of 64 only those that
+do not end.
+"""
+
+from dataclasses import replace
+
+from experiments.paper.scales import at_each_scale, base, starts
+from rl_llm.algorithms import LITE_PPO, Overlong
+from rl_llm.studies import Final, Hypothesis, Last, Study
+
+CAPS = {"smoke": (12, 24), "cpu": (28, 64), "paper": (8192, 20_480)}
+
+
+def study(scale: str) -> Study:
+    lite = base(scale)
+    tight, wide = (replace(lite, sampling=replace(lite.sampling, max_tokens=cap)) for cap in CAPS[scale])
+    filtering = replace(LITE_PPO, filters=(Overlong(),))
+    cut = Last("response/truncated")
+    return Study(
+        title="T8: overlong filtering under a tight and a wide cap",
+        starts=starts(scale, ("weak", "small")),
+        arms={
+            "tight": tight,
+            "tight_filtered": replace(tight, algorithm=filtering),
+            "wide": wide,
+            "wide_filtered": replace(wide, algorithm=filtering),
+        },
+        hypotheses=(
+            Hypothesis("Tight: filtering ends higher", "tight_filtered", "tight", Final(), "greater", 0.02),
+            Hypothesis("Tight: filtering leaves more cut off", "tight_filtered", "tight", cut, "greater", 0.01),
+            Hypothesis("Wide: filtering makes no difference", "wide_filtered", "wide", Final(), "none", 0.02),
+            Hypothesis("Wide: filtered, it ends as often", "wide_filtered", "wide", cut, "none", 0.01),
+        ),
+    )
+
+
+STUDY = at_each_scale(study)

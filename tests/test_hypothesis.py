@@ -252,5 +252,5 @@ def test_a_study_without_hypotheses_has_no_verdicts():
 
 
 def test_the_statistics_do_not_take_jax():
-    program = "import sys, rl_llm.studies.hypothesis; sys.exit('jax' in sys.modules)"
+    program = "import sys, rl_llm.studies.hypothesis, rl_llm.studies.fits; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rl_llm import hosts
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
+from rl_llm.numbers import PROGRAMS
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
 from rl_llm.sampler import Sampler, Sampling, SamplingValues, compile_sampler
@@ -176,14 +178,17 @@ def compile_policy(model: ModelConfig, experiment: Experiment, meshes: Meshes) -
     mesh, batches = meshes.sampler, experiment.sampling_batches
     sample = compile_sampler(model, mesh, experiment.responses_per_prompt, experiment.sampling.max_tokens)
 
-    def join(*parts: Rollout) -> Rollout:
-        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
-
-    joined = jax.jit(join, out_shardings=over_batch(mesh))
-
     def in_batches(params: dict, prompts: Prompts, key: jax.Array, values: SamplingValues) -> Rollout:
         parts = [jax.tree.map(lambda rows, i=i: np.split(rows, batches)[i], prompts) for i in range(batches)]
         rollouts = [sample(params, put_on_batch(mesh, part), key, values) for part in parts]
-        return rollouts[0] if batches == 1 else joined(*rollouts)
+        return rollouts[0] if batches == 1 else _compile_join(mesh)(*rollouts)
 
     return in_batches, weight_shardings(mesh, weight_table(model))
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_join(mesh: Mesh) -> Callable[..., Rollout]:
+    def join(*parts: Rollout) -> Rollout:
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+
+    return jax.jit(join, out_shardings=over_batch(mesh))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
+from rl_llm.critic import Critic
 from rl_llm.experiment import Experiment
 from rl_llm.gradient import in_parts
-from rl_llm.likelihood import compile_logps, compile_logps_at, compile_over_rows, likeliest, response_hidden
+from rl_llm.likelihood import compile_likeliest, compile_logps, compile_logps_at, response_hidden
 from rl_llm.mesh import on_devices, put_on_batch
-from rl_llm.model import weight_table
+from rl_llm.model import ModelConfig, weight_table
+from rl_llm.numbers import PROGRAMS, Numbers
 from rl_llm.recorded import Others
 from rl_llm.state import policy_of
 from rl_llm.types import Experience, Rollout, TrainState
@@ -109,12 +111,7 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
     if others.teacher is not None:
         teacher_logps = compile_logps(model, mesh, parts)
     if source is not None and source.top_tokens:
-        k = source.top_tokens
-
-        def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return likeliest(model, params, rollout.prompts, rollout.tokens, temperature, k)
-
-        teacher_likeliest = compile_over_rows(at_each_place, model, mesh, parts)
+        teacher_likeliest = compile_likeliest(model, mesh, source.top_tokens, parts)
     return Fields(
         frozenset(names),
         experiment,
@@ -134,9 +131,15 @@ def compile_values(
     """(params, the critic's params, rollout) -> V f32[B, T] of an experiment's critic, 0 at padding; jitted, in `parts`
     of the prompts one after the other. Only a shared critic reads the policy's parameters.
     """
-    config, critic = experiment.model, experiment.critic
+    after = getattr(experiment.algorithm.value_loss, "after_token", False)
+    critic = Numbers.of(experiment.critic).structure
+    compiled = _compile_values(experiment.model, critic, after, mesh, parts)
     shared = critic is not None and critic.shared
+    return lambda params, critic_params, rollout: compiled(params if shared else None, critic_params, rollout)
 
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_values(config: ModelConfig, critic: Critic | None, after: bool, mesh: Mesh, parts: int) -> Any:
     def values(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
         groups = rollout.prompts.lengths.shape[0]
         return in_parts(partial(of_part, params, critic_params), rollout, groups, parts)
@@ -144,15 +147,9 @@ def compile_values(
     def of_part(params: dict | None, critic_params: dict, rollout: Rollout) -> jax.Array:
         assert critic is not None
         hidden = response_hidden(config, params, rollout.prompts, rollout.tokens) if params is not None else None
-        after = getattr(experiment.algorithm.value_loss, "after_token", False)
         return critic.values(config, critic_params, rollout.prompts, rollout.tokens, hidden, after) * rollout.mask
 
     weights, rows = partial(meshes.weight_shardings, mesh), meshes.over_batch(mesh)
     own = weights(critic.table(config)) if critic else None
-    compiled = meshes.compile(
-        values,
-        mesh,
-        in_shardings=(weights(weight_table(config)) if shared else None, own, rows),
-        out_shardings=rows,
-    )
-    return lambda params, critic_params, rollout: compiled(params if shared else None, critic_params, rollout)
+    policy = weights(weight_table(config)) if critic is not None and critic.shared else None
+    return meshes.compile(values, mesh, in_shardings=(policy, own, rows), out_shardings=rows)

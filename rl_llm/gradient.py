@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rl_llm.optimizer import Optimizer
 from rl_llm.types import Mean, Metrics, Sum, merge_metrics
 
 Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
@@ -62,7 +63,7 @@ def _cut(rows: Any, N: int, parts: int) -> Any:
 
 
 def apply_gradient(
-    optimizer: optax.GradientTransformation, params: dict, opt_state: Any, gradient: dict, name: str = "update"
+    optimizer: Optimizer, params: dict, opt_state: Any, gradient: dict, name: str = "update"
 ) -> tuple[dict, Any, Metrics]:
     """One optimizer update. A gradient that is not finite changes nothing and is counted in `name`/skipped."""
     updates, after = optimizer.update(gradient, opt_state, params)

@@ -5,14 +5,13 @@ depend on how its rows are cut into micro-batches, ordered or spread over device
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
@@ -31,7 +30,9 @@ from rl_llm.critic import Critic
 from rl_llm.gradient import apply_gradient, loss_and_gradient, split
 from rl_llm.likelihood import expert_load, predict, read_responses, response_hidden
 from rl_llm.model import ModelConfig, joined
-from rl_llm.state import NOTHING, Carried, compile_update
+from rl_llm.numbers import PROGRAMS, Numbers
+from rl_llm.optimizer import Optimizer
+from rl_llm.state import NOTHING, Carried, Update, compile_update
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
 # Maximum likelihood is the policy gradient with advantage 1: demonstrations are learned by the same updates.
@@ -98,13 +99,19 @@ def make_batch(
 def compile_make_batch(
     algorithm: Algorithm, mesh: Mesh, replayed: bool = False
 ) -> Callable[..., tuple[Batch, Moments | None]]:
-    """`make_batch` jitted for a mesh: rows stay where the sampler left them."""
+    """`make_batch` jitted for a mesh: rows stay where the sampler left them. One program for all numbers."""
+    numbers = Numbers.of(algorithm)
+    return partial(_compile_make_batch(numbers.structure, mesh, replayed), numbers)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_make_batch(structure: Algorithm, mesh: Mesh, replayed: bool) -> Any:
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return jax.jit(
-        partial(make_batch, algorithm, replayed=replayed),
-        in_shardings=(rows, rows, rows, same, same),
-        out_shardings=(rows, same),
-    )
+
+    def batch(numbers: Numbers[Algorithm], *arguments: Any) -> tuple[Batch, Moments | None]:
+        return make_batch(numbers.value, *arguments, replayed=replayed)
+
+    return jax.jit(batch, in_shardings=(same, rows, rows, rows, same, same), out_shardings=(rows, same))
 
 
 def policy_loss(
@@ -174,15 +181,17 @@ def joint_loss(
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything static about an update: the policy's shape and algorithm, the optimizers, how a batch is cut."""
+    """Everything about an update but its state: the policy's shape and algorithm, the optimizers, how a batch is cut.
+    All is static but the numbers of algorithm, optimizers and critic.
+    """
 
-    config: ModelConfig
+    config: ModelConfig = field(metadata={"static": True})
     algorithm: Algorithm
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     updates_per_rollout: int = 1
     micro_batches: int = 1
     critic: Critic | None = None
-    critic_optimizer: optax.GradientTransformation | None = None
+    critic_optimizer: Optimizer | None = None
 
     def share(self, batch: Batch, update: jax.Array) -> Batch:
         """What the `update`-th of the updates on a batch sees: its share of the prompts.
@@ -255,17 +264,31 @@ class Learner:
         return CriticState(params, opt_state), metrics
 
 
-def compile_train_step(
-    learner: Learner, mesh: Mesh, carried: Carried = NOTHING
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`Learner.train_step` jitted for a mesh."""
+def compile_train_step(learner: Learner, mesh: Mesh, carried: Carried = NOTHING) -> Update:
+    """`Learner.train_step` jitted for a mesh. Learners that differ in numbers share a program."""
+    numbers = Numbers.of(learner)
+    return Update(_compile_train_step(numbers.structure, mesh, Numbers.of(carried).structure), numbers)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_train_step(learner: Learner, mesh: Mesh, carried: Carried) -> Any:
+    def train_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
+        return numbers.value.train_step(*arguments)
+
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(
-        learner.train_step, learner.config, learner.optimizer, mesh, carried, (rows, same, same, rows)
-    )
+    return compile_update(train_step, learner.config, learner.optimizer, mesh, carried, (rows, same, same, rows))
 
 
-def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Callable[..., tuple[TrainState, Metrics]]:
+def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Update:
     """`Learner.critic_step` likewise."""
+    numbers = Numbers.of(learner)
+    return Update(_compile_critic_step(numbers.structure, mesh, Numbers.of(carried).structure), numbers)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Any:
+    def critic_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
+        return numbers.value.critic_step(*arguments)
+
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(learner.critic_step, learner.config, learner.optimizer, mesh, carried, (rows, same))
+    return compile_update(critic_step, learner.config, learner.optimizer, mesh, carried, (rows, same))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import jax
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rl_llm.algorithms import Reference
+from rl_llm.algorithms import Algorithm, Reference
 from rl_llm.experiment import Experiment
 from rl_llm.fields import Fields, fields_for
 from rl_llm.learner import Learner, compile_critic_step, compile_make_batch, compile_train_step
 from rl_llm.mesh import on_devices, on_host, put_on_batch
 from rl_llm.noise import Purpose, generator
+from rl_llm.numbers import PROGRAMS, Numbers
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
 from rl_llm.saved import carried
@@ -133,8 +134,22 @@ def compile_learning(
         compile_make_batch(experiment.algorithm, mesh, replayed=True),
         compile_train_step(learner, mesh, in_update),
         compile_critic_step(learner, mesh, in_update),
-        jax.jit(experiment.algorithm.adapted),
+        compile_adapted(experiment.algorithm),
     )
+
+
+def compile_adapted(algorithm: Algorithm) -> Callable[..., dict[str, jax.Array]]:
+    """`Algorithm.adapted` jitted: one program for all numbers."""
+    numbers = Numbers.of(algorithm)
+    return partial(_compile_adapted(numbers.structure), numbers)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_adapted(structure: Algorithm) -> Any:
+    def adapted(numbers: Numbers[Algorithm], *arguments: Any) -> dict[str, jax.Array]:
+        return numbers.value.adapted(*arguments)
+
+    return jax.jit(adapted)
 
 
 def of_sampler(state: TrainState) -> dict:

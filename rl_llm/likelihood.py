@@ -1,6 +1,7 @@
 """How likely given responses are: hidden states, log-probabilities and entropies of tokens that were sampled before."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.gradient import in_parts
 from rl_llm.model import ModelConfig, extend, gathered_head, platform, prefill, unembed, weight_table
+from rl_llm.numbers import PROGRAMS
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
 # Response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]. For accelerators at least as many,
@@ -141,6 +143,7 @@ def likeliest(
     return ids, logps
 
 
+@lru_cache(maxsize=PROGRAMS)
 def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
     """(params, rollout, temperature) -> the log-probability f32[B, T] of every sampled token under other parameters, 0
     at padding; jitted for a mesh.
@@ -152,6 +155,7 @@ def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable[[
     return compile_over_rows(logps, config, mesh, parts)
 
 
+@lru_cache(maxsize=PROGRAMS)
 def compile_logps_at(
     config: ModelConfig, mesh: Mesh, parts: int = 1
 ) -> Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]:
@@ -165,6 +169,20 @@ def compile_logps_at(
         return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
 
     return compile_over_rows(logps_at, config, mesh, parts)
+
+
+@lru_cache(maxsize=PROGRAMS)
+def compile_likeliest(
+    config: ModelConfig, mesh: Mesh, k: int, parts: int = 1
+) -> Callable[[dict, Rollout, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(params, rollout, temperature) -> the `k` likeliest tokens at each place, and their log-probabilities; jitted for
+    a mesh.
+    """
+
+    def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return likeliest(config, params, rollout.prompts, rollout.tokens, temperature, k)
+
+    return compile_over_rows(at_each_place, config, mesh, parts)
 
 
 def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable:

@@ -75,16 +75,41 @@ class AdamW:
         warmup = optax.linear_schedule(step, peak, max(self.warmup_updates - 1, 1))
         return optax.join_schedules([warmup, after], [self.warmup_updates])
 
-    def build(self, updates: int) -> optax.GradientTransformation:
+    def build(self, updates: int) -> "Optimizer":
+        """The optimizer of a run of `updates` updates."""
+        return Optimizer(self, updates)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An `AdamW` over a number of updates: a value with the functions of an optax transformation, whose chain is made
+    where they are called, of numbers that may be traced. The shapes of its state do not depend on them.
+    """
+
+    settings: AdamW
+    updates: int
+
+    def chain(self) -> optax.GradientTransformation:
         """The optax transformation; an update that is not finite is skipped and counted in its state."""
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
+        settings = self.settings
+        adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps)
         adamw = optax.chain(
-            adam if self.moments_dtype == "float32" else kept_in_bfloat16(adam),
-            optax.add_decayed_weights(self.weight_decay),
-            optax.scale_by_learning_rate(self.rate(updates)),
+            adam if settings.moments_dtype == "float32" else kept_in_bfloat16(adam),
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.scale_by_learning_rate(settings.rate(self.updates)),
         )
-        chain = optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adamw)
+        chain = optax.chain(optax.clip_by_global_norm(settings.max_gradient_norm), adamw)
         return optax.apply_if_finite(chain, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+    def init(self, params: optax.Params) -> Any:
+        """The state before the first update."""
+        return self.chain().init(params)
+
+    def update(
+        self, gradient: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Any]:
+        """What to add to the parameters, and the state after it."""
+        return self.chain().update(gradient, state, params)
 
 
 def kept_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -5,13 +5,14 @@ learned is the same: `model.packed` reads each conversation as if it were alone.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from rl_llm import mesh as meshes
@@ -19,8 +20,10 @@ from rl_llm.gradient import apply_gradient, loss_and_gradient
 from rl_llm.likelihood import expert_load, predict
 from rl_llm.model import ModelConfig, joined, packed
 from rl_llm.noise import Purpose, generator
+from rl_llm.numbers import PROGRAMS, Numbers
+from rl_llm.optimizer import Optimizer
 from rl_llm.problem import Problem
-from rl_llm.state import NOTHING, compile_update
+from rl_llm.state import NOTHING, Update, compile_update
 from rl_llm.types import Mean, Metrics, Packed, TrainState, masked_mean
 
 
@@ -79,18 +82,23 @@ def packed_loss(config: ModelConfig, params: dict, batch: Packed) -> tuple[jax.A
     return -jnp.sum(weight * logp), jax.lax.stop_gradient(metrics)
 
 
-def compile_packed_step(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, micro_batches: int = 1
-) -> Callable[[TrainState, Packed], tuple[TrainState, Metrics]]:
-    """One update on a batch of rows, jitted for a mesh."""
+def compile_packed_step(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, micro_batches: int = 1) -> Update:
+    """One update on a batch of rows, jitted for a mesh: one program for all numbers of the optimizer."""
+    numbers = Numbers.of(optimizer)
+    return Update(_compile_packed_step(config, numbers.structure, mesh, micro_batches), numbers)
 
-    def step(state: TrainState, batch: Packed, frozen: dict | None = None) -> tuple[TrainState, Metrics]:
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_packed_step(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, micro_batches: int) -> Any:
+    def packed_step(
+        numbers: Numbers[Optimizer], state: TrainState, batch: Packed, frozen: dict | None = None
+    ) -> tuple[TrainState, Metrics]:
         def loss(trained: dict, part: Packed) -> tuple[jax.Array, Metrics]:
             return packed_loss(config, joined(trained, frozen), part)
 
         value, metrics, gradient = loss_and_gradient(loss, state.params, batch, micro_batches)
-        params, opt_state, more = apply_gradient(optimizer, state.params, state.opt_state, gradient)
+        params, opt_state, more = apply_gradient(numbers.value, state.params, state.opt_state, gradient)
         metrics |= more | {"loss": Mean(value, jnp.float32(1.0))}
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return compile_update(step, config, optimizer, mesh, NOTHING, (meshes.over_batch(mesh),))
+    return compile_update(packed_step, config, optimizer, mesh, NOTHING, (meshes.over_batch(mesh),))

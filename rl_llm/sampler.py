@@ -7,7 +7,7 @@ problem, sample index, position) only, so its tokens do not depend on the batch 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from rl_llm.model import (
     unembed,
     weight_table,
 )
+from rl_llm.numbers import PROGRAMS
 from rl_llm.types import Prompts, Rollout
 
 STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
@@ -238,6 +239,7 @@ def _logp_of(token: jax.Array, logits: jax.Array) -> jax.Array:
 Sampler = Callable[[dict, Prompts, jax.Array, SamplingValues], Rollout]
 
 
+@lru_cache(maxsize=PROGRAMS)
 def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, max_tokens: int) -> Sampler:
     """`generate` jitted for a mesh: weights sharded by their table, prompts and rows over the data-parallel axes."""
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)

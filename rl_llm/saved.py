@@ -47,7 +47,7 @@ def carried(experiment: Experiment) -> Carried:
     algorithm, critic, replay = experiment.algorithm, experiment.critic, experiment.replay
     return Carried(
         critic=critic,
-        critic_optimizer=critic and critic.optimizer.build(experiment.rollout_updates(experiment.steps)),
+        critic_optimizer=critic.optimizer.build(experiment.rollout_updates(experiment.steps)) if critic else None,
         reference=experiment.reference is not None,
         offload=experiment.reference is not None and experiment.reference.offload,
         past=experiment.staleness,

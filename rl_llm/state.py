@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from rl_llm import mesh as meshes
 from rl_llm.algorithms import no_moments
 from rl_llm.critic import Critic
 from rl_llm.model import ModelConfig, init, joined, separated, trained_and_frozen, weight_table
+from rl_llm.numbers import PROGRAMS, Numbers
+from rl_llm.optimizer import Optimizer
 from rl_llm.types import CriticState, Experience, Metrics, TrainState
 
 
@@ -24,7 +27,7 @@ class Carried:
     """
 
     critic: Critic | None = None
-    critic_optimizer: optax.GradientTransformation | None = None
+    critic_optimizer: Optimizer | None = None
     reference: bool = False
     offload: bool = False
     past: int = 0
@@ -39,7 +42,7 @@ NOTHING = Carried()
 
 def init_state(
     config: ModelConfig,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     params_or_key: Any,
     carried: Carried = NOTHING,
@@ -47,6 +50,29 @@ def init_state(
     """A state of step 0 on the mesh, from parameters or from the key to draw them with. The reference and the past
     parameters are those of these that are trained, and there is nothing to replay. What is not trained is not copied.
     """
+    structures = Numbers.of((optimizer, replace(carried, experience=None))).structure
+    leaves, tree = jax.tree.flatten(carried.experience)
+    drawn = not isinstance(params_or_key, dict)
+    build, shardings = _compile_init(config, mesh, *structures, tuple(leaves), tree, drawn)
+    coefficients = dict(carried.coefficients)
+    if drawn:
+        state: TrainState = build(params_or_key, coefficients)
+    else:
+        given = trained_and_frozen(config, params_or_key)
+        state = replace(build(given, coefficients), frozen=jax.device_put(given[1], shardings.frozen))
+    if carried.offload:
+        state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
+    return state
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _compile_init(
+    config: ModelConfig, mesh: Mesh, optimizer: Optimizer, carried: Carried, leaves: tuple, tree: Any, drawn: bool
+) -> tuple[Callable[[Any, dict[str, float]], TrainState], TrainState]:
+    """(parameters or a key, the first coefficients) -> a state with what is trained on the devices; and its shardings.
+    Only structures are looked at. `leaves` and `tree` are the shape of what is replayed.
+    """
+    carried = replace(carried, experience=jax.tree.unflatten(tree, leaves))
 
     def copy(params: dict) -> dict:
         """Another buffer: a state is donated at every update, and one buffer cannot be given away twice."""
@@ -61,8 +87,7 @@ def init_state(
     def nothing(experience: Experience | None) -> Experience:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
 
-    def build(given: Any) -> TrainState:
-        drawn = not isinstance(given, tuple)
+    def build(given: Any, coefficients: dict[str, float]) -> TrainState:
         params, frozen = trained_and_frozen(config, init(config, given)) if drawn else given
         return TrainState(
             step=jnp.int32(0),
@@ -73,20 +98,12 @@ def init_state(
             reference=copy(params) if carried.reference else None,
             past=tuple(copy(params) for _ in range(carried.past)) or None,
             moments=no_moments() if carried.moments else None,
-            coefficients={name: jnp.float32(value) for name, value in carried.coefficients} or None,
+            coefficients={name: jnp.float32(value) for name, value in coefficients.items()} or None,
             replay=tuple(nothing(carried.experience) for _ in range(carried.replay)) or None,
         )
 
     shardings = state_shardings(config, optimizer, mesh, replace(carried, offload=False))
-    if isinstance(params_or_key, dict):
-        given = trained_and_frozen(config, params_or_key)
-        state: TrainState = jax.jit(build, out_shardings=replace(shardings, frozen=None))(given)
-        state = replace(state, frozen=jax.device_put(given[1], shardings.frozen))
-    else:
-        state = jax.jit(build, out_shardings=shardings)(params_or_key)
-    if carried.offload:
-        state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
-    return state
+    return jax.jit(build, out_shardings=shardings if drawn else replace(shardings, frozen=None)), shardings
 
 
 def policy_of(state: TrainState, trained: dict | None = None) -> dict:
@@ -94,16 +111,14 @@ def policy_of(state: TrainState, trained: dict | None = None) -> dict:
     return joined(state.params if trained is None else trained, state.frozen)
 
 
-def state_shardings(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, carried: Carried = NOTHING
-) -> TrainState:
+def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carried: Carried = NOTHING) -> TrainState:
     """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, experiences
     over the batch, scalars everywhere.
     """
     trained, frozen = separated(config, weight_table(config))
     weights, same = meshes.weight_shardings(mesh, trained), meshes.replicated(mesh)
 
-    def optimizer_state(optimizer: optax.GradientTransformation, params: Callable[[], dict], weights: dict) -> Any:
+    def optimizer_state(optimizer: Optimizer, params: Callable[[], dict], weights: dict) -> Any:
         return optax.tree_utils.tree_map_params(
             optimizer,
             lambda _, sharding: sharding,
@@ -116,7 +131,7 @@ def state_shardings(
         return init(config, jax.random.key(0))
 
     critic = None
-    if carried.critic is not None:
+    if carried.critic is not None and carried.critic_optimizer is not None:
         own = meshes.weight_shardings(mesh, carried.critic.table(config))
         first = carried.critic.first_params
         critic = CriticState(own, optimizer_state(carried.critic_optimizer, lambda: first(config, random()), own))
@@ -135,9 +150,7 @@ def state_shardings(
     )
 
 
-def abstract_state(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, carried: Carried = NOTHING
-) -> TrainState:
+def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carried: Carried = NOTHING) -> TrainState:
     """Shapes, types and shardings of a state, without making it: what a checkpoint is restored to."""
     shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, jax.random.key(0), carried))
     return jax.tree.map(
@@ -150,38 +163,43 @@ def abstract_state(
 def compile_update(
     step: Callable[..., tuple[TrainState, Metrics]],
     config: ModelConfig,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     carried: Carried,
     arguments: tuple,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """(state, others) -> (state, metrics) of `step` jitted for a mesh, with the shardings of its other `arguments`. The
-    state is donated, so it is updated in place; but what is frozen is not, for a sampler may be reading it: `step` gets
-    it as its last argument, where there is some.
+) -> Any:
+    """(numbers, state, others) -> (state, metrics) of `step` jitted for a mesh, with the shardings of its other
+    `arguments`: the program of an `Update`. The state is donated, so it is updated in place; but what is frozen is not,
+    for a sampler may be reading it: `step` gets it as its last argument, where there is some.
     """
-    states = state_shardings(config, optimizer, mesh, carried)
+    states, same = state_shardings(config, optimizer, mesh, carried), meshes.replicated(mesh)
     frozen, states = states.frozen, replace(states, frozen=None)
-    compiled = meshes.compile(
+    return meshes.compile(
         step,
         mesh,
-        in_shardings=(states, *arguments, *([] if frozen is None else [frozen])),
-        out_shardings=(states, meshes.replicated(mesh)),
-        donate_argnums=0,
+        in_shardings=(same, states, *arguments, *([] if frozen is None else [frozen])),
+        out_shardings=(states, same),
+        donate_argnums=1,
     )
-    update: Callable[..., tuple[TrainState, Metrics]] = compiled if frozen is None else _Keeping(compiled)
-    return update
 
 
 @dataclass(frozen=True)
-class _Keeping:
-    """A jitted update whose caller keeps what is frozen."""
+class Update:
+    """(state, others) -> (state, metrics): a jitted update with the numbers that it takes. Its caller keeps what is
+    frozen.
+    """
 
-    update: Any
+    program: Any
+    numbers: Numbers[Any]
 
     def __call__(self, state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
-        after, metrics = self.update(replace(state, frozen=None), *others, state.frozen)
+        after, metrics = self.program(*self._arguments(state, others))
         return replace(after, frozen=state.frozen), metrics
 
     def lower(self, state: TrainState, *others: Any) -> Any:
         """As of a jitted function."""
-        return self.update.lower(replace(state, frozen=None), *others, state.frozen)
+        return self.program.lower(*self._arguments(state, others))
+
+    def _arguments(self, state: TrainState, others: tuple) -> tuple:
+        frozen = () if state.frozen is None else (state.frozen,)
+        return (self.numbers, replace(state, frozen=None), *others, *frozen)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
@@ -20,6 +19,7 @@ from rl_llm.learner import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
 from rl_llm.mesh import put_on_batch
 from rl_llm.model import with_adapters
 from rl_llm.noise import Purpose, generator, key
+from rl_llm.optimizer import Optimizer
 from rl_llm.packing import compile_packed_step, pack, rows_from
 from rl_llm.problem import Problem
 from rl_llm.run import Run
@@ -77,7 +77,7 @@ def warm_start(
 def of_task(
     run: Run,
     settings: WarmStart,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     problems: Sequence[Problem],
     mesh: Mesh,
 ) -> Lessons:
@@ -101,7 +101,7 @@ def of_task(
 def of_file(
     run: Run,
     settings: Conversations,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     conversations: Sequence[Problem],
     mesh: Mesh,
 ) -> Lessons:

@@ -22,7 +22,7 @@ from rl_llm.model import ModelConfig, forward, weight_table
 from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
-from rl_llm.state import init_state
+from rl_llm.state import Update, init_state
 from rl_llm.types import Batch, Prompts, Rollout, TrainState
 
 N, K, P, T, V = 8, 2, 5, 8, 16
@@ -256,16 +256,13 @@ def test_parts_deal_out_whole_groups(batch: Batch):
     np.testing.assert_array_equal(np.sort(parts.prompts.ids.ravel()), np.arange(N))
 
 
-Step = Callable[..., tuple[TrainState, dict]]
-
-
-def compiled_step(mesh: jax.sharding.Mesh) -> Step:
+def compiled_step(mesh: jax.sharding.Mesh) -> Update:
     """Two updates per rollout, each in two micro-batches."""
     return compile_train_step(Learner(CONFIG, LITE_PPO, OPTIMIZER, updates_per_rollout=2, micro_batches=2), mesh)
 
 
 @pytest.fixture(scope="module")
-def step() -> Step:
+def step() -> Update:
     return compiled_step(ONE_DEVICE)
 
 
@@ -273,7 +270,7 @@ def start(mesh: jax.sharding.Mesh = ONE_DEVICE) -> TrainState:
     return init_state(CONFIG, OPTIMIZER, mesh, PARAMS)
 
 
-def updated(step: Step, state: TrainState, batch: Batch, update: int = 0) -> tuple[TrainState, dict]:
+def updated(step: Update, state: TrainState, batch: Batch, update: int = 0) -> tuple[TrainState, dict]:
     return step(state, batch, jnp.int32(update), jnp.float32(TEMPERATURE), None)
 
 
@@ -282,14 +279,14 @@ def gradient_in(state: TrainState) -> dict:
     return jax.tree.map(lambda x: 2 * np.asarray(x), optax.tree_utils.tree_get(state.opt_state, "mu"))  # type: ignore[no-any-return]
 
 
-def test_the_mean_of_the_updates_gradients_is_the_whole_batchs(step: Step, batch: Batch):
+def test_the_mean_of_the_updates_gradients_is_the_whole_batchs(step: Update, batch: Batch):
     parts = [gradient_in(updated(step, start(), batch, update)[0]) for update in range(2)]
     mean = jax.tree.map(lambda x, y: (x + y) / 2, *parts)
     assert distance(mean, gradient_of(batch)) < 1e-6
     assert distance(parts[0], parts[1]) > 0.1
 
 
-def test_an_update_counts_itself_and_reports_its_gradient(step: Step, batch: Batch):
+def test_an_update_counts_itself_and_reports_its_gradient(step: Update, batch: Batch):
     state, metrics = updated(step, start(), batch)
     norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(gradient_in(state))))
     assert results(metrics)["update/gradient_norm"] == pytest.approx(norm, rel=1e-5)
@@ -298,7 +295,7 @@ def test_an_update_counts_itself_and_reports_its_gradient(step: Step, batch: Bat
     assert int(updated(step, state, batch)[0].step) == 2
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step: Step, batch: Batch):
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step: Update, batch: Batch):
     poisoned = batch.replace(old_logp=np.where(np.arange(N * K)[:, None] == 3, np.nan, batch.old_logp))
     for update, skipped in ((0, 1), (1, 0)):  # row 3 belongs to prompt 1, which is dealt to the second update
         state, metrics = updated(step, start(), poisoned, 1 - update)
@@ -307,7 +304,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step: Step
         assert (distance(state.params, PARAMS) == 0) == bool(skipped)
 
 
-def test_the_state_is_updated_in_place_and_the_callers_parameters_live_on(step: Step, batch: Batch):
+def test_the_state_is_updated_in_place_and_the_callers_parameters_live_on(step: Update, batch: Batch):
     params = jax.device_put(PARAMS, weight_shardings(ONE_DEVICE, weight_table(CONFIG)))
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, params)
     updated(step, state, batch)
@@ -316,16 +313,16 @@ def test_the_state_is_updated_in_place_and_the_callers_parameters_live_on(step: 
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
-def test_one_program_serves_every_update_and_temperature(step: Step, batch: Batch):
+def test_one_program_serves_every_update_and_temperature(step: Update, batch: Batch):
     updated(step, start(), batch)
-    compiled = step._cache_size()  # type: ignore[attr-defined]
+    compiled = step.program._cache_size()
     state, _ = updated(step, start(), batch, 1)
     step(state, batch, jnp.int32(0), jnp.float32(1.3), None)
-    assert step._cache_size() == compiled  # type: ignore[attr-defined]
+    assert step.program._cache_size() == compiled
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-def test_an_update_on_eight_devices_is_that_of_one(step: Step, batch: Batch, shape: tuple[int, int, int]):
+def test_an_update_on_eight_devices_is_that_of_one(step: Update, batch: Batch, shape: tuple[int, int, int]):
     mesh = make_mesh(MeshShape(*shape))
     state, metrics = updated(compiled_step(mesh), start(mesh), batch)
     alone, expected = updated(step, start(), batch)

@@ -97,7 +97,8 @@ class RatioMask:
 
     def __call__(self, batch: Batch) -> jax.Array:
         ratio = jnp.exp(sampler_log_ratio(batch, self.level))
-        return ((ratio >= (self.lower or 0.0)) & (ratio <= (self.upper or jnp.inf))).astype(jnp.float32)
+        lower, upper = 0.0 if self.lower is None else self.lower, jnp.inf if self.upper is None else self.upper
+        return ((ratio >= lower) & (ratio <= upper)).astype(jnp.float32)
 
 
 @dataclass(frozen=True)

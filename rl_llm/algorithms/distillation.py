@@ -2,7 +2,7 @@
 the sampled token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class GeneralizedJSD:
     is the forward KL(teacher || student), 1 the reverse KL(student || teacher).
     """
 
-    beta: float = 0.5
+    beta: float = field(default=0.5, metadata={"static": True})  # its ends are other formulas
     temperature: float = 1.0
 
     def __post_init__(self) -> None:

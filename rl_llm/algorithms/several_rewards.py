@@ -1,11 +1,13 @@
 """Advantages of several rewards, batch.rewards f32[B, C]: see `advantage` for the contract."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
-from rl_llm.algorithms.advantage import Normalize, ResponseAdvantage
+from rl_llm.algorithms.advantage import ResponseAdvantage, by_group, rewards_and_counted
+from rl_llm.algorithms.moments import deviations, variance
 from rl_llm.algorithms.setting import Setting, require
 from rl_llm.types import Batch
 
@@ -40,12 +42,13 @@ class GDPO(ResponseAdvantage):
             raise ValueError(f"GDPO.weights={self.weights} for {setting.components} rewards: one weight for each")
 
     def of_responses(self, batch: Batch) -> jax.Array:
-        rewards = require(batch, self, "rewards")
-        in_group = Normalize(mean="group", std="group", ddof=self.ddof, eps=self.eps)
-        total = sum(
-            weight * in_group.of_responses(replace(batch, reward=rewards[:, c]))
-            for c, weight in enumerate(self.weights)
-        )
-        return Normalize(mean="batch", std="batch", ddof=self.ddof, eps=self.eps).of_responses(
-            replace(batch, reward=total)
-        )
+        components = require(batch, self, "rewards")
+        _, counted = rewards_and_counted(batch)
+        of_components = [self._normalized(by_group(batch, component), counted, 1) for component in components.T]
+        total = sum(map(jnp.multiply, self.weights, of_components), jnp.zeros_like(counted))
+        return self._normalized(total, counted, None).reshape(-1)
+
+    def _normalized(self, rewards: jax.Array, counted: jax.Array, axis: int | None) -> jax.Array:
+        """Over the group (1) or the batch (None), as `Normalize` does it: f32[N, K] -> f32[N, K]."""
+        std = jnp.sqrt(variance(rewards, counted, axis, self.ddof))
+        return deviations(rewards, counted, axis) / (std + self.eps)

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rl_llm import hosts
 from rl_llm.actor import Actor, Answers
-from rl_llm.likelihood import compile_over_rows, likeliest
+from rl_llm.likelihood import compile_likeliest
 from rl_llm.problem import Problem
 from rl_llm.runs.files import json_line
-from rl_llm.types import Rollout
 
 
 class SamplesFile:
@@ -27,11 +25,7 @@ class SamplesFile:
         self._temperature = temperature
         self._tokenizer = experiment.tokenizer.fingerprint()
         self._unfinished = path.with_name(f"{path.name}.unfinished")
-
-        def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return likeliest(experiment.model, params, rollout.prompts, rollout.tokens, temperature, logits)
-
-        self._likeliest = compile_over_rows(at_each_place, experiment.model, actor.meshes.learner)
+        self._likeliest = compile_likeliest(experiment.model, actor.meshes.learner, logits)
 
     def __enter__(self) -> Self:
         self._file = self._unfinished.open("wb")

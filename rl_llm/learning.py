@@ -20,7 +20,7 @@ from rl_llm.numbers import PROGRAMS, Numbers
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
 from rl_llm.saved import carried
-from rl_llm.state import policy_of
+from rl_llm.state import Update, policy_of
 from rl_llm.train_sft import demonstrations
 from rl_llm.types import Batch, Experience, Mean, Metrics, TrainState, merge_metrics
 
@@ -38,8 +38,8 @@ class Learning:
     fields: Fields
     build_batch: Callable[..., tuple[Batch, Any]]
     build_again: Callable[..., tuple[Batch, Any]]
-    train_step: Callable[..., tuple[TrainState, Metrics]]
-    critic_step: Callable[..., tuple[TrainState, Metrics]]
+    train_step: Update
+    critic_step: Update
     adapt: Callable[..., dict[str, jax.Array]]
 
     def passes(self, step: int) -> int:

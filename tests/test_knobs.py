@@ -64,8 +64,13 @@ def _rollout() -> Rollout:
 
 
 def effect(algorithm: Algorithm) -> np.ndarray:
+    """What an algorithm does on the fixture, in numbers."""
+    return np.asarray(outcome(algorithm))
+
+
+def outcome(algorithm: Algorithm) -> jax.Array:
     """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector; its coefficients are
-    those that controllers make of a measurement.
+    those that controllers make of a measurement. Its numbers may be traced.
     """
     made: dict[str, Any] = {
         "ref_logp": REF,
@@ -96,7 +101,7 @@ def effect(algorithm: Algorithm) -> np.ndarray:
     at = jnp.asarray(LOGP), ENTROPY, STUDENT, jnp.asarray(ARRAYS["in/values"]) + 0.1  # values have moved
     value, gradient = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*at)
     parts = (batch.weight, batch.advantage, batch.kept, batch.reward, value, *gradient, *coefficients.values())
-    return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+    return jnp.concatenate([jnp.asarray(part, jnp.float32).reshape(-1) for part in parts])
 
 
 def of(component: Any) -> Algorithm:

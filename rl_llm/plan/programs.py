@@ -147,7 +147,7 @@ def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
     state = update_state(made.state)
     programs: dict[str, Callable[[], Any]] = {
         "sample": lambda: made.sample.lower(*made.sampler_arguments),  # type: ignore[attr-defined]
-        "update": lambda: made.learning.train_step.lower(state, made.batch, update, temperature, None),  # type: ignore[attr-defined]
+        "update": lambda: made.learning.train_step.lower(state, made.batch, update, temperature, None),
     }
     if {"old_logp", "ref_logp"} & made.learning.fields.names:
         logps = made.learning.fields.logps

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from rl_llm.problem import Problem
 from rl_llm.rewards.grader import refuse_all_failed
 from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
-from rl_llm.runs.folder import IDENTITY, METRICS, RunFolder, RunFolderError
-from rl_llm.runs.ledger import GENESIS
+from rl_llm.runs.curves import Sampled
+from rl_llm.runs.findings import Finding, find, find_all
+from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderError
+from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
@@ -100,12 +102,23 @@ class Run:
         totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
         self.metrics.write(line)
+        if "evaluation/accuracy" in line and self.folder.writes:
+            self._raise(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
         return line
 
     def spends_budget(self, values: Values | None = None) -> bool:
         """Whether the budget of tokens has been reached, or will have been by the step with these values."""
         budget = self.experiment.token_budget
         return budget is not None and self.progress["tokens"] + _generated(values or {}) >= budget
+
+    def _raise(self, findings: Sequence[Finding]) -> None:
+        """Say, and enter in the ledger, the findings that it does not have yet: a resumed run makes some again."""
+        entries = Ledger.verify(self.folder.path / LEDGER) if findings else []
+        known = {entry["data"]["name"] for entry in entries if entry["event"] == "finding"}
+        for finding in findings:
+            if finding.name not in known:
+                self.folder.ledger.append("finding", **asdict(finding))
+                self.display.say(f"{finding.name} (step {finding.step}): {finding.text}")
 
     def report_failures(self, grades: Sequence[Grade]) -> None:
         """Say, and enter in the ledger, every way of failing to be graded that was not seen before; GradingError where
@@ -144,6 +157,8 @@ class Run:
         data_state = {"seed": self.seed, "step": self.step, "problems": [problem.id for problem in train_problems]}
         before, after = self.progress["before"], self.progress["after"]
         lines = read_metrics(self.folder.path) if self.folder.writes else []  # of the others no summary is written
+        findings = find_all(lines, sampled_in(self.experiment))
+        self._raise(findings)
         phases = ("generate", "grade", "update", "step")
         summary = {
             "accuracy_before": before["accuracy"],
@@ -156,6 +171,7 @@ class Run:
             "tokens_generated": self.progress["tokens"],
             "tokens_evaluated": self.progress["tokens_evaluated"],
             "flops": self.progress["flops"],
+            "findings": [asdict(finding) for finding in findings],
             "updates_skipped": sum(line.get("update/skipped", 0) for line in lines),
             "wall_seconds": self.seconds(),
             "time": {name: sum(line.get(f"time/{name}", 0.0) for line in lines) for name in phases},
@@ -166,14 +182,19 @@ class Run:
         self.folder.ledger.append("finished", **{name: summary[name] for name in ("accuracy_after", "state_sha256")})
         summary["ledger_head"] = self.folder.ledger.head
         self.folder.write_summary(summary)
-        if summary["updates_skipped"]:
-            self.display.say(f"{summary['updates_skipped']:.0f} updates were skipped: their gradients were not finite")
         return summary
 
 
 def _generated(values: Values) -> int:
     """Tokens that a step generated."""
     return int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
+
+
+def sampled_in(experiment: Experiment) -> Sampled:
+    """What the numbers of an experiment's RL steps are about."""
+    own = experiment.responses is None and (experiment.teacher is None or experiment.teacher.on_policy == 1)
+    rewarded = experiment.algorithm.reads_reward
+    return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded)
 
 
 def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:

@@ -62,17 +62,19 @@ def write_report(run: Path | str) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "duration": _duration, "percent": _percent}
+    ledger = _ledger(run / LEDGER)
     page = environment.get_template(TEMPLATE).render(
         name=_name(run, experiment, summary),
         experiment=experiment,
         summary=summary,
         verdict=_verdict(summary, metrics),
+        findings=_findings(summary, ledger),
         tiles=_tiles(summary),
         charts=draw_charts(metrics),
         samples=_samples(run / SAMPLES),
         costs=_costs(summary, metrics),
         flops=max((record["flops/total"] for record in metrics if "flops/total" in record), default=None),
-        ledger=_ledger(run / LEDGER),
+        ledger=ledger,
     )
     write_atomically(run / REPORT, page.encode())
     return run / REPORT
@@ -104,6 +106,14 @@ def _verdict(summary: Record, metrics: Sequence[Record]) -> str:
         phase = str(last.get("phase", "the run")).replace("_", " ")
         return f"Not finished: the last step recorded is {last['step']}, in the phase “{phase}”."
     return "Not finished: no step is recorded yet."
+
+
+def _findings(summary: Record, ledger: Record | None) -> list[Record]:
+    """Of a run that is not finished, those it has entered in its ledger so far."""
+    if "findings" in summary:
+        return list(summary["findings"])
+    entries = ledger["entries"] if ledger else []
+    return [entry["data"] for entry in entries if entry["event"] == "finding"]
 
 
 def _tiles(summary: Record) -> list[Tile]:

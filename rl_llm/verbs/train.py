@@ -123,3 +123,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{summary['tokens_generated']:,} tokens generated, {summary['flops']:.3g} FLOPs of RL, "
         f"{summary['wall_seconds']:.0f} s"
     )
+    if summary["findings"]:
+        found = ", ".join(f"{finding['name']} (step {finding['step']})" for finding in summary["findings"])
+        console.print(f"findings    {found}: see the report", markup=False, highlight=False, soft_wrap=True)

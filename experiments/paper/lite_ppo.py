@@ -1,8 +1,8 @@
 """Lite PPO against GRPO and DAPO, and its two parts apart.
 
-Claim (arXiv 2508.08221, section 5): on base models, group mean with batch std and a token-level loss beat GRPO and DAPO,
-which collapse after their peak. The paper did not show the two parts apart. GRPO and DAPO are as in their own papers
-where this one does not say (no KL term; DAPO refills groups that say nothing, which costs tokens of the same budget).
+Claim (arXiv 2508.08221, section 5): on base models, group mean with batch std and a token-level loss beat GRPO and
+DAPO, which collapse after their peak. The paper did not show the two parts apart. GRPO and DAPO are as in their own
+papers where this one does not say (no KL term; DAPO refills groups that say nothing, from the same budget of tokens).
 """
 
 from dataclasses import replace

@@ -79,7 +79,7 @@ _CPU = replace(
     prompts_per_step=32,
     micro_batches=4,
     token_budget=120_000,
-    evaluation=Evaluation(problems=128, every=3),
+    evaluation=Evaluation(problems=128, every=2),
 )
 _PAPER = replace(qwen3, start="qwen3-4b-base", token_budget=500 * 1024 * 4096)
 _SMOKE = replace(

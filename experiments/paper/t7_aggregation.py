@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from experiments.paper.scales import POLICIES, at_each_scale, base, starts
 from rl_llm.algorithms import LITE_PPO, SequenceMean, TokenMean
+from rl_llm.algorithms.algorithm import Aggregate
 from rl_llm.studies import Final, Hypothesis, Speed, Study
 
 DATA = ("easy", "medium")
-AGGREGATES = {"token": TokenMean(), "sequence": SequenceMean()}
+AGGREGATES: dict[str, Aggregate] = {"token": TokenMean(), "sequence": SequenceMean()}
 
 
 def study(scale: str) -> Study:

@@ -11,7 +11,7 @@ from flax import struct
 
 T = TypeVar("T")
 
-PROGRAMS = 64  # of each kind are remembered, by what they were compiled for
+PROGRAMS = 32  # of each kind are remembered, by what they were compiled for
 PLACEHOLDER = 0.5  # no int is equal to it, so a field that holds one is another structure
 
 

@@ -8,7 +8,7 @@ problem, sample index, position) only, so its tokens do not depend on the batch 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -243,7 +243,10 @@ Sampler = Callable[[dict, Prompts, jax.Array, SamplingValues], Rollout]
 def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, max_tokens: int) -> Sampler:
     """`generate` jitted for a mesh: weights sharded by their table, prompts and rows over the data-parallel axes."""
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    function = partial(generate, config, responses_per_prompt=responses_per_prompt, max_tokens=max_tokens)
+
+    def responses(*arguments: Any) -> Rollout:
+        return generate(config, *arguments, responses_per_prompt=responses_per_prompt, max_tokens=max_tokens)
+
     weights = meshes.weight_shardings(mesh, weight_table(config))
-    compiled: Sampler = meshes.compile(function, mesh, in_shardings=(weights, rows, same, same), out_shardings=rows)
+    compiled: Sampler = meshes.compile(responses, mesh, in_shardings=(weights, rows, same, same), out_shardings=rows)
     return compiled

@@ -35,7 +35,8 @@ MAKERS = {
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A composition of components, each a frozen dataclass: it hashes by value, so jit traces it once.
+    """A composition of components, each a frozen dataclass. It hashes by value; what is compiled for it takes its
+    floats as arguments (`rl_llm.numbers`).
 
     filters -> shaping -> advantage -> aggregate -> corrections on the whole batch, once; objective + regularizers on
     parts of it, at every update, and `value_loss`, weighed by `value_aggregate`, where a critic learns too. To add a

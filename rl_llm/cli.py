@@ -4,21 +4,31 @@ import argparse
 import sys
 
 from rl_llm.plan.environment import quieten_absent_tpu
-from rl_llm.verbs import ablate, evaluate, export, plan, report, train
+from rl_llm.verbs import ablate, data_report, evaluate, export, plan, report, train
 from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
 
-VERBS = {"train": train, "ablate": ablate, "evaluate": evaluate, "export": export, "plan": plan, "report": report}
+VERBS = {
+    "train": train,
+    "ablate": ablate,
+    "evaluate": evaluate,
+    "export": export,
+    "plan": plan,
+    "report": report,
+    "data-report": data_report,
+}
 
 EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py                       the main job on two CPU cores, in minutes
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
   rl-llm train experiments/quickstart.py --out runs/slower --resume      go on after an interruption
+  rl-llm ablate experiments/paper/controls.py                  a study: arms x seeds, and verdicts
   rl-llm evaluate runs/slower --problems 500                   more held-out problems, newest checkpoint
   rl-llm export runs/slower --out exported/slower              the policy, for transformers
   rl-llm report runs/slower                                    rebuild report.html
   rl-llm plan experiments/qwen3_4b_gsm8k.py:paper --topology v6e:4x4       does it fit a slice, what does it cost?
+  rl-llm data-report experiments/quickstart.py                 biases, duplicates and leaks of its problems
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
 

@@ -224,7 +224,7 @@ def test_report_of_a_run_that_has_just_begun(run: Finished, tmp_path: Path):
     assert (tmp_path / "report.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "report"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "report", "data-report"])
 def test_the_help_of_a_verb_shows_how_to_use_it(verb: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

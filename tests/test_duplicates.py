@@ -1,0 +1,81 @@
+"""Duplicates: what is one text, which pairs are nearly one, and that all of these are found."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, plain
+
+WORDS = [a + b for a in "bdfgklmnprst" for b in ("a", "em", "il", "o", "und")]
+
+
+@pytest.mark.parametrize(
+    "text", ["What is 3 + 4?", " what  is 3 + 4 ", "What is 3 + 4 =", "WHAT IS 3\n+ 4.", "What is \uff13 + 4?"]
+)
+def test_case_spacing_spelling_and_the_last_mark_make_no_other_text(text: str):
+    assert plain(text) == "what is 3 + 4"
+
+
+@pytest.mark.parametrize("text", ["What is 3 - 4?", "What is 34?", "What is 4 + 3?"])
+def test_what_is_asked_makes_another(text: str):
+    assert plain(text) != plain("What is 3 + 4?")
+
+
+def test_the_first_of_each():
+    assert first_of_each(["a", "b", "a", "b", "c"]) == [0, 1, 0, 1, 4]
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    """As `near_duplicates` has them, for texts of words alone: those that the end cuts short too."""
+    words = text.split() + [""] * (SHINGLE - 1)
+    return {tuple(words[i : i + SHINGLE]) for i in range(len(text.split()))}
+
+
+def alike(one: str, other: str) -> float:
+    return len(shingles(one) & shingles(other)) / len(shingles(one) | shingles(other))
+
+
+@given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 30))
+def test_all_pairs_and_no_others_are_found(seed: int, length: int, others: int):
+    """Against a comparison of each with each; every text here has at most one that is like it."""
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(WORDS, k=length)) for _ in range(others)]
+    for text in texts[:10]:
+        words = text.split()
+        words[draw.randrange(length)] = "other"
+        texts.append(" ".join(words))
+    expected = {
+        (i, j)
+        for j in range(len(texts))
+        for i in range(j)
+        if texts[i] != texts[j] and alike(texts[i], texts[j]) >= SIMILAR
+    }
+    found = list(near_duplicates(texts))
+    assert len(found) == len(set(found))
+    if len({place for pair in expected for place in pair}) == 2 * len(expected):
+        assert set(found) == expected
+    assert set(found) <= expected
+
+
+@pytest.mark.parametrize(("numbers", "pairs"), [("3 and 4", [(0, 1)]), ("4 and 3", []), ("3 and 5", []), ("3 4", [])])
+def test_other_numbers_make_another_problem(numbers: str, pairs: list[tuple[int, int]]):
+    story = "On her way to the market Ann met {} merchants, each with {} baskets full of apples and of ripe plums"
+    one = plain(story.format("3 and 4", "many") + ". How much fruit is there in all of them together?")
+    other = plain(story.format(numbers, "many") + ". How much fruit is there in all of them altogether?")
+    assert list(near_duplicates([one, other])) == pairs
+
+
+def test_texts_from_one_template_are_paired_with_few_not_with_all():
+    names = random.Random(0).sample(range(10**6), 2000)
+    letters = str.maketrans("0123456789", "abcdefghij")
+    texts = [f"{' '.join(WORDS)} of {str(name).translate(letters)}" for name in names]
+    pairs = list(near_duplicates(texts))
+    assert {later for _, later in pairs} == set(range(1, 2000))
+    assert len(pairs) < 20 * 2000
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["a"], ["a", "b"], ["a", "a"]])
+def test_few_and_short_texts_have_none(texts: list[str]):
+    assert list(near_duplicates(texts)) == []

@@ -7,8 +7,9 @@ import pytest
 from test_train import ROOT, TINY
 
 from rl_llm.cli import main
-from rl_llm.problem import split_of
+from rl_llm.problem import Problem, split_of
 from rl_llm.tasks.datasets import JsonlProblems
+from rl_llm.verbs.data_report import write_clean
 
 GSM8K = f"{ROOT}/experiments/qwen3_4b_gsm8k.py:smoke"
 QUICKSTART = f"{ROOT}/experiments/quickstart.py"
@@ -123,3 +124,15 @@ def test_a_file_of_nothing_but_guesses_leaves_nothing(tmp_path: Path, capsys: py
     assert report(GSM8K, *SIZES, *asked) == 2
     assert "no problem would be left; raise --max-guesses" in capsys.readouterr().err
     assert not (tmp_path / "clean.jsonl").exists()
+
+
+def test_what_jsonl_cannot_hold_or_splits_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prompts = [f"What is {n}?" for n in range(40)]
+    kept = [Problem(n, prompt, "a\nb" if n < 5 else "7") for n, prompt in enumerate(prompts)]
+    write_clean(tmp_path / "clean.jsonl", "train", {"train": kept, "validation": kept[:6]}, {3: "a duplicate"})
+    said = capsys.readouterr().out
+    moved = sum(split_of(prompt) != "train" for prompt in prompts[5:])
+    assert "clean.jsonl: 35 problems" in said
+    assert "5 train problems left out: what a line of JSONL cannot hold" in said
+    assert "1 train problems left out: a duplicate" in said
+    assert f"  {moved} problems come into another split there" in said

@@ -1,7 +1,10 @@
 """What a run says against itself: every finding where it belongs, none in a healthy run, the same after a resume."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_train import WARM_STEPS, Finished, train
+from test_train import CACHE, ROOT, WARM_STEPS, Finished, train
 
 from rl_llm.runs.curves import Accuracy, Sampled
 from rl_llm.runs.findings import TESTS, find, find_all
@@ -249,6 +252,27 @@ def test_the_error_of_a_difference_is_that_of_repeated_draws(then: float, now: f
     difference, error = Accuracy(2, now, 400).less(Accuracy(1, then, 400))
     assert difference == pytest.approx(now - then)
     assert error == pytest.approx((draws[:, 1] - draws[:, 0]).std(), rel=0.02, abs=0.004)
+
+
+def quickstart(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The summary of a run of the quickstart, minutes long."""
+    command = [sys.executable, "-m", "rl_llm", "train", "experiments/quickstart.py", "--out", str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | CACHE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_quickstart_has_no_findings(tmp_path: Path):
+    summary = quickstart(tmp_path / "run")
+    assert (summary["findings"], summary["accuracy_after"] > 0.9) == ([], True)
+
+
+@pytest.mark.slow
+def test_the_quickstart_on_few_problems_is_found_to_learn_them_by_heart(tmp_path: Path):
+    few = ("train_problems=48", "warm_start.steps=300", "warm_start.gate.minimum=0", "optimizer.learning_rate=2e-3")
+    summary = quickstart(tmp_path / "run", *(part for change in (*few, "steps=20") for part in ("--set", change)))
+    assert "overfitting" in [finding["name"] for finding in summary["findings"]]
 
 
 @pytest.fixture(scope="module")

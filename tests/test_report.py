@@ -225,3 +225,17 @@ def test_a_chart_is_the_same_text_every_time_and_labels_are_escaped() -> None:
 def test_a_chart_of_too_many_series_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 3 series, not 4"):
         line_chart([Series("a", [1], [1.0])] * 4)
+
+
+def test_findings_are_shown_as_text_and_while_a_run_goes_on_too(tmp_path: Path):
+    """From the ledger first, from the summary once there is one; none, no section."""
+    going, finding = write_run(tmp_path / "going"), {"name": "no_signal", "step": 30, "text": f"97% {HOSTILE}"}
+    assert "Findings" not in Page(write_report(going)).text
+    with RunFolder.resume(going, EXPERIMENT) as folder:
+        folder.ledger.append("finding", **finding)
+    page = Page(write_report(going))
+    assert "script" not in page.tags
+    assert page.text.index("Findings") < page.text.index("no signal") < page.text.index(f"97% {HOSTILE}")
+    with RunFolder.resume(going, EXPERIMENT) as folder:
+        folder.write_summary({**SUMMARY, "findings": []})
+    assert "Findings" not in Page(write_report(going)).text

@@ -15,7 +15,7 @@ import numpy as np
 from rl_llm.problem import Problem, Task
 from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
 from rl_llm.tasks.datasets import normalize
-from rl_llm.tasks.duplicates import SIMILAR, first_of_each, near_duplicates, plain
+from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, plain
 
 REPEATED = 0.01  # of the problems may be duplicates, exact or near ones, before they weigh
 COINCIDENCE = 0.10  # of prompts more than by chance that have their answer in them
@@ -139,7 +139,7 @@ def _duplicates(problems: Sequence[Problem], removed: dict[int, str]) -> list[Ch
     again = (
         f"{len(exact)} repeat another but for case and spacing; {len(differ)} are one question with different answers"
     )
-    like = f"{len(near)} share {SIMILAR:.0%} of their 3-word shingles, and all numbers, with another"
+    like = f"{len(near)} share {SIMILAR:.0%} of their {SHINGLE}-word shingles, and all numbers, with another"
     return [
         Check("duplicates", again, advice if differ or len(exact) > REPEATED * len(problems) else ""),
         Check("near-duplicates", like, advice if len(near) > REPEATED * len(problems) else ""),

@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--clean",
         type=Path,
         metavar="FILE",
-        help="write the problems that are left there, with those of the other splits: a JSONL task (JsonlProblems)",
+        help="write the problems that are left there, with those of the other splits that a run uses: a JSONL task",
     )
     for name, share, what in (
         ("--max-guesses", GUESSES, "answered by True/False, Yes/No or an option's letter"),
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         arguments.out.write_text(_markdown(f"{title} ({arguments.experiment}, {name})", found))
     if arguments.clean is not None:
-        _clean(arguments.clean, arguments.split, {arguments.split: kept, **others}, found.removed)
+        write_clean(arguments.clean, arguments.split, {arguments.split: kept, **others}, found.removed)
     return DONE
 
 
@@ -120,7 +120,7 @@ def _markdown(title: str, found: Any) -> str:
     return f"# {title}\n\n{table}\n\nProblems that cleaning leaves out:\n\n{removed}\n"
 
 
-def _clean(path: Path, split: str, pools: Mapping[str, Sequence[Any]], removed: Mapping[int, str]) -> None:
+def write_clean(path: Path, split: str, pools: Mapping[str, Sequence[Any]], removed: Mapping[int, str]) -> None:
     """Write a file that `JsonlProblems` reads, and say what was left out of it."""
     from rl_llm.problem import split_of
 
@@ -143,4 +143,4 @@ def _clean(path: Path, split: str, pools: Mapping[str, Sequence[Any]], removed: 
     for reason, count in reasons.most_common():
         print(f"  {count} {split} problems left out: {reason}")
     if elsewhere:
-        print(f"  {elsewhere} problems come into another split there than in {split!r}: JsonlProblems splits by hash")
+        print(f"  {elsewhere} problems come into another split there: JsonlProblems splits by the question's hash")

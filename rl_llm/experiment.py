@@ -13,7 +13,8 @@ from rl_llm.combination import check_budget, check_over_time, check_supervision,
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
-from rl_llm.model import ModelConfig
+from rl_llm.model import Initialization, ModelConfig
+from rl_llm.model.weights import AS_DECLARED
 from rl_llm.optimizer import AdamW
 from rl_llm.problem import Task
 from rl_llm.rewards.components import Reward
@@ -82,13 +83,14 @@ class Checkpointing:
 @dataclass(frozen=True)
 class Experiment:
     """One RL run. `micro_batches` cuts an update's rows, and `sampling_batches` a rollout's prompts, to fit memory, and
-    change nothing else; `updates_per_rollout` are optimizer updates on disjoint shares of a rollout's prompts. With
-    `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the learner, and a
-    rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by devices of its own,
-    those that follow the learner's. `reference` is what a KL divergence is measured from. `start` is a Hugging
-    Face folder, or the folder of a run, whose policy this one begins with. With a `token_budget` RL ends after the step
-    that reaches it in generated tokens, or after `steps`: arms of a study compare at equal cost. Raises ValueError for
-    sizes that do not divide and knobs that cannot act.
+    change nothing else; `updates_per_rollout` are optimizer updates on disjoint shares of a rollout's prompts.
+    With `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the
+    learner, and a rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by
+    devices of its own, those that follow the learner's. `reference` is what a KL divergence is measured from.
+    `start` is a Hugging Face folder, or the folder of a run, whose policy this one begins with; else
+    `initialization` says how it is drawn. With a `token_budget` RL ends after the step that reaches it in
+    generated tokens, or after `steps`: arms of a study compare at equal cost. Raises ValueError for sizes that do
+    not divide and knobs that cannot act.
     """
 
     task: Task
@@ -115,6 +117,7 @@ class Experiment:
     mixture: Mixture | None = None
     responses: StoredResponses | None = None
     start: str | None = None
+    initialization: Initialization = AS_DECLARED
     train_problems: int = 8192
     max_prompt_tokens: int = 16
     warm_start: WarmStart | None = None
@@ -150,6 +153,8 @@ class Experiment:
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens", "sampling_batches")
         at_least(self, 0, "staleness")
+        if self.start is not None and self.initialization != AS_DECLARED:
+            raise ValueError(f"{self.initialization} cannot act: start={self.start!r} has the first parameters")
         if self.token_budget is not None:
             at_least(self, 1, "token_budget")
             check_budget(self)

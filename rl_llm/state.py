@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from rl_llm import mesh as meshes
 from rl_llm.algorithms import no_moments
 from rl_llm.critic import Critic
-from rl_llm.model import ModelConfig, init, joined, separated, trained_and_frozen, weight_table
+from rl_llm.model import Initialization, ModelConfig, init, joined, separated, trained_and_frozen, weight_table
+from rl_llm.model.weights import AS_DECLARED
 from rl_llm.numbers import PROGRAMS, Numbers
 from rl_llm.optimizer import Optimizer
 from rl_llm.types import CriticState, Experience, Metrics, TrainState
@@ -40,25 +41,33 @@ class Carried:
 NOTHING = Carried()
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Parameters that are still to be drawn."""
+
+    key: jax.Array
+    initialization: Initialization = AS_DECLARED
+
+
 def init_state(
     config: ModelConfig,
     optimizer: Optimizer,
     mesh: Mesh,
-    params_or_key: Any,
+    first: dict | Draw,
     carried: Carried = NOTHING,
 ) -> TrainState:
-    """A state of step 0 on the mesh, from parameters or from the key to draw them with. The reference and the past
+    """A state of step 0 on the mesh, from parameters that are there or to be drawn. The reference and the past
     parameters are those of these that are trained, and there is nothing to replay. What is not trained is not copied.
     """
     structures = Numbers.of((optimizer, replace(carried, experience=None))).structure
     leaves, tree = jax.tree.flatten(carried.experience)
-    drawn = not isinstance(params_or_key, dict)
+    drawn = isinstance(first, Draw)
     build, shardings = _compile_init(config, mesh, *structures, tuple(leaves), tree, drawn)
     coefficients = dict(carried.coefficients)
-    if drawn:
-        state: TrainState = build(params_or_key, coefficients)
+    if isinstance(first, Draw):
+        state: TrainState = build((first.key, Numbers.of(first.initialization)), coefficients)
     else:
-        given = trained_and_frozen(config, params_or_key)
+        given = trained_and_frozen(config, first)
         state = replace(build(given, coefficients), frozen=jax.device_put(given[1], shardings.frozen))
     if carried.offload:
         state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
@@ -69,8 +78,9 @@ def init_state(
 def _compile_init(
     config: ModelConfig, mesh: Mesh, optimizer: Optimizer, carried: Carried, leaves: tuple, tree: Any, drawn: bool
 ) -> tuple[Callable[[Any, dict[str, float]], TrainState], TrainState]:
-    """(parameters or a key, the first coefficients) -> a state with what is trained on the devices; and its shardings.
-    Only structures are looked at. `leaves` and `tree` are the shape of what is replayed.
+    """(parameters, or a key and how to draw with it; the first coefficients) -> a state with what is trained on the
+    devices; and its shardings. Only structures are looked at. `leaves` and `tree` are the shape of what is
+    replayed.
     """
     carried = replace(carried, experience=jax.tree.unflatten(tree, leaves))
 
@@ -88,7 +98,7 @@ def _compile_init(
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
 
     def build(given: Any, coefficients: dict[str, float]) -> TrainState:
-        params, frozen = trained_and_frozen(config, init(config, given)) if drawn else given
+        params, frozen = trained_and_frozen(config, init(config, given[0], given[1].value)) if drawn else given
         return TrainState(
             step=jnp.int32(0),
             params=params,
@@ -152,7 +162,7 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carri
 
 def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carried: Carried = NOTHING) -> TrainState:
     """Shapes, types and shardings of a state, without making it: what a checkpoint is restored to."""
-    shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, jax.random.key(0), carried))
+    shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, Draw(jax.random.key(0)), carried))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shape,

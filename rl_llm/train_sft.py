@@ -23,7 +23,7 @@ from rl_llm.optimizer import Optimizer
 from rl_llm.packing import compile_packed_step, pack, rows_from
 from rl_llm.problem import Problem
 from rl_llm.run import Run
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.supervision import Conversations, WarmStart
 from rl_llm.text import encode_prompts, encode_responses
 from rl_llm.types import Batch, Metrics, Packed, TrainState
@@ -50,8 +50,10 @@ def warm_start(
     optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
     if state is None:
         seed = key(run.seed, Purpose.PARAMETERS)
-        first = seed if start is None else with_adapters(experiment.model, start, seed)
-        state = init_state(experiment.model, optimizer, mesh, first)
+        drawn = Draw(seed, experiment.initialization)
+        state = init_state(
+            experiment.model, optimizer, mesh, drawn if start is None else with_adapters(experiment.model, start, seed)
+        )
     if settings is None or run.step >= settings.steps:
         return state
     if settings.demonstrations is None:

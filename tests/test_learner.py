@@ -22,7 +22,7 @@ from rl_llm.model import ModelConfig, forward, weight_table
 from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
-from rl_llm.state import Update, init_state
+from rl_llm.state import Draw, Update, init_state
 from rl_llm.types import Batch, Prompts, Rollout, TrainState
 
 N, K, P, T, V = 8, 2, 5, 8, 16
@@ -337,7 +337,7 @@ def test_an_update_on_eight_devices_is_that_of_one(step: Update, batch: Batch, s
 def test_a_state_starts_from_the_same_noise_on_every_mesh():
     config = ModelConfig(vocabulary=16, width=16, layers=1, heads=4, kv_heads=4, head_width=4, feed_forward=16)
     states = [
-        jax.device_get(init_state(config, OPTIMIZER, mesh, noise.key(0, Purpose.PARAMETERS)))
+        jax.device_get(init_state(config, OPTIMIZER, mesh, Draw(noise.key(0, Purpose.PARAMETERS))))
         for mesh in (ONE_DEVICE, make_mesh(MeshShape(2, 2, 2)))
     ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), *states)

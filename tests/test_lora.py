@@ -32,7 +32,7 @@ from rl_llm.noise import Purpose
 from rl_llm.optimizer import AdamW
 from rl_llm.packing import compile_packed_step, packed_loss
 from rl_llm.sampler import Sampling, compile_sampler
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.types import Batch, Packed, TrainState
 
 CONFIG = ModelConfig(
@@ -67,7 +67,7 @@ def test_an_adapter_that_has_learned_nothing_changes_nothing():
 
 
 def test_the_first_adapters_are_of_rank_r_and_add_nothing():
-    state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, jax.random.key(0))
+    state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, Draw(jax.random.key(0)))
     layers = state.params["layers"]
     assert {name.rpartition("_lora_")[0] for name in layers} == set(CONFIG.lora.targets)  # type: ignore[union-attr]
     assert layers["query_lora_a"].shape == (1, 16, 2)

@@ -1,7 +1,7 @@
 """The model: every way to read the same tokens gives the same logits, and those of a plain NumPy transformer."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import hypothesis.strategies as st
 import jax
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from rl_llm.model import (
     Caches,
     Experts,
+    Initialization,
     ModelConfig,
     RopeScaling,
     SlidingWindow,
@@ -322,3 +323,18 @@ def test_flops_of_few_logits_leave_out_the_head():
 def test_a_shape_that_cannot_be_is_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         replace(GROUPED, **change)
+
+
+@pytest.mark.parametrize("scheme", ["fan_in", "fixed"])
+def test_parameters_are_drawn_with_the_spread_that_is_asked_for(scheme: Literal["fan_in", "fixed"]):
+    config = ModelConfig(vocabulary=64, width=64, layers=2)
+    once, double = (
+        traverse_util.flatten_dict(init(config, jax.random.key(0), Initialization(scheme, scale)), sep="/")
+        for scale in (1.0, 2.0)
+    )
+    for path, weight in weight_table(config).items():
+        if weight.std == 0.0:
+            np.testing.assert_array_equal(double[path], once[path])
+            continue
+        np.testing.assert_array_equal(double[path], 2.0 * once[path])
+        assert np.std(once[path]) == pytest.approx(0.02 if scheme == "fixed" else weight.std, rel=0.06), path

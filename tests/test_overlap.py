@@ -23,7 +23,7 @@ from rl_llm.run import Run, open_run
 from rl_llm.runs.folder import IDENTITY, RunFolder
 from rl_llm.sampler import Sampler, generate
 from rl_llm.saved import carried
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.types import Rollout, TrainState
 from tests.data.tiny import cold
 
@@ -85,7 +85,7 @@ def actor() -> Iterator[Actor]:
 
 def first_state(experiment: Experiment) -> TrainState:
     optimizer = experiment.optimizer.build(experiment.policy_updates())
-    return init_state(experiment.model, optimizer, MESH, jax.random.key(0), carried(experiment))
+    return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), carried(experiment))
 
 
 def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor):

@@ -23,7 +23,7 @@ from rl_llm.mesh import Meshes, make_mesh
 from rl_llm.run import experiment_record, open_run
 from rl_llm.runs.folder import RunFolder
 from rl_llm.sampler import Sampling
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.types import Rollout
 
 FILE = "experiments/qwen3_4b_gsm8k.py"
@@ -65,7 +65,7 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
     task = replace(SMOKE.task, data_dir=files / "prepared")
     experiment = replace(SMOKE, task=task, sampling=Sampling(max_tokens=6), model=replace(SMOKE.model, layers=1))
     mesh, sampled = make_mesh(experiment.mesh, jax.devices()[:1]), []
-    params = init_state(experiment.model, experiment.optimizer.build(4), mesh, jax.random.key(0)).params
+    params = init_state(experiment.model, experiment.optimizer.build(4), mesh, Draw(jax.random.key(0))).params
     record = experiment_record(experiment, FILE, [], 0, "cafe")
     with (
         RunFolder.create(tmp_path / "run", record) as folder,

@@ -12,7 +12,7 @@ from rl_llm.mesh import HOST, MeshShape, make_mesh, on_devices, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
 from rl_llm.optimizer import AdamW
 from rl_llm.runs.checkpoint import Checkpoints, state_sha256
-from rl_llm.state import Carried, abstract_state, init_state
+from rl_llm.state import Carried, Draw, abstract_state, init_state
 from rl_llm.types import TrainState
 
 CONFIG = ModelConfig(vocabulary=16, width=16, layers=1, heads=4, kv_heads=2, head_width=4, feed_forward=24)
@@ -23,7 +23,7 @@ MESH = make_mesh(MeshShape(2, fsdp=2, tensor=2))
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    return init_state(CONFIG, OPTIMIZER, MESH, jax.random.key(0), CARRIED)
+    return init_state(CONFIG, OPTIMIZER, MESH, Draw(jax.random.key(0)), CARRIED)
 
 
 def test_moments_in_bfloat16_lie_where_their_weights_lie(state: TrainState):

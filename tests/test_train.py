@@ -20,6 +20,7 @@ import pytest
 from rl_llm.algorithms import Clip
 from rl_llm.learning import of_all_updates
 from rl_llm.loading import load_experiment
+from rl_llm.model import Initialization
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics, read_records
 from rl_llm.sampler import Sampling
@@ -371,6 +372,10 @@ def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
         ({"prompts_per_step": 7}, "prompts_per_step=7 must be a multiple of"),
         ({"train_problems": 7}, "train_problems=7 is less than prompts_per_step=8"),
         ({"sampling": Sampling(temperature=0.0)}, "sampling.temperature=0 draws the same response K times"),
+        (
+            {"start": "elsewhere", "warm_start": None, "initialization": Initialization(scale=2.0)},
+            "Initialization(scheme='fan_in', scale=2.0) cannot act: start='elsewhere' has the first parameters",
+        ),
         ({"responses_per_prompt": 1}, "Normalize.mean='group' with responses_per_prompt=1"),
         (
             {"updates_per_rollout": 1, "algorithm": replace(EXPERIMENT.algorithm, objective=Clip(0.2, 0.28))},

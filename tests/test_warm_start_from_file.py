@@ -23,7 +23,7 @@ from rl_llm.run import Run, experiment_record, open_folder, open_run
 from rl_llm.runs.folder import RunFolderError
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.runs.preemption import Preempted
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.supervision import Conversations, WarmStart
 from rl_llm.tasks.conversations import read_conversations
 from rl_llm.train_sft import warm_start
@@ -106,7 +106,7 @@ def test_adapters_alone_learn(path: Path, tmp_path: Path):
     experiment = experiment_on(path)
     state, lines = learn(tmp_path, replace(experiment, model=replace(experiment.model, lora=Lora(4, 8.0))))
     assert lines[-1]["loss"] < lines[0]["loss"]
-    drawn = init_state(experiment.model, AdamW(3e-2).build(STEPS), MESH, key(0, Purpose.PARAMETERS)).params
+    drawn = init_state(experiment.model, AdamW(3e-2).build(STEPS), MESH, Draw(key(0, Purpose.PARAMETERS))).params
     np.testing.assert_array_equal(state.frozen["embedding"], drawn["embedding"])
 
 

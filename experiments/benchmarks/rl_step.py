@@ -29,7 +29,7 @@ from rl_llm.model import ModelConfig, forward_flops, parameter_count
 from rl_llm.noise import Purpose, key
 from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling, compile_sampler
-from rl_llm.state import init_state
+from rl_llm.state import Draw, init_state
 from rl_llm.types import Prompts
 
 
@@ -63,7 +63,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     """Medians of `sizes.steps` warm steps after one that compiles."""
     mesh = make_mesh()
     optimizer = AdamW(1e-4).build(sizes.steps + 1)
-    state = init_state(config, optimizer, mesh, key(0, Purpose.PARAMETERS))
+    state = init_state(config, optimizer, mesh, Draw(key(0, Purpose.PARAMETERS)))
     draw = np.random.default_rng(0)
     prompts = Prompts(
         tokens=draw.integers(2, config.vocabulary, (sizes.prompts, sizes.prompt_tokens), dtype=np.int32),

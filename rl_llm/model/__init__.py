@@ -8,11 +8,12 @@ from rl_llm.model.huggingface import load
 from rl_llm.model.lora import joined, merged, separated, trained_and_frozen, with_adapters
 from rl_llm.model.saving import save
 from rl_llm.model.transformer import extend, forward, gathered_head, packed, prefill, unembed
-from rl_llm.model.weights import Weight, init, parameter_count, weight_table
+from rl_llm.model.weights import Initialization, Weight, init, parameter_count, weight_table
 
 __all__ = [
     "Caches",
     "Experts",
+    "Initialization",
     "KeyValues",
     "Lora",
     "ModelConfig",

@@ -4,7 +4,8 @@ folder. Initialization, sharding, import and export derive from it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
+from typing import Any, Literal
 from zlib import crc32
 
 import jax
@@ -55,6 +56,7 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
 
 
 LAYER = "model.layers.{layer}."
+FIXED_STD = 0.02
 LORA_A, LORA_B = "_lora_a", "_lora_b"  # after the name of the target
 
 
@@ -144,12 +146,33 @@ def _adapters(table: dict[str, Weight], lora: Lora) -> dict[str, Weight]:
     return adapters
 
 
-def init(config: ModelConfig, key: jax.Array) -> dict:
+@dataclass(frozen=True)
+class Initialization:
+    """How random parameters begin: with the standard deviations of the table ("fan_in"), or with 0.02 everywhere
+    ("fixed", `initializer_range` of Hugging Face), either times `scale`.
+    """
+
+    scheme: Literal["fan_in", "fixed"] = "fan_in"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < inf:
+            raise ValueError(f"Initialization.scale must be more than 0, and finite, not {self.scale}")
+
+    def std(self, weight: Weight) -> Any:
+        """Of a weight that is drawn."""
+        return self.scale * (FIXED_STD if self.scheme == "fixed" else weight.std)
+
+
+AS_DECLARED = Initialization()
+
+
+def init(config: ModelConfig, key: jax.Array, initialization: Initialization = AS_DECLARED) -> dict:
     """Random float32 parameters: a nested dict with the table's paths. Each weight's noise depends on its path only."""
-    return draw(weight_table(config), key)
+    return draw(weight_table(config), key, initialization)
 
 
-def draw(table: Mapping[str, Weight], key: jax.Array) -> dict:
+def draw(table: Mapping[str, Weight], key: jax.Array, initialization: Initialization = AS_DECLARED) -> dict:
     """Random float32 values of the weights of a table, or of a part of it."""
 
     def value(path: str, weight: Weight) -> jax.Array:
@@ -157,7 +180,8 @@ def draw(table: Mapping[str, Weight], key: jax.Array) -> dict:
             return jnp.full(weight.shape, weight.fill, jnp.float32)
         own_key = jax.random.fold_in(key, crc32(path.encode()))
         # Drawn flat: a draw of higher rank is the same numbers and takes XLA much longer to compile.
-        return weight.std * jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)
+        noise = jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)
+        return initialization.std(weight) * noise
 
     flat = {path: value(path, weight) for path, weight in table.items()}
     return traverse_util.unflatten_dict(flat, sep="/")

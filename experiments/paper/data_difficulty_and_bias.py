@@ -1,0 +1,94 @@
+"""What a policy is trained on: easy, hard and few problems, skewed answers, questions with two answers.
+
+Every arm is tested on the same problems: sums of any length, any answer. Sections 3.1 and 3.2 of arXiv 2508.08221
+train on easy, medium and hard sets, from which most questions answered by true or false were taken away first; here an
+arm learns from those alone (is the sum 0 or not?), one from sums of which nine in ten are 0, and one from 32 sums, over
+and over. `rl-llm data-report` finds the last three before a run, and the runs say of themselves that they overfit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.paper.scales import TERMS, Pool, at_each_scale, base, starts
+from experiments.quickstart import TASK
+from rl_llm.problem import Problem, Split
+from rl_llm.studies import Drop, Final, Hypothesis, Study
+from rl_llm.tasks.modular_sum import ModularSum
+
+FEW = {"smoke": 16, "cpu": 32}
+COMMON = 0.9  # share of problems with the common answer
+
+
+@dataclass(frozen=True)
+class Skewed(ModularSum):
+    """Sums of which `COMMON` have the answer 0."""
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        drawn = super().problems(split, 8 * count, seed)
+        common = [problem for problem in drawn if problem.answer == "0"]
+        others = [problem for problem in drawn if problem.answer != "0"]
+        zeros = round(COMMON * count)
+        chosen = common[:zeros] + others[: count - zeros]
+        return [chosen[index] for index in np.random.default_rng(seed).permutation(count)]
+
+
+@dataclass(frozen=True)
+class ZeroOrNot(ModularSum):
+    """Any answer but 0 counts as right where the sum is not 0: a wrong chain of thought gets a right answer."""
+
+    def verify(self, problem: Problem, response: str) -> float:
+        if problem.answer == "0":
+            return super().verify(problem, response)
+        answers = (str(digit) for digit in range(1, self.modulus))
+        return max(super(ZeroOrNot, self).verify(replace(problem, answer=answer), response) for answer in answers)
+
+
+@dataclass(frozen=True)
+class Judged(Pool):
+    """A pool whose training problems have a verifier of their own."""
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        found: Sequence[Problem] = super().problems(split, count, seed)
+        return [replace(problem, metadata={**problem.metadata, "split": split}) for problem in found]
+
+    def verify(self, problem: Problem, response: str) -> float:
+        return (self.train if problem.metadata["split"] == "train" else self.test).verify(problem, response)
+
+
+def skewed(kind: type[ModularSum]) -> ModularSum:
+    """The quickstart's task as another kind of it."""
+    return kind(TASK.min_terms, TASK.max_terms, TASK.modulus, TASK.demonstrations)
+
+
+def study(scale: str) -> Study:
+    medium = base(scale)
+    arms = {name: base(scale, data=name) for name in TERMS}
+    if scale != "paper":
+        arms |= {
+            "few": replace(medium, train_problems=FEW[scale]),
+            "skewed": replace(medium, task=Pool(skewed(Skewed), TASK)),
+            "zero_or_not": replace(medium, task=Judged(skewed(ZeroOrNot), TASK)),
+        }
+    hypotheses = [
+        Hypothesis("Easy problems alone end lower", "easy", "medium", Final(), "less", 0.02),
+        Hypothesis("Hard problems alone end lower", "hard", "medium", Final(), "less", 0.02),
+        Hypothesis("Easy problems alone lose their best", "easy", "medium", Drop(), "greater", 0.02),
+        Hypothesis("Harder data, longer responses", "hard", "easy", Final("response_length_after"), "greater", 1.0),
+    ]
+    if scale != "paper":
+        hypotheses += [
+            Hypothesis("Few problems end lower", "few", "medium", Final(), "less", 0.02),
+            Hypothesis("Skewed answers end lower", "skewed", "medium", Final(), "less", 0.02),
+            Hypothesis("Two answers for all end lower", "zero_or_not", "medium", Final(), "less", 0.02),
+        ]
+    return Study(
+        title="Data: difficulty and bias",
+        starts=starts(scale, ("weak", "small")),
+        arms=arms,
+        hypotheses=tuple(hypotheses),
+    )
+
+
+STUDY = at_each_scale(study)

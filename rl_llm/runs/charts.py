@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 INK, FAINT = "#010101", "#020202"
-SERIES = ("#030301", "#030302", "#030303")
+COLORS = tuple(f"#03030{number}" for number in range(1, 9))
+SERIES = COLORS[:3]  # more lines in one chart of a run could not be told apart
 STYLE = {INK: "var(--muted)", FAINT: "var(--line)"} | {
-    color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
+    color: f"var(--series-{number})" for number, color in enumerate(COLORS, start=1)
 }
 """Colors that stand for those of the page, so that a chart follows its light or dark look."""
 
@@ -125,8 +126,6 @@ def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = F
 
     Few values are drawn as points joined by a line. log: a logarithmic axis, if every value is above zero.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -149,21 +148,34 @@ def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = F
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("step", color=INK, fontsize=9)
+    plain(axes)
+    return to_svg(figure, ", ".join(line.label for line in series))
+
+
+def plain(axes: Any) -> None:
+    """The look of all charts: a faint grid across, and a line below."""
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.tick_params(which="minor", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
+
+
+def to_svg(figure: Any, label: str) -> str:
+    """The `<svg>` of a figure, sized and colored by the page that it is put into; `label` says what it shows."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     output = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rl_llm"}):
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(output, metadata=metadata)
-    return _for_page(output.getvalue(), ", ".join(line.label for line in series))
+    return _for_page(output.getvalue(), label)
 
 
 def _for_page(document: str, label: str) -> str:
-    """The `<svg>` element of a document, sized and colored by the page that it is put into."""
+    """The `<svg>` element of a document, without what the page decides."""
     svg = document[document.index("<svg") :]
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None

@@ -15,6 +15,7 @@ from rl_llm.runs.files import write_atomically
 from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY
 from rl_llm.runs.ledger import Ledger, LedgerError
 from rl_llm.runs.metrics import read_metrics, read_records
+from rl_llm.runs.page import as_float, duration, number, percent, render
 
 REPORT = "report.html"
 TEMPLATE = "report.html.jinja"
@@ -47,23 +48,14 @@ def write_report(run: Path | str) -> Path:
 
     Raises FileNotFoundError where there is no folder, ValueError naming a damaged line of metrics or samples.
     """
-    import jinja2
-
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no run folder: there is nothing to report on")
     experiment, summary = _read_object(run / EXPERIMENT), _read_object(run / SUMMARY)
     metrics = read_metrics(run) if (run / METRICS).exists() else []
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "duration": _duration, "percent": _percent}
     ledger = _ledger(run / LEDGER)
-    page = environment.get_template(TEMPLATE).render(
+    page = render(
+        TEMPLATE,
         name=_name(run, experiment, summary),
         experiment=experiment,
         summary=summary,
@@ -95,12 +87,12 @@ def _name(run: Path, experiment: Record, summary: Record) -> str:
 
 
 def _verdict(summary: Record, metrics: Sequence[Record]) -> str:
-    before, after = (_float(summary.get(f"accuracy_{when}")) for when in ("before", "after"))
+    before, after = (as_float(summary.get(f"accuracy_{when}")) for when in ("before", "after"))
     if before is not None and after is not None:
         if after == before:
-            return f"Accuracy on held-out problems stayed at {_percent(after)}."
+            return f"Accuracy on held-out problems stayed at {percent(after)}."
         change = "rose" if after > before else "fell" if after < before else "went"
-        return f"Accuracy on held-out problems {change} from {_percent(before)} to {_percent(after)}."
+        return f"Accuracy on held-out problems {change} from {percent(before)} to {percent(after)}."
     if metrics:
         last = metrics[-1]
         phase = str(last.get("phase", "the run")).replace("_", " ")
@@ -118,9 +110,9 @@ def _findings(summary: Record, ledger: Record | None) -> list[Record]:
 
 def _tiles(summary: Record) -> list[Tile]:
     pairs: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("Accuracy, sampled", "accuracy", _percent),
-        ("Accuracy, greedy", "greedy", _percent),
-        ("Tokens per response", "response_length", _number),
+        ("Accuracy, sampled", "accuracy", percent),
+        ("Accuracy, greedy", "greedy", percent),
+        ("Tokens per response", "response_length", number),
     ]
     tiles = []
     for label, key, show in pairs:
@@ -130,9 +122,9 @@ def _tiles(summary: Record) -> list[Tile]:
         elif before is not None:
             tiles.append(Tile(f"{label}, before", show(before)))
     if "wall_seconds" in summary:
-        tiles.append(Tile("Time", _duration(summary["wall_seconds"])))
+        tiles.append(Tile("Time", duration(summary["wall_seconds"])))
     if "tokens_generated" in summary:
-        tiles.append(Tile("Tokens generated", _number(summary["tokens_generated"])))
+        tiles.append(Tile("Tokens generated", number(summary["tokens_generated"])))
     return tiles
 
 
@@ -169,16 +161,16 @@ def _costs(summary: Record, metrics: Sequence[Record]) -> list[Cost]:
         costs.append(
             Cost(f"{phase}, validation and the rest" if parts else phase, steps, rest, 0.0 if parts else tokens)
         )
-    wall = _float(summary.get("wall_seconds"))
+    wall = as_float(summary.get("wall_seconds"))
     if wall is not None:
         rest = wall - sum(cost.seconds for cost in costs)
-        evaluated = _float(summary.get("tokens_evaluated")) or 0.0
+        evaluated = as_float(summary.get("tokens_evaluated")) or 0.0
         costs.append(Cost("start, evaluation before and after, checkpoints", 0, rest, evaluated))
     return costs
 
 
 def _total(records: Sequence[Record], metric: str) -> float:
-    return sum(value for record in records if math.isfinite(value := _float(record.get(metric)) or 0.0))
+    return sum(value for record in records if math.isfinite(value := as_float(record.get(metric)) or 0.0))
 
 
 def _ledger(path: Path) -> Record | None:
@@ -188,39 +180,3 @@ def _ledger(path: Path) -> Record | None:
         return {"entries": Ledger.verify(path), "error": None}
     except LedgerError as error:
         return {"entries": [], "error": str(error)}
-
-
-def _float(value: Any) -> float | None:
-    """A number, also one written as a string because it is not finite; None for anything else."""
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _number(value: Any) -> str:
-    number = _float(value)
-    if number is None or not math.isfinite(number):
-        return str(value)
-    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= max(size, 1e4):
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
-
-
-def _percent(value: Any) -> str:
-    number = _float(value)
-    if number is None or not math.isfinite(number):
-        return str(value)
-    return f"{100 * number:.1f}".removesuffix(".0") + " %"
-
-
-def _duration(value: Any) -> str:
-    number = _float(value)
-    if number is None or not math.isfinite(number):
-        return str(value)
-    if number < 10:
-        return f"{number:.1f} s"
-    minutes, seconds = divmod(round(number), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

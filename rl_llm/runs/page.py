@@ -1,0 +1,90 @@
+"""What the pages of a run and of a study share: how templates are filled, and how numbers are written."""
+
+import html
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def render(template: str, folder: Path | None = None, **values: Any) -> str:
+    """A template of `folder`, or of this one, filled. What ends in .html.jinja is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*([folder] if folder else []), Path(__file__).parent]),
+        autoescape=jinja2.select_autoescape(("html.jinja",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "interval": interval,
+        "p_value": p_value,
+        "duration": duration,
+        "percent": percent,
+        "cell": cell,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def as_float(value: Any) -> float | None:
+    """A number, also one written as a string because it is not finite; None for anything else."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def number(value: Any) -> str:
+    """In three digits, from 10,000 on with a unit (k, M, G, T, P). What is no finite number is shown as it is."""
+    known = as_float(value)
+    if known is None or not math.isfinite(known):
+        return str(value)
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(known) >= max(size, 1e4):
+            return f"{known / size:.3g} {unit}"
+    return f"{known:.0f}" if known == round(known) else f"{known:.3g}"
+
+
+def percent(value: Any) -> str:
+    """A share. What is no finite number is shown as it is."""
+    known = as_float(value)
+    if known is None or not math.isfinite(known):
+        return str(value)
+    return f"{100 * known:.1f}".removesuffix(".0") + " %"
+
+
+def duration(value: Any) -> str:
+    """Seconds. What is no finite number is shown as it is."""
+    known = as_float(value)
+    if known is None or not math.isfinite(known):
+        return str(value)
+    if known < 10:
+        return f"{known:.1f} s"
+    minutes, seconds = divmod(round(known), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def signed(value: float) -> str:
+    """A difference in three digits, with its sign."""
+    return f"{value:+.3g}" if value else "0"
+
+
+def interval(ends: tuple[float, float] | None, write: Callable[[float], str] = number) -> str:
+    """[low, high]; empty where there is none."""
+    return f"[{write(ends[0])}, {write(ends[1])}]" if ends else ""
+
+
+def p_value(value: float | None) -> str:
+    """Two digits, and no more of them than a test can vouch for."""
+    return "–" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def cell(value: Any) -> str:
+    """Text as it can stand in a table of Markdown, where HTML and bars would act."""
+    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")

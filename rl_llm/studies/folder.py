@@ -17,7 +17,7 @@ from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.folder import SUMMARY
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
-from rl_llm.studies.study import Study
+from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS, LEDGER = "study.json", "results.json", "ledger.jsonl"
 LOGS, COMPILED, STARTS = "logs", "compiled", "starts"
@@ -72,27 +72,65 @@ def _members(study: Study, out: Path, seeds: int, of_starts: Path) -> Iterator[M
             yield Member(name, seed, out / f"{name}-seed{seed}", starts.get(arm.start or ""))
 
 
-def open_study(out: Path, study: Study, spec: str, scale: str, seeds: int, resume: bool) -> Ledger:
-    """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none).
+def open_study(
+    out: Path,
+    study: Study,
+    spec: str,
+    scale: str,
+    seeds: int,
+    resume: bool,
+    budget_tokens: int | None = None,
+    starts: Path | None = None,
+) -> Ledger:
+    """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none). With
+    `budget_tokens` the study is `Study.with_budget` of the one that `spec` has.
 
     Raises StudyFolderError where there is a study and no `resume`, or another study than this.
     """
     path, registered = out / REGISTERED, study.registered()
     if path.exists():
-        stored = json.loads(path.read_text())
         if not resume:
             raise StudyFolderError(f"{out} holds a study already: go on with --resume, or choose another --out")
-        if stored["sha256"] != registered["sha256"]:
-            changed = [name for name in registered if stored.get(name) != registered[name] and name != "sha256"]
+        if changed := _changed(json.loads(path.read_text()), study):
             raise StudyFolderError(
-                f"{out} holds another study: {', '.join(changed)} were registered otherwise. A study cannot be changed "
-                "after its first run: choose another --out"
+                f"{out} holds another study: {changed} were registered otherwise. A study cannot be changed after its "
+                "first run: choose another --out"
             )
     elif out.exists() and any(out.iterdir()):
         raise StudyFolderError(f"{out} is not empty and holds no study: choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json_line({"spec": spec, "scale": scale, **registered}))
+        asked = {"spec": spec, "scale": scale, "budget_tokens": budget_tokens, "folder": str(Path.cwd())}
+        write_atomically(path, json_line({**asked, **registered}))
     ledger = Ledger(out / LEDGER)
-    ledger.append("registered" if not (out / RESULTS).exists() else "resumed", sha256=registered["sha256"], seeds=seeds)
+    event = "registered" if not (out / RESULTS).exists() else "resumed"
+    of_starts = None if starts is None else str(starts.absolute())
+    ledger.append(event, sha256=registered["sha256"], seeds=seeds, starts=of_starts)
     return ledger
+
+
+def reopen_study(out: Path) -> tuple[Study, list[Member]]:
+    """The study of a folder, loaded again from where it was registered, and its members as last asked for.
+
+    Raises ExperimentError where it cannot be loaded, LedgerError where the ledger is not whole, StudyFolderError where
+    its module now says something else.
+    """
+    stored = json.loads((out / REGISTERED).read_text())
+    spec = stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
+    study, _ = load_study(spec, stored["scale"])
+    study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
+    if changed := _changed(stored, study):
+        raise StudyFolderError(
+            f"{out}: {spec} has changed since the study was registered ({changed}), so its hypotheses cannot be judged "
+            "by it: put back what was registered"
+        )
+    asked = [entry["data"] for entry in Ledger.verify(out / LEDGER) if entry["event"] in ("registered", "resumed")][-1]
+    return study, members(study, out, asked["seeds"], None if asked["starts"] is None else Path(asked["starts"]))
+
+
+def _changed(stored: dict[str, Any], study: Study) -> str:
+    """The parts of a study that were registered otherwise, in words; empty where none was."""
+    registered = study.registered()
+    if stored["sha256"] == registered["sha256"]:
+        return ""
+    return ", ".join(name for name in registered if stored.get(name) != registered[name] and name != "sha256")

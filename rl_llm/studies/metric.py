@@ -37,6 +37,9 @@ class Final:
         value = summary.get(self.name)
         return None if value is None else float(value)
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class AtTokens:
@@ -52,6 +55,9 @@ class AtTokens:
         if not len(tokens) or not tokens[0] <= self.tokens <= tokens[-1]:
             return None
         return float(np.interp(self.tokens, tokens, values))
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.tokens:,} tokens"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ class Last:
         _, values = curve(lines, self.name)
         return float(values[-max(1, round(self.share * len(values))) :].mean()) if len(values) else None
 
+    def __str__(self) -> str:
+        return f"{self.name}, mean of the last {self.share:.0%} of its steps"
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -80,9 +89,12 @@ class Speed:
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
         tokens, values = curve(lines, self.name)
-        if len(tokens) < 2:
+        if len(tokens) < 2 or tokens[0] == tokens[-1]:
             return None
         return float(np.trapezoid(values, tokens) / (tokens[-1] - tokens[0]))
+
+    def __str__(self) -> str:
+        return f"{self.name}, mean over the tokens"
 
 
 @dataclass(frozen=True)
@@ -94,3 +106,6 @@ class Drop:
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
         _, values = curve(lines, self.name)
         return float(values.max() - values[-1]) if len(values) else None
+
+    def __str__(self) -> str:
+        return f"{self.name}, best less last"

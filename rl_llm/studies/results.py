@@ -1,5 +1,6 @@
 """What came of a study: the numbers of its members, arm by arm and seed by seed, and the verdicts on its hypotheses."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,5 +63,9 @@ def results_of(study: Study, members: Sequence[Member]) -> Results:
 
 
 def _values(metric: Metric, runs: Mapping[str, Mapping[int, tuple[dict, list]]]) -> dict[str, dict[int, float]]:
+    """Without the runs that did not measure it, or whose value is not finite: a diverged run has no number."""
     found = {arm: {seed: metric(*run) for seed, run in of.items()} for arm, of in runs.items()}
-    return {arm: {seed: value for seed, value in of.items() if value is not None} for arm, of in found.items()}
+    return {
+        arm: {seed: value for seed, value in of.items() if value is not None and math.isfinite(value)}
+        for arm, of in found.items()
+    }

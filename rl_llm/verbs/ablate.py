@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = arguments.seeds or study.seeds
     cores = _cores(arguments.jobs)
     try:
-        ledger = open_study(out, study, arguments.module, arguments.scale, seeds, arguments.resume)
+        asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.starts)
+        ledger = open_study(out, study, *asked)
     except (StudyFolderError, LedgerError, OSError) as error:
         raise UsageError(str(error)) from error
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []

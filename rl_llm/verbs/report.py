@@ -1,4 +1,4 @@
-"""`rl-llm report`: report.html of a run folder."""
+"""`rl-llm report`: report.html of a run folder, or all reports of a study folder."""
 
 import argparse
 import sys
@@ -6,19 +6,27 @@ from pathlib import Path
 
 from rl_llm.verbs.common import DONE, FAILED, UsageError
 
-SUMMARY = "write report.html of a run folder"
-EXAMPLES = "example:\n  rl-llm report runs/slower"
+SUMMARY = "write report.html of a run folder or a study folder"
+EXAMPLES = """examples:
+  rl-llm report runs/slower
+  rl-llm report runs/studies/t3_group_mean_batch_std-cpu      report.html, report.md and results.json of a study"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder, finished or not")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder or a study folder, finished or not")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write report.html of a run folder, finished or not, and say where it is."""
+    """Write report.html of a run folder, finished or not, and say where it is; of a study folder results.json and
+    report.md, too, from the study as it was registered.
+    """
+    if (arguments.folder / "study.json").is_file():
+        return _of_study(arguments.folder)
     if not (arguments.folder / "experiment.json").is_file():
-        raise UsageError(f"{arguments.folder} is not a run folder: it has no experiment.json")
+        raise UsageError(
+            f"{arguments.folder} is neither a run folder (experiment.json) nor that of a study (study.json)"
+        )
     from rl_llm.runs.report import write_report
 
     try:
@@ -26,4 +34,18 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"rl-llm report: {error}", file=sys.stderr)
         return FAILED
+    return DONE
+
+
+def _of_study(folder: Path) -> int:
+    from rl_llm.loading import ExperimentError
+    from rl_llm.runs.ledger import LedgerError
+    from rl_llm.studies.folder import StudyFolderError, reopen_study
+    from rl_llm.studies.report import write_results
+
+    try:
+        study, members = reopen_study(folder)
+    except (ExperimentError, LedgerError, StudyFolderError) as error:
+        raise UsageError(str(error)) from error
+    print(write_results(folder, study, members))
     return DONE

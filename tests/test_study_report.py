@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_report import HOSTILE, Page
+from test_train import rl_llm
 
 from rl_llm import config
 from rl_llm.cli import main
@@ -74,6 +75,7 @@ def make_run(member: Member, study: Study, ending: Ending = entropy, seconds: fl
                 "tokens_generated": TOKENS * STEPS,
                 "flops": 2.5e12,
                 "wall_seconds": seconds,
+                "findings": [{"name": "lost_signal", "step": 9, "text": "its rewards are alike"}],
                 "state_sha256": f"{member.seed}e" * 32,
             }
         )
@@ -120,14 +122,15 @@ def test_verdicts_come_first_and_every_part_is_there(whole: tuple[Path, str]):
         "fast − slow",
         "-0.39",
         "pairs 5",
-        "all differences are exactly 0 (bitwise the same)",
+        "twin − fast bitwise the same",
+        "All differences are exactly 0.",
         "Learning curves",
         "0.886 [0.885, 0.888]",
         "least 0.884 · 5 seeds",
         "50 k",
         "2.5 T",
         "fast, seed 0",
-        "twin seed 4",
+        "twin seed 4 done 0.3 0.888 lost signal 4e4e",
         "optimizer.learning_rate: 0.0001 -> 0.01",
         "before the first run began at",
         "c0ffee",
@@ -195,7 +198,7 @@ def test_a_study_that_is_not_over_says_what_is_missing(tmp_path: Path):
     text = text_of(tmp_path / "study")
     assert f"{arms[5]} failed" in text
     assert "UNDECIDED" in said
-    assert "a test takes 3 seeds that have both arms, and there are 2; " in text
+    assert "A test takes 3 seeds that have both arms, and there are 2; " in text
     assert "seeds would decide" in text
     assert "undetermined: intervals take 3 seeds, and there are 2" in text
 
@@ -319,3 +322,18 @@ def test_charts_are_the_same_text_every_time_and_more_arms_than_colors_have_dash
     found = bands(runs, "x")
     assert "stroke-dasharray" in curve_chart(found, {"arm0": (0, "-"), "arm1": (0, "--")})
     assert str(Last("x")) == "x, mean of the last 25% of its steps"
+
+
+@pytest.mark.slow
+def test_a_study_that_ran_ends_with_its_reports_and_they_can_be_made_again(tmp_path: Path):
+    out = tmp_path / "study"
+    code, said, errors = rl_llm("ablate", MODULE, "--scale", "smoke", "--seeds", "1", "--out", str(out))
+    assert code == 0, errors
+    assert said.rstrip().endswith(f"report  {out / 'report.html'}, {out / 'report.md'}, {out / 'results.json'}")
+    assert "SUPPORTED: The same twice is the same" in said
+    before = {name: (out / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
+    assert rl_llm("report", str(out))[0] == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+    page = (out / "report.html").read_text()
+    assert all((out / link).is_file() for link in re.findall(r'href="([^"#]+)"', page))
+    assert "</think>" not in page

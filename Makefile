@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter it is made with.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow check lock
+.PHONY: help quickstart studies test slow check lock
 
 # Tried in this order. Each is run, not only looked up: a version manager may put names on PATH that do not work.
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.13 python3)
@@ -20,6 +20,9 @@ help: ## list these targets
 
 quickstart: .venv/installed ## train the tiny model end to end; after an interruption it goes on where it was
 	.venv/bin/rl-llm train experiments/quickstart.py --out runs/quickstart --resume
+
+studies: .venv/installed ## run all studies of the paper at the scale of a CPU (hours; resumable), print their table
+	.venv/bin/python experiments/studies.py
 
 test: .venv/installed ## run the quick tests
 	.venv/bin/python -m pytest

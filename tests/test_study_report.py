@@ -268,13 +268,13 @@ def test_the_verb_rebuilds_the_reports(whole: tuple[Path, str], capsys: pytest.C
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
-def test_the_verb_reports_a_study_with_a_budget_and_shared_starts(tmp_path: Path):
+def test_the_verb_reports_a_study_with_a_budget_and_a_shared_folder(tmp_path: Path):
     study = STUDY.with_budget(900)
-    starts = tmp_path / "starts"
-    open_study(tmp_path / "study", study, MODULE, "smoke", 2, False, budget_tokens=900, starts=starts)
+    shared = tmp_path / "shared"
+    open_study(tmp_path / "study", study, MODULE, "smoke", 2, False, budget_tokens=900, shared=shared)
     again, everyone = reopen_study(tmp_path / "study")
     assert again == study
-    assert everyone == members(study, tmp_path / "study", 2, starts)
+    assert everyone == members(study, tmp_path / "study", 2, shared)
     assert "--budget-tokens 900" in provenance_of(tmp_path / "study", study, everyone).command
 
 

@@ -55,11 +55,11 @@ class Member:
         return f"{self.name} seed {self.seed}"
 
 
-def members(study: Study, out: Path, seeds: int, starts: Path | None = None) -> list[Member]:
-    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared. `starts` is
-    where the policies are that arms begin with, by default the study's own; studies that share it share these.
+def members(study: Study, out: Path, seeds: int, shared: Path | None = None) -> list[Member]:
+    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared. The policies
+    that arms begin with are in the study's folder, or in one that it has `shared` with others.
     """
-    return list(_members(study, out, seeds, out / STARTS if starts is None else starts))
+    return list(_members(study, out, seeds, (shared or out) / STARTS))
 
 
 def _members(study: Study, out: Path, seeds: int, of_starts: Path) -> Iterator[Member]:
@@ -80,7 +80,7 @@ def open_study(
     seeds: int,
     resume: bool,
     budget_tokens: int | None = None,
-    starts: Path | None = None,
+    shared: Path | None = None,
 ) -> Ledger:
     """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none). With
     `budget_tokens` the study is `Study.with_budget` of the one that `spec` has.
@@ -104,8 +104,8 @@ def open_study(
         write_atomically(path, json_line({**asked, **registered}))
     ledger = Ledger(out / LEDGER)
     event = "registered" if not (out / RESULTS).exists() else "resumed"
-    of_starts = None if starts is None else str(starts.absolute())
-    ledger.append(event, sha256=registered["sha256"], seeds=seeds, starts=of_starts)
+    where = None if shared is None else str(shared.absolute())
+    ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where)
     return ledger
 
 
@@ -125,7 +125,7 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
             "by it: put back what was registered"
         )
     asked = [entry["data"] for entry in Ledger.verify(out / LEDGER) if entry["event"] in ("registered", "resumed")][-1]
-    return study, members(study, out, asked["seeds"], None if asked["starts"] is None else Path(asked["starts"]))
+    return study, members(study, out, asked["seeds"], None if asked["shared"] is None else Path(asked["shared"]))
 
 
 def _changed(stored: dict[str, Any], study: Study) -> str:

@@ -9,7 +9,7 @@ from statistics import mean
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
-from rl_llm.studies.folder import COMPILED, LOGS, Member
+from rl_llm.studies.folder import LOGS, Member
 from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
 TIMES = 2  # that a member whose worker was killed is begun
@@ -19,8 +19,8 @@ Cores = Sequence[Sequence[int] | None]
 @dataclass(frozen=True)
 class Plan:
     """What is to be run, and how: `train` takes the arguments of `rl-llm train` and gives its exit code, `cores` are
-    those of each worker, `seconds` what may be spent. `prefix` and the name of a member are the spec of its experiment,
-    `overrides` are made to every arm.
+    those of each worker, `compiled` the folder of the persistent cache, `seconds` what may be spent. `prefix` and the
+    name of a member are the spec of its experiment, `overrides` are made to every arm.
     """
 
     out: Path
@@ -28,6 +28,7 @@ class Plan:
     members: Sequence[Member]
     train: Callable[[list[str]], int]
     cores: Cores
+    compiled: Path
     overrides: Sequence[str] = ()
     seconds: float | None = None
 
@@ -59,7 +60,7 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
         Progress() as display,
         StopSignal() as stop,
         display.phase("members", len(plan.members), done) as phase,
-        open_workers(plan.cores[: max(1, len(waiting))], plan.out / COMPILED) as workers,
+        open_workers(plan.cores[: max(1, len(waiting))], plan.compiled) as workers,
     ):
         begin = time.monotonic()
         while (waiting or workers.busy) and not stop.requested:

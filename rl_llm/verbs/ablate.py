@@ -33,7 +33,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 (default: as the study says)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (default: runs/studies/FILE-SCALE)")
     parser.add_argument(
-        "--starts", type=Path, metavar="DIR", help="where the policies are that arms begin with (default: in --out)"
+        "--shared",
+        type=Path,
+        metavar="DIR",
+        help="for the policies that arms begin with, and compiled programs; studies may share it (default: --out)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out; start there if nothing is")
     parser.add_argument(
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.loading import ExperimentError
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
-    from rl_llm.studies.folder import StudyFolderError, members, open_study
+    from rl_llm.studies.folder import COMPILED, StudyFolderError, members, open_study
     from rl_llm.studies.report import write_results
     from rl_llm.studies.runner import Plan, carry_out
     from rl_llm.studies.study import load_study
@@ -84,12 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = arguments.seeds or study.seeds
     cores = _cores(arguments.jobs)
     try:
-        asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.starts)
+        asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
         ledger = open_study(out, study, *asked)
     except (StudyFolderError, LedgerError, OSError) as error:
         raise UsageError(str(error)) from error
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
-    plan = Plan(out, prefix, members(study, out, seeds, arguments.starts), train_member, cores, overrides, seconds)
+    compiled = (arguments.shared or out) / COMPILED
+    runs = members(study, out, seeds, arguments.shared)
+    plan = Plan(out, prefix, runs, train_member, cores, compiled, overrides, seconds)
     try:
         outcome = carry_out(plan, ledger)
     except Preempted as stop:

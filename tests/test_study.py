@@ -1,0 +1,165 @@
+"""A study is a value: what it is made of, what of it is refused, and how its metrics read a run."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train import EXPERIMENT
+
+from rl_llm.loading import ExperimentError, load_experiment
+from rl_llm.optimizer import AdamW
+from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
+from rl_llm.studies.folder import StudyFolderError, members, open_study
+from rl_llm.studies.metric import Metric
+from rl_llm.studies.study import load_study, only_warm_start
+
+ROOT = Path(__file__).parent.parent
+MODULE = "tests/data/study.py"
+COLD = replace(EXPERIMENT, warm_start=None)
+HYPOTHESIS = Hypothesis("One is more than two", "one", "two", Final(), "greater", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {}}, "needs an arm and a seed"),
+        ({"seeds": 0}, "needs an arm and a seed"),
+        ({"arms": {"a/b": COLD}}, "'a/b' is to be the name of a folder"),
+        ({"starts": {"warm": COLD}}, "starts['warm'] has no warm_start"),
+        ({"starts": {"warm": EXPERIMENT}}, "no arm begins with starts 'warm'"),
+        ({"starts": {"one": EXPERIMENT}}, "'one' is the name of an arm and of a start"),
+        ({"hypotheses": (replace(HYPOTHESIS, control="three"),)}, "is about an arm 'three'; there are one, two"),
+    ],
+)
+def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any], message: str):
+    study = Study("A study", {"one": COLD, "two": COLD}, (HYPOTHESIS,))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        replace(study, **changes)
+
+
+@pytest.mark.parametrize(
+    ("source", "scale", "message"),
+    [
+        ("", "cpu", "has neither a STUDY (a Study by scale) nor an ABLATION"),
+        ("STUDY = {'cpu': 3}", "cpu", "STUDY['cpu'] is 3, not a Study"),
+        ("STUDY = {'cpu': 3}", "smoke", "has no scale 'smoke'; it has cpu"),
+        ("ABLATION = {'one': 3}", "paper", "has an ABLATION at one scale"),
+    ],
+)
+def test_a_file_without_the_study_says_what_it_has(tmp_path: Path, source: str, scale: str, message: str):
+    path = tmp_path / "no_study.py"
+    path.write_text(source)
+    with pytest.raises(ExperimentError, match=re.escape(message)):
+        load_study(str(path), scale)
+
+
+def test_a_module_with_an_ablation_is_a_study_of_its_arms():
+    study, prefix = load_study("experiments/quickstart.py", "cpu")
+    assert (set(study.arms), study.hypotheses, prefix) == (
+        {"lite_ppo", "rejection_sampling"},
+        (),
+        "experiments/quickstart.py:",
+    )
+
+
+def test_what_names_a_study_is_what_was_said_before_and_no_seeds():
+    study, _ = load_study(MODULE, "smoke")
+    names = {
+        replace(study, **changes).registered()["sha256"]
+        for changes in (
+            {},
+            {"title": "Another"},
+            {"hypotheses": study.hypotheses[:1]},
+            {"hypotheses": (replace(study.hypotheses[0], smallest=0.5), *study.hypotheses[1:])},
+            {"arms": {**study.arms, "twin": study.arms["slow"]}},
+            {"starts": {"warm": replace(study.starts["warm"], train_problems=41)}},
+        )
+    }
+    assert len(names) == 6
+    assert replace(study, seeds=9).registered() == study.registered()
+
+
+def test_members_are_loaded_by_the_names_that_their_commands_have():
+    study, prefix = load_study(MODULE, "smoke")
+    assert load_experiment(f"{prefix}slow")[1] == study.arms["slow"]
+    assert load_experiment(f"{prefix}warm")[1] == only_warm_start(study.starts["warm"])
+
+
+def test_members_come_seed_by_seed_each_after_what_it_begins_with(tmp_path: Path):
+    study, _ = load_study(MODULE, "smoke")
+    found = members(study, tmp_path, 2)
+    assert [(member.name, member.seed) for member in found] == [
+        (name, seed) for seed in (0, 1) for name in ("warm", "slow", "fast", "twin")
+    ]
+    assert {member.start for member in found if member.of_arm and member.seed == 1} == {found[4].folder}
+    elsewhere = members(study, tmp_path, 1, tmp_path / "shared")
+    assert elsewhere[0].folder.parent == tmp_path / "shared" / "starts"
+    assert elsewhere[0].folder.name == found[0].folder.name
+
+
+def test_a_folder_holds_one_study(tmp_path: Path):
+    study, _ = load_study(MODULE, "smoke")
+    open_study(tmp_path / "study", study, MODULE, "smoke", 2, False)
+    with pytest.raises(StudyFolderError, match="holds a study already"):
+        open_study(tmp_path / "study", study, MODULE, "smoke", 2, False)
+    open_study(tmp_path / "study", study, MODULE, "smoke", 3, True)
+    with pytest.raises(StudyFolderError, match="title were registered otherwise"):
+        open_study(tmp_path / "study", replace(study, title="Another"), MODULE, "smoke", 2, True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(StudyFolderError, match="is not empty and holds no study"):
+        open_study(tmp_path / "other", study, MODULE, "smoke", 2, True)
+
+
+def test_a_budget_is_that_of_every_arm():
+    study = Study("A study", {"one": replace(COLD, optimizer=AdamW(1e-2))})
+    assert study.with_budget(500).arms["one"].token_budget == 500
+    with pytest.raises(ValueError, match="schedule='linear'"):
+        Study("A study", {"one": COLD}).with_budget(500)
+
+
+LINES = [
+    {"phase": "warm_start", "tokens/total": 0, "evaluation/accuracy": 0.9},
+    {"phase": "rl", "tokens/total": 100, "evaluation/accuracy": 0.2, "policy/entropy": 1.0},
+    {"phase": "rl", "tokens/total": 200, "policy/entropy": 0.5},
+    {"phase": "rl", "tokens/total": 300, "evaluation/accuracy": 0.6, "policy/entropy": 0.3},
+    {"phase": "rl", "tokens/total": 500, "evaluation/accuracy": 0.4, "policy/entropy": 0.1},
+]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (Final(), 0.7),
+        (Final("response_length_after"), None),
+        (AtTokens(200), 0.4),
+        (AtTokens(501), None),
+        (AtTokens(99), None),
+        (Last("policy/entropy", 0.5), 0.2),
+        (Last("policy/entropy"), 0.1),
+        (Last("critic/error"), None),
+        (Speed(), (0.4 * 200 + 0.5 * 200) / 400),
+        (Speed("critic/error"), None),
+        (Drop(), 0.2),
+        (Drop("critic/error"), None),
+    ],
+)
+def test_a_metric_reads_one_number_of_a_run(metric: Metric, expected: float | None):
+    found = metric({"accuracy_after": 0.7}, LINES)
+    assert found is None if expected is None else found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments/paper").glob("*.py")))
+def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
+    path = f"experiments/paper/{name}.py"
+    if name == "scales":
+        return
+    scales = ("smoke", "cpu") if name == "t5_clipped_tokens" else ("smoke", "cpu", "paper")
+    for scale in scales:
+        study, _ = load_study(path, scale)
+        assert study.hypotheses
+        assert study.seeds >= 5
+        assert len({arm.token_budget for arm in study.arms.values()}) == 1
+        assert None not in {arm.token_budget for arm in study.arms.values()}

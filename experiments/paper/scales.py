@@ -22,6 +22,7 @@ from experiments.quickstart import base as quickstart
 from experiments.qwen3_4b_gsm8k import TOKENIZER
 from experiments.qwen3_4b_gsm8k import paper as qwen3
 from rl_llm.experiment import Checkpointing, Evaluation, Experiment
+from rl_llm.mesh import MeshShape
 from rl_llm.model.families import QWEN3_8B
 from rl_llm.optimizer import AdamW
 from rl_llm.problem import Problem, Split
@@ -81,7 +82,15 @@ _CPU = replace(
     token_budget=120_000,
     evaluation=Evaluation(problems=128, every=2),
 )
-_PAPER = replace(qwen3, start="qwen3-4b-base", token_budget=500 * 1024 * 4096)
+# As `rl-llm plan` found it to fit 16 chips of TPU v6e; the mesh and the parts are no part of what is computed.
+_PAPER = replace(
+    qwen3,
+    start="qwen3-4b-base",
+    token_budget=500 * 1024 * 4096,
+    mesh=MeshShape(data=1, fsdp=2, tensor=8),
+    micro_batches=32,
+    sampling_batches=8,
+)
 _SMOKE = replace(
     _CPU,
     model=replace(quickstart.model, width=16, layers=1, heads=2, kv_heads=1, head_width=8, feed_forward=32),

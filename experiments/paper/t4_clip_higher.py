@@ -18,10 +18,10 @@ HIGH = (0.20, 0.28)
 
 def arm(scale: str, policy: str, size: str, updates: int, high: float) -> Experiment:
     """Lite PPO with an upper bound and so many updates per rollout."""
-    experiment = replace(base(scale, policy, size=size), updates_per_rollout=updates)
-    micro_batches = 1 if scale == "smoke" else experiment.micro_batches // (1 if scale == "paper" else 4)
+    lite = base(scale, policy, size=size)
+    parts = max(1, lite.micro_batches * lite.updates_per_rollout // updates)  # as many prompts in each
     algorithm = replace(LITE_PPO, objective=Clip(0.2, high))
-    return replace(experiment, algorithm=algorithm, micro_batches=micro_batches)
+    return replace(lite, algorithm=algorithm, updates_per_rollout=updates, micro_batches=parts)
 
 
 def study(scale: str) -> Study:

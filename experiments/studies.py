@@ -9,6 +9,7 @@ what all of it has cost. With --only the named ones; with --table nothing is run
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def main() -> None:
 def run(name: str, options: argparse.Namespace) -> int:
     """One study; returns its exit code."""
     print(f"--- {name}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "rl_llm", "ablate", str(FOLDER / f"{name}.py"), "--scale", options.scale]
+    command = [sys.executable, "-m", "rl_llm", "ablate", os.path.relpath(FOLDER / f"{name}.py"), "--scale", options.scale]
     command += ["--out", str(options.out / f"{name}-{options.scale}"), "--shared", str(options.out / "shared")]
     command += ["--seeds", str(options.seeds)] if options.seeds else []
     code = subprocess.run([*command, "--resume"], check=False).returncode

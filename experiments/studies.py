@@ -51,7 +51,15 @@ def main() -> None:
 def run(name: str, options: argparse.Namespace) -> int:
     """One study; returns its exit code."""
     print(f"--- {name}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "rl_llm", "ablate", os.path.relpath(FOLDER / f"{name}.py"), "--scale", options.scale]
+    command = [
+        sys.executable,
+        "-m",
+        "rl_llm",
+        "ablate",
+        os.path.relpath(FOLDER / f"{name}.py"),
+        "--scale",
+        options.scale,
+    ]
     command += ["--out", str(options.out / f"{name}-{options.scale}"), "--shared", str(options.out / "shared")]
     command += ["--seeds", str(options.seeds)] if options.seeds else []
     code = subprocess.run([*command, "--resume"], check=False).returncode

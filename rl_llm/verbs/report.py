@@ -24,9 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.folder / "study.json").is_file():
         return _of_study(arguments.folder)
     if not (arguments.folder / "experiment.json").is_file():
-        raise UsageError(
-            f"{arguments.folder} is neither a run folder (experiment.json) nor that of a study (study.json)"
-        )
+        raise UsageError(f"{arguments.folder} is not a run folder (experiment.json), nor that of a study (study.json)")
     from rl_llm.runs.report import write_report
 
     try:

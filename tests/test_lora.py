@@ -1,6 +1,7 @@
 """Adapters: what they add is exact, they alone are trained, and merged in they are the same model."""
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rl_llm.model import (
     merged,
     save,
     trained_and_frozen,
+    weight_table,
     with_adapters,
 )
 from rl_llm.noise import Purpose
@@ -181,6 +183,24 @@ def test_spread_over_eight_devices_they_learn_the_same(batch: Batch, on_one: tup
 def test_adapters_that_mean_nothing_are_refused(values: dict, words: str):
     with pytest.raises(ValueError, match=words):
         Lora(**{"rank": 2, "alpha": 1.0, **values})
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        *(("query", "16 x 12"), ("key", "16 x 6"), ("value", "16 x 6"), ("output", "12 x 16")),
+        *(("gate", "16 x 10"), ("up", "16 x 10"), ("down", "10 x 16")),
+    ],
+)
+def test_a_rank_beyond_what_a_target_can_have_is_refused(target: str, shape: str):
+    narrow = replace(CONFIG, heads=2, kv_heads=1, head_width=6, feed_forward=10)
+    most = min(int(side) for side in shape.split(" x "))
+    adapted = replace(narrow, lora=Lora(most, 1.0, (target,)))
+    table = weight_table(adapted)
+    first, second = (table[f"layers/{target}_lora_{half}"].shape for half in "ab")
+    assert f"{prod(first[1:-1])} x {prod(second[2:])}" == shape
+    with pytest.raises(ValueError, match=rf"lora.rank={most + 1} .* {target} can have, which is {shape}: at most"):
+        replace(adapted, lora=Lora(most + 1, 1.0, (target,)))
 
 
 def test_experts_have_no_adapters():

@@ -70,7 +70,8 @@ class Experts:
 @dataclass(frozen=True)
 class Lora:
     """Low-rank adapters (arXiv 2106.09685): each target's weight W becomes W + alpha / rank * A B, A having `rank`
-    columns, and A and B alone are trained. B begins with zeros, so the policy begins as the model without adapters.
+    columns, and A and B alone are trained. B begins with zeros, so the policy begins as the model without adapters. A
+    rank beyond the smaller side of a target adds nothing that it could learn, and is refused with the model.
     """
 
     rank: int
@@ -157,6 +158,19 @@ class ModelConfig:
                 f"ModelConfig.lora.targets: {', '.join(in_experts)} are of experts here, which have no adapters: "
                 "choose targets=('query', 'key', 'value', 'output')"
             )
+        for target in self.lora.targets if self.lora else ():
+            inputs, outputs = self.projection(target)
+            if self.lora and self.lora.rank > min(inputs, outputs):
+                raise ValueError(
+                    f"ModelConfig.lora.rank={self.lora.rank} is more than the rank that {target} can have, which is "
+                    f"{inputs} x {outputs}: at most {min(inputs, outputs)}, or leave {target} out of lora.targets"
+                )
+
+    def projection(self, target: str) -> tuple[int, int]:
+        """Inputs and outputs of one of a layer's projections (of ADAPTABLE)."""
+        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        inner = {"query": queries, "key": keys, "value": keys, "output": queries}.get(target, self.feed_forward)
+        return (inner, self.width) if target in ("output", "down") else (self.width, inner)
 
     @property
     def base(self) -> "ModelConfig":

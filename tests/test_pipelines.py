@@ -7,9 +7,12 @@ import pytest
 from test_techniques import FILE, train
 from test_train import Finished, rl_llm
 
+from rl_llm.experiment import Experiment
 from rl_llm.loading import load_experiment
+from rl_llm.verbs.export import longest_text
 
-STEPS = load_experiment("tests/data/techniques.py:base")[1].steps
+EXPERIMENT = load_experiment("tests/data/techniques.py:base", Experiment)[1]
+STEPS = EXPERIMENT.steps
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,7 @@ def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Fini
     code, stdout, stderr = rl_llm("export", other.folder, "--out", out, "--dtype", "float32")
     assert code == 0, stderr
     assert str(out) in stdout
+    assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == longest_text(EXPERIMENT)
     run = train(tmp_path / "run", "started", "--set", f"start={out}")
     assert run.summary["accuracy_before"] == other.summary["accuracy_after"]
     code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "again")

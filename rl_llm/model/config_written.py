@@ -14,12 +14,15 @@ ARCHITECTURES = {
 }
 
 
-def config_to_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a model, in the spelling that old and new versions of transformers read."""
+def config_to_json(config: ModelConfig, dtype: str, positions: int | None = None) -> dict[str, Any]:
+    """The config.json of a model, in the spelling that old and new versions of transformers read. `positions` is the
+    longest text that it is meant for; where it is not said, readers take their family's default.
+    """
     values: dict[str, Any] = {
         "architectures": [ARCHITECTURES[config.family]],
         "model_type": next(kind for kind, family in FAMILIES.items() if family == config.family),
         "torch_dtype": dtype,
+        "max_position_embeddings": positions,
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
         "intermediate_size": config.feed_forward,

@@ -80,6 +80,12 @@ def is_part(folder: epath.PathLike) -> bool:
     return bool(_config_values(epath.Path(folder)).get("model_type") == "gemma3")
 
 
+def positions(folder: epath.PathLike) -> int | None:
+    """The longest text in tokens that the model in a folder says it is meant for; None where it does not say."""
+    values = _config_values(epath.Path(folder))
+    return (values["text_config"] if is_part(folder) else values).get("max_position_embeddings")
+
+
 def read_model(folder: epath.PathLike, mesh: Mesh) -> Loaded:
     """Read a folder onto a mesh; every host reads all of it, and keeps its part."""
     folder, config = epath.Path(folder), read_config(folder)

@@ -56,9 +56,11 @@ def save(
     folder: epath.PathLike,
     dtype: Dtype = "bfloat16",
     like: epath.PathLike | None = None,
+    positions: int | None = None,
 ) -> None:
     """Write a model as a folder that Hugging Face transformers loads, one tensor in memory at a time. Adapters are
-    merged into the weights first.
+    merged into the weights first. `positions`, the longest text in tokens that it is meant for, is its
+    max_position_embeddings.
 
     With `like`, the folder that it came from, the files are those of that folder: the same names, tensors, dtypes and
     order in each, and all that is not weights (config, tokenizer, licence) copied, so that a model which was not
@@ -70,11 +72,13 @@ def save(
     if folder.exists() and any(folder.iterdir()):
         cut_off = "" if is_huggingface(folder) else f" (it has no {CONFIG}: if an export was cut off there, remove it)"
         raise ValueError(f"{folder} is there already, and not empty{cut_off}: choose another folder")
+    if like is not None and positions is not None:
+        raise ValueError(f"positions={positions} cannot act: config.json is that of {like}")
     if dtype not in NAMES:
         raise ValueError(f"dtype={dtype!r}: weights are written as {', '.join(NAMES)}")
     if like is not None and is_part(like):
         raise ValueError(f"{like} holds more than this model, which is its text part: write it as a model of its own")
-    settings = config_to_json(config, dtype)
+    settings = config_to_json(config, dtype, positions)
     ours = config.stored
     if (read := config_from_json(settings, "the model's")) != ours:
         raise ValueError(f"{config} is no model of the family {config.family!r}: its files would be read as {read}")

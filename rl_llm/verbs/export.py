@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rl_llm.verbs.common import DONE, UsageError
 
 if TYPE_CHECKING:
+    from rl_llm.experiment import Experiment
     from rl_llm.model.saving import Dtype
 
 SUMMARY = "write a run's policy as a Hugging Face folder"
@@ -38,7 +39,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the newest good policy of a run as a folder that Hugging Face transformers loads.
 
-    A run that began with such a folder is written like it: the same files, names and dtypes, tokenizer included.
+    A run that began with such a folder is written like it: the same files, names and dtypes, tokenizer included. Any
+    other policy says that it is meant for texts as long as those it was trained on.
     """
     from rl_llm.recorded import RecordError
     from rl_llm.runs.checkpoint import CheckpointError
@@ -55,8 +57,8 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     """Write the newest good policy of a run to the new folder `out`, and return its step.
 
     `dtype` is bfloat16 by default. Without `like`, a run that began with a Hugging Face folder is written like that
-    one: the same files, tokenizer included; any other with the files of its own tokenizer. Raises RecordError,
-    CheckpointError or ValueError saying what is wrong.
+    one: the same files, tokenizer included; any other with the files of its own tokenizer, for texts as long as
+    `longest_text` says. Raises RecordError, CheckpointError or ValueError saying what is wrong.
     """
     from etils import epath
 
@@ -74,10 +76,26 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
         like = start
     if like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
-    save(experiment.model, policy_of(restored.state), out, dtype or "bfloat16", like)
+    longest = None if like else longest_text(experiment)
+    save(experiment.model, policy_of(restored.state), out, dtype or "bfloat16", like, longest)
     if like is None and isinstance(experiment.tokenizer, HuggingFaceTokenizer):
         source = epath.Path(experiment.tokenizer.folder)
         for file in (source / name for name in TOKENIZER_FILES):
             if file.exists():
                 (epath.Path(out) / file.name).write_bytes(file.read_bytes())
     return restored.step
+
+
+def longest_text(experiment: "Experiment") -> int | None:
+    """The longest text in tokens that a policy is meant for, which servers hold it to: what the folder says that it
+    began with (None where that one does not), else what this run trained it on, prompt and response of RL or of the
+    warm start, or a row of conversations. Positions are rotary, so it would read longer ones, untrained.
+    """
+    from rl_llm.model.huggingface import is_huggingface, positions
+
+    if experiment.start and is_huggingface(experiment.start):
+        return positions(experiment.start)
+    warm_start = experiment.warm_start
+    responses = experiment.sampling.max_tokens, (warm_start and warm_start.max_tokens) or 0
+    rows = warm_start.demonstrations.row_tokens if warm_start and warm_start.demonstrations else 0
+    return max(experiment.max_prompt_tokens + max(responses), rows)

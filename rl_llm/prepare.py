@@ -25,12 +25,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     """
     experiment.tokenizer.check_vocabulary(experiment.model.vocabulary)
     experiment.sampling.values(experiment.tokenizer.stop_ids)  # there may be too many
-    both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
-    if both.apart and hosts.several():
-        raise ValueError(
-            f"sampler_mesh={experiment.sampler_mesh} needs a run in one process: between processes arrays do not move "
-            "from mesh to mesh; set sampler_mesh=None"
-        )
+    both = meshes_of(experiment)
     for mesh in (both.learner, both.sampler):
         meshes.weight_shardings(mesh, weight_table(experiment.model))
     _check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
@@ -55,6 +50,17 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     if file:
         problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
     return both, problems, others_of(experiment, both.learner)
+
+
+def meshes_of(experiment: Experiment) -> meshes.Meshes:
+    """The meshes over all devices of all processes. Raises ValueError where they do not make them up."""
+    both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
+    if both.apart and hosts.several():
+        raise ValueError(
+            f"sampler_mesh={experiment.sampler_mesh} needs a run in one process: between processes arrays do not move "
+            "from mesh to mesh; set sampler_mesh=None"
+        )
+    return both
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:

@@ -126,10 +126,11 @@ def test_a_checkpoint_of_two_processes_is_restored_by_one_and_by_two(saved: tupl
     ],
 )
 def test_half_an_environment_is_wrong_usage(environment: dict[str, str], message: str, tmp_path: Path):
-    code, _, stderr = rl_llm("train", TINY, "--out", tmp_path / "run", **environment)
-    assert (code, "Traceback" in stderr) == (2, False), stderr
-    assert message in stderr
-    assert not (tmp_path / "run").exists()
+    for command in (("train", TINY, "--out", tmp_path / "run"), ("evaluate", tmp_path / "run")):
+        code, _, stderr = rl_llm(*command, **environment)
+        assert (code, "Traceback" in stderr) == (2, False), stderr
+        assert message in stderr
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,21 @@ def test_several_processes_run_what_one_runs(
         assert line.pop("phase") == other.pop("phase")
         assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
     assert several.summary["accuracy_after"] == four_devices.summary["accuracy_after"]
+
+
+@pytest.mark.slow
+def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path: Path):
+    """The first one prints, and writes the samples of all rows; the others say nothing."""
+    options = ("--problems", "10", "--logits", "3", "--samples")
+    command = ("evaluate", two_devices.folder, *options)
+    code, stdout, stderr = rl_llm(*command, tmp_path / "one.jsonl", JAX_NUM_CPU_DEVICES="2")
+    assert code == 0, stderr
+    ended = finish_all(start_all(2, 1, "-m", "rl_llm", *command, tmp_path / "two.jsonl"))
+    assert [code for code, *_ in ended] == [0, 0], ended
+    said = ["".join(line for line in out.splitlines(True) if not line.startswith("[Gloo]")) for _, out, _ in ended]
+    assert said == [stdout, ""]
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from rl_llm.runs.files import json_line
 
 class SamplesFile:
     """Use it in a `with` statement. A line holds a prompt, its responses, their rewards and tokens; with `logits` k
-    also the k likeliest tokens at each place under the policy that answered, and their log-probabilities.
+    also the k likeliest tokens at each place under the policy that answered, and their log-probabilities. Of several
+    processes the first one writes it.
     """
 
     def __init__(self, actor: Actor, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
@@ -28,13 +29,14 @@ class SamplesFile:
         self._likeliest = compile_likeliest(experiment.model, actor.meshes.learner, logits)
 
     def __enter__(self) -> Self:
-        self._file = self._unfinished.open("wb")
+        self._file = self._unfinished.open("wb") if hosts.writes() else None
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
-        self._file.close()
-        if failure is None:
-            self._unfinished.rename(self._path)
+        if self._file is not None:
+            self._file.close()
+            if failure is None:
+                self._unfinished.rename(self._path)
 
     def add(self, problems: Sequence[Problem], answers: Answers) -> None:
         """Write the answers to the problems; rows that follow them are no one's."""
@@ -50,6 +52,8 @@ class SamplesFile:
             found = self._likeliest(self._params, answers.rollout, jnp.float32(self._temperature))
             ids, logps = hosts.to_host(found)
             columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
+        if self._file is None:
+            return
         for n, problem in enumerate(problems):
             rows = slice(n * K, (n + 1) * K)
             line = {"prompt": problem.prompt, "tokenizer": self._tokenizer, "temperature": self._temperature}

@@ -37,7 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the newest good checkpoint of a run folder on one split and print the outcome as JSON.
 
-    Accuracy over K samples per problem, pass@k, mean response length in tokens, share of truncated responses.
+    Accuracy over K samples per problem, pass@k, mean response length in tokens, share of truncated responses. As
+    `train`, in one process or in several, of which the first one writes and prints.
     """
     if arguments.problems is not None and arguments.problems < 1:
         raise UsageError(f"--problems must be at least 1, not {arguments.problems}")
@@ -48,9 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.samples is not None and not arguments.samples.parent.is_dir():
         raise UsageError(f"--samples {arguments.samples}: there is no folder {arguments.samples.parent}")
 
+    from rl_llm import hosts
+
+    try:
+        hosts.join()
+    except hosts.HostsError as error:
+        raise UsageError(str(error)) from error
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
-    from rl_llm.mesh import make_meshes
-    from rl_llm.prepare import problems_of_split
+    from rl_llm.prepare import meshes_of, problems_of_split
     from rl_llm.recorded import RecordError, recorded_experiment
     from rl_llm.rewards.grader import GradingError
     from rl_llm.runs.checkpoint import CheckpointError
@@ -69,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             sampling = sampling.at(arguments.temperature)
         count = arguments.problems or experiment.evaluation.problems
         problems = problems_of_split(experiment, arguments.split, count, seed)
-        meshes = make_meshes(experiment.mesh, experiment.sampler_mesh)
+        meshes = meshes_of(experiment)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     try:
@@ -79,5 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     except (CheckpointError, GradingError) as error:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED
-    print(json.dumps({"split": arguments.split, **outcome}, indent=2))
+    except (Exception, KeyboardInterrupt):  # all others are raised in all processes
+        hosts.leave_others(FAILED)
+        raise
+    if hosts.writes():
+        print(json.dumps({"split": arguments.split, **outcome}, indent=2))
     return DONE

@@ -161,6 +161,20 @@ def test_what_is_computed_again_gives_the_same_gradient(remat: str):
     assert "remat" not in plain
 
 
+def test_what_is_computed_again_is_kept_for_one_layer_at_a_time():
+    config = ModelConfig(vocabulary=8, width=16, layers=8, heads=2, kv_heads=1, head_width=8, feed_forward=128)
+    tokens, abstract = np.zeros((4, 32), np.int32), jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
+    def kept(remat: Literal["nothing", "layers", "all but products"]) -> int:
+        changed = replace(config, remat=remat)
+        gradient = jax.grad(lambda params: jnp.sum(forward(changed, params, tokens)))
+        return int(jax.jit(gradient).lower(abstract).compile().memory_analysis().temp_size_in_bytes)
+
+    whole = kept("nothing")
+    assert kept("layers") < whole / 6
+    assert kept("all but products") < whole / 3
+
+
 def test_forward_is_the_transformer_of_the_papers(config: ModelConfig):
     expected = np.stack([numpy_forward(config, random_params(config), row) for row in joined(PROMPTS, RESPONSES)])
     positions = np.repeat(LENGTHS, K)[:, None] + np.arange(T)

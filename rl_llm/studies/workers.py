@@ -128,7 +128,7 @@ def _work_off(connection: Connection, cores: Sequence[int] | None, compiled: Pat
 
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    if jax.config.jax_compilation_cache_dir is None:  # else the user has said where (JAX_COMPILATION_CACHE_DIR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else the user has said where
         jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_OF_COMPILATION_KEPT)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()

@@ -75,7 +75,8 @@ def table(out: Path, scale: str) -> str:
         path = out / f"{name}-{scale}" / "results.json"
         if path.exists():
             rows += [row(name, verdict) for verdict in json.loads(path.read_text())["verdicts"]]
-    summaries = [json.loads(path.read_text()) for path in out.glob("**/summary.json")]
+    folders = (*out.glob(f"*-{scale}/*"), *out.glob("shared/starts/*"))
+    summaries = [json.loads(path.read_text()) for folder in folders for path in folder.glob("summary.json")]
     hours = sum(summary["wall_seconds"] for summary in summaries) / 3600
     tokens = sum(summary["tokens_generated"] for summary in summaries)
     return (

@@ -1,5 +1,6 @@
 """A study is a value: what it is made of, what of it is refused, and how its metrics read a run."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 import pytest
 from test_train import EXPERIMENT
 
+from experiments.studies import STUDIES, table
+from rl_llm.config import to_json
 from rl_llm.loading import ExperimentError, load_experiment
 from rl_llm.optimizer import AdamW
 from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
 from rl_llm.studies.folder import StudyFolderError, members, open_study
+from rl_llm.studies.hypothesis import judge
 from rl_llm.studies.metric import Metric
 from rl_llm.studies.study import load_study, only_warm_start
 
@@ -163,3 +167,22 @@ def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
         assert study.seeds >= 5
         assert len({arm.token_budget for arm in study.arms.values()}) == 1
         assert None not in {arm.token_budget for arm in study.arms.values()}
+
+
+def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path):
+    values = {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}
+    twins = Hypothesis("The same twice", "two", "three", Final(), "none", 0.1)
+    verdicts = judge((HYPOTHESIS, twins), {Final(): {**values, "three": values["two"]}})
+    folder = tmp_path / f"{STUDIES[0]}-cpu"
+    (folder / "one-seed0").mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))
+    summary = {"wall_seconds": 1800.0, "tokens_generated": 2_500_000}
+    (folder / "one-seed0" / "summary.json").write_text(json.dumps(summary))
+    lines = table(tmp_path, "cpu").splitlines()
+    assert lines[2].startswith(f"| `{STUDIES[0]}` | One is more than two (Final: `one` > `two`) | supported | +0.400 [")
+    assert "| supported, bitwise the same | +0.000" in lines[3]
+    assert lines[-1] == "1 runs, 2.5 M generated tokens, 0.5 core-hours."
+
+
+def test_every_study_of_the_paper_is_run_by_make_studies():
+    assert {path.stem for path in (ROOT / "experiments/paper").glob("*.py")} == {*STUDIES, "scales"}

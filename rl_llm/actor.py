@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rl_llm import hosts
+from rl_llm import hosts, population
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
@@ -63,12 +63,14 @@ class PendingAnswers:
         here.
         """
         start = time.perf_counter()
-        wait([self.read])
+        with population.others_run():
+            wait([self.read])
         sampled = time.perf_counter()
 
         def graded() -> tuple[np.ndarray, list[str], list[Grade]]:
             read = self.read.result()
-            return read.rows, read.responses, read.grades.result()
+            with population.others_run():
+                return read.rows, read.responses, read.grades.result()
 
         parts = hosts.together(graded)
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
@@ -131,7 +133,7 @@ class Actor:
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
         prompts = encode_prompts(tokenizer, problems, width, prefix)
         dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
-        if not one_cpu(self.meshes.sampler):
+        if population.is_member() or not one_cpu(self.meshes.sampler):
             rollout = dispatch()
             if one_at_a_time(self.meshes.sampler):
                 jax.block_until_ready(rollout)
@@ -160,11 +162,12 @@ class Actor:
 @contextmanager
 def open_actor(experiment: Experiment, meshes: Meshes) -> Iterator[Actor]:
     """An experiment's actor; its grading processes and its thread end with the `with` block, which waits for a rollout
-    that is under way.
+    that is under way. Members of a population share the processes, which end with it.
     """
     grading = experiment.grading
+    own = Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit)
     with (
-        Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader,
+        population.shared(own, own.key) as grader,
         ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
     ):
         sample, weights = compile_policy(experiment.model, experiment, meshes)

@@ -36,11 +36,13 @@ def join() -> None:
     given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
     if given.get(COUNT) == "1" or not (given or _in_cluster()):
         return
+    import jax
+
+    if jax.distributed.is_initialized():  # by an earlier run of this process
+        return
     if given and len(given) < 3:
         missing = " and ".join(name for name in (ADDRESS, COUNT, INDEX) if name not in given)
         raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
-    import jax
-
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM, with which a run is told to save and go (runs/preemption.py).
     jax.config.update("jax_enable_preemption_service", False)

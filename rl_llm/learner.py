@@ -32,6 +32,7 @@ from rl_llm.likelihood import expert_load, predict, read_responses, response_hid
 from rl_llm.model import ModelConfig, joined
 from rl_llm.numbers import PROGRAMS, Numbers
 from rl_llm.optimizer import Optimizer
+from rl_llm.population import program
 from rl_llm.state import NOTHING, Carried, Update, compile_update
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
@@ -111,7 +112,7 @@ def _compile_make_batch(structure: Algorithm, mesh: Mesh, replayed: bool) -> Any
     def batch(numbers: Numbers[Algorithm], *arguments: Any) -> tuple[Batch, Moments | None]:
         return make_batch(numbers.value, *arguments, replayed=replayed)
 
-    return jax.jit(batch, in_shardings=(same, rows, rows, rows, same, same), out_shardings=(rows, same))
+    return program(batch, in_shardings=(same, rows, rows, rows, same, same), out_shardings=(rows, same))
 
 
 def policy_loss(

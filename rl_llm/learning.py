@@ -17,6 +17,7 @@ from rl_llm.learner import Learner, compile_critic_step, compile_make_batch, com
 from rl_llm.mesh import on_devices, on_host, put_on_batch
 from rl_llm.noise import Purpose, generator
 from rl_llm.numbers import PROGRAMS, Numbers
+from rl_llm.population import program
 from rl_llm.problem import Problem
 from rl_llm.recorded import Others
 from rl_llm.saved import carried
@@ -149,7 +150,7 @@ def _compile_adapted(structure: Algorithm) -> Any:
     def adapted(numbers: Numbers[Algorithm], *arguments: Any) -> dict[str, jax.Array]:
         return numbers.value.adapted(*arguments)
 
-    return jax.jit(adapted)
+    return program(adapted)
 
 
 def of_sampler(state: TrainState) -> dict:

@@ -10,6 +10,8 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rl_llm.population import Program, program
+
 AXES = ("data", "fsdp", "tensor")
 
 # Logical axis of a weight -> mesh axis. "width" over fsdp is ZeRO-3; the rest over tensor is Megatron's split.
@@ -243,14 +245,14 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else {}
 
 
-def compile(function: Callable, mesh: Mesh, **options: Any) -> Any:
-    """`jax.jit` of a function for a mesh, with the options of `jax.jit`. While it is traced, JAX knows the mesh: the
-    parts that a compiler cannot split by itself (fused attention, experts) look it up there.
+def compile(function: Callable, mesh: Mesh, **options: Any) -> Program:
+    """`population.program` of a function for a mesh, with the options of `jax.jit`. While it is traced, JAX knows the
+    mesh: the parts that a compiler cannot split by itself (fused attention, experts) look it up there.
     """
 
     @functools.wraps(function)
-    def on_mesh(*arguments: Any, **named: Any) -> Any:
+    def on_mesh(*arguments: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*arguments, **named)
+            return function(*arguments)
 
-    return jax.jit(on_mesh, compiler_options=compiler_options(mesh), **options)
+    return program(on_mesh, compiler_options=compiler_options(mesh), **options)

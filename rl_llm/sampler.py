@@ -30,6 +30,7 @@ from rl_llm.model import (
     weight_table,
 )
 from rl_llm.numbers import PROGRAMS
+from rl_llm.population import of_any
 from rl_llm.types import Prompts, Rollout
 
 STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
@@ -132,7 +133,7 @@ def generate(
 
     def draw(loop: _Loop, logits: jax.Array) -> _Loop:
         token, logps = sample(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, loop.step), values)
-        alive = ~loop.ended
+        alive = ~loop.ended & (loop.step < values.limit)  # others of a population may have a later limit
         token = jnp.where(alive, token, 0)
         column = (token, alive.astype(jnp.float32), *(jnp.where(alive, logp, 0.0) for logp in logps))
         record = jax.tree.map(
@@ -148,7 +149,7 @@ def generate(
         return draw(loop._replace(caches=caches), unembed(config, params, hidden))
 
     def going(span: int, loop: _Loop) -> jax.Array:
-        return (loop.step <= span) & (loop.step < values.limit) & ~jnp.all(loop.ended)
+        return (loop.step <= span) & of_any((loop.step < values.limit) & ~jnp.all(loop.ended))
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
     loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, no_caches(config, B, T))
@@ -210,7 +211,7 @@ def truncate(logits: jax.Array, values: SamplingValues) -> jax.Array:
         floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(values.min_p)  # log 0 = -inf: off
         return jnp.where((order >= jnp.maximum(threshold, nucleus)) & (logits >= floor), logits, -jnp.inf)
 
-    on = (values.top_k > 0) | (values.top_p < 1.0) | (values.min_p > 0.0)
+    on = of_any((values.top_k > 0) | (values.top_p < 1.0) | (values.min_p > 0.0))
     return jax.lax.cond(on, cut, lambda logits: logits, logits)
 
 

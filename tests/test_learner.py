@@ -315,10 +315,10 @@ def test_the_state_is_updated_in_place_and_the_callers_parameters_live_on(step: 
 
 def test_one_program_serves_every_update_and_temperature(step: Update, batch: Batch):
     updated(step, start(), batch)
-    compiled = step.program._cache_size()
+    compiled = step.program.compilations()
     state, _ = updated(step, start(), batch, 1)
     step(state, batch, jnp.int32(0), jnp.float32(1.3), None)
-    assert step.program._cache_size() == compiled
+    assert step.program.compilations() == compiled
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])

@@ -201,7 +201,7 @@ def test_temperature_zero_takes_the_likeliest_token(sampler: Sampler):
 
 def test_new_sampling_values_and_stop_ids_compile_nothing(sampler: Sampler):
     drawn(sampler)
-    compiled = sampler._cache_size()  # type: ignore[attr-defined]
+    compiled = sampler.compilations()  # type: ignore[attr-defined]
     for stops, sampling in (
         ((), Sampling(temperature=0.5)),
         ((1,), Sampling(temperature=0)),
@@ -209,7 +209,7 @@ def test_new_sampling_values_and_stop_ids_compile_nothing(sampler: Sampler):
         (tuple(range(STOP_SLOTS)), Sampling(top_p=0.9, min_p=0.1)),
     ):
         drawn(sampler, sampling, stops, key=(7, Purpose.EVALUATION, len(stops)))
-    assert sampler._cache_size() == compiled  # type: ignore[attr-defined]
+    assert sampler.compilations() == compiled  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +328,9 @@ def test_more_stop_ids_than_there_is_room_for_are_refused():
 
 def test_a_limit_cuts_responses_and_is_no_other_program(sampler: Sampler):
     whole = drawn(sampler, stops=())
-    compiled = sampler._cache_size()  # type: ignore[attr-defined]
+    compiled = sampler.compilations()  # type: ignore[attr-defined]
     cut = sampler(PARAMS, PROMPTS, noise.key(*KEY), Sampling(T).values((), 3))
-    assert sampler._cache_size() == compiled  # type: ignore[attr-defined]
+    assert sampler.compilations() == compiled  # type: ignore[attr-defined]
     np.testing.assert_array_equal(cut.mask, np.asarray(whole.mask) * (np.arange(T) < 3))
     np.testing.assert_array_equal(cut.tokens[:, :3], np.asarray(whole.tokens)[:, :3])
     assert cut.truncated.all()

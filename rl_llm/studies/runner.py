@@ -1,8 +1,12 @@
-"""A study is carried out: its members are given to workers, seed by seed, until all have ended or a budget is spent."""
+"""A study is carried out: its members are given to workers, seed by seed, until all have ended or a budget is spent.
+
+A worker gets one member at a time, or as many as are to be one population (`rl_llm.population`).
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from statistics import mean
 
@@ -10,34 +14,53 @@ from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
 from rl_llm.studies.folder import LOGS, Member
-from rl_llm.studies.workers import Ended, Job, Workers, open_workers
+from rl_llm.studies.workers import Job, Workers, open_workers
 
 TIMES = 2  # that a member whose worker was killed is begun
 Cores = Sequence[Sequence[int] | None]
+Group = tuple[Member, ...]  # one member, or those of a population
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and how: `train` takes the arguments of `rl-llm train` and gives its exit code, `cores` are
-    those of each worker, `compiled` the folder of the persistent cache, `seconds` what may be spent. `prefix` and the
-    name of a member are the spec of its experiment, `overrides` are made to every arm.
+    """What is to be run, and how: `train` takes the arguments of some `rl-llm train`s and the logs that they print to,
+    and gives their exit codes; `cores` are those of each worker, `compiled` the folder of the persistent cache,
+    `seconds` what may be spent. `prefix` and the name of a member are the spec of its experiment, `overrides` are made
+    to every arm. Up to `population` members run as one, those whose experiments have the same one of the `structures`.
     """
 
     out: Path
     prefix: str
     members: Sequence[Member]
-    train: Callable[[list[str]], int]
+    train: Callable[[Sequence[list[str]], Sequence[Path]], list[int]]
     cores: Cores
     compiled: Path
     overrides: Sequence[str] = ()
     seconds: float | None = None
+    population: int = 1
+    structures: Mapping[str, Hashable] = field(default_factory=dict)
 
-    def job(self, member: Member) -> Job:
-        """The command that runs a member: the very one that a user could give."""
+    def job(self, group: Group) -> Job:
+        """What runs some members."""
+        return Job(self.train, [self.command(member) for member in group], [self.log(member) for member in group])
+
+    def log(self, member: Member) -> Path:
+        """What a member prints."""
+        return self.out / LOGS / f"{member.folder.name}.log"
+
+    def command(self, member: Member) -> list[str]:
+        """The arguments that run a member: the very ones that a user could give."""
         arguments = [f"{self.prefix}{member.name}", "--seed", str(member.seed), "--out", str(member.folder), "--resume"]
         overrides = [*(self.overrides if member.of_arm else ()), *([f"start={member.start}"] if member.start else [])]
-        arguments += [part for override in overrides for part in ("--set", override)]
-        return Job(self.train, arguments, self.out / LOGS / f"{member.folder.name}.log")
+        return arguments + [part for override in overrides for part in ("--set", override)]
+
+    def first_group(self, ready: Sequence[Member]) -> Group:
+        """The first of the members that could begin, with those that may run as one population with it. They are
+        divided evenly: two populations of the same size are one program.
+        """
+        alike = [one for one in ready if self.structures.get(one.name) == self.structures.get(ready[0].name)]
+        populations = ceil(len(alike) / self.population)
+        return tuple(alike[: ceil(len(alike) / populations)])
 
 
 @dataclass
@@ -67,13 +90,16 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
             spent = time.monotonic() - begin
             _give(plan, workers, waiting, begun, outcome, spent, took)
             for ended in workers.ended():
-                if ended.code < 0 and begun[ended.task] < TIMES:
-                    waiting.insert(0, ended.task)
-                    display.say(f"{ended.task}: its process was killed (signal {-ended.code}); it goes on from there")
-                    continue
-                done += 1
-                took.append(ended.seconds)
-                _note(ended, outcome, ledger, display)
+                again = [member for member, code in zip(ended.task, ended.codes, strict=True) if code < 0]
+                again = [member for member in again if begun[member] < TIMES]
+                waiting[:0] = again
+                for member in again:
+                    display.say(f"{member}: its process was killed (signal {-ended.codes[0]}); it goes on from there")
+                for member, code in zip(ended.task, ended.codes, strict=True):
+                    if member not in again:
+                        _note(member, code, ended.seconds, outcome, ledger, display)
+                done += len(ended.task) - len(again)
+                took += [] if again else [ended.seconds]
                 phase.update(done, seconds=ended.seconds)
     if stop.requested:
         ledger.append("preempted", done=done)
@@ -86,7 +112,7 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
 
 def _give(
     plan: Plan,
-    workers: Workers[Member],
+    workers: Workers[Group],
     waiting: list[Member],
     begun: dict[Member, int],
     outcome: Outcome,
@@ -101,23 +127,22 @@ def _give(
     if plan.seconds is not None and spent + (mean(took) if took else 0.0) > plan.seconds:
         outcome.left_out += waiting
         waiting.clear()
-    for member in [member for member in waiting if member.ready]:
-        if not workers.idle:
-            return
-        waiting.remove(member)
-        begun[member] = begun.get(member, 0) + 1
-        workers.give(member, plan.job(member))
+    while workers.idle and (ready := [member for member in waiting if member.ready]):
+        group = plan.first_group(ready)
+        for member in group:
+            waiting.remove(member)
+            begun[member] = begun.get(member, 0) + 1
+        workers.give(group, plan.job(group))
 
 
-def _note(ended: Ended[Member], outcome: Outcome, ledger: Ledger, display: Progress) -> None:
+def _note(member: Member, code: int, seconds: float, outcome: Outcome, ledger: Ledger, display: Progress) -> None:
     """Say and write down how a member ended."""
-    member = ended.task
-    if ended.code == 0 and member.done:
+    if code == 0 and member.done:
         summary, _ = member.read()
         ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
         after = f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"
-        display.say(f"{member}: {after}, {ended.seconds:.0f} s")
+        display.say(f"{member}: {after}, {seconds:.0f} s")
         return
-    outcome.failed[member] = f"exit code {ended.code}; its last words are in {LOGS}/{member.folder.name}.log"
-    ledger.append("member_failed", name=member.name, seed=member.seed, code=ended.code)
+    outcome.failed[member] = f"exit code {code}; its last words are in {LOGS}/{member.folder.name}.log"
+    ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
     display.say(f"{member} failed: {outcome.failed[member]}")

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,11 +25,13 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: `work(arguments)` gives an exit code; all it prints goes to the end of `log`."""
+    """What a worker does: `work(commands, logs)` gives an exit code for each command. What the process prints goes to
+    the end of the first log, beside what `work` puts there and into the others.
+    """
 
-    work: Callable[[list[str]], int]
-    arguments: list[str]
-    log: Path
+    work: Callable[[Sequence[list[str]], Sequence[Path]], list[int]]
+    commands: Sequence[list[str]]
+    logs: Sequence[Path]
 
 
 @dataclass
@@ -39,15 +40,18 @@ class _Worker(Generic[Task]):
     connection: Connection
     cores: Sequence[int] | None
     task: Task | None = None
+    commands: int = 0
     began: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ended(Generic[Task]):
-    """A task that has ended: its exit code (negative: the signal that killed its worker), and its seconds."""
+    """A task that has ended: the exit code of each command (negative: the signal that killed their worker), and its
+    seconds.
+    """
 
     task: Task
-    code: int
+    codes: list[int]
     seconds: float
 
 
@@ -78,7 +82,7 @@ class Workers(Generic[Task]):
         """An idle worker begins with it."""
         worker = next(worker for worker in self._workers if worker.task is None)
         worker.connection.send(job)
-        worker.task, worker.began = task, time.monotonic()
+        worker.task, worker.commands, worker.began = task, len(job.commands), time.monotonic()
 
     def ended(self) -> list[Ended[Task]]:
         """The tasks that have ended, after half a second at most."""
@@ -87,14 +91,14 @@ class Workers(Generic[Task]):
         for connection in wait(list(working), timeout=SECONDS_BETWEEN_LOOKS):
             worker = working[connection]  # type: ignore[index]
             try:
-                code = worker.connection.recv()
+                codes = worker.connection.recv()
             except EOFError:
                 worker.process.join()
-                code = worker.process.exitcode or 1
+                codes = [worker.process.exitcode or 1] * worker.commands
                 self._workers.remove(worker)
                 self.start(worker.cores)
             assert worker.task is not None
-            found.append(Ended(worker.task, code, time.monotonic() - worker.began))
+            found.append(Ended(worker.task, codes, time.monotonic() - worker.began))
             worker.task = None
         return found
 
@@ -137,13 +141,13 @@ def _work_off(connection: Connection, cores: Sequence[int] | None, compiled: Pat
             job: Job = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("a") as log:
+        job.logs[0].parent.mkdir(parents=True, exist_ok=True)
+        with job.logs[0].open("a") as log:
             sys.stdout.flush()
             sys.stderr.flush()
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        connection.send(job.work(job.arguments))
+        connection.send(job.work(job.commands, job.logs))
 
 
 def _die_with(parent: int) -> None:
@@ -151,15 +155,3 @@ def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def platform() -> str:
-    """Where JAX would run, asked in a process that is gone before it matters: a TPU has one owner at a time."""
-    with ProcessPoolExecutor(1, SPAWN) as pool:
-        return pool.submit(_platform).result()
-
-
-def _platform() -> str:
-    import jax
-
-    return str(jax.default_backend())

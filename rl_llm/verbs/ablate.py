@@ -5,11 +5,16 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl_llm.verbs import train
 from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
+
+if TYPE_CHECKING:
+    from rl_llm.studies.machine import Machine
 
 SUMMARY = "run a study: arms x seeds, with verdicts on its hypotheses"
 EXAMPLES = """examples:
@@ -53,7 +58,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_positive,
         metavar="J",
-        help="members at a time (default: one for each CPU core; 1 on accelerators)",
+        help="members, or populations, at a time (default: one for each CPU core; 1 on accelerators)",
+    )
+    parser.add_argument(
+        "--population",
+        type=_positive,
+        metavar="N",
+        help="up to N members that differ in seeds and numbers alone run as one, vectorised (default: as many as fit "
+        "into the memory of a single accelerator, 64 at most; 1 on CPU and with several devices)",
     )
 
 
@@ -70,9 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     results.json, report.html and report.md.
     """
     from rl_llm.loading import ExperimentError
+    from rl_llm.numbers import Numbers
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.studies.folder import COMPILED, StudyFolderError, members, open_study
+    from rl_llm.studies.machine import machine
     from rl_llm.studies.report import write_results
     from rl_llm.studies.runner import Plan, carry_out
     from rl_llm.studies.study import load_study
@@ -85,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     out = arguments.out or Path("runs/studies") / f"{Path(arguments.module).stem}-{arguments.scale}"
     seeds = arguments.seeds or study.seeds
-    cores = _cores(arguments.jobs)
+    here = machine()
+    cores, population = _cores(here.platform, arguments.jobs), _population(here, arguments)
     try:
         asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
         ledger = open_study(out, study, *asked)
@@ -94,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
     compiled = (arguments.shared or out) / COMPILED
     runs = members(study, out, seeds, arguments.shared)
-    plan = Plan(out, prefix, runs, train_member, cores, compiled, overrides, seconds)
+    structures = {name: Numbers.of(arm).structure for name, arm in study.experiments.items()}
+    plan = Plan(out, prefix, runs, train_members, cores, compiled, overrides, seconds, population, structures)
     try:
         outcome = carry_out(plan, ledger)
     except Preempted as stop:
@@ -106,6 +122,27 @@ def run(arguments: argparse.Namespace) -> int:
     for member, why in outcome.failed.items():
         print(f"{member} failed: {why}", file=sys.stderr)
     return FAILED if outcome.failed else DONE
+
+
+def train_members(commands: Sequence[list[str]], logs: Sequence[Path]) -> list[int]:
+    """The exit codes of `rl-llm train` with the arguments of each command: of one as it is, of several as a population.
+    Each prints into a log of its own. To be called by the main thread, which alone hears of signals.
+    """
+    from rl_llm import hosts
+    from rl_llm.population import run_together
+    from rl_llm.runs.preemption import StopSignal
+    from rl_llm.studies.streams import logs_of_threads, printing_to
+
+    if len(commands) == 1:
+        return [train_member(commands[0])]
+
+    def of_member(command: list[str], log: Path) -> int:
+        with printing_to(log):
+            return train_member(command)
+
+    hosts.join()
+    with StopSignal(), logs_of_threads():
+        return run_together([partial(of_member, *pair) for pair in zip(commands, logs, strict=True)])
 
 
 def train_member(arguments: list[str]) -> int:
@@ -134,13 +171,26 @@ def _seconds(arguments: argparse.Namespace) -> float | None:
     return min(limits, default=None)
 
 
-def _cores(jobs: int | None) -> list[list[int] | None]:
+def _population(here: "Machine", arguments: argparse.Namespace) -> int:
+    """How many members run as one."""
+    from rl_llm.studies.machine import members_that_fit
+
+    asked: int | None = arguments.population
+    if here.devices > 1:
+        if asked not in (None, 1):
+            raise UsageError(
+                f"--population {asked}: members are vectorised on one device, and there are {here.devices}, which a "
+                "run's mesh is made of: leave it out, or show the study one device (CUDA_VISIBLE_DEVICES=0)"
+            )
+        return 1
+    return asked or (1 if here.platform == "cpu" else members_that_fit(arguments.module, arguments.scale))
+
+
+def _cores(platform: str, jobs: int | None) -> list[list[int] | None]:
     """The cores of each worker: on CPU one each, so that they do not wait for each other; an accelerator has one worker
     with all of them.
     """
-    from rl_llm.studies.workers import platform
-
-    if platform() != "cpu":
+    if platform != "cpu":
         if jobs not in (None, 1):
             raise UsageError(f"--jobs {jobs}: an accelerator belongs to one process at a time; leave it out")
         return [None]

@@ -1,0 +1,215 @@
+"""Runs that are made as one population: each is an ordinary run in a thread of its own, and what all of them compute is
+one program on the device, for all members at once.
+
+The threads take turns. A member runs alone until it calls a program (`program`); there it waits, and the next one runs.
+When all that are left wait, the call that most of them have made is carried out: one thread gives their arguments to
+the program mapped over members (`jax.vmap`), and each gets its own results. So nothing can wait for ever, whatever
+members do: one that is a rollout ahead, or was resumed at another step, waits until the others call what it calls, or
+computes alone. Places that nobody takes are filled with copies: a program is compiled once, for the members that there
+were to begin with, and what a member gets does not depend on who else is left.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+AXIS = "population"
+Result = TypeVar("Result")
+
+
+class PopulationError(RuntimeError):
+    """A program could not be run for the members of a population. The message says why, and what to do instead."""
+
+
+@dataclass
+class _Call:
+    """A member's call of a program, while the member waits for it."""
+
+    arguments: tuple
+    done: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass
+class Population:
+    """`size` members, of which `left` have not ended. Its members hold `turn` while they run."""
+
+    size: int
+    left: int
+    resources: ExitStack
+    turn: threading.Condition = field(default_factory=lambda: threading.Condition(threading.Lock()))
+    waiting: dict[Hashable, tuple["Program", list[_Call]]] = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    def call(self, called: "Program", arguments: tuple) -> Any:
+        """Wait until it is carried out for all that call it."""
+        leaves, tree = jax.tree.flatten(arguments)
+        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        call = _Call(arguments)
+        self.waiting.setdefault((id(called), tree, shapes), (called, []))[1].append(call)
+        while not call.done:
+            if sum(len(calls) for _, calls in self.waiting.values()) == self.left:
+                self._carry_out()
+            else:
+                self.turn.wait()
+        if call.error is not None:
+            raise PopulationError(str(call.error)) from call.error
+        return call.result
+
+    def _carry_out(self) -> None:
+        """The call that most members wait for; of several, the one that was made first."""
+        key = max(self.waiting, key=lambda key: len(self.waiting[key][1]))
+        called, calls = self.waiting.pop(key)
+        try:
+            results = called.of_members([call.arguments for call in calls], self.size)
+        except NotImplementedError as error:
+            why = f"{called.name} cannot be mapped over a population ({error}): run its members one by one"
+            for call in calls:
+                call.error = PopulationError(f"{why} (--population 1)")
+        except Exception as error:  # of a compiler or a device, and every member's own
+            for call in calls:
+                call.error = error
+        else:
+            for call, result in zip(calls, results, strict=True):
+                call.result = result
+        for call in calls:
+            call.done = True
+        self.turn.notify_all()
+
+
+_OF_THREAD: ContextVar[Population | None] = ContextVar("population", default=None)
+_MAPPED: ContextVar[bool] = ContextVar("mapped", default=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A jitted function, made by `program`. A call by a member of a population is one call with those of the others."""
+
+    name: str
+    alone: Any
+    together: Callable[[int], Any]
+    donated: int | None
+
+    def __call__(self, *arguments: Any) -> Any:
+        population = _OF_THREAD.get()
+        return self.alone(*arguments) if population is None else population.call(self, arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """As of a jitted function."""
+        return self.alone.lower(*arguments)
+
+    def compilations(self, size: int = 1) -> int:
+        """How many times it was compiled, as it is or for a population of some size: for other shapes, that is."""
+        return int((self.alone if size == 1 else self.together(size))._cache_size())
+
+    def of_members(self, members: Sequence[tuple], size: int) -> Sequence[Any]:
+        """The results of the arguments of up to `size` members, in their order."""
+        empty = [members[-1]] * (size - len(members))
+        if self.donated is not None:  # a buffer can be given away only once
+            empty = [tuple(_copy(x) if i == self.donated else x for i, x in enumerate(one)) for one in empty]
+        results = self.together(size)(*zip(*members, *empty, strict=True))
+        return results[: len(members)]
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def program(function: Callable, **options: Any) -> Program:
+    """`jax.jit` of a function of positional arguments, with the options of `jax.jit`: for one run, and for members of a
+    population.
+
+    The members' arguments are stacked within the program, and their results are taken apart there: runs hold what they
+    hold when they are alone, and what is donated is updated in place.
+    """
+
+    @lru_cache
+    def together(size: int) -> Any:
+        def population(*arguments: tuple) -> tuple:
+            stacked = [jax.tree.map(lambda *parts: jnp.stack(parts), *of_members) for of_members in arguments]
+            token = _MAPPED.set(True)
+            try:
+                results = jax.vmap(function, axis_name=AXIS)(*stacked)
+            finally:
+                _MAPPED.reset(token)
+            return tuple(jax.tree.map(lambda x, i=i: x[i], results) for i in range(size))
+
+        placed = {}
+        if "in_shardings" in options:
+            placed["in_shardings"] = tuple((one,) * size for one in options["in_shardings"])
+            placed["out_shardings"] = (options["out_shardings"],) * size
+        return jax.jit(population, **(options | placed))
+
+    return Program(function.__name__, jax.jit(function, **options), together, options.get("donate_argnums"))
+
+
+def of_any(flag: jax.Array) -> jax.Array:
+    """Whether a flag is set in any member of the population that a program is traced for; elsewhere the flag.
+
+    A loop or a branch that hangs on it stays one for all. On a flag of each member's own, `jax.vmap` computes both
+    branches, and at every step of a loop chooses between the old and the new of all that it carries.
+    """
+    return jax.lax.pmax(flag.astype(jnp.int32), AXIS) > 0 if _MAPPED.get() else flag
+
+
+def is_member() -> bool:
+    """Whether this thread runs a member of a population."""
+    return _OF_THREAD.get() is not None
+
+
+@contextmanager
+def others_run() -> Iterator[None]:
+    """In its body a member waits for what is no program, and the others run."""
+    population = _OF_THREAD.get()
+    if population is None:
+        yield
+        return
+    population.turn.release()
+    try:
+        yield
+    finally:
+        population.turn.acquire()
+
+
+@contextmanager
+def shared(resource: AbstractContextManager[Result], key: Hashable) -> Iterator[Result]:
+    """A resource, entered; for members of a population the one that the first of them entered under the key, which ends
+    with the population.
+    """
+    population = _OF_THREAD.get()
+    if population is None:
+        with resource as entered:
+            yield entered
+        return
+    if key not in population.shared:
+        population.shared[key] = population.resources.enter_context(resource)
+    yield population.shared[key]
+
+
+def run_together(members: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What each member, run as one of a population, gives; raises what one of them raises when all have ended."""
+    with ExitStack() as resources, ThreadPoolExecutor(len(members), thread_name_prefix="member") as threads:
+        population = Population(len(members), len(members), resources)
+
+        def run(member: Callable[[], Result]) -> Result:
+            with population.turn:
+                token = _OF_THREAD.set(population)
+                try:
+                    return member()
+                finally:
+                    _OF_THREAD.reset(token)
+                    population.left -= 1
+                    population.turn.notify_all()
+
+        futures = [threads.submit(run, member) for member in members]
+        return [future.result() for future in futures]

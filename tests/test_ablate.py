@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,21 @@ from test_train import Finished, finish, outcome, rl_llm, start, steps_done, wai
 
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
-from rl_llm.studies.workers import Ended, Job, Workers, open_workers, platform
+from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
 MODULE = "tests/data/study.py"
 
 
-def obey(arguments: list[str]) -> int:
+def obey(commands: Sequence[list[str]], logs: Sequence[Path]) -> list[int]:
     """A job: say something and end as told."""
-    how, *_ = arguments
+    (how,) = commands[0]
     print("told to", how, flush=True)
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "wait":
         signal.sigwait([signal.SIGTERM])
-        return 143
-    return int(how)
+        return [143]
+    return [int(how)]
 
 
 def until_ended(workers: Workers[str], count: int) -> list[Ended[str]]:
@@ -42,10 +43,10 @@ def test_workers_tell_how_tasks_ended_and_outlive_one_that_is_killed(tmp_path: P
         codes = {}
         for task, how in (("first", "0"), ("second", "die"), ("third", "7")):
             assert workers.idle
-            workers.give(task, Job(obey, [how], tmp_path / "logs" / f"{task}.log"))
+            workers.give(task, Job(obey, [[how]], [tmp_path / "logs" / f"{task}.log"]))
             assert workers.busy
-            codes[task] = until_ended(workers, 1)[0].code
-    assert codes == {"first": 0, "second": -signal.SIGKILL, "third": 7}
+            codes[task] = until_ended(workers, 1)[0].codes
+    assert codes == {"first": [0], "second": [-signal.SIGKILL], "third": [7]}
     assert (tmp_path / "logs" / "third.log").read_text() == "told to 7\n"
 
 
@@ -53,17 +54,13 @@ def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: the job waits for it
     try:
         with open_workers([[0]], tmp_path) as workers:
-            workers.give("only", Job(obey, ["wait"], tmp_path / "log"))
+            workers.give("only", Job(obey, [["wait"]], [tmp_path / "log"]))
             while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
                 time.sleep(0.05)
             workers.stop(signal.SIGTERM)
-            assert until_ended(workers, 1)[0].code == 143
+            assert until_ended(workers, 1)[0].codes == [143]
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-
-
-def test_the_platform_is_asked_for():
-    assert platform() == "cpu"
 
 
 @pytest.mark.parametrize(

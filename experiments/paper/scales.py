@@ -33,6 +33,7 @@ from rl_llm.tasks.modular_sum import Demonstrations, ModularSum
 SIZES = ("small", "large")
 POLICIES = ("weak", "strong")
 POOLS = ("easy", "medium", "hard")
+EASY = 512  # of 608 sums of two to four terms
 TERMS = {"easy": (2, 4), "medium": (2, 8), "hard": (6, 8)}
 
 
@@ -110,6 +111,8 @@ def base(scale: str, policy: str = "weak", data: str = "medium", size: str = "sm
     if scale == "paper":
         return _paper(policy, data, size)
     experiment = replace(_SMOKE if scale == "smoke" else _CPU, start=start_name(policy, size), task=pool(data))
+    if data == "easy":  # short sums are few
+        experiment = replace(experiment, train_problems=min(experiment.train_problems, EASY))
     large = replace(experiment.model, width=24, heads=3, kv_heads=3) if scale == "smoke" else LARGE
     return replace(experiment, model=large) if size == "large" else experiment
 

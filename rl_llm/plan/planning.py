@@ -11,12 +11,14 @@ from rl_llm.plan.cost import Cost, Efficiency, cost
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import (
     GIB,
+    WARM_START,
     Abstract,
     Program,
     abstract,
     bytes_per_chip,
     cache_bytes_per_chip,
     compile_program,
+    conversations,
     copied_bytes_per_chip,
     lowered,
     mesh_of,
@@ -24,6 +26,7 @@ from rl_llm.plan.programs import (
 )
 from rl_llm.plan.topology import Topology
 from rl_llm.state import policy_of
+from rl_llm.supervision import Conversations
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ def make_plan(
 
 def _need(made: Abstract, program: Program) -> Need:
     apart = made.meshes.apart and program.name == "sample"
-    parameters = bytes_per_chip(made.sampler_arguments[0] if apart else policy_of(made.state))
-    everything = bytes_per_chip(made.sampler_arguments[0]) if apart else bytes_per_chip(made.state)
-    arguments = bytes_per_chip(update_state(made.state)) if program.name == "update" else parameters
+    state = made.warm_start.state if made.warm_start and program.name == WARM_START else made.state
+    parameters = bytes_per_chip(made.sampler_arguments[0] if apart else policy_of(state))
+    everything = bytes_per_chip(made.sampler_arguments[0]) if apart else bytes_per_chip(state)
+    updates = program.name in ("update", WARM_START)
+    arguments = bytes_per_chip(update_state(state)) if updates else parameters
     beside = everything - arguments
     cache = copied = 0
     if program.name == "sample":
@@ -140,11 +145,23 @@ def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], ne
     prompts = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
     if getattr(experiment.model, "remat", "nothing") == "nothing":
         return f"{name}: compute activations again instead of keeping them, --set model.remat=layers"
+    if name == WARM_START and (file := conversations(experiment)):
+        return _advice_on_rows(file, ways)
     if name == "update" and prompts % (2 * ways) == 0:
         return f"{name}: smaller micro-batches, --set micro_batches={2 * experiment.micro_batches}"
     if ways > 1 and shape["tensor"] < experiment.model.kv_heads:
         return f"{name}: a micro-batch has one prompt for each of {ways} chips already: tensor={2 * shape['tensor']}"
     return f"{name}: shorter responses (sampling.max_tokens={experiment.sampling.max_tokens}), or a larger slice"
+
+
+def _advice_on_rows(file: Conversations, ways: int) -> str:
+    if (file.rows_per_step // file.micro_batches) % (2 * ways) == 0:
+        more = 2 * file.micro_batches
+        return f"{WARM_START}: smaller micro-batches, --set warm_start.demonstrations.micro_batches={more}"
+    return (
+        f"{WARM_START}: a micro-batch has one row for each of {ways} chips already: shorter rows "
+        f"(warm_start.demonstrations.row_tokens={file.row_tokens}), fewer data x fsdp, or a larger slice"
+    )
 
 
 def on_mesh(

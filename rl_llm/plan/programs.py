@@ -1,4 +1,4 @@
-"""An experiment's own programs (sampler, log-probabilities, update), compiled for devices that need not be there."""
+"""An experiment's own programs (sampler, log-probabilities, updates), compiled for devices that need not be there."""
 
 import re
 import time
@@ -18,15 +18,18 @@ from rl_llm.learning import Learning, compile_learning
 from rl_llm.mesh import Meshes
 from rl_llm.model import Weight, weight_table
 from rl_llm.noise import Purpose
+from rl_llm.packing import compile_packed_step
 from rl_llm.plan.collectives import Collective, collectives
 from rl_llm.plan.errors import PlanError
 from rl_llm.recorded import Others
 from rl_llm.sampler import compile_sampler
 from rl_llm.saved import carried
-from rl_llm.state import abstract_state, policy_of
-from rl_llm.types import Batch, Prompts, Rollout, TrainState
+from rl_llm.state import Update, abstract_state, policy_of
+from rl_llm.supervision import Conversations
+from rl_llm.types import Batch, Packed, Prompts, Rollout, TrainState
 
 GIB = 2**30
+WARM_START = "warm start"  # the program that learns the conversations of a file
 
 # The compiler's least effort at speed: a tenth of the time at its default, and the memory is much the same.
 EFFORT = -1.0
@@ -49,9 +52,19 @@ class Program:
 
 
 @dataclass(frozen=True)
+class OnConversations:
+    """An update of a warm start on conversations of a file, and what it reads."""
+
+    update: Update
+    state: TrainState
+    rows: Packed
+
+
+@dataclass(frozen=True)
 class Abstract:
     """Shapes, types and shardings of what an experiment's programs read, and the programs themselves, not compiled.
-    The sampler reads `sampler_arguments`, on a mesh of its own where the experiment has one.
+    The sampler reads `sampler_arguments`, on a mesh of its own where the experiment has one. `warm_start` is there
+    where RL begins after a file of conversations.
     """
 
     experiment: Experiment
@@ -62,6 +75,7 @@ class Abstract:
     batch: Batch
     sample: Callable[..., Rollout]
     sampler_arguments: tuple
+    warm_start: OnConversations | None
 
 
 def abstract(experiment: Experiment, both: Meshes) -> Abstract:
@@ -95,7 +109,25 @@ def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     made = {name: shape for name, shape in _fields(experiment).items() if name in learning.fields.names}
     reward = _shape(jnp.float32, N * K)
     batch, _ = jax.eval_shape(learning.build_batch, rollout, reward, made, state.moments, state.coefficients)
-    return Abstract(experiment, both, learning, state, rollout, batch, sample, arguments)
+    return Abstract(
+        experiment, both, learning, state, rollout, batch, sample, arguments, _on_conversations(experiment, mesh)
+    )
+
+
+def conversations(experiment: Experiment) -> Conversations | None:
+    """The file that a warm start learns from, where there is one."""
+    return experiment.warm_start.demonstrations if experiment.warm_start else None
+
+
+def _on_conversations(experiment: Experiment, mesh: Mesh) -> OnConversations | None:
+    model, warm_start, file = experiment.model, experiment.warm_start, conversations(experiment)
+    if warm_start is None or file is None:
+        return None
+    optimizer = warm_start.optimizer.build(experiment.warm_steps)
+    update = compile_packed_step(model, optimizer, mesh, file.micro_batches)
+    sizes = file.rows_per_step, file.row_tokens
+    rows = Packed(_shape(jnp.int32, *sizes), _shape(jnp.int32, *sizes), _shape(jnp.float32, *sizes))
+    return OnConversations(update, abstract_state(model, optimizer, mesh), rows)
 
 
 def _check_shares(experiment: Experiment, both: Meshes) -> None:
@@ -106,6 +138,12 @@ def _check_shares(experiment: Experiment, both: Meshes) -> None:
             f"a micro-batch of {share} prompts (prompts_per_step={N} / updates_per_rollout="
             f"{experiment.updates_per_rollout} / micro_batches={experiment.micro_batches}) does not divide over "
             f"data x fsdp = {ways} chips"
+        )
+    file = conversations(experiment)
+    if file and (file.rows_per_step // file.micro_batches) % ways:
+        raise PlanError(
+            f"warm_start.demonstrations: rows_per_step={file.rows_per_step} / micro_batches={file.micro_batches} do "
+            f"not divide over data x fsdp = {ways} chips"
         )
     part, ways = N // experiment.sampling_batches, meshes.data_parallel_size(both.sampler)
     if part % ways:
@@ -122,7 +160,6 @@ def _shape(dtype: Any, *sizes: int) -> jax.ShapeDtypeStruct:
 def _fields(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of the fields that a batch may get besides its rollout and rewards (`rl_llm.fields`)."""
     B, T = experiment.prompts_per_step * experiment.responses_per_prompt, experiment.sampling.max_tokens
-    sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
     sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
     k = max((source.top_tokens for source in sources), default=0)
     tokens, rows = _shape(jnp.float32, B, T), _shape(jnp.float32, B)
@@ -142,7 +179,9 @@ def update_state(state: TrainState) -> TrainState:
 
 
 def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
-    """The programs of a step, by name: each lowers one to what the compiler takes."""
+    """The programs of a step, and that of a step on conversations before RL, by name: each lowers one to what the
+    compiler takes.
+    """
     temperature, update = _shape(jnp.float32), _shape(jnp.int32)
     state = update_state(made.state)
     programs: dict[str, Callable[[], Any]] = {
@@ -152,6 +191,8 @@ def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
     if {"old_logp", "ref_logp"} & made.learning.fields.names:
         logps = made.learning.fields.logps
         programs["log-probabilities"] = lambda: logps.lower(policy_of(made.state), made.rollout, temperature)  # type: ignore[attr-defined]
+    if (warm := made.warm_start) is not None:
+        programs[WARM_START] = lambda: warm.update.lower(warm.state, warm.rows)
     return programs
 
 

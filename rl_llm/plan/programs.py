@@ -104,7 +104,7 @@ def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     arguments = (params, prompts, key, values)
     rollout = jax.tree.map(
         lambda x: _shape(x.dtype, x.shape[0] * experiment.sampling_batches, *x.shape[1:]),
-        jax.eval_shape(sample, *arguments),
+        sample.eval_shape(*arguments),  # type: ignore[attr-defined]
     )
     made = {name: shape for name, shape in _fields(experiment).items() if name in learning.fields.names}
     reward = _shape(jnp.float32, N * K)

@@ -31,3 +31,11 @@ def test_a_step_is_timed():
 def test_real_shapes_are_timed_against_a_chip():
     options = ("--smoke", "--models", "QWEN3_0_6B", "--prompts", "2", "--responses", "2", "--micro-batches", "2")
     assert lines_of("accelerator.py", *options)[-1].startswith("| QWEN3_0_6B | ")
+
+
+@pytest.mark.slow
+def test_a_population_is_timed_against_one_run():
+    options = ("--experiment", "tests/data/gates.py:passes", "--members", "2")
+    one, two = lines_of("population.py", *options)[-2:]
+    assert one.startswith("| 1 | ")
+    assert two.startswith("| 2 | ")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from test_sampler import sampler as sampler
 from rl_llm import noise
 from rl_llm.population import PopulationError, is_member, of_any, others_run, program, run_together, shared
 from rl_llm.sampler import Sampler, Sampling
+from rl_llm.studies.folder import Member
+from rl_llm.studies.runner import Plan
 
 SIZE = 3
 
@@ -170,3 +173,18 @@ def test_each_member_samples_what_it_samples_alone(sampler: Sampler):
         for name in ("tokens", "mask", "truncated"):
             np.testing.assert_array_equal(getattr(found, name), getattr(alone, name), err_msg=f"{member} {name}")
         np.testing.assert_allclose(found.logp, alone.logp, atol=1e-5)
+
+
+def test_groups_are_alike_and_even():
+    def member(name: str, seed: int) -> Member:
+        return Member(name, seed, Path(f"{name}-seed{seed}"))
+
+    ready = [member(name, seed) for seed in range(5) for name in ("a", "b", "other")]
+    structures = {"a": 1, "b": 1, "other": 2}
+    plan = Plan(Path(), "", ready, lambda *_: [], [None], Path(), population=4, structures=structures)
+    found = []
+    while ready:
+        found.append(plan.first_group(ready))
+        ready = [one for one in ready if one not in found[-1]]
+    assert [len(group) for group in found] == [4, 3, 3, 3, 2]
+    assert all(len({structures[one.name] for one in group}) == 1 for group in found)

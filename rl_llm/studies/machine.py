@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
+
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import make_meshes
+from rl_llm.mesh import Meshes, make_mesh
 from rl_llm.numbers import Numbers
 from rl_llm.plan.programs import abstract, bytes_per_chip, lowered
 from rl_llm.studies.study import load_study
@@ -44,7 +46,8 @@ def needed_bytes(experiment: Experiment) -> int:
     """What a member of a population takes of the device's memory: its state three times over (its own, and that of the
     population before and after an update), and the most that one of its programs has beside its arguments.
     """
-    made = abstract(experiment, make_meshes(experiment.mesh, experiment.sampler_mesh))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    made = abstract(experiment, Meshes(mesh, mesh))
     analyses = [lower().compile().memory_analysis() for lower in lowered(made).values()]
     return 3 * bytes_per_chip(made.state) + max(one.temp_size_in_bytes + one.output_size_in_bytes for one in analyses)
 
@@ -55,14 +58,10 @@ def _in_another_process(question: Callable, *arguments: Any) -> Any:
 
 
 def _machine() -> Machine:
-    import jax
-
     return Machine(str(jax.default_backend()), jax.device_count())
 
 
 def _members_that_fit(path: str, scale: str) -> int:
-    import jax
-
     study, _ = load_study(path, scale)
     room = SHARE * jax.devices()[0].memory_stats()["bytes_limit"]
     return fitting(study.experiments.values(), room)

@@ -1,8 +1,11 @@
 """Members of a population: each gets what it would get alone, whatever the others do, from one program for all."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sampler import KEY, PARAMS, PROMPTS, K, T
+from test_sampler import KEY, PARAMS, PROMPTS, SHALLOW, K, T, random_params
 from test_sampler import sampler as sampler
 
 from rl_llm import noise
+from rl_llm.mesh import compile as compile_for
+from rl_llm.mesh import make_mesh
+from rl_llm.model import Experts, forward
 from rl_llm.population import PopulationError, is_member, of_any, others_run, program, run_together, shared
+from rl_llm.runs.preemption import StopSignal
 from rl_llm.sampler import Sampler, Sampling
 from rl_llm.studies.folder import Member
 from rl_llm.studies.runner import Plan
@@ -188,3 +195,36 @@ def test_groups_are_alike_and_even():
         ready = [one for one in ready if one not in found[-1]]
     assert [len(group) for group in found] == [4, 3, 3, 3, 2]
     assert all(len({structures[one.name] for one in group}) == 1 for group in found)
+
+
+def test_experts_and_their_gradient_can_be_mapped():
+    config = replace(SHALLOW, experts=Experts(count=4, per_token=2))
+    params = random_params(config)
+
+    def loss(params: dict) -> jax.Array:
+        return jnp.mean(jnp.tanh(forward(config, params, PROMPTS.tokens)))
+
+    gradient = compile_for(jax.value_and_grad(loss), make_mesh(devices=jax.devices()[:1]))
+    inputs = [jax.tree.map(lambda x, i=i: x * (1 + 0.1 * i), params) for i in range(SIZE)]
+    for member, found in enumerate(everyone(lambda member: gradient(inputs[member]))):
+        alone = gradient(inputs[member])
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, alone)
+
+
+def test_members_hear_of_the_signal_that_the_main_thread_got():
+    def run(member: int) -> bool:
+        with StopSignal() as stop:
+            before = stop.requested
+            if member == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            with others_run():
+                deadline = time.monotonic() + 10
+                while not stop.requested and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            return stop.requested and (member > 0 or not before)
+
+    with StopSignal() as stop:
+        assert everyone(run) == [True] * SIZE
+        assert stop.requested
+    with pytest.raises(RuntimeError, match="the main thread has open"):
+        everyone(run)

@@ -112,9 +112,9 @@ class Program:
         """As of a jitted function."""
         return self.alone.eval_shape(*arguments)
 
-    def compilations(self, mapped: bool = False) -> int:
-        """How often it was compiled, for one run or mapped over a population: for other shapes, or other sizes."""
-        return int((self.mapped if mapped else self.alone)._cache_size())
+    def compilations(self) -> int:
+        """How often it was compiled for one run: for other shapes."""
+        return int(self.alone._cache_size())
 
     def of_members(self, members: Sequence[tuple], size: int) -> Sequence[Any]:
         """The results of the arguments of up to `size` members, in their order."""

@@ -53,8 +53,8 @@ def test_an_experiment_is_base_or_the_variable_or_the_arm_that_is_named(write: C
 def test_an_experiment_of_a_study_is_named_by_its_scale(write: Callable[..., Path]):
     studies = "from types import SimpleNamespace\nSTUDY = {'cpu': SimpleNamespace(experiments={'wide': Trial(0.7)})}"
     path = write("study.py", SOURCE + studies)
-    assert load_experiment(f"{path}:cpu/wide") == ("cpu/wide", load_experiment(f"{path}:cpu/wide")[1])
-    assert load_experiment(f"{path}:cpu/wide")[1].high == 0.7
+    name, value = load_experiment(f"{path}:cpu/wide")
+    assert (name, value.high) == ("cpu/wide", 0.7)
 
 
 def test_an_experiment_below_the_current_folder_imports_the_others(

@@ -88,6 +88,7 @@ def first_state(experiment: Experiment) -> TrainState:
     return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), carried(experiment))
 
 
+@pytest.mark.slow
 def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor):
     learning = compile_learning(STALE, 0, MESH, Others(), PROBLEMS)
     state = remembered(first_state(STALE))

@@ -13,6 +13,7 @@ from rl_llm.verbs.export import longest_text
 
 EXPERIMENT = load_experiment("tests/data/techniques.py:base", Experiment)[1]
 STEPS = EXPERIMENT.steps
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,6 @@ def test_a_run_begins_with_the_policy_of_another(other: Finished, tmp_path: Path
     assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
 def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Finished, tmp_path: Path):
     out = tmp_path / "exported"
     code, stdout, stderr = rl_llm("export", other.folder, "--out", out, "--dtype", "float32")
@@ -61,7 +61,6 @@ def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Fini
     assert "not empty" in stderr
 
 
-@pytest.mark.slow
 def test_adapters_are_evaluated_and_other_runs_begin_with_them_merged_in(tmp_path: Path):
     run, out = train(tmp_path / "run", "lora"), tmp_path / "exported"
     code, stdout, stderr = rl_llm("evaluate", run.folder)
@@ -106,7 +105,6 @@ def test_preferences_are_learned_from_a_file_without_sampling(judged: Path, tmp_
     assert all(line["agreement/max"] < 1e-4 for line in steps(run)), "the ratio's old policy is the learner itself"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["offline_kto", "offline_logits"])
 def test_other_losses_are_learned_from_a_file(judged: Path, tmp_path: Path, name: str):
     run = train(tmp_path / "run", name, "--set", f"responses.path={judged}")
@@ -117,7 +115,7 @@ def test_other_losses_are_learned_from_a_file(judged: Path, tmp_path: Path, name
 
 @pytest.mark.parametrize(
     ("name", "metric"),
-    [("gkd", "policy/distillation"), pytest.param("on_policy_distillation", "policy/kl", marks=pytest.mark.slow)],
+    [("gkd", "policy/distillation"), ("on_policy_distillation", "policy/kl")],
 )
 def test_a_student_comes_nearer_to_its_teacher(other: Finished, tmp_path: Path, name: str, metric: str):
     run = train(tmp_path / "run", name, "--set", f"teacher.run={other.folder}", "--set", "steps=6")

@@ -172,6 +172,7 @@ def test_a_loop_for_all_runs_until_the_last_has_ended():
     assert [int(x) for x in counted(jnp.int32(4))] == [4, 4]
 
 
+@pytest.mark.slow
 def test_each_member_samples_what_it_samples_alone(sampler: Sampler):
     """With limits, temperatures, truncations, keys and weights of their own."""
     cases = [

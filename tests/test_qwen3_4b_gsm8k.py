@@ -52,6 +52,7 @@ def run(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Finishe
     return Finished(folder, stdout, stderr)
 
 
+@pytest.mark.slow
 def test_it_runs_and_sampler_and_learner_agree(run: Finished):
     assert len(run.metrics) == SMOKE.steps
     for line in run.metrics:
@@ -89,6 +90,7 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
     assert sum(one == other for one, other in zip(again, rows, strict=True)) < len(rows) / 2
 
 
+@pytest.mark.slow
 def test_the_policy_is_exported_with_its_tokenizer(run: Finished, tmp_path: Path):
     code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "like")
     assert code == 0, stderr
@@ -98,6 +100,7 @@ def test_the_policy_is_exported_with_its_tokenizer(run: Finished, tmp_path: Path
     assert (tmp_path / "like" / "model.safetensors").stat().st_size == (source / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
 def test_neither_resumed_nor_evaluated_with_other_tokenizer_files(
     run: Finished, options: list[str], files: Path, name: str, monkeypatch, capsys: pytest.CaptureFixture[str]

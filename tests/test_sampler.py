@@ -254,6 +254,7 @@ def test_a_generation_of_several_cache_spans_is_that_of_a_plain_forward_pass():
     np.testing.assert_allclose(rollout.model_logp, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_eight_devices_draw_what_one_draws(sampler: Sampler, shape: tuple[int, int, int]):
     mesh = make_mesh(MeshShape(*shape))

@@ -88,6 +88,7 @@ def test_the_divergence_is_measured_from_the_reference(run: Finished):
     assert divergence[2] < divergence[1]
 
 
+@pytest.mark.slow
 def test_the_sampler_is_behind_the_learner(run: Finished, tmp_path: Path):
     """Staleness 2 samples steps 1 to 3 with the first parameters, staleness 1 only steps 1 and 2."""
     fresh = train(tmp_path / "run", "everything", "--set", "staleness=1")
@@ -112,7 +113,7 @@ def interrupted(folder: Path, name: str) -> Finished:
 
 
 @pytest.mark.parametrize(
-    "name", ["everything", "selecting", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+    "name", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in ("selecting", *MORE))]
 )
 def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
     """The state, and where the run stands in its problems."""
@@ -166,6 +167,7 @@ def test_the_full_divergence_is_what_k3_estimates(tmp_path: Path):
         assert line["policy/distillation"] == pytest.approx(line["policy/kl"], rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_alone_first(tmp_path: Path):
     finished = train(tmp_path / "run", "critic")
     alone, *both = finished.metrics[WARM_STEPS:]

@@ -328,6 +328,7 @@ def test_gradings_that_fail_are_told_once_and_counted(tmp_path: Path):
     assert [e["data"]["failure"] for e in ledger(run) if e["event"] == "grading_failed"] == ["error: ValueError: odd"]
 
 
+@pytest.mark.slow
 def test_four_devices_sample_what_one_samples(run: Finished, tmp_path: Path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     spread = train(tmp_path / "run", "--set", "mesh.data=4", XLA_FLAGS=flags)

@@ -80,6 +80,7 @@ def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -
     return state, lines
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_file_says_and_a_resumed_run_is_the_same(path: Path, tmp_path: Path):
     experiment = experiment_on(path)
     whole, lines = learn(tmp_path / "whole", experiment)

@@ -3,6 +3,16 @@
 Claim (arXiv 2508.08221, section 5): on base models, group mean with batch std and a token-level loss beat GRPO and
 DAPO, which collapse after their peak. The paper did not show the two parts apart. GRPO and DAPO are as in their own
 papers where this one does not say (no KL term; DAPO refills groups that say nothing, from the same budget of tokens).
+
+Measured by `rl-llm ablate experiments/paper/lite_ppo.py`, five seeds, differences with 95 % intervals:
+
+* Lite PPO ends above GRPO: undecided, +0.026 [+0.000, +0.051].
+* Lite PPO ends above DAPO: undecided, +0.036 [-0.007, +0.079].
+* Lite PPO learns sooner than GRPO: undecided, +0.028 [-0.026, +0.083].
+* Lite PPO learns sooner than DAPO: undecided, +0.076 [+0.018, +0.135].
+* GRPO loses more of its best: undecided, +0.009 [-0.035, +0.054].
+* Token mean alone learns sooner: undecided, +0.035 [-0.028, +0.098].
+* Batch std alone learns sooner: no effect, +0.001 [-0.020, +0.023].
 """
 
 from dataclasses import replace

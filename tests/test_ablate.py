@@ -53,7 +53,7 @@ def test_workers_tell_how_tasks_ended_and_outlive_one_that_is_killed(tmp_path: P
 def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: the job waits for it
     try:
-        with open_workers([[0]], tmp_path) as workers:
+        with open_workers([[min(os.sched_getaffinity(0))]], tmp_path) as workers:
             workers.give("only", Job(obey, [["wait"]], [tmp_path / "log"]))
             while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
                 time.sleep(0.05)

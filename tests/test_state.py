@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from rl_llm.mesh import HOST, MeshShape, make_mesh, on_devices, weight_shardings
-from rl_llm.model import ModelConfig, weight_table
+from rl_llm.model import Initialization, ModelConfig, weight_table
 from rl_llm.optimizer import AdamW
 from rl_llm.runs.checkpoint import Checkpoints, state_sha256
 from rl_llm.state import Carried, Draw, abstract_state, init_state
@@ -24,6 +24,11 @@ MESH = make_mesh(MeshShape(2, fsdp=2, tensor=2))
 @pytest.fixture(scope="module")
 def state() -> TrainState:
     return init_state(CONFIG, OPTIMIZER, MESH, Draw(jax.random.key(0)), CARRIED)
+
+
+def test_parameters_are_drawn_as_the_initialization_says(state: TrainState):
+    double = init_state(CONFIG, OPTIMIZER, MESH, Draw(jax.random.key(0), Initialization(scale=2.0)), CARRIED)
+    np.testing.assert_array_equal(double.params["embedding"], 2.0 * state.params["embedding"])
 
 
 def test_moments_in_bfloat16_lie_where_their_weights_lie(state: TrainState):

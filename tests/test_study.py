@@ -10,8 +10,10 @@ import pytest
 from test_train import EXPERIMENT
 
 from experiments.studies import STUDIES, table
+from rl_llm.algorithms import REINFORCE
 from rl_llm.config import to_json
 from rl_llm.loading import ExperimentError, load_experiment
+from rl_llm.model import Initialization
 from rl_llm.optimizer import AdamW
 from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
 from rl_llm.studies.folder import StudyFolderError, members, open_study
@@ -89,6 +91,16 @@ def test_members_are_loaded_by_the_names_that_their_commands_have():
     study, prefix = load_study(MODULE, "smoke")
     assert load_experiment(f"{prefix}slow")[1] == study.arms["slow"]
     assert load_experiment(f"{prefix}warm")[1] == only_warm_start(study.starts["warm"])
+
+
+def test_a_start_is_drawn_as_its_experiment_says_and_rl_is_left_out():
+    """What makes its policy is kept; two starts that differ in it are two."""
+    drawn = replace(EXPERIMENT, initialization=Initialization(scale=2.0))
+    one, other = only_warm_start(EXPERIMENT), only_warm_start(drawn)
+    assert other == replace(one, initialization=drawn.initialization)
+    assert (one.warm_start, one.model, one.steps) == (EXPERIMENT.warm_start, EXPERIMENT.model, 1)
+    rl = {"steps": 5, "algorithm": REINFORCE, "updates_per_rollout": 1, "staleness": 1, "optimizer": AdamW(1e-3)}
+    assert only_warm_start(replace(EXPERIMENT, token_budget=900, **rl)) == one
 
 
 def test_members_come_seed_by_seed_each_after_what_it_begins_with(tmp_path: Path):

@@ -13,9 +13,11 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.algorithms import REINFORCE
+from rl_llm.curriculum import Curriculum
 from rl_llm.experiment import Evaluation, Experiment
 from rl_llm.loading import ExperimentError, load_module
 from rl_llm.optimizer import AdamW
+from rl_llm.rewards.components import Reward
 from rl_llm.studies.hypothesis import Hypothesis
 
 SCALES = ("smoke", "cpu", "paper")
@@ -78,26 +80,26 @@ class Study:
 
 def only_warm_start(experiment: Experiment) -> Experiment:
     """An experiment that ends with its warm start: one step of RL that changes nothing is left."""
-    return Experiment(
-        task=experiment.task,
-        tokenizer=experiment.tokenizer,
-        model=experiment.model,
+    return replace(
+        experiment,
         algorithm=REINFORCE,
         optimizer=AdamW(0.0),
-        sampling=experiment.sampling,
         steps=1,
-        prompts_per_step=experiment.prompts_per_step,
-        responses_per_prompt=experiment.responses_per_prompt,
-        micro_batches=experiment.micro_batches,
-        sampling_batches=experiment.sampling_batches,
-        start=experiment.start,
-        train_problems=experiment.train_problems,
-        max_prompt_tokens=experiment.max_prompt_tokens,
-        warm_start=experiment.warm_start,
+        token_budget=None,
+        updates_per_rollout=1,
+        staleness=0,
+        replay=None,
+        dynamic_sampling=None,
+        curriculum=Curriculum(),
+        critic=None,
+        reference=None,
+        teacher=None,
+        reward_model=None,
+        mixture=None,
+        responses=None,
+        reward=Reward(),
         evaluation=Evaluation(problems=experiment.prompts_per_step),
-        grading=experiment.grading,
-        checkpointing=experiment.checkpointing,
-        mesh=experiment.mesh,
+        sampler_mesh=None,
     )
 
 

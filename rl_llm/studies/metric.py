@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rl_llm.studies.curves import area_per_token
+
 TOKENS = "tokens/total"
 Lines = Sequence[Mapping[str, Any]]
 Summary = Mapping[str, Any]
@@ -89,9 +91,9 @@ class Speed:
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
         tokens, values = curve(lines, self.name)
-        if len(tokens) < 2 or tokens[0] == tokens[-1]:
+        if len(tokens) < 2 or tokens[0] == tokens[-1] or not np.isfinite(values).all():
             return None
-        return float(np.trapezoid(values, tokens) / (tokens[-1] - tokens[0]))
+        return area_per_token(list(zip(tokens, values, strict=True)), tokens[0], tokens[-1])
 
     def __str__(self) -> str:
         return f"{self.name}, mean over the tokens"

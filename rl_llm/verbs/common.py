@@ -30,6 +30,17 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def share(text: str) -> float:
+    """An argument that is a share of something."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"a share is a number above 0 and up to 1, not {text!r}")
+    return number
+
+
 def load(spec: str, overrides: list[str]) -> tuple[str, Any]:
     """The experiment of a spec with its overrides; what is wrong with either is a usage error."""
     from rl_llm.config import OverrideError, override

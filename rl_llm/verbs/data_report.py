@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_llm.verbs.common import DONE, UsageError, add_experiment, load
+from rl_llm.verbs.common import DONE, UsageError, add_experiment, load, share
 
 SUMMARY = "find biases, duplicates and leaks in the problems of a task"
 GUESSES, ANSWER = 0.10, 0.30  # largest shares of the problems
@@ -31,22 +31,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the problems that are left there, with those of the other splits that a run uses: a JSONL task",
     )
-    for name, share, what in (
+    for name, default, what in (
         ("--max-guesses", GUESSES, "answered by True/False, Yes/No or an option's letter"),
         ("--max-answer", ANSWER, "with one and the same answer"),
     ):
-        helped = f"largest share of problems {what} (default: {share})"
-        parser.add_argument(name, type=_share, default=share, metavar="SHARE", help=helped)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"a share is a number above 0 and up to 1, not {text!r}")
-    return share
+        helped = f"largest share of problems {what} (default: {default})"
+        parser.add_argument(name, type=share, default=default, metavar="SHARE", help=helped)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rl_llm.plan.environment import compile_only
 from rl_llm.plan.errors import PlanError
-from rl_llm.verbs.common import UsageError, add_experiment, load
+from rl_llm.verbs.common import UsageError, add_experiment, load, share
 
 SUMMARY = "what an experiment needs of a TPU slice, without one"
 FITS, DOES_NOT_FIT = 0, 1
@@ -38,25 +38,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("network", 0.7, "network bandwidth"),
     ):
         helped = f"share of the {what} that is reached (default: {default})"
-        parser.add_argument(f"--{name}-efficiency", type=_share, default=default, metavar="SHARE", help=helped)
+        parser.add_argument(f"--{name}-efficiency", type=share, default=default, metavar="SHARE", help=helped)
     parser.add_argument(
         "--mean-length",
-        type=_share,
+        type=share,
         default=1.0,
         metavar="SHARE",
         help="mean response length as a share of the longest (default: 1, as if all were)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"a share is a number above 0 and up to 1, not {text!r}")
-    return share
 
 
 def parse_mesh(text: str) -> Any:

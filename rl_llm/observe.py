@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from rl_llm import hosts
 from rl_llm.actor import Answers
 from rl_llm.model import ModelConfig, forward_flops
@@ -9,6 +11,8 @@ from rl_llm.problem import Problem
 from rl_llm.rewards.grader import count_statuses
 from rl_llm.rewards.worker import Grade
 from rl_llm.types import Rollout
+
+WINDOW = 1024  # tokens at the end of a response in which a loop is looked for
 
 
 def describe_rollout(
@@ -18,14 +22,18 @@ def describe_rollout(
 
     `component/*` are the components of the reward, unweighted. Both batch stds are there since methods differ in the
     one they divide by: `reward/std` is of the raw rewards, `reward/std_centered` of the rewards less their group's mean
-    (both with ddof 1). Lengths are in tokens, 0 where no response was right or none was wrong. FLOPs are what
+    (both with ddof 1). Lengths are in tokens, 0 where no response was right or none was wrong. `response/looping` is
+    the share of responses that were cut off while they repeated themselves (`loops`): with `response/truncated` the
+    repeat ratio of arXiv 2508.08221, appendix B.1, which gives no threshold. FLOPs are what
     generating the rollout, and learning from it or from the part of it that is `learned`, had to cost: `passes` over
     every token, 3 for one update (forward + twice that backward). Padding, steps after a row's end and recomputation
     do not count.
     """
     rollout = answers.rollout
-    mask, truncated = hosts.to_host((rollout.mask, rollout.truncated))
+    tokens, mask, truncated = hosts.to_host((rollout.tokens, rollout.mask, rollout.truncated))
     lengths, right = mask.sum(axis=1), answers.accuracies >= 1.0
+    cut = np.flatnonzero(truncated)
+    looping = sum(loops(tokens[row, : int(lengths[row])]) for row in cut)
     groups = answers.rewards.reshape(-1, responses_per_prompt)
     centered = groups - groups.mean(axis=1, keepdims=True)
     names = dict.fromkeys(name for grade in answers.grades for name in grade.components)
@@ -40,11 +48,22 @@ def describe_rollout(
         "response/length_right": float(lengths[right].mean()) if right.any() else 0.0,
         "response/length_wrong": float(lengths[~right].mean()) if not right.all() else 0.0,
         "response/truncated": float(truncated.mean()),
+        "response/looping": looping / len(mask),
         "tokens/generated": int(lengths.sum()),
         "flops/generate": flops_of_pass(config, rollout),
         "flops/update": passes * flops_of_pass(config, rollout if learned is None else learned),
         **{f"grading/{status}": count for status, count in count_statuses(answers.grades).items()},
     }
+
+
+def loops(tokens: np.ndarray) -> bool:
+    """Whether a response i32[T] ends in a loop: of its last `WINDOW` tokens the second half stood there before."""
+    end = tokens[-WINDOW:]
+    half = (len(end) + 1) // 2
+    if len(end) < 2:
+        return False
+    earlier = np.lib.stride_tricks.sliding_window_view(end, half)[:-1]
+    return bool((earlier == end[-half:]).all(axis=1).any())
 
 
 def flops_of_pass(config: ModelConfig, rollout: Rollout) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from rl_llm.actor import Answers
 from rl_llm.model import ModelConfig
-from rl_llm.observe import describe_rollout, training_samples
+from rl_llm.observe import WINDOW, describe_rollout, loops, training_samples
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
 from rl_llm.types import Prompts, Rollout
@@ -69,6 +69,31 @@ def test_without_right_responses_their_length_is_zero():
     numbers = describe_rollout(all_wrong, CONFIG, K)
     assert (numbers["response/length_right"], numbers["response/length_wrong"]) == (0.0, 3.0)
     assert numbers["reward/zero_variance_groups"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ([7, 7, 7, 7], True),
+        ([1, 2, 3, 4, 3, 4, 3, 4], True),
+        ([1, 2, 3, 1, 2, 3], True),
+        ([1, 2, 3, 4, 5, 6, 5, 6], False),  # once again is not yet half of it
+        ([1, 2, 3, 4, 5, 6], False),
+        ([5], False),
+        ([], False),
+        ([*range(WINDOW), *[8, 9] * (WINDOW // 2)], True),  # what came long before does not count
+    ],
+)
+def test_a_loop_is_an_end_that_was_said_before(response: list[int], expected: bool):
+    assert loops(np.array(response, np.int32)) is expected
+
+
+def test_of_the_responses_cut_off_those_in_a_loop_are_counted(numbers: dict[str, float]):
+    """The one that was cut off says the same token over and over; of the others none was cut off."""
+    assert numbers["response/looping"] == 0.25
+    told = answers()
+    other = replace(told.rollout, tokens=np.arange(16, dtype=np.int32).reshape(4, 4))
+    assert describe_rollout(replace(told, rollout=other), CONFIG, K)["response/looping"] == 0.0
 
 
 def test_gradings_are_counted_by_status(numbers: dict[str, float]):

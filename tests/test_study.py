@@ -156,14 +156,15 @@ LINES = [
         (Last("policy/entropy", 0.5), 0.2),
         (Last("policy/entropy"), 0.1),
         (Last("critic/error"), None),
-        (Speed(), (0.4 * 200 + 0.5 * 200) / 400),
+        (Speed(), (0.15 * 100 + 0.4 * 200 + 0.5 * 200) / 500),
         (Speed("critic/error"), None),
+        (Speed(before="length_before"), None),
         (Drop(), 0.2),
         (Drop("critic/error"), None),
     ],
 )
 def test_a_metric_reads_one_number_of_a_run(metric: Metric, expected: float | None):
-    found = metric({"accuracy_after": 0.7}, LINES)
+    found = metric({"accuracy_before": 0.1, "accuracy_after": 0.7}, LINES)
     assert found is None if expected is None else found == pytest.approx(expected)
 
 

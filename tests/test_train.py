@@ -40,7 +40,8 @@ CACHE = {
 
 RL_KEYS = {
     *("reward/mean", "reward/accuracy", "reward/std", "reward/std_centered", "reward/zero_variance_groups"),
-    *("response/length", "response/length_right", "response/length_wrong", "response/truncated"),
+    *("response/length", "response/length_right", "response/length_wrong"),
+    *("response/truncated", "response/looping"),
     *("policy/ratio", "policy/ratio_max", "policy/clip_low", "policy/clip_high", "policy/entropy", "loss"),
     *("update/gradient_norm", "update/skipped", "update/learning_rate"),
     *("agreement/mean", "agreement/max", "agreement/kl"),
@@ -50,7 +51,7 @@ RL_KEYS = {
     *("time/generate", "time/grade", "time/update", "time/step"),
 }
 SHARES = (
-    *("reward/mean", "reward/accuracy", "reward/zero_variance_groups", "response/truncated"),
+    *("reward/mean", "reward/accuracy", "reward/zero_variance_groups", "response/truncated", "response/looping"),
     *("policy/clip_low", "policy/clip_high", "update/skipped"),
 )
 

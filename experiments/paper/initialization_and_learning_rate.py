@@ -1,18 +1,20 @@
 """Where training succeeds, stalls and collapses: what a policy begins with x the learning rate x its warm-up.
 
 Not a claim of arXiv 2508.08221, which has one rate (1e-6, 50 warm-up steps) and published weights; what it says of
-"base" and "aligned" models is about where a run begins. Weak and strong warm starts, and weak ones whose parameters
-were drawn otherwise (half and double the standard deviations; 0.02 everywhere), over two decades of rates around the
-quickstart's 5e-4, with and without warm-up. `rl-llm ablate` writes the table of all arms, which is the map.
+"base" and "aligned" models is about where a run begins. Weak and strong warm starts over two decades of rates around
+the quickstart's 5e-4, with and without warm-up, and weak ones whose parameters were drawn otherwise (half and double
+the standard deviations; 0.02 everywhere) or that saw as many demonstrations, of which fewer or more write their steps.
+`rl-llm ablate` writes the table of all arms, which is the map.
 """
 
 from dataclasses import replace
 
-from experiments.paper.scales import POLICIES, at_each_scale, base, start, starts
+from experiments.paper.scales import POLICIES, STRONG, TASK, at_each_scale, base, start, starts
 from rl_llm.experiment import Experiment
 from rl_llm.model import Initialization
 from rl_llm.optimizer import AdamW
 from rl_llm.studies import Drop, Final, Hypothesis, Study
+from rl_llm.tasks.modular_sum import Demonstrations
 
 RATES = {"smoke": (1e-4, 1e-3, 1e-2), "cpu": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "paper": (1e-7, 3e-7, 1e-6, 3e-6, 1e-5)}
 WARMUP = {"smoke": 1, "cpu": 4, "paper": 50}
@@ -21,6 +23,22 @@ DRAWN = {
     "double": Initialization(scale=2.0),
     "fixed": Initialization("fixed"),
 }
+SHOWN = {
+    "brief": Demonstrations(direct=0.90, two_per_step=0.05, one_per_step=0.05, slip=0.05),
+    "written": STRONG.demonstrations,
+}
+
+
+def others(scale: str) -> dict[str, Experiment]:
+    """Weak starts that differ from the weak one in one thing each, none of which has to reach a skill."""
+    if scale == "paper":
+        return {}
+    weak = start(scale)
+    assert weak.warm_start is not None
+    weak = replace(weak, warm_start=replace(weak.warm_start, gate=None))
+    drawn = {name: replace(weak, initialization=how) for name, how in DRAWN.items()}
+    shown = {name: replace(weak, task=replace(TASK, demonstrations=mixture)) for name, mixture in SHOWN.items()}
+    return drawn | shown
 
 
 def study(scale: str) -> Study:
@@ -28,14 +46,13 @@ def study(scale: str) -> Study:
     middle = rates[len(rates) // 2]
 
     def arm(policy: str, rate: float, warmup: int = WARMUP[scale]) -> Experiment:
-        begins = "weak" if policy in DRAWN else policy
-        experiment = replace(base(scale, begins), optimizer=AdamW(rate, warmup_updates=warmup))
-        return replace(experiment, start=policy) if policy in DRAWN else experiment
+        experiment = base(scale, policy) if policy in POLICIES else replace(base(scale), start=policy)
+        return replace(experiment, optimizer=AdamW(rate, warmup_updates=warmup))
 
     arms = {f"{policy}_{rate:g}": arm(policy, rate) for policy in POLICIES for rate in rates}
     arms |= {f"{policy}_{rate:g}_no_warmup": arm(policy, rate, 0) for policy in POLICIES for rate in (middle, high)}
-    drawn = {} if scale == "paper" else {name: replace(start(scale), initialization=how) for name, how in DRAWN.items()}
-    arms |= {f"{name}_{middle:g}": arm(name, middle) for name in drawn}
+    begun = others(scale)
+    arms |= {f"{name}_{middle:g}": arm(name, middle) for name in begun}
     weak, strong = f"weak_{middle:g}", f"strong_{middle:g}"
     hypotheses = [
         Hypothesis("Weak: the highest rate ends lower", f"weak_{high:g}", weak, Final(), "less", 0.02),
@@ -47,11 +64,18 @@ def study(scale: str) -> Study:
     ]
     hypotheses += [
         Hypothesis(f"Drawn otherwise ({name}), it ends alike", f"{name}_{middle:g}", weak, Final(), "none", 0.02)
-        for name in drawn
+        for name in DRAWN
+        if name in begun
     ]
+    if begun:
+        brief, written = (f"{name}_{middle:g}" for name in SHOWN)
+        hypotheses += [
+            Hypothesis("Shown fewer steps, it ends lower", brief, weak, Final(), "less", 0.02),
+            Hypothesis("Shown more steps, it ends higher", written, weak, Final(), "greater", 0.02),
+        ]
     return Study(
         title="Initialization x learning rate",
-        starts={**starts(scale, *((policy, "small") for policy in POLICIES)), **drawn},
+        starts={**starts(scale, *((policy, "small") for policy in POLICIES)), **begun},
         arms=arms,
         hypotheses=tuple(hypotheses),
     )

@@ -1,8 +1,9 @@
 """T4: a higher upper clip bound for weak and for strong policies.
 
 Claim (arXiv 2508.08221, section 4.2.1): an upper bound of 0.28 in the place of 0.20 helps models that reason well
-already (their entropy falls more slowly), and does little for base models, whose clip rate is about 0.003. Four
-updates per rollout here: a bound acts from the second one on, and how often is a metric of every run.
+already (their entropy falls more slowly), and does little for base models, whose clip rate is about 0.003. Two, four
+and eight updates per rollout here: a bound acts from the second one on (with one, it is refused as a knob that cannot
+act), and how often is a metric of every run.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from rl_llm.algorithms import LITE_PPO, Clip
 from rl_llm.experiment import Experiment
 from rl_llm.studies import Final, Hypothesis, Last, Study
 
-UPDATES = (4, 8)
+UPDATES = (2, 4, 8)
 HIGH = (0.20, 0.28)
 
 
@@ -34,6 +35,7 @@ def study(scale: str) -> Study:
     entropy, clipped = Last("policy/entropy"), Last("policy/clip_high", 1.0)
     weak, strong = (tuple(f"{policy}_4_updates_{high:.2f}" for high in HIGH) for policy in POLICIES)
     more = tuple(f"strong_8_updates_{high:.2f}" for high in HIGH)
+    few = f"strong_{UPDATES[0]}_updates_{HIGH[0]:.2f}"
     return Study(
         title="T4: clip-higher for weak and strong policies",
         starts=starts(scale, *((policy, "small") for policy in POLICIES)),
@@ -43,6 +45,7 @@ def study(scale: str) -> Study:
             Hypothesis("Strong: 0.28 keeps more entropy", strong[1], strong[0], entropy, "greater", 0.01),
             Hypothesis("Strong, 8 updates: 0.28 ends higher", more[1], more[0], Final(), "greater", 0.02),
             Hypothesis("Strong, 8 updates: 0.28 clips fewer tokens", more[1], more[0], clipped, "less", 0.001),
+            Hypothesis("Strong: 8 updates clip more than 2", more[0], few, clipped, "greater", 0.001),
             Hypothesis("Weak: 0.28 makes no difference", weak[1], weak[0], Final(), "none", 0.02),
         ),
     )

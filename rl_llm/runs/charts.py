@@ -78,8 +78,8 @@ CHARTS = (
     ),
     Chart(
         "Truncated responses",
-        "Share of responses cut off by the token limit.",
-        {"response/truncated": "truncated"},
+        "Share of responses cut off by the token limit, and of those that were repeating themselves by then.",
+        {"response/truncated": "truncated", "response/looping": "in a loop"},
         percent=True,
     ),
     Chart(

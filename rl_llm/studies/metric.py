@@ -83,17 +83,22 @@ class Last:
 
 @dataclass(frozen=True)
 class Speed:
-    """The mean of a metric over the generated tokens between its first and its last measurement (the area under its
-    curve): which arm learns sooner, where all arrive at the same end.
+    """The mean of a metric over the generated tokens up to its last measurement (the area under its curve): which arm
+    learns sooner, where all arrive at the same end.
+
+    The curve begins at zero tokens, with the value `before` of summary.json: from its own first measurement on, an arm
+    that generates more in its first step would be averaged over a later, better part of its way.
     """
 
     name: str = "evaluation/accuracy"
+    before: str = "accuracy_before"
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
         tokens, values = curve(lines, self.name)
-        if len(tokens) < 2 or tokens[0] == tokens[-1] or not np.isfinite(values).all():
+        if not len(tokens) or not tokens[0] > 0 or not np.isfinite(values).all() or summary.get(self.before) is None:
             return None
-        return area_per_token(list(zip(tokens, values, strict=True)), tokens[0], tokens[-1])
+        points = [(0.0, float(summary[self.before])), *zip(tokens, values, strict=True)]
+        return area_per_token(points, 0.0, tokens[-1])
 
     def __str__(self) -> str:
         return f"{self.name}, mean over the tokens"

@@ -14,7 +14,7 @@ from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
 from rl_llm.studies.folder import LOGS, Member
-from rl_llm.studies.workers import Job, Workers, open_workers
+from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
 TIMES = 2  # that a member whose worker was killed is begun
 Cores = Sequence[Sequence[int] | None]
@@ -71,35 +71,71 @@ class Outcome:
     left_out: list[Member] = field(default_factory=list)
 
 
+@dataclass
+class Course:
+    """A plan on its way: the members that wait, how often each was begun, and the seconds that tasks took."""
+
+    plan: Plan
+    waiting: list[Member]
+    begun: dict[Member, int] = field(default_factory=dict)
+    took: list[float] = field(default_factory=list)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def give(self, workers: Workers[Group], spent: float) -> None:
+        """Members to idle workers, the first ones whose start is there. With a budget none that would end beyond it."""
+        broken = {member.folder for member in self.outcome.failed}
+        for member in [member for member in self.waiting if member.start in broken]:
+            self.waiting.remove(member)
+            self.outcome.failed[member] = f"its start {member.start} failed"
+        if self.plan.seconds is not None and spent + (mean(self.took) if self.took else 0.0) > self.plan.seconds:
+            self.outcome.left_out += self.waiting
+            self.waiting.clear()
+        while workers.idle and (ready := [member for member in self.waiting if member.ready]):
+            group = self.plan.first_group(ready)
+            for member in group:
+                self.waiting.remove(member)
+                self.begun[member] = self.begun.get(member, 0) + 1
+            workers.give(group, self.plan.job(group))
+
+    def take(self, ended: Ended[Group], ledger: Ledger, display: Progress) -> int:
+        """A task back, and say and write down how it ended; returns how many members are over. Those whose worker was
+        killed wait again.
+        """
+        again = []
+        for member, code in zip(ended.task, ended.codes, strict=True):
+            if code < 0 and self.begun[member] < TIMES:
+                again.append(member)
+                display.say(f"{member}: its process was killed (signal {-code}); it goes on from there")
+            elif code == 0 and member.done:
+                display.say(f"{member}: {_result(member, ledger)}, {ended.seconds:.0f} s")
+            else:
+                self.outcome.failed[member] = f"exit code {code}; its last words are in {LOGS}/{member.folder.name}.log"
+                ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
+                display.say(f"{member} failed: {self.outcome.failed[member]}")
+        self.waiting[:0] = again
+        self.took += [] if again else [ended.seconds]
+        return len(ended.task) - len(again)
+
+
 def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
     """Run all members that are not done. What fails is left, with all that begins with it; the rest goes on.
 
     Raises Preempted after a SIGTERM: what was running has saved its state.
     """
-    waiting = [member for member in plan.members if not member.done]
-    outcome, begun, took = Outcome(), dict[Member, int](), list[float]()
-    done, spent = len(plan.members) - len(waiting), 0.0
+    course = Course(plan, [member for member in plan.members if not member.done])
+    done, spent = len(plan.members) - len(course.waiting), 0.0
     with (
         Progress() as display,
         StopSignal() as stop,
         display.phase("members", len(plan.members), done) as phase,
-        open_workers(plan.cores[: max(1, len(waiting))], plan.compiled) as workers,
+        open_workers(plan.cores[: max(1, len(course.waiting))], plan.compiled) as workers,
     ):
         begin = time.monotonic()
-        while (waiting or workers.busy) and not stop.requested:
+        while (course.waiting or workers.busy) and not stop.requested:
             spent = time.monotonic() - begin
-            _give(plan, workers, waiting, begun, outcome, spent, took)
+            course.give(workers, spent)
             for ended in workers.ended():
-                again = [member for member, code in zip(ended.task, ended.codes, strict=True) if code < 0]
-                again = [member for member in again if begun[member] < TIMES]
-                waiting[:0] = again
-                for member in again:
-                    display.say(f"{member}: its process was killed (signal {-ended.codes[0]}); it goes on from there")
-                for member, code in zip(ended.task, ended.codes, strict=True):
-                    if member not in again:
-                        _note(member, code, ended.seconds, outcome, ledger, display)
-                done += len(ended.task) - len(again)
-                took += [] if again else [ended.seconds]
+                done += course.take(ended, ledger, display)
                 phase.update(done, seconds=ended.seconds)
     if stop.requested:
         ledger.append("preempted", done=done)
@@ -107,42 +143,11 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
             f"stopped by SIGTERM with {done} of {len(plan.members)} members done; what was running is saved"
         )
     ledger.append("carried_out", done=sum(member.done for member in plan.members), seconds=spent)
-    return outcome
+    return course.outcome
 
 
-def _give(
-    plan: Plan,
-    workers: Workers[Group],
-    waiting: list[Member],
-    begun: dict[Member, int],
-    outcome: Outcome,
-    spent: float,
-    took: Sequence[float],
-) -> None:
-    """Members to idle workers, the first ones whose start is there. With a budget none that would end beyond it."""
-    broken = {member.folder for member in outcome.failed}
-    for member in [member for member in waiting if member.start in broken]:
-        waiting.remove(member)
-        outcome.failed[member] = f"its start {member.start} failed"
-    if plan.seconds is not None and spent + (mean(took) if took else 0.0) > plan.seconds:
-        outcome.left_out += waiting
-        waiting.clear()
-    while workers.idle and (ready := [member for member in waiting if member.ready]):
-        group = plan.first_group(ready)
-        for member in group:
-            waiting.remove(member)
-            begun[member] = begun.get(member, 0) + 1
-        workers.give(group, plan.job(group))
-
-
-def _note(member: Member, code: int, seconds: float, outcome: Outcome, ledger: Ledger, display: Progress) -> None:
-    """Say and write down how a member ended."""
-    if code == 0 and member.done:
-        summary, _ = member.read()
-        ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
-        after = f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"
-        display.say(f"{member}: {after}, {seconds:.0f} s")
-        return
-    outcome.failed[member] = f"exit code {code}; its last words are in {LOGS}/{member.folder.name}.log"
-    ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
-    display.say(f"{member} failed: {outcome.failed[member]}")
+def _result(member: Member, ledger: Ledger) -> str:
+    """Write down a member that is done; returns what came of it."""
+    summary, _ = member.read()
+    ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
+    return f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"

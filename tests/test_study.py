@@ -1,6 +1,7 @@
 """A study is a value: what it is made of, what of it is refused, and how its metrics read a run."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from test_train import EXPERIMENT
 
+from experiments.paper.t8_overlong_filtering import RepeatRatio
 from experiments.studies import STUDIES, table
 from rl_llm.algorithms import REINFORCE
 from rl_llm.config import to_json
@@ -16,6 +18,7 @@ from rl_llm.loading import ExperimentError, load_experiment
 from rl_llm.model import Initialization
 from rl_llm.optimizer import AdamW
 from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
+from rl_llm.studies.fate import fate
 from rl_llm.studies.folder import StudyFolderError, members, open_study
 from rl_llm.studies.hypothesis import judge
 from rl_llm.studies.metric import Metric
@@ -166,6 +169,30 @@ LINES = [
 def test_a_metric_reads_one_number_of_a_run(metric: Metric, expected: float | None):
     found = metric({"accuracy_before": 0.1, "accuracy_after": 0.7}, LINES)
     assert found is None if expected is None else found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "finding", "expected"),
+    [
+        (0.4, 0.9, None, "learned"),
+        (0.4, 0.9, "truncation", "learned"),
+        (0.4, 0.44, None, "stalled"),
+        (0.4, 0.31, None, "stalled"),
+        (0.4, 0.29, None, "collapsed"),
+        (0.4, 0.6, "accuracy_lost", "collapsed"),
+        (0.4, math.nan, None, "collapsed"),
+    ],
+)
+def test_how_a_run_went(before: float, after: float, finding: str | None, expected: str):
+    found = [{"name": finding}] if finding else []
+    assert fate({"accuracy_before": before, "accuracy_after": after, "findings": found}) == expected
+
+
+def test_of_what_a_run_cut_off_some_repeats_itself():
+    ratio = RepeatRatio()
+    steps = [{"response/truncated": 0.2, "response/looping": 0.1}, {"response/truncated": 0.3, "response/looping": 0.3}]
+    assert ratio({}, steps) == pytest.approx(0.8)
+    assert ratio({}, [{"response/truncated": 0.0, "response/looping": 0.0}]) is None
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments/paper").glob("*.py")))

@@ -125,6 +125,8 @@ def test_verdicts_come_first_and_every_part_is_there(whole: tuple[Path, str]):
         "twin − fast bitwise the same",
         "All differences are exactly 0.",
         "Learning curves",
+        "Learned / stalled / collapsed",
+        "fast 5 / 0 / 0 ",
         "0.886 [0.885, 0.888]",
         "least 0.884 · 5 seeds",
         "50 k",

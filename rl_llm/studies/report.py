@@ -17,6 +17,7 @@ from rl_llm.runs.folder import SAMPLES
 from rl_llm.runs.metrics import read_records
 from rl_llm.runs.page import interval, number, p_value, render, signed
 from rl_llm.studies.charts import draw_learning_curves, effect_chart, points
+from rl_llm.studies.fate import FATES, Fate
 from rl_llm.studies.fits import SigmoidFit, fit_sigmoid
 from rl_llm.studies.folder import RESULTS, Member
 from rl_llm.studies.hypothesis import Verdict
@@ -39,9 +40,12 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table of arms: `values` by metric, None where no run has one; `cost` is the mean of a run."""
+    """A row of the table of arms: `fates` are numbers of runs, `values` are by metric, None where no run has one;
+    `cost` is the mean of a run.
+    """
 
     name: str
+    fates: dict[Fate, int]
     values: dict[Metric, Description | None]
     cost: dict[str, float] | None
     fit: SigmoidFit | None
@@ -61,6 +65,7 @@ def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
         "verdicts": [(verdict, effect_chart(verdict, _differences(verdict, results))) for verdict in results.verdicts],
         "outcomes": OUTCOMES,
         "charts": draw_learning_curves(results.runs),
+        "fates": " / ".join(FATES),
         "metrics": list(results.values),
         "arms": arms,
         "totals": _totals(provenance),
@@ -105,6 +110,7 @@ def _arm(name: str, results: Results, members: Sequence[Member]) -> Arm:
     records = read_records(folder / SAMPLES) if folder and (folder / SAMPLES).exists() else []
     return Arm(
         name,
+        fates=results.fates[name],
         values={metric: describe(of[name]) if of[name] else None for metric, of in results.values.items()},
         cost=results.costs.get(name),
         fit=_fit(runs),
@@ -155,10 +161,15 @@ def _for_terminal(out: Path, told: Mapping[str, Any]) -> str:
             f"{verdict.hypothesis.smallest:g} matters; p {p_value(verdict.p_adjusted)}; {verdict.pairs} pairs",
             *(f"  {needed}" for needed in [_needed(verdict)] if needed),
         ]
-    table = Table("arm", *map(str, told["metrics"]), "tokens", "seconds", box=SIMPLE)
+    table = Table("arm", "/".join(FATES), *map(str, told["metrics"]), "tokens", "seconds", box=SIMPLE)
     for arm in told["arms"]:
         cost = [number(arm.cost["tokens_generated"]), f"{arm.cost['wall_seconds']:.0f}"] if arm.cost else ["–", "–"]
-        table.add_row(arm.name, *(_estimated(value and value.iqm) for value in arm.values.values()), *cost)
+        table.add_row(
+            arm.name,
+            "/".join(map(str, arm.fates.values())),
+            *(_estimated(value and value.iqm) for value in arm.values.values()),
+            *cost,
+        )
     written = io.StringIO()
     Console(file=written, width=max(100, 30 * len(told["metrics"]))).print(table)
     tables = "\n".join(line.rstrip() for line in written.getvalue().splitlines())

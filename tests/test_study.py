@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from test_train import EXPERIMENT
 
+from experiments.initialization_map import draw
+from experiments.paper.initialization_and_learning_rate import STUDY
 from experiments.paper.t8_overlong_filtering import RepeatRatio
 from experiments.studies import STUDIES, table
 from rl_llm.algorithms import REINFORCE
@@ -226,3 +228,17 @@ def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path)
 
 def test_every_study_of_the_paper_is_run_by_make_studies():
     assert {path.stem for path in (ROOT / "experiments/paper").glob("*.py")} == {*STUDIES, "scales"}
+
+
+def test_the_map_has_a_row_for_each_start_and_a_column_for_each_rate():
+    study = STUDY["smoke"]
+    results = {
+        "values": [{"metric": to_json(Final()), "of": {arm: {"0": 0.5, "1": 0.7} for arm in study.arms}}],
+        "fates": {arm: {"learned": 1, "stalled": 0, "collapsed": 1} for arm in study.arms},
+    }
+    head, _, *rows = draw(results).splitlines()
+    assert head == "| begins with | 0.0001 | 0.001 | 0.01 |"
+    assert "| weak | 0.600 (1/0/1) | 0.600 (1/0/1) | 0.600 (1/0/1) |" in rows
+    assert "| weak, no warm-up |  | 0.600 (1/0/1) | 0.600 (1/0/1) |" in rows
+    assert "| brief |  | 0.600 (1/0/1) |  |" in rows
+    assert len(rows) == 9

@@ -1,0 +1,56 @@
+"""Where training succeeds, stalls and collapses: initialization x learning rate as one table in Markdown.
+
+Run:    python experiments/initialization_map.py
+
+after `rl-llm ablate experiments/paper/initialization_and_learning_rate.py` (or `make studies`). A row is what policies
+begin with, a column a learning rate; in a cell are the mean accuracy on held-out problems in the end, and how many runs
+learned / stalled / collapsed (`rl_llm.studies.fate`).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+from experiments.paper.initialization_and_learning_rate import STUDY
+from rl_llm.config import to_json
+from rl_llm.studies import Final
+
+
+def main() -> None:
+    """Print the map of a study that was run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("runs/studies/initialization_and_learning_rate-cpu"))
+    path = parser.parse_args().study / "results.json"
+    if not path.exists():
+        raise SystemExit(f"{path} is not there: run the study first")
+    print(draw(json.loads(path.read_text())))
+
+
+def draw(results: dict) -> str:
+    """The table of results.json."""
+    values = next(item["of"] for item in results["values"] if item["metric"] == to_json(Final()))
+    cells: dict[str, dict[float, str]] = {}
+    for arm, seeds in values.items():
+        fates = "/".join(str(count) for count in results["fates"][arm].values())
+        cell = f"{mean(seeds.values()):.3f} ({fates})" if seeds else "not run"
+        cells.setdefault(row_of(arm), {})[rate_of(arm)] = cell
+    rates = sorted({rate for row in cells.values() for rate in row})
+    lines = ["| begins with | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (1 + len(rates)) + "|"]
+    lines += [f"| {row} | " + " | ".join(of.get(rate, "") for rate in rates) + " |" for row, of in cells.items()]
+    return "\n".join(lines)
+
+
+def rate_of(arm: str) -> float:
+    """The learning rate of an arm of the study."""
+    return next(study.arms[arm].optimizer.learning_rate for study in STUDY.values() if arm in study.arms)
+
+
+def row_of(arm: str) -> str:
+    """What an arm begins with: its name without the rate."""
+    start, _, rest = arm.partition("_")
+    return f"{start}, no warm-up" if rest.endswith("no_warmup") else start
+
+
+if __name__ == "__main__":
+    main()

@@ -112,7 +112,8 @@ OLMO_3_ZERO = Algorithm(
 
 # arXiv 2508.08221, section 5: group mean, batch std, token-level loss, vanilla clip; no critic, no KL. The paper
 # prints neither ddof (1, torch's default, is taken) nor eps, nor whether the std is of raw or of centred rewards (raw,
-# as its equation 6 has it).
+# as its equation 6 has it). Its baselines are GRPO_KL and DAPO with the fine on long responses and dynamic sampling; it
+# prints neither beta, nor the upper bound, nor the length of the fine, nor how often groups are sampled anew.
 LITE_PPO = Algorithm(
     advantage=Normalize(mean="group", std="batch"),
     objective=Clip(),

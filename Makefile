@@ -15,6 +15,9 @@ LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 # All but `tpu`, which only `make slow` and who has to do with TPUs needs.
 EXTRAS := data dev slurm tasks
 
+# A process for each core (at most eight: each takes a gigabyte), which gets whole files of tests.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+
 help: ## list these targets
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.* ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
@@ -25,10 +28,10 @@ studies: .venv/installed ## run all studies of the paper at the scale of a CPU (
 	.venv/bin/python experiments/studies.py
 
 test: .venv/installed ## run the quick tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(PARALLEL)
 
 slow: .venv/installed .venv/tpu ## run the slow tests
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest $(PARALLEL) -m slow
 
 check: .venv/installed ## lint, and check format and types
 	.venv/bin/ruff check .

@@ -20,7 +20,7 @@ from rl_llm.algorithms import Clip
 from rl_llm.studies import Hypothesis, Last, Study
 from rl_llm.types import Batch, Metrics, masked_mean
 
-SYMBOLS = TASK.tokenizer.symbols
+TOKENIZER = TASK.tokenizer
 KINDS = ("digit", "sign", "mark")
 
 
@@ -37,7 +37,8 @@ class ClipByKind(Clip):
         loss, metrics = super().__call__(logp, batch)
         seen = (batch.weight > 0).astype(jnp.float32)
         clipped = (jnp.exp(logp - batch.old_logp) > 1.0 + self.high) & (batch.advantage > 0)
-        kinds = jnp.array([KINDS.index(kind(symbol)) if symbol else -1 for symbol in SYMBOLS])
+        symbols = [TOKENIZER.decode([token]) for token in range(TOKENIZER.vocab_size)]  # padding and the end have none
+        kinds = jnp.array([KINDS.index(kind(symbol)) if symbol else -1 for symbol in symbols])
         for index, name in enumerate(KINDS):
             of_kind = kinds[batch.tokens] == index
             metrics |= {

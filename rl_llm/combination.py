@@ -29,6 +29,16 @@ def check_budget(experiment: Any) -> None:
             )
 
 
+def check_tokenizers(experiment: Any) -> None:
+    """Raises ValueError for a component of the algorithm that reads tokens by another tokenizer than the run's."""
+    for component in experiment.algorithm.components:
+        if getattr(component, "tokenizer", experiment.tokenizer) != experiment.tokenizer:
+            raise ValueError(
+                f"{type(component).__name__}.tokenizer={component.tokenizer} is not the experiment's, "
+                f"tokenizer={experiment.tokenizer}: set both"
+            )
+
+
 def check_supervision(experiment: Any) -> None:
     """Raises ValueError for a critic, reference, teacher, stored responses or demonstrations that could not act, and
     for those that exclude each other.

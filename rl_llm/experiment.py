@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, Setting
-from rl_llm.combination import check_budget, check_over_time, check_supervision, teaching
+from rl_llm.combination import check_budget, check_over_time, check_supervision, check_tokenizers, teaching
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
@@ -166,6 +166,7 @@ class Experiment:
             self.critic.optimizer.check(self.rollout_updates(self.steps))
         self._check_sizes()
         self._check_sampling()
+        check_tokenizers(self)
         check_supervision(self)
         check_over_time(self)
         self.algorithm.check(self._setting())

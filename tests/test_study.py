@@ -24,7 +24,7 @@ from rl_llm.studies.fate import fate
 from rl_llm.studies.folder import StudyFolderError, members, open_study
 from rl_llm.studies.hypothesis import judge
 from rl_llm.studies.metric import Metric
-from rl_llm.studies.study import load_study, only_warm_start
+from rl_llm.studies.study import SCALES, load_study, only_warm_start
 
 ROOT = Path(__file__).parent.parent
 MODULE = "tests/data/study.py"
@@ -202,8 +202,7 @@ def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
     path = f"experiments/paper/{name}.py"
     if name == "scales":
         return
-    scales = ("smoke", "cpu") if name == "t5_clipped_tokens" else ("smoke", "cpu", "paper")
-    for scale in scales:
+    for scale in SCALES:
         study, _ = load_study(path, scale)
         assert study.hypotheses
         assert study.seeds >= 5

@@ -141,6 +141,32 @@ def _plain(annotation: Any) -> Any:
     return None
 
 
+def check_choices(value: Any, place: str = "", annotation: Any = Any) -> None:
+    """Raises ValueError for a field, of a component or of what it is made of, that has none of the values which its
+    annotation (a `Literal`) names: Python itself lets every value pass.
+    """
+    for name, (child, wanted) in _children(value, annotation).items():
+        where = f"{place}.{name}" if place else name
+        choices = _choices(wanted)
+        if choices and child not in choices:
+            names = [choice for choice in choices if isinstance(choice, str)]
+            hint = nearest(child, names) if isinstance(child, str) else ""
+            listing = ", ".join(map(repr, choices))
+            raise ValueError(f"{where}={child!r} must be one of {listing}{hint}")
+        check_choices(child, where, wanted)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """All values of an annotation, where it names them; none elsewhere."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal or annotation is types.NoneType:
+        return arguments or (None,)
+    if origin is Annotated:
+        return _choices(arguments[0])
+    members = [_choices(part) for part in arguments] if origin in (Union, types.UnionType) else []
+    return sum(members, ()) if all(members) else ()
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A question that can follow a wrong name, about the one of `names` most like it; empty where none is."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, Setting
 from rl_llm.combination import check_budget, check_over_time, check_supervision, check_tokenizers, teaching
+from rl_llm.config import check_choices
 from rl_llm.critic import Critic
 from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.mesh import MeshShape
@@ -150,6 +151,7 @@ class Experiment:
         return self.replay.updates(steps, self.updates_per_rollout)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens", "sampling_batches")
         at_least(self, 0, "staleness")

@@ -4,8 +4,10 @@ The fields are found by reflection over the catalogue, so a new one must be give
 """
 
 from collections.abc import Iterator
-from dataclasses import fields
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +17,11 @@ from test_techniques import FILE
 from test_train import EXPERIMENT, Finished, without_time
 
 from rl_llm.catalogue import AROUND
+from rl_llm.experiment import Experiment
+from rl_llm.model import Lora
+from rl_llm.model.config import RopeScaling
 from rl_llm.runs.metrics import read_metrics
+from tests.data import tiny
 from tests.warm import Runs, open_runs
 
 # Of every kind: an experiment that has it, and for each field what changes it, as on the command line.
@@ -107,6 +113,38 @@ def test_every_field_is_tried():
         kind: set(changes) for kind, (_, changes) in KNOBS.items()
     }
     assert set(REFUSED) == {(kind, name) for kind, name in CASES if not KNOBS[kind][1][name]}
+
+
+CHOOSING = replace(
+    tiny.base, model=replace(tiny.base.model, rope_scaling=RopeScaling("linear", 2.0), lora=Lora(2, 2.0))
+)
+
+
+def kinds(annotation: Any) -> set[type]:
+    """The dataclasses that an annotation names, and those that their fields name."""
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        return {annotation}.union(*map(kinds, get_type_hints(annotation).values()))
+    return set().union(*map(kinds, get_args(annotation)))
+
+
+def places(component: Any) -> Iterator[tuple[Any, str]]:
+    """Every field of a component, and of what it is made of, that is one of some named values."""
+    for name, annotation in get_type_hints(type(component)).items() if is_dataclass(component) else ():
+        if get_origin(annotation) is Literal:
+            yield component, name
+        yield from places(getattr(component, name))
+
+
+def test_a_value_that_there_is_not_is_refused_wherever_it_stands():
+    """Of what stands around the algorithm; `test_knobs` has its components."""
+    every = {kind for kind in kinds(Experiment) if Literal in map(get_origin, get_type_hints(kind).values())}
+    assert every <= {type(component) for component, _ in places(CHOOSING)}
+    for index in range(len(list(places(CHOOSING)))):
+        experiment = deepcopy(CHOOSING)
+        component, name = list(places(experiment))[index]
+        object.__setattr__(component, name, "typo")
+        with pytest.raises(ValueError, match=rf"{name}='typo' must be one of"):
+            replace(experiment)
 
 
 @pytest.fixture(scope="module")

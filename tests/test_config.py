@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rl_llm.config import (
     OverrideError,
+    check_choices,
     differences,
     fingerprint,
     override,
@@ -171,6 +172,14 @@ def test_fields_checked_together_are_set_together():
 def test_a_refusal_names_all_assignments_of_the_component():
     with pytest.raises(OverrideError, match=r"high=0\.1.*low=0\.15"):
         override(BASE, ["algorithm.objective.high=0.1", "algorithm.objective.low=0.15"])
+
+
+def test_a_value_that_its_annotation_does_not_name_is_refused_with_its_place():
+    check_choices(Trial())
+    wrong = replace(Trial(), algorithm=Algorithm(std="batches"))  # type: ignore[arg-type]
+    said = r"^algorithm.std='batches' must be one of 'group', 'batch', 'none' \(did you mean 'batch'\?\)$"
+    with pytest.raises(ValueError, match=said):
+        check_choices(wrong)
 
 
 def test_overrides_leave_the_original_and_the_rest_alone():

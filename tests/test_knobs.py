@@ -7,7 +7,7 @@ value here, one that shows.
 import inspect
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -262,6 +262,15 @@ def test_a_field_changes_what_is_learned_or_is_refused(kind: type, name: str):
     else:
         changed = replace(component, **{name: others[name]})
         assert not np.array_equal(effect(of(component)), effect(of(changed)))
+
+
+NAMED = [(kind, name) for kind, name in CASES if get_origin(get_type_hints(kind)[name]) is Literal]
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED, ids=[f"{kind.__name__}.{name}" for kind, name in NAMED])
+def test_a_value_that_there_is_not_is_refused(kind: type, name: str):
+    with pytest.raises(ValueError, match=rf"{name}='typo'"):
+        of(replace(KNOBS[kind][0], **{name: "typo"})).check(SETTING)
 
 
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)

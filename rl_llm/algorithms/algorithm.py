@@ -15,6 +15,7 @@ from rl_llm.algorithms.filters import Filter
 from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.together import check_together
 from rl_llm.algorithms.whitening import Advantage
+from rl_llm.config import check_choices
 from rl_llm.types import Batch, Mean, Metrics
 
 Aggregate = Callable[[jax.Array, Batch], jax.Array]
@@ -78,7 +79,8 @@ class Algorithm:
         }
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError naming a knob that cannot act in this setting."""
+        """Raises ValueError naming a knob that has a value which there is not, or that cannot act in this setting."""
+        check_choices(self)
         for component in self.components:
             if hasattr(component, "check"):
                 component.check(setting)

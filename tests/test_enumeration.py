@@ -253,8 +253,8 @@ IMPORTANCE: dict[str, Row] = {
         MOVED,
     ),
     "GMPO": (seen(a.GMPO(WIDE, WIDE), aggregate=SequenceMean()), under_sampler(lambda w: w ** (1 / LENGTHS)), MOVED),
-    "TOPR": (seen(a.TOPR()), under_sampler(tapered), MOVED),
-    "VESPO": (seen(a.VESPO(1.0, 2.0, 1.0, 2.0)), under_sampler(lambda w: -jnp.exp(2 * (1 - w)) / 2), MOVED),
+    "TOPR": (seen(a.TOPR()), under_sampler(tapered), OFF),
+    "VESPO": (seen(a.VESPO(1.0, 2.0, 1.0, 2.0)), under_sampler(lambda w: -jnp.exp(2 * (1 - w)) / 2), OFF),
 }
 DIVERGENCES: dict[str, Row] = {
     "the KL in the reward of tokens": (

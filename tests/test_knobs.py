@@ -319,3 +319,14 @@ def test_an_algorithm_without_a_loss_is_refused():
     replace(PLAIN, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(setting)
     with pytest.raises(ValueError, match=r"Nothing without regularizers"):
         replace(PLAIN, objective=a.Nothing()).check(setting)
+
+
+OFF_POLICY = Setting(8, 4, 1, sampler_differs=True, made=frozenset({"ref_logp"}))
+
+
+@pytest.mark.parametrize("objective", [a.AIPO(), a.TOPR(), a.VESPO(), a.DPPO(), a.ReverseKL()], ids=repr)
+def test_what_the_sampler_is_away_is_not_weighed_twice(objective: Any):
+    weighing = replace(PLAIN, objective=objective)
+    replace(weighing, corrections=(a.RatioMask(),)).check(OFF_POLICY)
+    with pytest.raises(ValueError, match=rf"ImportanceWeight\(.*\) beside {type(objective).__name__}"):
+        replace(weighing, corrections=(a.ImportanceWeight(),)).check(OFF_POLICY)

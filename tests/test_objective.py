@@ -267,8 +267,8 @@ def test_values_that_mean_nothing_are_refused(build, message: str):
         (GMPO(0.1), "GMPO.low=0.1 cannot act"),
         (SequenceClip(0.1), "SequenceClip.low=0.1 cannot act"),
         (CISPO(masked=True), "CISPO.masked=True cannot act"),
-        (TOPR("token"), "TOPR.level='token' cannot act"),
-        (VESPO(k_positive=1.0), "VESPO.k_positive=1.0 cannot act"),
+        (TOPR("token"), "TOPR.level='token' cannot act with one update per rollout of the very policy"),
+        (VESPO(k_positive=1.0), "VESPO.k_positive=1.0 cannot act with one update per rollout of the very policy"),
         (KLCov(coefficient=0.5), "KLCov.coefficient=0.5 cannot act"),
         (ClipCov(high=0.3), "ClipCov.high=0.3 cannot act"),
         (ValueLoss(clip=0.2), "ValueLoss.clip=0.2 cannot act"),
@@ -285,7 +285,7 @@ def test_bounds_of_a_ratio_need_one_that_moves(objective, message: str):
 
 
 def test_bounds_on_the_ratio_to_the_sampler_act_where_it_is_behind():
-    for objective in (DPPO(low=0.1), AIPO(cap=4.0), ReverseKL(low=0.1)):
+    for objective in (DPPO(low=0.1), AIPO(cap=4.0), TOPR("token"), VESPO(k_positive=1.0), ReverseKL(low=0.1)):
         objective.check(Setting(8, 8, 1, sampler_differs=True))
     AIPO(cap=0.5).check(Setting(8, 8, 1))
 

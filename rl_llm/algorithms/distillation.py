@@ -58,6 +58,7 @@ class ReverseKL:
 
     needs = ("ref_logp",)
     reads_advantage = reads_reward = False
+    from_sampler = True
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= 1:

@@ -186,6 +186,8 @@ class DPPO:
     high: float = 0.2
     symmetric: bool = False
 
+    from_sampler = True
+
     def __post_init__(self) -> None:
         if not (0 < self.low < 1 and 0 < self.high < 1):
             raise ValueError(

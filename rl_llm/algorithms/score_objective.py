@@ -18,9 +18,9 @@ def score_loss(logp: jax.Array, batch: Batch, weight: jax.Array) -> jax.Array:
     return -jax.lax.stop_gradient(weight) * batch.advantage * logp
 
 
-def sequence_log_ratio(logp: jax.Array, batch: Batch) -> jax.Array:
-    """log of the ratio of whole responses, sum_t log rho_t, f32[B, 1], bounded as `log_ratio`."""
-    return log_ratio(jnp.sum((logp - batch.old_logp) * batch.mask, axis=1, keepdims=True), jnp.zeros(()))
+def sequence_log_ratio(logp: jax.Array, base: jax.Array, batch: Batch) -> jax.Array:
+    """log of the ratio of whole responses, sum_t log pi_t - log base_t, f32[B, 1], bounded as `log_ratio`."""
+    return log_ratio(jnp.sum((logp - base) * batch.mask, axis=1, keepdims=True), jnp.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class AIPO:
 
     cap: float = 2.0
 
+    from_sampler = True
+
     def __post_init__(self) -> None:
         if not self.cap > 0:
             raise ValueError(f"AIPO.cap must be greater than 0, not {self.cap}: it is the largest weight of a token")
@@ -77,17 +79,21 @@ class AIPO:
 class TOPR:
     """w = 1 for responses with a reward above 0, min(rho, 1) for the others (tapered off-policy REINFORCE, arXiv
     2503.14286, eq. 8): right answers are learned as they stand, wrong ones unlearned only as far as they are still
-    likely. rho is the ratio of the whole response (the paper) or of each token (ROLL).
+    likely. rho = pi / mu with mu the distribution that was really sampled from, so in the place of a correction: of
+    the whole response (the paper) or of each token (ROLL).
     """
 
     level: Literal["sequence", "token"] = "sequence"
 
+    from_sampler = True
+
     def check(self, setting: Setting) -> None:
-        """Raises ValueError for a level that was set where no ratio ever leaves 1."""
-        refuse_on_policy(self, ("level",), setting)
+        """Raises ValueError for a level that was set where no ratio leaves 1."""
+        refuse_without_drift(self, ("level",), setting)
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        away = sequence_log_ratio(logp, batch) if self.level == "sequence" else log_ratio(logp, batch.old_logp)
+        mu = batch.sampler_logp
+        away = sequence_log_ratio(logp, mu, batch) if self.level == "sequence" else log_ratio(logp, mu)
         ratio = jnp.broadcast_to(jnp.exp(away), logp.shape)
         wrong = batch.reward[:, None] <= 0
         weight = jnp.where(wrong, jnp.minimum(ratio, 1.0), 1.0)
@@ -97,9 +103,9 @@ class TOPR:
 
 @dataclass(frozen=True)
 class VESPO:
-    """w = W^k exp(lambda (1 - W)) with W the ratio of the whole response, k and lambda by the sign of A (arXiv
-    2602.10693): a smooth bump around W = 1 (where it is 1), that no long response can leave by the product of its
-    ratios.
+    """w = W^k exp(lambda (1 - W)) with W = pi / mu of the whole response, mu the distribution that was really sampled
+    from, k and lambda by the sign of A (arXiv 2602.10693): a smooth bump around W = 1 (where it is 1), that no long
+    response can leave by the product of its ratios. In the place of a clip and of a correction.
     """
 
     k_positive: float = 2.0
@@ -107,17 +113,19 @@ class VESPO:
     k_negative: float = 3.0
     lambda_negative: float = 2.0
 
+    from_sampler = True
+
     def __post_init__(self) -> None:
         for name in ("k_positive", "lambda_positive", "k_negative", "lambda_negative"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"VESPO.{name} must be greater than 0, not {getattr(self, name)}")
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError for shapes that were set where no ratio ever leaves 1."""
-        refuse_on_policy(self, ("k_positive", "lambda_positive", "k_negative", "lambda_negative"), setting)
+        """Raises ValueError for shapes that were set where no ratio leaves 1."""
+        refuse_without_drift(self, ("k_positive", "lambda_positive", "k_negative", "lambda_negative"), setting)
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        away = sequence_log_ratio(logp, batch)
+        away = sequence_log_ratio(logp, batch.sampler_logp, batch)
         ratio = jnp.broadcast_to(jnp.exp(away), logp.shape)
         up = batch.advantage >= 0
         k = jnp.where(up, self.k_positive, self.k_negative)

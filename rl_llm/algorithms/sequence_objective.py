@@ -74,7 +74,7 @@ class SequenceClip:
         refuse_on_policy(self, ("low", "high"), setting)
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        ratio = jnp.broadcast_to(jnp.exp(sequence_log_ratio(logp, batch)), logp.shape)
+        ratio = jnp.broadcast_to(jnp.exp(sequence_log_ratio(logp, batch.old_logp, batch)), logp.shape)
         return clipped_surrogate(ratio, batch, self.low, self.high)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.aggregate import Balanced, TokenMean
+from rl_llm.algorithms.correction import ImportanceWeight
 from rl_llm.algorithms.objective import Nothing
 
 THE_REWARD = Normalize(mean="none", std="none")  # the advantage that does nothing
@@ -20,6 +21,7 @@ def check_together(algorithm: Any) -> None:
     check_losses(algorithm)
     check_shaping(algorithm)
     check_filters(algorithm)
+    check_corrections(algorithm)
     names = [type(c).__name__ for c in algorithm.components if getattr(c, "controller", None) is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"{' and '.join(names)} are adapted by name: one of a kind can have a controller")
@@ -104,4 +106,17 @@ def check_filters(algorithm: Any) -> None:
             raise ValueError(
                 f"{type(keep).__name__}.counts=False cannot act: {algorithm.advantage} compares a response with no "
                 "reward that it would leave out"
+            )
+
+
+def check_corrections(algorithm: Any) -> None:
+    """Raises ValueError for a weight that stands in the objective already. A mask may be beside it: it drops what the
+    objective would weigh.
+    """
+    name = type(algorithm.objective).__name__
+    for correction in algorithm.corrections:
+        if isinstance(correction, ImportanceWeight) and getattr(algorithm.objective, "from_sampler", False):
+            raise ValueError(
+                f"{correction} beside {name}: the ratio of {name} is to the sampler's distribution, so what the "
+                "sampler is away would be weighed twice; leave the correction out"
             )

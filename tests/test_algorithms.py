@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rl_llm.algorithms import (
+    CISPO_SCALE_RL,
     GRPO,
     LITE_PPO,
     REJECTION_SAMPLING,
@@ -69,6 +70,15 @@ def test_filters_are_applied_together():
     reward = np.linspace(0, 1, N * K, dtype=np.float32)
     algorithm = replace(LITE_PPO, filters=(RewardAtLeast(0.2), RewardAtLeast(0.6)))
     np.testing.assert_array_equal(batch_of(algorithm, rollout(), reward).kept, reward >= np.float32(0.6))
+
+
+def test_scale_rl_divides_by_the_std_of_all_advantages_of_the_batch():
+    reward = np.repeat([[0.0], [1.0], [0.0]], K, axis=1).astype(np.float32)  # groups that differ, and one that is mixed
+    reward[2, :4] = 1.0
+    centred = reward - reward.mean(axis=1, keepdims=True)
+    found = np.asarray(batch_of(CISPO_SCALE_RL, rollout(), reward.reshape(-1)).advantage)
+    expected = (centred / (centred.std(ddof=1) + 1e-6)).reshape(-1, 1) * rollout().mask
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_rejection_sampling_is_maximum_likelihood_on_the_accepted_responses():

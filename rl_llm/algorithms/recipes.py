@@ -91,9 +91,11 @@ DAPO = Algorithm(
 GSPO_SEQUENCE = replace(GRPO, objective=GSPO())
 
 # The loss of ScaleRL (arXiv 2510.13786) after MiniMax-M1's CISPO (2506.13585): truncated importance weights on the
-# policy gradient, the mean over a prompt's tokens, batch std.
+# policy gradient, the mean over a prompt's tokens, the std of all advantages of a batch. Its ratio is to the policy
+# that sampled, CISPO's to the one that the updates began with: where the sampler is some steps behind, take AIPO(cap),
+# which is min(pi / mu, cap), or a correction.
 CISPO_SCALE_RL = Algorithm(
-    advantage=Normalize(mean="group", std="batch"),
+    advantage=Normalize(mean="group", std="batch", std_of="centred"),
     objective=CISPO(),
     aggregate=TokenMean(scope="group"),
     filters=(ZeroVariance(),),

@@ -269,7 +269,7 @@ def test_values_that_mean_nothing_are_refused(build, message: str):
         (CISPO(masked=True), "CISPO.masked=True cannot act"),
         (TOPR("token"), "TOPR.level='token' cannot act with one update per rollout of the very policy"),
         (VESPO(k_positive=1.0), "VESPO.k_positive=1.0 cannot act with one update per rollout of the very policy"),
-        (KLCov(coefficient=0.5), "KLCov.coefficient=0.5 cannot act"),
+        (KLCov(), r"KLCov\(.*\) cannot act with one on-policy update"),
         (ClipCov(high=0.3), "ClipCov.high=0.3 cannot act"),
         (ValueLoss(clip=0.2), "ValueLoss.clip=0.2 cannot act"),
         (DPPO(low=0.1), "DPPO.low=0.1 cannot act with one update per rollout of the very policy"),
@@ -299,5 +299,6 @@ def test_covariances_are_not_computed_in_parts(objective):
 @pytest.mark.parametrize("objective", [*ON_POLICY, SequenceClip()], **ids)
 def test_defaults_are_accepted_everywhere(objective):
     objective = type(objective)()
-    objective.check(Setting(8, 8, 1))
+    if not isinstance(objective, KLCov):  # without drift it would be the policy gradient under another name
+        objective.check(Setting(8, 8, 1))
     objective.check(Setting(8, 8, 4))

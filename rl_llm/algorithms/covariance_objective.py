@@ -110,7 +110,11 @@ class KLCov:
     def check(self, setting: Setting) -> None:
         """Raises ValueError with micro-batches, and where no ratio ever leaves 1, so that there is nothing to hold."""
         refuse_parts(self, setting)
-        refuse_on_policy(self, ("share", "coefficient"), setting)
+        if setting.updates_per_rollout == 1:
+            raise ValueError(
+                f"{self} cannot act with one on-policy update per rollout: no ratio leaves 1, so that there is nothing "
+                "to hold; set updates_per_rollout, or take PolicyGradient"
+            )
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         away = log_ratio(logp, batch.old_logp)

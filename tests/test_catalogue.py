@@ -23,6 +23,11 @@ def test_every_exported_component_is_on_the_page():
     assert kinds - shown - {kind.__name__ for kind in AROUND} == {"Algorithm", "Setting", "Moments"}
 
 
+def test_every_check_says_what_it_refuses():
+    kinds = [kind for modules in PARTS.values() for module in modules for kind in components(module)]
+    assert [kind.__name__ for kind in kinds if hasattr(kind, "check") and not kind.check.__doc__] == []
+
+
 def test_what_is_told_of_peers_is_told_of_our_components_and_functions():
     shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
     assert set(peers.components()) <= shown

@@ -37,6 +37,7 @@ class GDPO(ResponseAdvantage):
         return ("rewards",)
 
     def check(self, setting: Setting) -> None:
+        """Raises ValueError for groups of one, and for weights that are not as many as the rewards."""
         super().check(setting)
         if setting.components not in (0, len(self.weights)):
             raise ValueError(f"GDPO.weights={self.weights} for {setting.components} rewards: one weight for each")

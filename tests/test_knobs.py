@@ -321,6 +321,18 @@ def test_an_algorithm_without_a_loss_is_refused():
         replace(PLAIN, objective=a.Nothing()).check(setting)
 
 
+@pytest.mark.parametrize("aggregate", [a.SequenceMean("counted"), a.SequenceSum("counted")], ids=repr)
+def test_rows_that_no_filter_empties_are_not_counted(aggregate: Any):
+    replace(BASE, aggregate=aggregate, filters=(a.Overlong(),)).check(SETTING)
+    with pytest.raises(ValueError, match=r"aggregate=Sequence.*empty='counted'\) cannot act"):
+        replace(BASE, aggregate=aggregate).check(SETTING)
+    critic = replace(BASE, advantage=a.GAE(), value_loss=a.ValueLoss(), filters=(a.Overlong(),))
+    made = replace(SETTING, made=frozenset({"value", "returns"}))
+    critic.check(made)
+    with pytest.raises(ValueError, match=r"value_aggregate=Sequence.*empty='counted'\) cannot act"):
+        replace(critic, value_aggregate=aggregate).check(made)
+
+
 OFF_POLICY = Setting(8, 4, 1, sampler_differs=True, made=frozenset({"ref_logp"}))
 
 

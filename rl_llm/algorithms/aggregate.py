@@ -57,8 +57,8 @@ class TokenMean:
 class SequenceMean:
     """Every response counts the same, its tokens share that: 1 / (rows |o|) (GRPO, arXiv 2402.03300, eq. 3).
 
-    rows are those with a token that counts (sum: 1), or all rows of the batch if the `empty` ones are counted, as ROLL
-    and TRL have it (sum: the share of rows that are not empty).
+    rows are those with a token that counts (sum: 1), or all rows of the batch if the `empty` ones, which a filter has
+    dropped, are counted, as ROLL and TRL have it (sum: the share of rows that are not empty).
     """
 
     empty: Literal["ignored", "counted"] = "ignored"

@@ -21,6 +21,7 @@ def check_together(algorithm: Any) -> None:
     check_losses(algorithm)
     check_shaping(algorithm)
     check_filters(algorithm)
+    check_empty_rows(algorithm)
     check_corrections(algorithm)
     names = [type(c).__name__ for c in algorithm.components if getattr(c, "controller", None) is not None]
     if len(set(names)) < len(names):
@@ -106,6 +107,18 @@ def check_filters(algorithm: Any) -> None:
             raise ValueError(
                 f"{type(keep).__name__}.counts=False cannot act: {algorithm.advantage} compares a response with no "
                 "reward that it would leave out"
+            )
+
+
+def check_empty_rows(algorithm: Any) -> None:
+    """Raises ValueError for an aggregate that counts rows without a token where no filter empties one."""
+    by_critic = bool(algorithm.filters) and not getattr(algorithm.value_loss, "learns_from_dropped", False)
+    for name, emptied in (("aggregate", bool(algorithm.filters)), ("value_aggregate", by_critic)):
+        aggregate = getattr(algorithm, name)
+        if getattr(aggregate, "empty", "ignored") == "counted" and not emptied:
+            raise ValueError(
+                f"{name}={aggregate} cannot act: no filter leaves a row without a token that counts here, and all "
+                "others are counted in any case; set empty='ignored'"
             )
 
 

@@ -149,12 +149,18 @@ def test_the_coefficient_of_the_kl_follows_it_within_a_fifth():
     assert controller.update(one, jnp.float32(0.0), 100) == pytest.approx(0.98)
 
 
-def test_the_coefficient_of_the_entropy_rises_below_the_target_and_falls_above_it_to_nothing():
+def test_the_coefficient_of_the_entropy_rises_below_the_target_and_waits_above_it():
+    """Skywork-OR1, eq. 3.2: alpha = c 1{entropy <= target}, and c counts on."""
     controller = EntropyTarget(target=0.5, step=0.1, highest=0.25)
+    steps = [(0.4, 0.1, 0.1), (0.4, 0.2, 0.2), (0.4, 0.25, 0.25), (0.6, 0.15, 0.0), (0.6, 0.05, 0.0), (0.4, 0.15, 0.15)]
+    steps += [(0.5, 0.15, 0.15), (0.6, 0.05, 0.0), (0.6, 0.0, 0.0), (0.6, 0.0, 0.0), (0.4, 0.1, 0.1)]
     coefficient = jnp.float32(0.0)
-    for entropy, expected in [(0.4, 0.1), (0.4, 0.2), (0.4, 0.25), (0.6, 0.15), (0.6, 0.05), (0.6, 0.0)]:
+    for entropy, c, alpha in steps:
         coefficient = controller.update(coefficient, jnp.float32(entropy), 8)
-        assert coefficient == pytest.approx(expected, abs=1e-6)
+        assert abs(coefficient) == pytest.approx(c, abs=1e-6)
+        one = jnp.ones((1, 1))
+        loss, _ = EntropyBonus(0.0, controller)(one, one, batch(np.ones((1, 1), np.float32), 1), coefficient)
+        assert loss[0, 0] == pytest.approx(-alpha, abs=1e-6)
 
 
 @pytest.mark.parametrize(

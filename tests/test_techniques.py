@@ -148,7 +148,8 @@ def test_a_curriculum_widens_and_solved_problems_are_counted(selecting: Finished
 def test_controllers_move_their_coefficients(run: Finished):
     found = [line["coefficient/EntropyBonus"] for line in run.metrics[WARM_STEPS:]]
     entropies = [line["policy/entropy"] for line in run.metrics[WARM_STEPS:]]
-    steps = np.diff([0.05, *found])
+    assert [value >= 0 for value in found] == [entropy <= 0.5 for entropy in entropies]
+    steps = np.diff(np.abs([0.05, *found]))
     np.testing.assert_allclose(steps, [0.005 if entropy < 0.5 else -0.005 for entropy in entropies], atol=1e-6)
 
 

@@ -34,8 +34,9 @@ class AdaptiveKL:
 
 @dataclass(frozen=True)
 class EntropyTarget:
-    """A coefficient that holds the entropy at a target: `step` more below it, `step` less above, within [0, highest]
-    (after the adaptive entropy control of Skywork-OR1, arXiv 2505.22312).
+    """A coefficient that holds the entropy at a target: c where the entropy is at most that, 0 above; and c is `step`
+    more after a step below the target, `step` less after one above, within [0, highest] (Skywork-OR1, arXiv 2505.22312,
+    eq. 3.2, where c begins with 0). The entropy is that of the step before. A coefficient below 0 is -c, which waits.
     """
 
     target: float
@@ -53,4 +54,6 @@ class EntropyTarget:
 
     def update(self, coefficient: jax.Array, measured: jax.Array, responses: jax.Array | int) -> jax.Array:
         """The next coefficient f32[], from the entropy f32[] measured, on however many responses."""
-        return jnp.clip(coefficient + jnp.where(measured < self.target, self.step, -self.step), 0.0, self.highest)
+        below = jnp.sign(self.target - measured)
+        size = jnp.clip(jnp.abs(coefficient) + self.step * below, 0.0, self.highest)
+        return jnp.where(below < 0, -size, size)

@@ -135,6 +135,9 @@ class DivergenceMask:
 class OffPolicyMask:
     """0 for the responses with a negative advantage and a mean log(mu / pi_old) above `limit`, else 1 (DeepSeek-V3.2,
     arXiv 2512.02556): a policy learns from its own mistakes, less so from those of a stranger.
+
+    The paper looks at log(mu / pi) at each update. Here pi_old, with which the updates begin, stands for pi: how far
+    they move it themselves is no part of the mask, which needs a sampler that is another policy before the first.
     """
 
     limit: float

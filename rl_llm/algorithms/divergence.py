@@ -110,7 +110,7 @@ class EntropyBonus:
     def __call__(
         self, logp: jax.Array, entropy: jax.Array, batch: Batch, coefficient: jax.Array | float | None = None
     ) -> tuple[jax.Array, Metrics]:
-        scale = self.coefficient if coefficient is None else coefficient
+        scale = self.coefficient if coefficient is None else jnp.maximum(coefficient, 0.0)
         return -scale * entropy, {}
 
 

@@ -8,8 +8,8 @@ import jax
 @dataclass(frozen=True)
 class Reference:
     """The policy that RL began with, kept as it is; or replaced by the policy every `reset_every` steps (ProRL, arXiv
-    2505.24864, section 3.2); or following it as an average, reference' = decay * reference + (1 - decay) * policy after
-    every step (WARP, 2406.16768, section 3.1).
+    2505.24864, section 3.2, which begins anew with the optimizer's state as well: here it goes on); or following it as
+    an average, reference' = decay * reference + (1 - decay) * policy after every step (WARP, 2406.16768, section 3.1).
 
     With `top_tokens` k its k likeliest tokens at each place are batch.teacher_tokens and teacher_logp: the regularizer
     Distillation(GeneralizedJSD(beta=1.0)) is then the full KL(pi || ref), exact for k = V, where estimators look at the

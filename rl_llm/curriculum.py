@@ -88,7 +88,8 @@ class DynamicSampling:
 @dataclass(frozen=True)
 class Replay:
     """After its own rollout a step learns from `rollouts` earlier ones as well, drawn without repetition from those of
-    the last `max_age` steps: no response is learned from that was sampled more than `max_age` steps ago.
+    the last `max_age` steps: no response is learned from that was sampled more than `max_age` steps ago, with a
+    staleness s by a policy of s steps before that.
     """
 
     max_age: int = 4

@@ -367,6 +367,8 @@ GROUP_OF_ONE = Setting(8, 1, 1)
         (RewardToGo(outcome=RLOO()), GROUP_OF_ONE, "RLOO compares the responses to one prompt"),
         (PassAtK(8), Setting(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
         (Whiten(ReMax(), over="responses"), Setting(1, 1, 1), "Whiten.over='responses' with a batch of one"),
+        (Whiten(Normalize(std="batch")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its std .* cannot act"),
+        (Whiten(Normalize("batch", "none")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its mean .* cannot act"),
     ],
     ids=str,
 )

@@ -178,6 +178,7 @@ def test_the_coefficient_of_the_entropy_rises_below_the_target_and_waits_above_i
             lambda: DriftPenalty(origin="old").check(Setting(8, 8, 1, sampler_differs=True)),
             "DriftPenalty.origin='old' with one on-policy update",
         ),
+        (lambda: DriftPenalty(origin="old").check(Setting(8, 8, 2)), "DriftPenalty.origin='old' cannot act where the"),
         (
             lambda: KLPenalty()(jnp.zeros((1, 1)), jnp.zeros((1, 1)), batch(np.ones((1, 1), np.float32), 1)),
             "KLPenalty needs batch.ref_logp",
@@ -191,5 +192,6 @@ def test_refusals(build, message: str):
 
 def test_accepted_where_they_act():
     DriftPenalty().check(Setting(8, 8, 1, sampler_differs=True))
-    DriftPenalty(origin="old").check(Setting(8, 8, 2))
+    DriftPenalty().check(Setting(8, 8, 2))
+    DriftPenalty(origin="old").check(Setting(8, 8, 2, sampler_differs=True))
     EntropyBonus(0.0, EntropyTarget(0.5))

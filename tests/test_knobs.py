@@ -6,7 +6,9 @@ value here, one that shows.
 
 import inspect
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Literal, get_origin, get_type_hints
 
 import jax
@@ -222,7 +224,7 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
         {"level": "sequence", "lower": 0.99, "upper": 1.01, "batch_normalize": True},
     ),
     a.RatioMask: (a.RatioMask(0.5, 2.0), {"level": "sequence", "lower": 0.99, "upper": 1.01}),
-    a.DivergenceMask: (a.DivergenceMask(0.02), {"limit": 1e-4, "estimator": "k1", "over": "max"}),
+    a.DivergenceMask: (a.DivergenceMask(0.02), {"limit": 1e-4, "estimator": "k2", "over": "max"}),
     a.Divergence: (a.Divergence(), {"estimator": "k2", "limit": 0.01}),
     a.LengthAdaptive: (a.LengthAdaptive(0.2), {"alpha": 0.5}),
     a.OffPolicyMask: (a.OffPolicyMask(0.02), {"limit": 1e-4}),
@@ -250,6 +252,14 @@ def test_every_component_and_every_field_is_tried():
     for kind, (_, others) in KNOBS.items():
         assert {field.name for field in fields(kind)} == set(others), kind.__name__
     assert set(REFUSED) == {(kind.__name__, name) for kind, name in CASES if KNOBS[kind][1][name] is None}
+
+
+def test_every_component_is_exported():
+    names = {module.name for module in iter_modules(algorithms.__path__)} - {"peers"}
+    modules = [import_module(f"rl_llm.algorithms.{name}") for name in names]
+    kinds = [kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)]
+    found = {kind.__name__ for kind in kinds if is_dataclass(kind) and kind.__module__.startswith(algorithms.__name__)}
+    assert found - set(algorithms.__all__) == set()
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}.{name}" for kind, name in CASES])

@@ -182,7 +182,9 @@ class GPG(ResponseAdvantage):
 
 @dataclass(frozen=True)
 class MaxRL(ResponseAdvantage):
-    """A = (r - group mean) / group mean, 0 in a group without any reward (arXiv 2602.02710). For rewards >= 0.
+    """A = (r - group mean) / group mean, 0 in a group whose mean is not above 0 (arXiv 2602.02710). For rewards >= 0,
+    which is not checked: with negative ones a group may be left out that has something to compare, and where the mean
+    is just above 0 the advantages have no bound.
 
     It follows the gradient of log P(right) to order K - 1 in P(wrong) (one order is what the group's mean costs); plain
     policy gradient, that of P(right), is order 1.

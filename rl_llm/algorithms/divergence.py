@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio, magnitude
-from rl_llm.algorithms.setting import Setting, require
+from rl_llm.algorithms.setting import Setting, refuse, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 Estimator = Literal["k1", "abs", "k2", "k3"]
@@ -129,12 +129,16 @@ class DriftPenalty:
             raise ValueError(f"DriftPenalty.coefficient must be greater than 0, not {self.coefficient}: leave it out")
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError where pi is what it comes from at every update."""
+        """Raises ValueError where pi is what it comes from at every update, and for an origin that was set where the
+        sampler is pi_old.
+        """
         if setting.updates_per_rollout == 1 and not (self.origin == "sampler" and setting.sampler_differs):
             raise ValueError(
                 f"DriftPenalty.origin={self.origin!r} with one on-policy update per rollout: there is no drift and no "
                 "gradient; set updates_per_rollout, or leave the penalty out"
             )
+        if not setting.sampler_differs:
+            refuse(self, ("origin",), "where the sampler is the policy that the updates begin with")
 
     def __call__(
         self, logp: jax.Array, entropy: jax.Array, batch: Batch, coefficient: jax.Array | float | None = None

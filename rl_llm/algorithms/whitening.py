@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.moments import deviations, variance
 from rl_llm.algorithms.setting import Setting
 from rl_llm.types import Batch
@@ -65,8 +66,16 @@ class Whiten(Around):
             raise ValueError(f"Whiten.eps must be greater than 0, not {self.eps}: equal advantages have a std of 0")
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError if the inner advantage does, or where there is a single response to look at."""
+        """Raises ValueError if the inner advantage does, where there is a single response to look at, and for a mean or
+        a std of all rewards inside: the same number everywhere, it is taken off or divided out again.
+        """
         super().check(setting)
+        for name in ("mean", "std") if isinstance(self.advantage, Normalize) else ():
+            if getattr(self.advantage, name) in ("batch", "running"):
+                raise ValueError(
+                    f"Whiten around {self.advantage}: its {name} is one number for the whole batch and cannot act, as "
+                    f"whitening takes its own; set {name}='none' or 'group', or leave Whiten out"
+                )
         if self.over == "responses" and setting.rows == 1:
             raise ValueError("Whiten.over='responses' with a batch of one response: every advantage would be 0")
 

@@ -1,8 +1,9 @@
 """How a step comes by its experience: problems are chosen, responses sampled and graded, or read from a file.
 
 `begin` starts the sampler, and what follows goes on by itself: a thread reads the rollout, other processes grade it.
-`finish` waits for that, samples again where groups were dropped, and writes down in the run's progress which problems
-were used up. Between the two the learner can work.
+`finish` waits for that, and writes down in the run's progress which problems were used up. Between the two the learner
+can work; it waits for what `finish` adds: groups in the place of dropped ones, greedy baselines, a reward model's
+scores.
 """
 
 from collections.abc import Sequence

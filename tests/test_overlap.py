@@ -18,12 +18,13 @@ from rl_llm.curriculum import DynamicSampling
 from rl_llm.experiment import Experiment
 from rl_llm.learning import compile_learning, of_sampler, remembered
 from rl_llm.mesh import Meshes, make_mesh, replicated
+from rl_llm.optimizer import AdamW
 from rl_llm.recorded import Others
 from rl_llm.run import Run, open_run
 from rl_llm.runs.folder import IDENTITY, RunFolder
 from rl_llm.sampler import Sampler, generate
 from rl_llm.saved import carried
-from rl_llm.state import Draw, init_state
+from rl_llm.state import Draw, init_state, policy_of
 from rl_llm.types import Rollout, TrainState
 from tests.data.tiny import cold
 
@@ -133,13 +134,26 @@ def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: st
     if kind == "dynamic sampling":
         algorithm = replace(STALE.algorithm, advantage=Normalize(), filters=(ZeroVariance(),))
         changes = {"algorithm": algorithm, "dynamic_sampling": DynamicSampling(max_rollouts=2)}
-    experiment = replace(STALE, **changes)
+    experiment = replace(STALE, optimizer=AdamW(0.1), **changes)
     run.experiment = experiment
     learning = compile_learning(experiment, 0, MESH, Others(), PROBLEMS)
-    collector = Collector(run, replace(actor, experiment=experiment), PROBLEMS)
+    taken: list[np.ndarray] = []
+
+    def sample(*arguments: Any) -> Rollout:
+        rollout = actor.sample(*arguments)
+        taken.append(np.asarray(rollout.tokens))
+        return rollout
+
+    collector = Collector(run, replace(actor, experiment=experiment, sample=sample), PROBLEMS)
     state = remembered(first_state(experiment))
     collected = collector.finish(collector.begin(0, of_sampler(state)))
-    begun = collector.begin(1, of_sampler(state))
-    jax.block_until_ready(learning.step(state, collected.experience, 0))
+    first, begun, other = (collector.begin(1, of_sampler(state)) for _ in range(3))
+    collector.finish(first)
+    rewards = jnp.arange(collected.experience.reward.shape[0]) % 2.0  # of this model's own answers too few are right
+    state, _ = jax.block_until_ready(learning.step(state, replace(collected.experience, reward=rewards), 0))
     values = collector.finish(begun).values
     assert values.get("sampling/rollouts") == 2 or values["tokens/greedy"] > 0
+    collector.finish(replace(other, params=policy_of(state)))
+    *_, before, after, moved = taken  # what was asked for when a rollout was there
+    np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(after, moved)

@@ -70,8 +70,8 @@ class Learning:
         if state.coefficients is not None and step >= experiment.pretraining_steps:
             rows = experiment.prompts_per_step * experiment.responses_per_prompt
             state = replace(state, coefficients=self.adapt(state.coefficients, together, rows))
-            one = jnp.float32(1.0)
-            together |= {f"coefficient/{name}": Mean(value, one) for name, value in state.coefficients.items()}
+            one, acting = jnp.float32(1.0), {name: jnp.maximum(c, 0.0) for name, c in state.coefficients.items()}
+            together |= {f"coefficient/{name}": Mean(value, one) for name, value in acting.items()}
         return replace(state, replay=replay and (*replay[1:], experience), past=past), together
 
     @staticmethod

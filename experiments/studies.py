@@ -4,14 +4,17 @@ Run:    make studies        (or: python experiments/studies.py; resumable, finis
 
 Every study is an ordinary `rl-llm ablate`; all share the policies that they begin with, and compiled programs. Prints
 the table of the README: a line for each hypothesis that was written down in a study's module before its first run, and
-what all of it has cost. With --only the named ones; with --table nothing is run.
+what all of it has cost. With --only the named ones; with --table nothing is run; with --record what is there is
+written into the studies' docstrings and README.md.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ STUDIES = (
     "t5_clipped_tokens",
     "t6_clip_and_size",
 )
+README = Path(__file__).parent.parent / "README.md"
+MEASURED = "\n\nMeasured by `rl-llm ablate"
 HEAD = "| study | hypothesis | verdict | difference | smallest | seeds |\n|---|---|---|---|---|---|"
 
 
@@ -41,9 +46,12 @@ def main() -> None:
     parser.add_argument("--scale", default="cpu", choices=("smoke", "cpu"))
     parser.add_argument("--seeds", type=int, metavar="N", help="(default: as the studies say)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--record", action="store_true", help="write what is there into the docstrings and README.md")
     options = parser.parse_args()
-    codes = [] if options.table else [run(name, options) for name in options.only]
+    codes = [] if options.table or options.record else [run(name, options) for name in options.only]
     print(table(options.out, options.scale))
+    if options.record:
+        record(options.out, options.scale)
     if any(codes):
         raise SystemExit("some members failed: run it again, or see the logs folders")
 
@@ -70,11 +78,7 @@ def run(name: str, options: argparse.Namespace) -> int:
 
 def table(out: Path, scale: str) -> str:
     """Markdown: the verdicts of all studies that have some, and what their runs have cost together."""
-    rows = [HEAD]
-    for name in STUDIES:
-        path = out / f"{name}-{scale}" / "results.json"
-        if path.exists():
-            rows += [row(name, verdict) for verdict in json.loads(path.read_text())["verdicts"]]
+    rows = [HEAD, *(row(name, verdict) for name, verdicts in found(out, scale).items() for verdict in verdicts)]
     folders = (*out.glob(f"*-{scale}/*"), *out.glob("shared/starts/*"))
     summaries = [json.loads(path.read_text()) for folder in folders for path in folder.glob("summary.json")]
     hours = sum(summary["wall_seconds"] for summary in summaries) / 3600
@@ -82,6 +86,43 @@ def table(out: Path, scale: str) -> str:
     return (
         "\n".join(rows) + f"\n\n{len(summaries)} runs, {tokens / 1e6:.1f} M generated tokens, {hours:.1f} core-hours."
     )
+
+
+def found(out: Path, scale: str) -> dict[str, list[dict[str, Any]]]:
+    """The verdicts of the studies that have some, by study."""
+    paths = {name: out / f"{name}-{scale}" / "results.json" for name in STUDIES}
+    return {name: json.loads(path.read_text())["verdicts"] for name, path in paths.items() if path.exists()}
+
+
+def record(out: Path, scale: str) -> None:
+    """Verdicts into the docstrings of their studies, and the table into README.md, in the place of earlier ones."""
+    for name, verdicts in found(out, scale).items():
+        path = FOLDER / f"{name}.py"
+        docstring, code = path.read_text().split('\n"""\n', 1)
+        path.write_text(f'{docstring.partition(MEASURED)[0].rstrip()}{measured(name, verdicts)}\n"""\n{code}')
+    start, end = re.escape(HEAD.splitlines()[0]), r"core-hours\."
+    README.write_text(re.sub(f"{start}.*?{end}", lambda _: table(out, scale), README.read_text(), flags=re.DOTALL))
+
+
+def measured(name: str, verdicts: list[dict[str, Any]]) -> str:
+    """The end of a study's docstring."""
+    seeds = " or ".join(str(pairs) for pairs in sorted({verdict["pairs"] for verdict in verdicts}))
+    lines = []
+    for verdict in verdicts:
+        told = "bitwise the same" if verdict["identical"] else difference(verdict)
+        said = f"* {verdict['hypothesis']['claim']}: {verdict['outcome']}, {told}."
+        lines.append(textwrap.fill(said, 120, subsequent_indent="  "))
+    command = f"{MEASURED} experiments/paper/{name}.py`, {seeds} seeds, differences with 95 % intervals:\n\n"
+    return command + "\n".join(lines)
+
+
+def difference(verdict: dict[str, Any]) -> str:
+    """The mean difference with its interval; empty where there is none."""
+    estimate = verdict["mean"]
+    if estimate is None:
+        return ""
+    low_high = estimate["interval"]
+    return f"{estimate['value']:+.3f}" + (f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else "")
 
 
 def row(name: str, verdict: dict[str, Any]) -> str:
@@ -92,14 +133,10 @@ def row(name: str, verdict: dict[str, Any]) -> str:
         outcome += ", bitwise the same"
     if verdict["seeds_needed"]:
         outcome += f", {verdict['seeds_needed']} seeds would decide"
-    estimate = verdict["mean"]
-    difference = "" if estimate is None else f"{estimate['value']:+.3f}"
-    if estimate and estimate["interval"]:
-        difference += f" [{estimate['interval'][0]:+.3f}, {estimate['interval'][1]:+.3f}]"
     metric = said["metric"]["class"].rpartition(".")[2]
     expected = {"greater": ">", "less": "<", "none": "="}[said["direction"]]
     claim = f"{said['claim']} ({metric}: `{said['treatment']}` {expected} `{said['control']}`)"
-    return f"| `{name}` | {claim} | {outcome} | {difference} | {said['smallest']:g} | {verdict['pairs']} |"
+    return f"| `{name}` | {claim} | {outcome} | {difference(verdict)} | {said['smallest']:g} | {verdict['pairs']} |"
 
 
 if __name__ == "__main__":

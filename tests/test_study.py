@@ -13,7 +13,7 @@ from test_train import EXPERIMENT
 from experiments.initialization_map import draw
 from experiments.paper.initialization_and_learning_rate import STUDY
 from experiments.paper.t8_overlong_filtering import RepeatRatio
-from experiments.studies import STUDIES, table
+from experiments.studies import HEAD, STUDIES, record, table
 from rl_llm.algorithms import REINFORCE
 from rl_llm.config import to_json
 from rl_llm.loading import ExperimentError, load_experiment
@@ -223,6 +223,24 @@ def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path)
     assert lines[2].startswith(f"| `{STUDIES[0]}` | One is more than two (Final: `one` > `two`) | supported | +0.400 [")
     assert "| supported, bitwise the same | +0.000" in lines[3]
     assert lines[-1] == "1 runs, 2.5 M generated tokens, 0.5 core-hours."
+
+
+def test_what_was_found_takes_the_place_of_what_was_recorded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    verdicts = judge((HYPOTHESIS,), {Final(): {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}})
+    (tmp_path / f"{STUDIES[0]}-cpu").mkdir()
+    (tmp_path / f"{STUDIES[0]}-cpu" / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))
+    module, readme = tmp_path / f"{STUDIES[0]}.py", tmp_path / "README.md"
+    module.write_text('"""A study.\n\nClaim: it is one.\n"""\n\nimport os\n')
+    readme.write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
+    monkeypatch.setattr("experiments.studies.FOLDER", tmp_path)
+    monkeypatch.setattr("experiments.studies.README", readme)
+    for _ in range(2):  # the second time changes nothing
+        record(tmp_path, "cpu")
+        assert readme.read_text() == f"Before.\n\n{table(tmp_path, 'cpu')} After.\n"
+        docstring, code = module.read_text().split('"""')[1:]
+        assert docstring.startswith("A study.\n\nClaim: it is one.\n\nMeasured by `rl-llm ablate experiments/paper/")
+        assert "3 seeds, differences with 95 % intervals:\n\n* One is more than two: supported, +0.400 [" in docstring
+        assert code == "\n\nimport os\n"
 
 
 def test_every_study_of_the_paper_is_run_by_make_studies():

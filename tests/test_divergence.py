@@ -79,7 +79,7 @@ def test_full_divergence_is_the_divergence():
         (KLPenalty(1.0, Divergence("k1"), corrected=True), OLD, reverse),
         (KLPenalty(1.0, Divergence("k3"), corrected=True), OLD, reverse),
     ],
-    ids=str,
+    ids=("k2", "k3", "abs", "k1 corrected", "k3 corrected", "k1 off-policy", "k3 off-policy"),
 )
 def test_the_expected_gradient_is_that_of_what_is_claimed(term, sampled_from, target):
     found = jax.grad(expected_term, argnums=1)(term, LOGITS, sampled_from)

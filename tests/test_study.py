@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from test_train import EXPERIMENT
 
 from experiments.initialization_map import draw
+from experiments.paper.data_difficulty_and_bias import Skewed, skewed
 from experiments.paper.initialization_and_learning_rate import STUDY
 from experiments.paper.t8_overlong_filtering import RepeatRatio
+from experiments.quickstart import TASK
 from experiments.studies import HEAD, STUDIES, record, table
 from rl_llm.algorithms import REINFORCE
 from rl_llm.config import to_json
@@ -259,3 +262,15 @@ def test_the_map_has_a_row_for_each_start_and_a_column_for_each_rate():
     assert "| weak, no warm-up |  | 0.600 (1/0/1) | 0.600 (1/0/1) |" in rows
     assert "| brief |  | 0.600 (1/0/1) |  |" in rows
     assert len(rows) == 9
+
+
+def test_skewed_answers_come_with_the_lengths_of_the_others():
+    lengths, answers = (
+        [
+            Counter(getattr(problem, name) for problem in task.problems("train", 2048, 0))
+            for task in (TASK, skewed(Skewed))
+        ]
+        for name in ("difficulty", "answer")
+    )
+    assert lengths[0] == lengths[1]
+    assert answers[0]["0"] < 0.3 * 2048 < 0.6 * 2048 < answers[1]["0"]

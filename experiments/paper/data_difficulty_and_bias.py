@@ -2,10 +2,11 @@
 
 Every arm is tested on the same problems: sums of any length, any answer. Sections 3.1 and 3.2 of arXiv 2508.08221
 train on easy, medium and hard sets, from which most questions answered by true or false were taken away first; here an
-arm learns from those alone (is the sum 0 or not?), one from sums of which nine in ten are 0, and one from 32 sums, over
-and over. `rl-llm data-report` finds the last three before a run, and the runs say of themselves that they overfit.
+arm learns from those alone (is the sum 0 or not?), one from sums of which seven in ten are 0, and one from 32 sums,
+over and over. Of the easy sums there are 512, of the others 8192.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,19 +19,24 @@ from rl_llm.studies import Drop, Final, Hypothesis, Study
 from rl_llm.tasks.modular_sum import ModularSum
 
 FEW = {"smoke": 16, "cpu": 32}
-COMMON = 0.9  # share of problems with the common answer
+COMMON = 0.9  # share of problems of a length with the common answer, if there are as many
 
 
 @dataclass(frozen=True)
 class Skewed(ModularSum):
-    """Sums of which `COMMON` have the answer 0."""
+    """Sums of which most have the answer 0, with as many of each length as there are without that. Of short sums there
+    are too few for `COMMON`: seven in ten of all problems have it.
+    """
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        lengths = Counter(problem.difficulty for problem in super().problems(split, count, seed))
         drawn = super().problems(split, 8 * count, seed)
-        common = [problem for problem in drawn if problem.answer == "0"]
-        others = [problem for problem in drawn if problem.answer != "0"]
-        zeros = round(COMMON * count)
-        chosen = common[:zeros] + others[: count - zeros]
+        chosen: list[Problem] = []
+        for length, wanted in sorted(lengths.items()):
+            of_length = [problem for problem in drawn if problem.difficulty == length]
+            zeros = [problem for problem in of_length if problem.answer == "0"][: round(COMMON * wanted)]
+            others = [problem for problem in of_length if problem.answer != "0"][: wanted - len(zeros)]
+            chosen += zeros + others
         return [chosen[index] for index in np.random.default_rng(seed).permutation(count)]
 
 

@@ -45,6 +45,7 @@ def study(scale: str) -> Study:
             Hypothesis("Lite PPO learns sooner than GRPO", "lite_ppo", "grpo", Speed(), "greater", 0.02),
             Hypothesis("Lite PPO learns sooner than DAPO", "lite_ppo", "dapo", Speed(), "greater", 0.02),
             Hypothesis("GRPO loses more of its best", "grpo", "lite_ppo", Drop(), "greater", 0.02),
+            Hypothesis("DAPO loses more of its best", "dapo", "lite_ppo", Drop(), "greater", 0.02),
             Hypothesis("Token mean alone learns sooner", "grpo_token_mean", "grpo", Speed(), "greater", 0.02),
             Hypothesis("Batch std alone learns sooner", "grpo_batch_std", "grpo", Speed(), "greater", 0.02),
         ),

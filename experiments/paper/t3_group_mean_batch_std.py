@@ -1,7 +1,7 @@
 """T3: a group's mean with the batch's standard deviation.
 
 Claim (arXiv 2508.08221, section 4.1.2): "group mean + batch std" is more robust than "group mean + group std". One run
-for each arm was shown, without a table.
+for each arm was shown, without a table. On medium data also with the std of the centred rewards, and without one.
 
 Measured by `rl-llm ablate experiments/paper/t3_group_mean_batch_std.py`, five seeds, differences with 95 % intervals:
 
@@ -25,14 +25,24 @@ def study(scale: str) -> Study:
         "group_std": Normalize("group", "group"),
         "no_std": Normalize("group", "none"),
     }
+    arms = {name: replace(lite, algorithm=replace(LITE_PPO, advantage=value)) for name, value in stds.items()}
+    arms |= {
+        f"{data}_{name}": replace(base(scale, data=data), algorithm=arms[name].algorithm)
+        for data in ("easy", "hard")
+        for name in ("batch_std", "group_std")
+    }
     return Study(
         title="T3: group mean with batch std against group std",
         starts=starts(scale, ("weak", "small")),
-        arms={name: replace(lite, algorithm=replace(LITE_PPO, advantage=value)) for name, value in stds.items()},
+        arms=arms,
         hypotheses=(
             Hypothesis("Batch std ends higher than group std", "batch_std", "group_std", Final(), "greater", 0.02),
             Hypothesis("Batch std learns sooner than group std", "batch_std", "group_std", Speed(), "greater", 0.02),
             Hypothesis("Batch std loses less of its best", "batch_std", "group_std", Drop(), "less", 0.02),
+            Hypothesis("Easy: batch std ends higher", "easy_batch_std", "easy_group_std", Final(), "greater", 0.02),
+            Hypothesis("Hard: batch std ends higher", "hard_batch_std", "hard_group_std", Final(), "greater", 0.02),
+            Hypothesis("Raw or centred, it ends alike", "batch_std_centred", "batch_std", Final(), "none", 0.02),
+            Hypothesis("Without a std it ends lower", "no_std", "batch_std", Final(), "less", 0.02),
         ),
     )
 

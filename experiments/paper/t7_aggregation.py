@@ -2,8 +2,8 @@
 
 Claim (arXiv 2508.08221, section 4.3.1): a token-level loss is better for base models, a sequence-level loss for aligned
 ones. The rival explanation (2605.04077): what decides is how much lengths vary and how far right and wrong responses
-lie apart in length. So there are policies of both strengths on short and on any sums: on the short ones all lengths are
-much alike. Lengths of right and wrong responses are metrics of every run.
+lie apart in length. So there are policies of both strengths on short and on any sums: on the short ones right and wrong
+responses lie half as many tokens apart (but their ratio is much the same). Both lengths are metrics of every run.
 """
 
 from dataclasses import replace

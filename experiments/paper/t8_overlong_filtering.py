@@ -30,7 +30,7 @@ def study(scale: str) -> Study:
     lite = base(scale)
     tight, wide = (replace(lite, sampling=replace(lite.sampling, max_tokens=cap)) for cap in CAPS[scale])
     filtering = replace(LITE_PPO, filters=(Overlong(),))
-    cut, repeat = Last("response/truncated"), RepeatRatio()
+    cut, repeat, length = Last("response/truncated"), RepeatRatio(), Final("response_length_after")
     return Study(
         title="T8: overlong filtering under a tight and a wide cap",
         starts=starts(scale, ("weak", "small")),
@@ -42,6 +42,7 @@ def study(scale: str) -> Study:
         },
         hypotheses=(
             Hypothesis("Tight: filtering ends higher", "tight_filtered", "tight", Final(), "greater", 0.02),
+            Hypothesis("Tight: filtering shortens responses", "tight_filtered", "tight", length, "less", 1.0),
             Hypothesis("Tight: filtering leaves more cut off", "tight_filtered", "tight", cut, "greater", 0.01),
             Hypothesis("Wide: filtering makes no difference", "wide_filtered", "wide", Final(), "none", 0.02),
             Hypothesis("Wide: filtered, it ends as often", "wide_filtered", "wide", cut, "none", 0.01),

@@ -47,7 +47,7 @@ def verdict(hypothesis: Hypothesis, values: dict[str, dict[int, float]]) -> Verd
         ([0.010, 0.011, 0.009, 0.010, 0.010], "no effect", "no effect", "supported"),  # significant, and too small
         ([0.2, -0.2, 0.1, -0.1, 0.1], "undecided", "undecided", "undecided"),
         ([0.0] * 5, "no effect", "no effect", "supported"),
-        ([0.0], "no effect", "no effect", "supported"),
+        ([0.0], "undecided", "undecided", "undecided"),
         ([0.1, 0.1], "undecided", "undecided", "undecided"),
         ([0.1], "undecided", "undecided", "undecided"),
         ([], "undecided", "undecided", "undecided"),
@@ -61,8 +61,26 @@ def test_the_rules(differences: list[float], greater: str, less: str, none: str)
     ]
     assert [one.outcome for one in found] == [greater, less, none]
     assert {one.pairs for one in found} == {len(differences)}
-    assert {one.identical for one in found} == {bool(differences) and not any(differences)}
+    assert not any(one.identical for one in found)
     assert {one.seeds_needed is None for one in found} == {greater != "undecided" or len(differences) < 2}
+
+
+@pytest.mark.parametrize(("direction", "outcome"), [("greater", "no effect"), ("none", "supported")])
+def test_one_pair_of_runs_that_are_bitwise_the_same_is_enough(direction: str, outcome: str):
+    hypothesis, values = replace(BETTER, direction=direction), {Accuracy(): arms([0.0])}
+    (same,) = judge([hypothesis], values, {"trick": {0: "cafe"}, "plain": {0: "cafe"}})
+    (other,) = judge([hypothesis], values, {"trick": {0: "cafe"}, "plain": {0: "beef"}})
+    assert (same.outcome, same.identical) == (outcome, True)
+    assert (other.outcome, other.identical) == ("undecided", False)
+
+
+def test_who_looks_twice_has_half_the_level_each_time():
+    values = {Accuracy(): arms([0.10, 0.12, -0.01, 0.11, 0.05])}
+    once, twice = (judge([BETTER], values, looks=looks)[0] for looks in (1, 3))
+    assert 0.05 / 3 < once.p_adjusted < 0.05
+    assert (once.outcome, once.level) == ("supported", 0.05)
+    assert (twice.outcome, twice.level) == ("undecided", 0.05 / 3)
+    assert twice.equivalence_interval[0] < once.equivalence_interval[0]
 
 
 def test_too_few_pairs_say_so_and_have_no_p_values():

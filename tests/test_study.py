@@ -167,30 +167,37 @@ LINES = [
         (Speed(), (0.15 * 100 + 0.4 * 200 + 0.5 * 200) / 500),
         (Speed("critic/error"), None),
         (Speed(before="length_before"), None),
+        (Speed(before="half"), (0.35 * 100 + 0.4 * 200 + 0.5 * 200) / 500),
         (Drop(), 0.2),
         (Drop("critic/error"), None),
     ],
 )
 def test_a_metric_reads_one_number_of_a_run(metric: Metric, expected: float | None):
-    found = metric({"accuracy_before": 0.1, "accuracy_after": 0.7}, LINES)
+    found = metric({"accuracy_before": 0.1, "accuracy_after": 0.7, "half": 0.5}, LINES)
     assert found is None if expected is None else found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("budget", "area"), [(400, 15 + 80 + 55), (800, 15 + 80 + 100 + 0.4 * 300)])
+def test_speed_is_a_mean_over_the_budget_whenever_a_run_was_measured_last(budget: int, area: float):
+    assert Speed()({"accuracy_before": 0.1, "token_budget": budget}, LINES) == pytest.approx(area / budget)
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "finding", "expected"),
+    ("before", "best", "after", "expected"),
     [
-        (0.4, 0.9, None, "learned"),
-        (0.4, 0.9, "truncation", "learned"),
-        (0.4, 0.44, None, "stalled"),
-        (0.4, 0.31, None, "stalled"),
-        (0.4, 0.29, None, "collapsed"),
-        (0.4, 0.6, "accuracy_lost", "collapsed"),
-        (0.4, math.nan, None, "collapsed"),
+        (0.4, 0.95, 0.9, "learned"),
+        (0.4, 0.85, 0.7, "learned"),
+        (0.4, 0.95, 0.7, "collapsed"),
+        (0.4, None, 0.7, "learned"),
+        (0.4, 0.45, 0.44, "stalled"),
+        (0.4, 0.45, 0.31, "stalled"),
+        (0.4, 0.45, 0.29, "collapsed"),
+        (0.4, 0.95, math.nan, "collapsed"),
     ],
 )
-def test_how_a_run_went(before: float, after: float, finding: str | None, expected: str):
-    found = [{"name": finding}] if finding else []
-    assert fate({"accuracy_before": before, "accuracy_after": after, "findings": found}) == expected
+def test_how_a_run_went(before: float, best: float | None, after: float, expected: str):
+    lines = [] if best is None else [{"phase": "rl", "tokens/total": 9, "evaluation/accuracy": best}]
+    assert fate({"accuracy_before": before, "accuracy_after": after}, lines) == expected
 
 
 def test_of_what_a_run_cut_off_some_repeats_itself():
@@ -216,7 +223,11 @@ def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
 def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path):
     values = {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}
     twins = Hypothesis("The same twice", "two", "three", Final(), "none", 0.1)
-    verdicts = judge((HYPOTHESIS, twins), {Final(): {**values, "three": values["two"]}})
+    verdicts = judge(
+        (HYPOTHESIS, twins),
+        {Final(): {**values, "three": values["two"]}},
+        dict.fromkeys(("two", "three"), dict.fromkeys(range(3), "cafe")),
+    )
     folder = tmp_path / f"{STUDIES[0]}-cpu"
     (folder / "one-seed0").mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))

@@ -26,6 +26,7 @@ from rl_llm.studies.statistics import (
 Direction = Literal["greater", "less", "none"]
 Outcome = Literal["supported", "contradicted", "no effect", "undecided"]
 Values = Mapping[str, Mapping[int, float]]  # of one metric, by arm and seed
+States = Mapping[str, Mapping[int, str]]  # what names the whole outcome of a run, by arm and seed
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,17 @@ class Verdict:
 
     The first rule that fits gives the outcome:
 
-    1. All differences exactly 0 (`identical`): `no effect`; for direction `none`, `supported`.
+    1. The runs of each pair are bitwise the same (`identical`): `no effect`; for direction `none`, `supported`.
     2. Fewer than three pairs: `undecided`.
-    3. Equivalence, by two one-sided t-tests at 5 % (the 90 % interval `equivalence_interval` of the mean lies within
-       +-smallest): `no effect`; for direction `none`, `supported`.
-    4. A mean difference significant by the paired t-test, `p_adjusted` <= 5 % after Holm's correction over all
+    3. Equivalence, by two one-sided t-tests at `level` (the interval `equivalence_interval` of the mean, 90 % for a
+       level of 5 %, lies within +-smallest): `no effect`; for direction `none`, `supported`.
+    4. A mean difference significant by the paired t-test, `p_adjusted` <= `level` after Holm's correction over all
        hypotheses judged together: `supported` in the claimed direction, `contradicted` against it and for direction
        `none`.
     5. Else `undecided`.
 
+    `level` is 5 %, divided by how often the study was judged with other numbers of seeds: who adds seeds to what is
+    undecided, and looks again, has more chances to be wrong (without that 10 % instead of 5 % for one second look).
     Under rule 4 the chance of any error in a study without effects is 5 %; equivalence is at 5 % per hypothesis. `mean`
     has Student's 95 % interval, `iqm` and `improvement` (probability that a treated run is above a run of the control)
     have bootstrap intervals, which are too narrow at few seeds and decide nothing. What takes more pairs than there
@@ -82,6 +85,7 @@ class Verdict:
     reason: str
     pairs: int
     identical: bool
+    level: float
     mean: Estimate | None
     iqm: Estimate | None
     equivalence_interval: tuple[float, float] | None
@@ -100,46 +104,49 @@ class _Pairs:
     control: dict[int, float]
     differences: np.ndarray
     test: PairedTest | None
-
-    @property
-    def identical(self) -> bool:
-        return len(self.differences) > 0 and not self.differences.any()
+    identical: bool
 
     @property
     def decisive(self) -> bool:
         return len(self.differences) >= FEWEST_PAIRS
 
 
-def judge(hypotheses: Sequence[Hypothesis], values: Mapping[Any, Values]) -> tuple[Verdict, ...]:
+def judge(
+    hypotheses: Sequence[Hypothesis], values: Mapping[Any, Values], states: States | None = None, looks: int = 1
+) -> tuple[Verdict, ...]:
     """A verdict for each hypothesis of a study, which are the family of Holm's correction.
 
     `values` are by metric, arm and seed. A seed that one of two arms lacks is left out of their comparison, and an arm
     may have no seeds at all; a hypothesis without enough pairs counts in the family as one that is not significant.
+    Runs with the same `states` are bitwise the same. `looks` counts this judgement and those at other numbers of seeds.
 
     Raises ValueError for a hypothesis given twice, a metric or an arm that `values` lack, or a value not finite.
     """
     if len(set(hypotheses)) < len(hypotheses):
         twice = next(item for index, item in enumerate(hypotheses) if item in hypotheses[:index])
         raise ValueError(f"the hypothesis {twice.claim!r} is given twice: each counts once in the family")
-    pairs = [_pairs(hypothesis, values) for hypothesis in hypotheses]
+    level = ALPHA / looks
+    pairs = [_pairs(hypothesis, values, states or {}) for hypothesis in hypotheses]
     adjusted = holm(np.array([float(p.test.p_value) if p.test and p.decisive else 1.0 for p in pairs]))
-    open_questions = int((adjusted > ALPHA).sum())
+    left = level / max(int((adjusted > level).sum()), 1)  # what Holm's correction leaves to those not yet significant
     return tuple(
-        _verdict(hypothesis, pair, float(p_adjusted), open_questions)
+        _verdict(hypothesis, pair, float(p_adjusted), level, left)
         for hypothesis, pair, p_adjusted in zip(hypotheses, pairs, adjusted, strict=True)
     )
 
 
-def outcome_of(hypothesis: Hypothesis, mean: float, p_adjusted: float, p_equivalence: float) -> Outcome:
+def outcome_of(
+    hypothesis: Hypothesis, mean: float, p_adjusted: float, p_equivalence: float, level: float = ALPHA
+) -> Outcome:
     """Rules 3 to 5 of `Verdict`, for a mean difference and its p-values."""
-    if p_equivalence <= ALPHA:
+    if p_equivalence <= level:
         return "supported" if hypothesis.direction == "none" else "no effect"
-    if p_adjusted > ALPHA:
+    if p_adjusted > level:
         return "undecided"
     return "supported" if hypothesis.direction == ("greater" if mean > 0 else "less") else "contradicted"
 
 
-def _pairs(hypothesis: Hypothesis, values: Mapping[Any, Values]) -> _Pairs:
+def _pairs(hypothesis: Hypothesis, values: Mapping[Any, Values], states: States) -> _Pairs:
     if hypothesis.metric not in values:
         raise ValueError(f"{hypothesis.claim!r}: there are no values of its metric {hypothesis.metric!r}")
     arms = values[hypothesis.metric]
@@ -150,51 +157,53 @@ def _pairs(hypothesis: Hypothesis, values: Mapping[Any, Values]) -> _Pairs:
     seeds = sorted(first.keys() & second.keys())
     treatment, control = ({seed: arm[seed] for seed in seeds} for arm in (first, second))
     if not seeds:
-        return _Pairs(treatment, control, np.zeros(0), None)
+        return _Pairs(treatment, control, np.zeros(0), None, False)
     a, b = as_array(treatment, hypothesis.treatment), as_array(control, hypothesis.control)
     # The same multiset of differences gives the same sums, whichever seeds they belong to.
     differences = np.sort(a - b)
     noise = 4 * np.finfo(np.float64).eps * max(np.abs(a).max(), np.abs(b).max())
     test = paired_test(differences, hypothesis.smallest, noise) if len(seeds) > 1 else None
-    return _Pairs(treatment, control, differences, test)
+    first_states, second_states = (states.get(arm, {}) for arm in (hypothesis.treatment, hypothesis.control))
+    identical = all(seed in first_states and first_states[seed] == second_states.get(seed) for seed in seeds)
+    return _Pairs(treatment, control, differences, test, identical)
 
 
-def _verdict(hypothesis: Hypothesis, pairs: _Pairs, p_adjusted: float, open_questions: int) -> Verdict:
+def _verdict(hypothesis: Hypothesis, pairs: _Pairs, p_adjusted: float, level: float, left: float) -> Verdict:
     test, count = pairs.test, len(pairs.differences)
-    verdict = _described(hypothesis, pairs)
+    verdict = _described(hypothesis, pairs, level)
     if test is not None and pairs.decisive:
         p_equivalence = float(test.p_equivalence)
         verdict = dataclasses.replace(
             verdict,
-            outcome=outcome_of(hypothesis, float(test.mean), p_adjusted, p_equivalence),
-            reason=_reason(hypothesis, float(test.mean), p_adjusted, p_equivalence),
+            outcome=outcome_of(hypothesis, float(test.mean), p_adjusted, p_equivalence, level),
+            reason=_reason(hypothesis, float(test.mean), p_adjusted, p_equivalence, level),
             p_value=float(test.p_value),
             p_adjusted=p_adjusted,
             p_equivalence=p_equivalence,
         )
     if pairs.identical:
         outcome: Outcome = "supported" if hypothesis.direction == "none" else "no effect"
-        return dataclasses.replace(verdict, outcome=outcome, reason="all differences are exactly 0")
+        return dataclasses.replace(verdict, outcome=outcome, reason="the runs are bitwise the same")
     if verdict.outcome == "undecided" and test is not None:
-        level = ALPHA / max(open_questions, 1)  # what Holm's correction leaves to those not yet significant
-        needed = seeds_needed(float(test.spread), hypothesis.smallest, level, at_least=count + 1)
+        needed = seeds_needed(float(test.spread), hypothesis.smallest, left, at_least=count + 1)
         return dataclasses.replace(verdict, seeds_needed=needed)
     return verdict
 
 
-def _described(hypothesis: Hypothesis, pairs: _Pairs) -> Verdict:
+def _described(hypothesis: Hypothesis, pairs: _Pairs, level: float) -> Verdict:
     """A verdict without a test: what there is to say about any number of pairs."""
     test, count = pairs.test, len(pairs.differences)
     interval, equivalence_interval = None, None
     if test is not None:
         interval = mean_interval(pairs.differences, test, 1 - ALPHA)
-        equivalence_interval = mean_interval(pairs.differences, test, 1 - 2 * ALPHA)
+        equivalence_interval = mean_interval(pairs.differences, test, 1 - 2 * level)
     return Verdict(
         hypothesis,
         outcome="undecided",
         reason=f"a test takes {FEWEST_PAIRS} seeds that have both arms, and there are {count}",
         pairs=count,
         identical=pairs.identical,
+        level=level,
         mean=Estimate(float(pairs.differences.mean()), interval) if count else None,
         iqm=estimate((pairs.differences,), interquartile_mean) if count else None,
         equivalence_interval=equivalence_interval,
@@ -206,10 +215,11 @@ def _described(hypothesis: Hypothesis, pairs: _Pairs) -> Verdict:
     )
 
 
-def _reason(hypothesis: Hypothesis, mean: float, p_adjusted: float, p_equivalence: float) -> str:
-    if p_equivalence <= ALPHA:
-        return f"the 90 % interval of the mean difference lies within +-{hypothesis.smallest:g}"
-    if p_adjusted <= ALPHA:
+def _reason(hypothesis: Hypothesis, mean: float, p_adjusted: float, p_equivalence: float, level: float) -> str:
+    if p_equivalence <= level:
+        share = f"{100 * (1 - 2 * level):.3g} %"
+        return f"the {share} interval of the mean difference lies within +-{hypothesis.smallest:g}"
+    if p_adjusted <= level:
         return f"the mean difference {mean:.3g} is significant (adjusted p = {p_adjusted:.2g})"
     return (
         f"the mean difference is neither significant (adjusted p = {p_adjusted:.2g}) "

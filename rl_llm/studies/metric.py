@@ -1,6 +1,7 @@
 """What a member of a study is judged by: one number of its run. Contract: `metric(summary, lines) -> float | None`.
 
-`summary` is summary.json, `lines` those of metrics.jsonl. None is said of a run that did not measure it.
+`summary` is summary.json and the `token_budget` of the arm, `lines` those of metrics.jsonl. None is said of a run that
+did not measure it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,11 +84,12 @@ class Last:
 
 @dataclass(frozen=True)
 class Speed:
-    """The mean of a metric over the generated tokens up to its last measurement (the area under its curve): which arm
-    learns sooner, where all arrive at the same end.
+    """The mean of a metric over the budget of generated tokens (the area under its curve): which arm learns sooner,
+    where all arrive at the same end.
 
-    The curve begins at zero tokens, with the value `before` of summary.json: from its own first measurement on, an arm
-    that generates more in its first step would be averaged over a later, better part of its way.
+    All arms of a study are averaged over the same range, or one would be over a later, better part of its way. So the
+    curve begins at zero tokens, with the value `before` of summary.json, and ends at the budget: what was measured last
+    before it holds until there. Without a budget it ends with the last measurement.
     """
 
     name: str = "evaluation/accuracy"
@@ -98,7 +100,8 @@ class Speed:
         if not len(tokens) or not tokens[0] > 0 or not np.isfinite(values).all() or summary.get(self.before) is None:
             return None
         points = [(0.0, float(summary[self.before])), *zip(tokens, values, strict=True)]
-        return area_per_token(points, 0.0, tokens[-1])
+        end = float(summary.get("token_budget") or tokens[-1])
+        return area_per_token([*points, (end, values[-1])] if end > tokens[-1] else points, 0.0, end)
 
     def __str__(self) -> str:
         return f"{self.name}, mean over the tokens"

@@ -33,11 +33,13 @@ class MemberState:
 class Provenance:
     """`registered` and `first` are the times (ISO 8601) of the registration and of the first start of an arm's run, by
     their ledgers; `surroundings` all values that the members have of a thing, so more than one says that they differ;
-    `changes` the differences of each arm from the first. `error` says what is wrong with a ledger.
+    `changes` the differences of each arm from the first; `looks` at how many numbers of seeds it was judged.
+    `error` says what is wrong with a ledger.
     """
 
     command: str
     sha256: str
+    looks: int
     registered: str | None
     first: str | None
     error: str | None
@@ -75,6 +77,7 @@ def provenance_of(out: Path, study: Study, members: Sequence[Member]) -> Provena
     return Provenance(
         command=_command(stored, len({member.seed for member in members})),
         sha256=stored["sha256"],
+        looks=_looks(entries),
         registered=min(registered, default=None),
         first=min(starts, default=None),
         error=error,
@@ -89,6 +92,16 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], str | None]:
         return Ledger.verify(path), None
     except (LedgerError, FileNotFoundError) as error:
         return [], str(error)
+
+
+def _looks(entries: Sequence[Mapping[str, Any]]) -> int:
+    """A study that is carried out is judged; it may be opened again for more seeds."""
+    judged, seeds = set(), None
+    for entry in entries:
+        seeds = entry["data"].get("seeds", seeds)
+        if entry["event"] == "carried_out":
+            judged.add(seeds)
+    return len(judged | {seeds})
 
 
 def _command(stored: Mapping[str, Any], seeds: int) -> str:

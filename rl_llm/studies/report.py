@@ -55,13 +55,15 @@ class Arm:
 
 def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
     """Write all that can be said of the members that are done; returns the verdicts as text for a terminal."""
-    results, provenance = results_of(study, members), provenance_of(out, study, members)
+    provenance = provenance_of(out, study, members)
+    results = results_of(study, members, provenance.looks)
     arms = [_arm(name, results, members) for name in study.arms]
     told: dict[str, Any] = {
         "study": study,
         "provenance": provenance,
         "headline": _headline(results.verdicts),
         "progress": _progress(provenance),
+        "looks": _looks(provenance.looks),
         "verdicts": [(verdict, effect_chart(verdict, _differences(verdict, results))) for verdict in results.verdicts],
         "outcomes": OUTCOMES,
         "charts": draw_learning_curves(results.runs),
@@ -95,6 +97,11 @@ def _progress(provenance: Provenance) -> str:
     others = [(provenance.count(state), state) for state in ("failed", "begun", "not begun")]
     listed = ", ".join(f"{count} {state}" for count, state in others if count)
     return f"Not over: {provenance.count('done')} of {of_arms} runs are done ({listed})."
+
+
+def _looks(looks: int) -> str:
+    """What is to be known of a study that was judged before; empty where it was not."""
+    return f"Judged at {looks} numbers of seeds, so each time at 5 % / {looks}." if looks > 1 else ""
 
 
 def _differences(verdict: Verdict, results: Results) -> list[float]:
@@ -152,9 +159,9 @@ def _for_terminal(out: Path, told: Mapping[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    lines = [told["study"].title, *filter(None, (told["headline"], told["progress"])), ""]
+    lines = [told["study"].title, *filter(None, (told["headline"], told["progress"], told["looks"])), ""]
     for verdict, _ in told["verdicts"]:
-        effect = "all differences are 0" if verdict.identical else _estimated(verdict.mean, sign=True)
+        effect = "bitwise the same" if verdict.identical else _estimated(verdict.mean, sign=True)
         lines += [
             f"{verdict.outcome.upper()}: {verdict.hypothesis.claim}",
             f"  {verdict.hypothesis.treatment} - {verdict.hypothesis.control}, {verdict.hypothesis.metric}: {effect}; "

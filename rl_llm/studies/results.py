@@ -38,7 +38,7 @@ class Results:
     @property
     def fates(self) -> dict[str, dict[Fate, int]]:
         """How many runs of an arm learned, stalled and collapsed, by arm."""
-        return {arm: count_fates(summary for summary, _ in runs.values()) for arm, runs in self.runs.items()}
+        return {arm: count_fates(runs.values()) for arm, runs in self.runs.items()}
 
     def to_json(self) -> dict[str, Any]:
         """All numbers and verdicts but the costs, which two runs do not have alike."""
@@ -58,20 +58,24 @@ def _text_keys(values: Values) -> dict[str, dict[str, float]]:
     return {arm: {str(seed): value for seed, value in of.items()} for arm, of in values.items()}
 
 
-def results_of(study: Study, members: Sequence[Member]) -> Results:
-    """The results of the members that are done; those of a study that is not over, too."""
+def results_of(study: Study, members: Sequence[Member], looks: int = 1) -> Results:
+    """The results of the members that are done; those of a study that is not over, too. `looks` as in `judge`."""
     runs: dict[str, dict[int, tuple[dict[str, Any], list[dict[str, Any]]]]] = {arm: {} for arm in study.arms}
     for member in members:
         if member.of_arm and member.done:
             runs[member.name][member.seed] = member.read()
     metrics = dict.fromkeys((*(hypothesis.metric for hypothesis in study.hypotheses), *ALWAYS))
-    values = {metric: _values(metric, runs) for metric in metrics}
-    return Results(study, runs, values, judge(study.hypotheses, values))
+    values = {metric: _values(metric, study, runs) for metric in metrics}
+    states = {arm: {seed: summary["state_sha256"] for seed, (summary, _) in of.items()} for arm, of in runs.items()}
+    return Results(study, runs, values, judge(study.hypotheses, values, states, looks))
 
 
-def _values(metric: Metric, runs: Mapping[str, Mapping[int, tuple[dict, list]]]) -> dict[str, dict[int, float]]:
+def _values(
+    metric: Metric, study: Study, runs: Mapping[str, Mapping[int, tuple[dict, list]]]
+) -> dict[str, dict[int, float]]:
     """Without the runs that did not measure it, or whose value is not finite: a diverged run has no number."""
-    found = {arm: {seed: metric(*run) for seed, run in of.items()} for arm, of in runs.items()}
+    budgets = {arm: {"token_budget": experiment.token_budget} for arm, experiment in study.arms.items()}
+    found = {arm: {seed: metric(run[0] | budgets[arm], run[1]) for seed, run in of.items()} for arm, of in runs.items()}
     return {
         arm: {seed: value for seed, value in of.items() if value is not None and math.isfinite(value)}
         for arm, of in found.items()

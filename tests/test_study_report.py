@@ -205,6 +205,28 @@ def test_a_study_that_is_not_over_says_what_is_missing(tmp_path: Path):
     assert "undetermined: intervals take 3 seeds, and there are 2" in text
 
 
+def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_path: Path):
+    out, study = tmp_path / "study", STUDY.with_budget(2 * STEPS * TOKENS)
+    ledger = open_study(out, study, MODULE, "smoke", 1, resume=False)
+    for member in members(study, out, 1):
+        make_run(member, study)
+    ledger.append("carried_out", done=3, seconds=1.0)
+    assert "numbers of seeds" not in write_results(out, study, members(study, out, 1))
+    open_study(out, study, MODULE, "smoke", 2, resume=True)
+    everyone = members(study, out, 2)
+    for member in everyone[len(everyone) // 2 :]:
+        make_run(member, study)
+    said = write_results(out, study, everyone)
+    for told in (
+        "Judged at 2 numbers of seeds, so each time at 5 % / 2.",
+        "Ended by their number of steps, before the budget of tokens was spent: ",
+        "fast (2 of 2 runs)",
+    ):
+        assert told in said
+        assert told in text_of(out)
+        assert told in (out / "report.md").read_text()
+
+
 def test_a_study_without_any_run_or_one_seed_has_a_report(tmp_path: Path):
     open_study(tmp_path / "none", STUDY, MODULE, "smoke", 1, resume=False)
     everyone = members(STUDY, tmp_path / "none", 1)

@@ -7,8 +7,9 @@ scales.
 * `paper`: Qwen3 with the paper's settings (sections 3.1 and A.1 of arXiv 2508.08221), for `rl-llm plan` and TPUs. The
   folders of weights and the files of problems are given by links or copies of these names in the current folder.
 
-Every run of a study ends at the same number of generated tokens. The rate is constant after a short warm-up, as the
-paper's is (as far as it says); two updates per rollout, since with one no clip could act.
+Every run of a study ends at the same number of generated tokens, or after its steps (the report names those that do).
+The rate is constant after a short warm-up, as the paper's is (as far as it says); two updates per rollout, since with
+one no clip could act.
 """
 
 from collections.abc import Callable

@@ -63,7 +63,7 @@ def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
         "provenance": provenance,
         "headline": _headline(results.verdicts),
         "progress": _progress(provenance),
-        "looks": _looks(provenance.looks),
+        "notes": [note for note in (_looks(provenance.looks), _short(results)) if note],
         "verdicts": [(verdict, effect_chart(verdict, _differences(verdict, results))) for verdict in results.verdicts],
         "outcomes": OUTCOMES,
         "charts": draw_learning_curves(results.runs),
@@ -102,6 +102,16 @@ def _progress(provenance: Provenance) -> str:
 def _looks(looks: int) -> str:
     """What is to be known of a study that was judged before; empty where it was not."""
     return f"Judged at {looks} numbers of seeds, so each time at 5 % / {looks}." if looks > 1 else ""
+
+
+def _short(results: Results) -> str:
+    """The arms of which runs ended by their steps before the budget of tokens was spent; empty where none did."""
+    short = {}
+    for name, runs in results.runs.items():
+        budget = results.study.arms[name].token_budget or 0
+        short[name] = sum(summary["tokens_generated"] < budget for summary, _ in runs.values())
+    listed = ", ".join(f"{name} ({count} of {len(results.runs[name])} runs)" for name, count in short.items() if count)
+    return f"Ended by their number of steps, before the budget of tokens was spent: {listed}." if listed else ""
 
 
 def _differences(verdict: Verdict, results: Results) -> list[float]:
@@ -159,7 +169,7 @@ def _for_terminal(out: Path, told: Mapping[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    lines = [told["study"].title, *filter(None, (told["headline"], told["progress"], told["looks"])), ""]
+    lines = [told["study"].title, *filter(None, (told["headline"], told["progress"])), *told["notes"], ""]
     for verdict, _ in told["verdicts"]:
         effect = "bitwise the same" if verdict.identical else _estimated(verdict.mean, sign=True)
         lines += [

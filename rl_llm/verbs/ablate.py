@@ -25,6 +25,7 @@ EXAMPLES = """examples:
 
 Members run seed by seed, so what is there of a study that was cut off can be compared. Every member is an ordinary run
 folder; what failed is named and left out of the comparison, and begun again with --resume.
+Seeds that are added to a judged study make its verdicts stricter: the 5 % are divided among its judgements.
 
 exit codes: 0 done, 1 some members failed, 2 wrong usage, 143 preempted by SIGTERM (run again with --resume)"""
 
@@ -45,7 +46,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out; start there if nothing is")
     parser.add_argument(
-        "--budget-tokens", type=_positive, metavar="N", help="every arm ends when it has generated N tokens"
+        "--budget-tokens",
+        type=_positive,
+        metavar="N",
+        help="every arm ends when it has generated N tokens, or after its steps",
     )
     parser.add_argument(
         "--budget-minutes", type=float, metavar="M", help="begin no member that would end later than in M minutes"

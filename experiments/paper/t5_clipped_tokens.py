@@ -104,6 +104,9 @@ class ShareOfClipped:
             return None
         return len(steps) * clipped[self.name] / sum(clipped.values()) / occurs
 
+    def __str__(self) -> str:
+        return f"share of {self.name}s in what is clipped, over their share of all tokens"
+
 
 def study(scale: str) -> Study:
     arms = {}

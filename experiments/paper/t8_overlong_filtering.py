@@ -25,6 +25,9 @@ class RepeatRatio:
         cut = sum(line["response/truncated"] for line in steps)
         return sum(line["response/looping"] for line in steps) / cut if cut else None
 
+    def __str__(self) -> str:
+        return "repeat ratio of what was cut off"
+
 
 def study(scale: str) -> Study:
     lite = base(scale)

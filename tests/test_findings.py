@@ -212,6 +212,37 @@ def test_what_only_looks_like_it_is_no_finding(what: str):
     assert named(run_of(**changes), sampled) == []
 
 
+def collapsing(course: Callable[[float], float]) -> list[Line]:
+    """A run of 16 steps, evaluated at every second, whose training and validation accuracy both are of this course: a
+    step's responses are those of the policy before its update, its evaluation is of that after it.
+    """
+    lines = run_of()[3:19]
+    for step, line in enumerate(lines):
+        line.pop("evaluation/accuracy", None)
+        line |= dict.fromkeys(("reward/mean", "reward/accuracy"), course(step / 16))
+        line |= {"evaluation/accuracy": course((step + 1) / 16)} if step % 2 else {}
+    return lines
+
+
+COLLAPSES: dict[str, Callable[[float], float]] = {
+    "from the start on": lambda done: 0.65 * (1 - done),
+    "at once, in the middle": lambda done: 0.4 + 0.4 * done if done < 0.6 else 0.2,
+    "at once, right before an evaluation": lambda done: 0.4 + 0.4 * done if done < 14 / 16 else 0.2,
+}
+
+
+@pytest.mark.parametrize("when", COLLAPSES)
+@pytest.mark.parametrize("prompts", [32, 256])
+def test_a_fast_collapse_is_not_taken_for_problems_learned_by_heart(when: str, prompts: int):
+    assert named(collapsing(COLLAPSES[when]), Sampled(prompts, samples=8)) == ["accuracy_lost"]
+
+
+def test_problems_learned_by_heart_do_not_hide_that_these_are_lost_too():
+    both = dict.fromkeys(("reward__accuracy", "reward__mean"), lambda done: 0.95 if done < 0.6 else 0.8)
+    lines = run_of(evaluation__accuracy=lambda done: 0.8 if done < 0.6 else 0.3, **both)
+    assert named(lines, Sampled(prompts=200, samples=8)) == ["overfitting", "accuracy_lost"]
+
+
 def test_without_validation_accuracy_is_that_of_training():
     lines = run_of(reward__mean=falling, reward__accuracy=falling, evaluation__accuracy=flat(float("nan")))
     assert named(lines) == ["accuracy_lost"]

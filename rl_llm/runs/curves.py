@@ -56,9 +56,11 @@ def validations(steps: Columns, sampled: Sampled) -> list[Accuracy]:
     return [Accuracy(int(i) + 1, float(shares[i]), trials) for i in np.flatnonzero(np.isfinite(shares))]
 
 
-def trained(steps: Columns, sampled: Sampled, end: int) -> Accuracy:
-    """Of the steps up to the `end`th. Responses to one problem may all agree, so each problem counts once."""
-    shares = steps["reward/accuracy"][max(0, end - WINDOW) : end]
+def trained(steps: Columns, sampled: Sampled, end: int, since: int = 0) -> Accuracy:
+    """Of the steps after `since` up to the `end`th, the last WINDOW of them. Responses to one problem may all agree, so
+    each problem counts once.
+    """
+    shares = steps["reward/accuracy"][max(since, end - WINDOW) : end]
     return Accuracy(end, mean(shares), sampled.prompts * len(shares))
 
 

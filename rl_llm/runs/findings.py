@@ -50,27 +50,26 @@ class Finding:
 
 
 def overfitting(steps: Columns, sampled: Sampled) -> str | None:
-    """Validation accuracy has fallen from its best while training accuracy has not, or it never came near it: problems
-    are learned by heart.
+    """Validation accuracy has fallen from its best while training accuracy has not, or it never came near it: what is
+    learned of the training problems does not carry over.
 
-    A policy that is trained on few problems goes this way; the training reward alone looks better and better. Training
-    and validation problems are of one task, so nothing but a curriculum of easy problems excuses a wide gap.
+    A policy that is trained on few problems goes this way; the training reward alone looks better and better. So does
+    one that is trained on a pool of easier problems than those of validation: how much easier they are, the numbers
+    cannot tell. A curriculum excuses a wide gap.
     """
     points = validations(steps, sampled)
     if not (sampled.own and points):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
-    then, training = (trained(steps, sampled, point.steps) for point in (best, now))
-    gap, of_gap = training.less(replace(now, trials=sampled.prompts))  # other problems: each of them counts once
-    risen, error = training.less(then)
-    forgotten = _fallen(points) and risen >= -LIKELY * error and gap > LIKELY * of_gap
-    if not forgotten and (moving(steps) or gap < GAP or gap < SURE * of_gap):
+    training, forgotten = _beside(steps, sampled, points, now), _forgotten(steps, sampled)
+    wide = training.share - now.share >= GAP and _apart(training, points, sampled, SURE)
+    if not forgotten and (moving(steps) or not wide):
         return None
     course = f"fell from {best.share:.3f} (RL step {best.steps}) to" if forgotten else "is"
     return (
         f"accuracy on validation problems {course} {now.share:.3f}, on training problems it is {training.share:.3f}: "
-        "they are being learned by heart. Train on more and more varied problems (train_problems), stop earlier, or "
-        "keep close to the start (KLPenalty)"
+        "they are learned by heart, or are too easy. Train on more and more varied problems (train_problems), stop "
+        "earlier, or keep close to the start (KLPenalty)"
     )
 
 
@@ -80,7 +79,7 @@ def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
     Judged by validation accuracy where there is any, or else by that of training, unless a curriculum moves it.
     """
     points = measured(steps, sampled)
-    if not _fallen(points) or overfitting(steps, sampled):
+    if not _fallen(points) or _forgotten(steps, sampled):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
     return (
@@ -235,6 +234,34 @@ def _fallen(points: Sequence[Accuracy]) -> bool:
         return False
     fall, error = max(points, key=lambda point: point.share).less(points[-1])
     return fall >= FALL and fall > SURE * error
+
+
+def _forgotten(steps: Columns, sampled: Sampled) -> bool:
+    """Whether validation accuracy has fallen from its best, and training accuracy has not and stands above it."""
+    points = validations(steps, sampled)
+    if not (sampled.own and _fallen(points)):
+        return False
+    best = max(points, key=lambda point: point.share)
+    training = _beside(steps, sampled, points, points[-1])
+    risen, error = training.less(_beside(steps, sampled, points, best))
+    return risen >= -LIKELY * error and _apart(training, points, sampled, LIKELY)
+
+
+def _beside(steps: Columns, sampled: Sampled, points: Sequence[Accuracy], point: Accuracy) -> Accuracy:
+    """Training accuracy since the evaluation before this one: that of earlier steps is of another policy, where it
+    collapses fast.
+    """
+    earlier = [one.steps for one in points if one.steps < point.steps]
+    return trained(steps, sampled, point.steps, since=max(earlier, default=0))
+
+
+def _apart(training: Accuracy, points: Sequence[Accuracy], sampled: Sampled, errors: float) -> bool:
+    """Whether training accuracy, of the steps between the last two evaluations, is above that of the last by so many
+    errors, and by one above the other: a policy that has just got worse on all problems was still as good in between.
+    """
+    problems = (replace(point, trials=sampled.prompts) for point in points[-2:])  # other ones: each of them counts once
+    gaps = [training.less(point) for point in problems]
+    return gaps[-1][0] >= errors * gaps[-1][1] and all(gap > error for gap, error in gaps)
 
 
 def _no_better(now: Accuracy, then: Accuracy) -> bool:

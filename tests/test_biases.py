@@ -169,7 +169,20 @@ def test_a_lenient_verifier_is_found_out():
         Lenient("x"), [problem("First?", "199"), problem("Same?", "199"), *problems], {}, [1, 1, *lengths], 9, LIMITS
     )
     assert warnings(found) == ["balance of answers"]
-    assert "to give it always earns 100.0%" in said(found, "balance of answers")
+    assert "to give '199' always earns 100.0%" in said(found, "balance of answers")
+
+
+def test_an_answer_that_counts_for_others_is_found_though_another_is_more_frequent():
+    class ZeroOrNot(JsonlProblems):
+        def verify(self, problem: Problem, response: str) -> float:
+            return float((problem.answer == "0") == ("<answer>0</answer>" in response))
+
+    problems = [problem(f"{n}?", str(max(0, n % 10 - 1))) for n in range(100)]
+    found = survey(ZeroOrNot("x"), problems, {}, [1] * 100, 9, LIMITS)
+    assert warnings(found) == ["balance of answers"]
+    assert "the most frequent, '0', is that of 20.0%; to give '1' always earns 80.0%" in said(
+        found, "balance of answers"
+    )
 
 
 @given(st.lists(st.sampled_from(["yes", "true", "b", "1", "2", "3", "4", "5", "6", "7"]), min_size=1, max_size=200))

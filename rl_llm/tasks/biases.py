@@ -20,7 +20,8 @@ from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplic
 REPEATED = 0.01  # of the problems may be duplicates, exact or near ones, before they weigh
 COINCIDENCE = 0.10  # of prompts more than by chance that have their answer in them
 TILTED = 0.90  # of the problems at one level of difficulty leave no choice of another
-ASKED = 1000  # problems on which the verifier is asked about the most frequent answer
+FREQUENT = 10  # answers that are given to all problems, the most frequent ones, to see what each of them earns
+ASKED = 1000  # problems on which the verifier is asked about each of these
 
 KINDS = {
     "True/False": frozenset(("true", "false")),
@@ -176,17 +177,19 @@ def _guesses(problems: Sequence[Problem], limits: Limits) -> Check:
 def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
     answers = [normalize(problem.answer) for problem in problems]
     counts = Counter(answers)
-    ((most, count),) = counts.most_common(1)
     shares = np.array(list(counts.values())) / len(problems)
     bits = max(0.0, float(-(shares * np.log2(shares)).sum()))
-    shown = problems[answers.index(most)].answer.strip()
-    earns = _earned(task, problems, shown)
+    frequent = [problems[answers.index(answer)].answer.strip() for answer, _ in counts.most_common(FREQUENT)]
+    earned = [_earned(task, problems, answer) for answer in frequent]
+    share, earns = float(shares.max()), max(earned)
     found = (
-        f"{len(counts)} different ones, {bits:.2f} bits of entropy; the most frequent, {shown[:40]!r}, is that of "
-        f"{count / len(problems):.1%}, and to give it always earns {earns:.1%}"
+        f"{len(counts)} different ones, {bits:.2f} bits of entropy; the most frequent, {frequent[0][:40]!r}, is that "
+        f"of {share:.1%}; to give {frequent[earned.index(earns)][:40]!r} always earns {earns:.1%}"
     )
-    advice = f"one answer pays without reading: keep at most {limits.answer:.0%} of each"
-    return Check("balance of answers", found, advice if max(count / len(problems), earns) > limits.answer else "")
+    if share > limits.answer:
+        return Check("balance of answers", found, f"one answer pays unread: keep at most {limits.answer:.0%} of each")
+    advice = "one answer pays unread, as the verifier takes it for others too: make it stricter"
+    return Check("balance of answers", found, advice if earns > limits.answer else "")
 
 
 def _thin(problems: Sequence[Problem], limits: Limits, removed: dict[int, str]) -> None:

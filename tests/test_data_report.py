@@ -50,6 +50,16 @@ def test_the_quickstart_s_task_is_sound(tmp_path: Path, capsys: pytest.CaptureFi
     assert page.endswith("Problems that cleaning leaves out:\n\n* none\n")
 
 
+@pytest.mark.parametrize(("number", "verdict"), [(200, "ok"), (30, "warning")])
+def test_few_problems_for_many_steps_are_said(number: int, verdict: str, tmp_path: Path):
+    sizes = ("steps=40", "prompts_per_step=12", f"train_problems={number}")
+    asked = (part for change in sizes for part in ("--set", change))
+    assert report(QUICKSTART, *asked, "--out", tmp_path / "data.md") == 0
+    assert verdicts(tmp_path / "data.md")["number of problems"] == verdict
+    times = f"{number}; the 480 prompts of a run ask each {480 / number:.1f} times"
+    assert times in (tmp_path / "data.md").read_text()
+
+
 def test_biases_are_reported_and_cleaned_into_a_task(biased: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = ("--out", tmp_path / "data.md", "--clean", tmp_path / "clean.jsonl")
     assert report(GSM8K, *SIZES, "--set", f"task.path={biased}", *files) == 0

@@ -21,6 +21,7 @@ REPEATED = 0.01  # of the problems may be duplicates, exact or near ones, before
 COINCIDENCE = 0.10  # of prompts more than by chance that have their answer in them
 TILTED = 0.90  # of the problems at one level of difficulty leave no choice of another
 FREQUENT = 10  # answers that are given to all problems, the most frequent ones, to see what each of them earns
+PASSES = 10  # over the problems: a run that asks each more often than this can learn them by heart
 ASKED = 1000  # problems on which the verifier is asked about each of these
 
 KINDS = {
@@ -68,9 +69,11 @@ def survey(
     lengths: Sequence[int],
     longest: int,
     limits: Limits,
+    prompts: int = 0,
 ) -> Survey:
     """Check the problems of one split of a task against themselves and against the `others`, by split. `lengths` are
-    the tokens of their prompts, of which `longest` are allowed. Raises ValueError where there are no problems.
+    the tokens of their prompts, of which `longest` are allowed; all steps of a run together ask for as many `prompts`,
+    0 where that is not known. Raises ValueError where there are no problems.
     """
     if not problems:
         raise ValueError(f"the task {task.name} has no problems to look at")
@@ -84,6 +87,7 @@ def survey(
         _balance(task, problems, limits),
         _coincidence(problems),
         _difficulty(problems),
+        *([_number(problems, prompts)] if prompts else []),
     ]
     _thin(problems, limits, removed)
     return Survey(tuple(checks), removed)
@@ -262,3 +266,9 @@ def _difficulty(problems: Sequence[Problem]) -> Check:
     found = f"{low:g} to {high:g}, half are at {middle:g} or below; {count / len(problems):.0%} are at {level:g}"
     advice = "nearly all are equally hard: Curriculum.difficulty could hardly act"
     return Check("difficulty", found, advice if count > TILTED * len(problems) else "")
+
+
+def _number(problems: Sequence[Problem], prompts: int) -> Check:
+    found = f"{len(problems)}; the {prompts} prompts of a run ask each {prompts / len(problems):.1f} times"
+    advice = "a run can learn them by heart: train on more (train_problems), or for fewer steps"
+    return Check("number of problems", found, advice if prompts > PASSES * len(problems) else "")

@@ -41,7 +41,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look at the problems that a run would ask, one check a line, each with a verdict and what to do: answers that are
-    skewed or can be guessed, duplicates, leaks into other splits, answers in prompts, lengths, difficulty.
+    skewed or can be guessed, duplicates, leaks into other splits, answers in prompts, lengths, difficulty, and whether
+    a run would ask the same ones again and again.
 
     The exit code is 0 whatever was found.
     """
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         lengths = [len(experiment.tokenizer.encode_prompt(problem.prompt)) for problem in problems]
         others = {split: found for split, found in pools.items() if split != arguments.split}
         limits = Limits(arguments.max_guesses, arguments.max_answer)
-        found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits)
+        trained_on = arguments.split == "train" and arguments.problems is None
+        prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
+        found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     kept = [problem for place, problem in enumerate(problems) if place not in found.removed]

@@ -4,6 +4,9 @@ Every arm is tested on the same problems: sums of any length, any answer. Sectio
 train on easy, medium and hard sets, from which most questions answered by true or false were taken away first; here an
 arm learns from those alone (is the sum 0 or not?), one from sums of which seven in ten are 0, and one from 32 sums,
 over and over. Of the easy sums there are 512, of the others 8192.
+
+At the scale `cpu`, `rl-llm data-report` warns of each of them: of `skewed` that 0 is the answer of 70 %, of
+`zero_or_not` that to give 3 always earns 80 %, of `few` that each problem is asked 60 times.
 """
 
 from collections import Counter

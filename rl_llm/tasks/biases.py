@@ -118,7 +118,8 @@ def _given_away(problems: Sequence[Problem], removed: dict[int, str]) -> Check:
 
 
 def _says_answer(prompt: str, answer: str) -> bool:
-    end = r"(?!\w|\s*[).:])" if len(answer) == 1 and answer.isalpha() else r"(?!\w)"  # "Answer: A) ..." lists options
+    # "Answer: A) ..." lists options; the 3 of 3.14, of 3,000 and of 3/4 is no number
+    end = r"(?!\w|\s*[).:])" if len(answer) == 1 and answer.isalpha() else r"(?!\w|[.,/]\d)"
     return bool(answer) and re.search(_GIVEN + re.escape(answer) + end, prompt, re.IGNORECASE) is not None
 
 

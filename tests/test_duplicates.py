@@ -23,6 +23,27 @@ def test_what_is_asked_makes_another(text: str):
     assert plain(text) != plain("What is 3 + 4?")
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("What is 4!", "what is 4!"),
+        ("What is 4! ?", "what is 4!"),
+        ("What is (2 + 1)!.", "what is (2 + 1)!"),
+        ("What is 4?", "what is 4"),
+        ("What is 4?!", "what is 4"),
+        ("Find it!!", "find it"),
+        ("!", ""),
+    ],
+)
+def test_a_factorial_is_no_mark(text: str, left: str):
+    assert plain(text) == left
+
+
+def test_a_factorial_is_another_number():
+    story = "Ann has a calculator with which she goes to the market, and the first thing that she asks of it there is "
+    assert list(near_duplicates([plain(story + "14?"), plain(story + "14!")])) == []
+
+
 def test_the_first_of_each():
     assert first_of_each(["a", "b", "a", "b", "c"]) == [0, 1, 0, 1, 4]
 

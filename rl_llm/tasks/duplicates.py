@@ -19,12 +19,18 @@ BANDS, ROWS = 16, 4
 EXAMPLES = 16  # texts in a bucket that the others in it are compared with: enough but for texts made from a template
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?!*")  # with its factorial
 
 
 def plain(text: str) -> str:
-    """What is left of a text without case, spelling of characters, spacing, and the mark it ends with."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!:=")
+    """What is left of a text without case, spelling of characters, spacing, and the mark it ends with, which "!" after
+    a digit or a parenthesis is not: that is a factorial.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    asked = text.rstrip(" .?!:=")
+    marks = text[len(asked) :]
+    factorial = len(marks) - len(marks.lstrip("!")) if re.search(r"[\d)]$", asked) else 0
+    return asked + marks[:factorial]
 
 
 def first_of_each(texts: Sequence[Hashable]) -> list[int]:

@@ -104,6 +104,19 @@ def test_kinds_of_guesses_are_counted():
         ("yes", "Yes/No"),
         (" False. ", "True/False"),
         ("(C)", "an option's letter"),
+        (r"\text{True}", "True/False"),
+        (r"$\text{Yes}$", "Yes/No"),
+        (r"\text{(B)}", "an option's letter"),
+        (r"$\boxed{\textbf{(B) }}$", "an option's letter"),
+        (r"\mathrm{A}", "an option's letter"),
+        ("B) 12", "an option's letter"),
+        (r"\textbf{(C)}\ 12", "an option's letter"),
+        ("option b", "an option's letter"),
+        ("a) 3 and b) 4", None),
+        ("b + 12", None),
+        (r"\{a\}", None),
+        (r"\mathbb{C}", None),
+        ("e", None),
         ("x", None),
         ("12", None),
         ("", None),
@@ -111,6 +124,19 @@ def test_kinds_of_guesses_are_counted():
 )
 def test_what_is_a_guess(answer: str, kind: str | None):
     assert guess_of(answer) == kind
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [
+        ("Which one? A) 1 B) 2 C) 3 D) 4 E) 5", "an option's letter"),
+        ("Which one? (a) 1 (b) 2 (c) 3 (d) 4 (e) 5", "an option's letter"),
+        ("Which one? A) 1 B) 2 C) 3 D) 4", None),
+        ("What is the base of the natural logarithm? We call pi(x) p, and it e.", None),
+    ],
+)
+def test_more_options_than_four_are_those_that_are_shown(prompt: str, kind: str | None):
+    assert guess_of("E", prompt) == kind
 
 
 def test_one_question_with_two_answers_goes_altogether():

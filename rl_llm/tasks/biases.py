@@ -24,11 +24,14 @@ FREQUENT = 10  # answers that are given to all problems, the most frequent ones,
 PASSES = 10  # over the problems: a run that asks each more often than this can learn them by heart
 ASKED = 1000  # problems on which the verifier is asked about each of these
 
+LETTER = "an option's letter"
 KINDS = {
     "True/False": frozenset(("true", "false")),
     "Yes/No": frozenset(("yes", "no")),
-    "an option's letter": frozenset("abcdefgh"),
+    LETTER: frozenset("abcdefgh"),
 }
+_LATEX = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|boxed)\s*\{|[$}]")  # what wraps words
+_LABELLED = re.compile(r"\(?([a-h])\)[\s\\]+(?!.*\b[a-h]\))", re.DOTALL)  # "B) 12", but no answer in parts a) and b)
 _GIVEN = r"(?:answer\s*(?:is|:|=)|####|\\boxed\s*\{|<answer>)\s*"
 
 
@@ -93,10 +96,18 @@ def survey(
     return Survey(tuple(checks), removed)
 
 
-def guess_of(answer: str) -> str | None:
-    """The kind of answer that is right by a guess as often as not, or once in a few times."""
-    text = re.sub(r"[\s.()\[\]*]", "", answer).casefold()
-    return next((kind for kind, answers in KINDS.items() if text in answers), None)
+def guess_of(answer: str, prompt: str = "") -> str | None:
+    """The kind of answer that is right by a guess as often as not, or once in a few times. Options are A to D, and
+    more where the prompt shows all up to them.
+    """
+    text = _LATEX.sub("", answer).strip().casefold().removeprefix("option")
+    labelled = _LABELLED.match(text)
+    text = labelled[1] if labelled else re.sub(r"[\s.()\[\]*]", "", text)
+    kind = next((kind for kind, answers in KINDS.items() if text in answers), None)
+    if kind == LETTER and text > "d":
+        shown = re.findall(r"\b([a-h])\s*[).:]", prompt.casefold())
+        return kind if {chr(letter) for letter in range(ord("a"), ord(text) + 1)} <= set(shown) else None
+    return kind
 
 
 def _length(lengths: Sequence[int], longest: int, removed: dict[int, str]) -> Check:
@@ -118,7 +129,7 @@ def _given_away(problems: Sequence[Problem], removed: dict[int, str]) -> Check:
 
 
 def _says_answer(prompt: str, answer: str) -> bool:
-    # "Answer: A) ..." lists options; the 3 of 3.14, of 3,000 and of 3/4 is no number
+    # "Answer: A) ..." lists options; the 3 of 3.14, of 3,000 and of 3/4 is not the number 3
     end = r"(?!\w|\s*[).:])" if len(answer) == 1 and answer.isalpha() else r"(?!\w|[.,/]\d)"
     return bool(answer) and re.search(_GIVEN + re.escape(answer) + end, prompt, re.IGNORECASE) is not None
 
@@ -172,7 +183,7 @@ def _leaks(
 
 
 def _guesses(problems: Sequence[Problem], limits: Limits) -> Check:
-    counts = Counter(kind for problem in problems if (kind := guess_of(problem.answer)) is not None)
+    counts = Counter(kind for problem in problems if (kind := guess_of(problem.answer, problem.prompt)) is not None)
     share = counts.total() / len(problems)
     found = f"{share:.1%} are answered by a guess" + "".join(f", {count} by {kind}" for kind, count in counts.items())
     advice = f"wrong reasoning is often rewarded: keep at most {limits.guess:.0%}, or ask for the value itself"
@@ -199,7 +210,7 @@ def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
 
 def _thin(problems: Sequence[Problem], limits: Limits, removed: dict[int, str]) -> None:
     """Leave out what is beyond the limits, the last problems first, until what is left keeps both."""
-    kinds = [guess_of(problem.answer) for problem in problems]
+    kinds = [guess_of(problem.answer, problem.prompt) for problem in problems]
     answers = [normalize(problem.answer) for problem in problems]
     before = -1
     while len(removed) > before:

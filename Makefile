@@ -15,8 +15,8 @@ LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 # All but `tpu`, which only `make slow` and who has to do with TPUs needs.
 EXTRAS := data dev slurm tasks
 
-# A process for each core (at most eight: each takes a gigabyte), which gets whole files of tests.
-PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+# A process for each core (at most four: each comes to take four gigabytes), which gets whole files of tests.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 help: ## list these targets
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.* ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile

@@ -43,7 +43,7 @@ everything = replace(
         algorithms.GRPO_KL,
         advantage=Normalize(mean="running", std="running"),
         corrections=(ImportanceWeight(),),
-        regularizers=(*algorithms.GRPO_KL.regularizers, EntropyBonus(0.05, EntropyTarget(0.5))),
+        regularizers=(*algorithms.GRPO_KL.regularizers, EntropyBonus(0.05, EntropyTarget(5.0))),
     ),
     reference=Reference(reset_every=2),
     staleness=2,

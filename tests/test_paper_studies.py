@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_train import rl_llm
+from test_train import finish, start
 
 from experiments.studies import STUDIES
 from rl_llm.studies.study import load_study
@@ -21,7 +21,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_runs_and_measures_what_its_hypotheses_are_about(name: str, shared: Path, tmp_path: Path):
     path, out = f"experiments/paper/{name}.py", tmp_path / "study"
     where = ("--out", out, "--shared", shared)
-    code, _, stderr = rl_llm("ablate", path, "--scale", "smoke", "--seeds", "1", *where)
+    code, _, stderr = finish(start("ablate", path, "--scale", "smoke", "--seeds", "1", *where), patience=1200)
     assert code == 0, stderr
     study, _ = load_study(path, "smoke")
     results = json.loads((out / "results.json").read_text())

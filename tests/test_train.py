@@ -86,10 +86,10 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a process at its end."""
     try:
-        stdout, stderr = process.communicate(timeout=PATIENCE)
+        stdout, stderr = process.communicate(timeout=patience)
     except BaseException:
         process.kill()
         process.communicate()

@@ -10,6 +10,7 @@ written into the studies' docstrings and README.md.
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -112,17 +113,18 @@ def measured(name: str, verdicts: list[dict[str, Any]]) -> str:
         told = "bitwise the same" if verdict["identical"] else difference(verdict)
         said = f"* {verdict['hypothesis']['claim']}: {verdict['outcome']}, {told}."
         lines.append(textwrap.fill(said, 120, subsequent_indent="  "))
-    command = f"{MEASURED} experiments/paper/{name}.py`, {seeds} seeds, differences with 95 % intervals:\n\n"
-    return command + "\n".join(lines)
+    command = f"{MEASURED} experiments/paper/{name}.py`, {seeds} seeds, differences with 95 % intervals:"
+    return "\n\n".join(("", textwrap.fill(command.strip(), 120), "\n".join(lines)))
 
 
 def difference(verdict: dict[str, Any]) -> str:
-    """The mean difference with its interval; empty where there is none."""
+    """The mean difference with its interval, to a tenth of what matters; empty where there is none."""
     estimate = verdict["mean"]
     if estimate is None:
         return ""
-    low_high = estimate["interval"]
-    return f"{estimate['value']:+.3f}" + (f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else "")
+    digits = max(3, 1 + math.ceil(-math.log10(verdict["hypothesis"]["smallest"])))
+    value, *low_high = (f"{number:+.{digits}f}" for number in (estimate["value"], *(estimate["interval"] or ())))
+    return f"{value} [{', '.join(low_high)}]" if low_high else value
 
 
 def row(name: str, verdict: dict[str, Any]) -> str:

@@ -4,11 +4,11 @@ Rewards {0, 1} and {-1, 1} are the same algorithm under either normalisation (r 
 eps that adds nothing): takeaway 1 of arXiv 2508.08221 compares them. Rewards drawn by a coin teach nothing (2506.10947
 found that they may seem to); with a rate of zero nothing can change; a reward for length makes responses long.
 
-Measured by `rl-llm ablate experiments/paper/controls.py`, five seeds, differences with 95 % intervals:
+Measured by `rl-llm ablate experiments/paper/controls.py`, 5 seeds, differences with 95 % intervals:
 
 * {-1, 1} is {0, 1} under group norm: supported, bitwise the same.
 * {-1, 1} is {0, 1} under batch norm: supported, bitwise the same.
-* At a rate of zero no reward matters: supported, bitwise the same.
+* At a rate of zero no reward matters: supported, +0.000 [+0.000, +0.000].
 * Rewards by a coin teach less than right ones: supported, -0.687 [-0.839, -0.535].
 * Rewards by a coin teach nothing: undecided, -0.135 [-0.265, -0.006].
 * A reward for length makes responses longer: supported, +26.892 [+23.609, +30.175].

@@ -7,6 +7,16 @@ over and over. Of the easy sums there are 512, of the others 8192.
 
 At the scale `cpu`, `rl-llm data-report` warns of each of them: of `skewed` that 0 is the answer of 70 %, of
 `zero_or_not` that to give 3 always earns 80 %, of `few` that each problem is asked 60 times.
+
+Measured by `rl-llm ablate experiments/paper/data_difficulty_and_bias.py`, 5 seeds, differences with 95 % intervals:
+
+* Easy problems alone end lower: undecided, -0.097 [-0.240, +0.045].
+* Hard problems alone end lower: supported, -0.042 [-0.050, -0.033].
+* Easy problems alone lose their best: undecided, +0.079 [-0.079, +0.237].
+* Harder data, longer responses: undecided, +0.884 [-0.739, +2.507].
+* Few problems end lower: undecided, -0.031 [-0.073, +0.011].
+* Skewed answers end lower: undecided, -0.043 [-0.146, +0.060].
+* Two answers for all end lower: undecided, -0.106 [-0.199, -0.013].
 """
 
 from collections import Counter

@@ -6,15 +6,16 @@ baselines. GRPO is without the KL term here, as in most later work. DAPO refills
 budget of tokens; its fine on long responses begins, as in its own paper, a fifth below the cap at the scale of the
 paper, and is left out below, where the longest right responses end that close to the cap.
 
-Measured by `rl-llm ablate experiments/paper/lite_ppo.py`, five seeds, differences with 95 % intervals:
+Measured by `rl-llm ablate experiments/paper/lite_ppo.py`, 5 seeds, differences with 95 % intervals:
 
 * Lite PPO ends above GRPO: undecided, +0.026 [+0.000, +0.051].
 * Lite PPO ends above DAPO: undecided, +0.036 [-0.007, +0.079].
-* Lite PPO learns sooner than GRPO: undecided, +0.028 [-0.026, +0.083].
-* Lite PPO learns sooner than DAPO: undecided, +0.076 [+0.018, +0.135].
+* Lite PPO learns sooner than GRPO: undecided, +0.022 [-0.024, +0.067].
+* Lite PPO learns sooner than DAPO: undecided, +0.075 [+0.016, +0.134].
 * GRPO loses more of its best: undecided, +0.009 [-0.035, +0.054].
-* Token mean alone learns sooner: undecided, +0.035 [-0.028, +0.098].
-* Batch std alone learns sooner: no effect, +0.001 [-0.020, +0.023].
+* DAPO loses more of its best: undecided, -0.009 [-0.028, +0.010].
+* Token mean alone learns sooner: undecided, +0.028 [-0.028, +0.084].
+* Batch std alone learns sooner: no effect, +0.002 [-0.016, +0.019].
 """
 
 from dataclasses import replace

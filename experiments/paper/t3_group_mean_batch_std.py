@@ -3,11 +3,15 @@
 Claim (arXiv 2508.08221, section 4.1.2): "group mean + batch std" is more robust than "group mean + group std". One run
 for each arm was shown, without a table. On medium data also with the std of the centred rewards, and without one.
 
-Measured by `rl-llm ablate experiments/paper/t3_group_mean_batch_std.py`, five seeds, differences with 95 % intervals:
+Measured by `rl-llm ablate experiments/paper/t3_group_mean_batch_std.py`, 5 seeds, differences with 95 % intervals:
 
 * Batch std ends higher than group std: no effect, +0.005 [-0.008, +0.018].
-* Batch std learns sooner than group std: undecided, -0.007 [-0.031, +0.018].
+* Batch std learns sooner than group std: undecided, -0.006 [-0.030, +0.018].
 * Batch std loses less of its best: undecided, -0.003 [-0.034, +0.027].
+* Easy: batch std ends higher: undecided, -0.049 [-0.137, +0.038].
+* Hard: batch std ends higher: undecided, -0.019 [-0.053, +0.014].
+* Raw or centred, it ends alike: undecided, -0.016 [-0.058, +0.025].
+* Without a std it ends lower: undecided, -0.015 [-0.044, +0.014].
 """
 
 from dataclasses import replace

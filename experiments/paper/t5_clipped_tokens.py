@@ -7,6 +7,11 @@ marks, what a response is about to be: the tags that open and close thinking and
 connectives; all that is left there are words. `clipped/KIND` is the share of all tokens that are of the kind and were
 clipped, `tokens/KIND` the share that are of the kind. At the scale of the paper a run sorts the ids of its tokenizer's
 files; `rl-llm plan` needs no files, and plans without the counting where there are none.
+
+Measured by `rl-llm ablate experiments/paper/t5_clipped_tokens.py`, 5 seeds, differences with 95 % intervals:
+
+* 0.28 clips fewer tokens: supported, -0.00088 [-0.00135, -0.00041].
+* At 0.28 marks are a smaller part of what is clipped: undecided, -0.090 [-1.262, +1.081].
 """
 
 import re

@@ -5,6 +5,14 @@ standard deviation makes gradients blow up, and leaving it out is better and mor
 difference. A factor that all advantages share is nearly invisible to Adam, but for the clipping of the gradient, which
 at its default norm of 1 hardly acts here. Hence the arms under a tight clip, which acts at most updates, and among them
 one whose advantages are as large without the std as with it: with steps of the same size, what is left of the claim?
+
+Measured by `rl-llm ablate experiments/paper/t2_no_std_on_easy_data.py`, 5 seeds, differences with 95 % intervals:
+
+* Easy: no std ends higher: undecided, +0.019 [-0.122, +0.161].
+* Easy: no std loses less: undecided, -0.031 [-0.169, +0.107].
+* Easy, clipped: no std ends higher: undecided, +0.013 [-0.070, +0.096].
+* Easy, clipped, as large: it makes no difference: undecided, -0.072 [-0.231, +0.088].
+* Hard: it makes no difference: undecided, -0.057 [-0.159, +0.045].
 """
 
 from dataclasses import replace

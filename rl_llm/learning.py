@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rl_llm.algorithms import Algorithm, Reference
+from rl_llm.algorithms.controller import acting
 from rl_llm.experiment import Experiment
 from rl_llm.fields import Fields, fields_for
 from rl_llm.learner import Learner, compile_critic_step, compile_make_batch, compile_train_step
@@ -70,8 +71,8 @@ class Learning:
         if state.coefficients is not None and step >= experiment.pretraining_steps:
             rows = experiment.prompts_per_step * experiment.responses_per_prompt
             state = replace(state, coefficients=self.adapt(state.coefficients, together, rows))
-            one, acting = jnp.float32(1.0), {name: jnp.maximum(c, 0.0) for name, c in state.coefficients.items()}
-            together |= {f"coefficient/{name}": Mean(value, one) for name, value in acting.items()}
+            one = jnp.float32(1.0)
+            together |= {f"coefficient/{name}": Mean(acting(c), one) for name, c in state.coefficients.items()}
         return replace(state, replay=replay and (*replay[1:], experience), past=past), together
 
     @staticmethod

@@ -36,7 +36,7 @@ class AdaptiveKL:
 class EntropyTarget:
     """A coefficient that holds the entropy at a target: c where the entropy is at most that, 0 above; and c is `step`
     more after a step below the target, `step` less after one above, within [0, highest] (Skywork-OR1, arXiv 2505.22312,
-    eq. 3.2, where c begins with 0). The entropy is that of the step before. A coefficient below 0 is -c, which waits.
+    eq. 3.2, where c begins with 0). The entropy is that of the step before. While c waits, -c is carried (`acting`).
     """
 
     target: float
@@ -57,3 +57,8 @@ class EntropyTarget:
         below = jnp.sign(self.target - measured)
         size = jnp.clip(jnp.abs(coefficient) + self.step * below, 0.0, self.highest)
         return jnp.where(below < 0, -size, size)
+
+
+def acting(coefficient: jax.Array | float) -> jax.Array:
+    """What a carried coefficient f32[] weighs: nothing while it waits."""
+    return jnp.maximum(coefficient, 0.0)

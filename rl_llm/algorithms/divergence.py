@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
+from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget, acting
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio, magnitude
 from rl_llm.algorithms.setting import Setting, refuse, require
 from rl_llm.types import Batch, Metrics, masked_mean
@@ -110,7 +110,7 @@ class EntropyBonus:
     def __call__(
         self, logp: jax.Array, entropy: jax.Array, batch: Batch, coefficient: jax.Array | float | None = None
     ) -> tuple[jax.Array, Metrics]:
-        scale = self.coefficient if coefficient is None else jnp.maximum(coefficient, 0.0)
+        scale = self.coefficient if coefficient is None else acting(coefficient)
         return -scale * entropy, {}
 
 

@@ -17,7 +17,7 @@ from rl_llm.runs.folder import SAMPLES
 from rl_llm.runs.metrics import read_records
 from rl_llm.runs.page import interval, number, p_value, render, signed
 from rl_llm.studies.charts import draw_learning_curves, effect_chart, points
-from rl_llm.studies.fate import FATES, Fate
+from rl_llm.studies.fate import FATES, Fate, count_fates
 from rl_llm.studies.fits import SigmoidFit, fit_sigmoid
 from rl_llm.studies.folder import RESULTS, Member
 from rl_llm.studies.hypothesis import Verdict
@@ -127,7 +127,7 @@ def _arm(name: str, results: Results, members: Sequence[Member]) -> Arm:
     records = read_records(folder / SAMPLES) if folder and (folder / SAMPLES).exists() else []
     return Arm(
         name,
-        fates=results.fates[name],
+        fates=count_fates(runs.values()),
         values={metric: describe(of[name]) if of[name] else None for metric, of in results.values.items()},
         cost=results.costs.get(name),
         fit=_fit(runs),

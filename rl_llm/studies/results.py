@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl_llm import config
-from rl_llm.studies.fate import Fate, count_fates
+from rl_llm.studies.fate import count_fates
 from rl_llm.studies.folder import Member
 from rl_llm.studies.hypothesis import Values, Verdict, judge
 from rl_llm.studies.metric import Drop, Final, Metric, Speed
@@ -35,17 +35,12 @@ class Results:
             if runs
         }
 
-    @property
-    def fates(self) -> dict[str, dict[Fate, int]]:
-        """How many runs of an arm learned, stalled and collapsed, by arm."""
-        return {arm: count_fates(runs.values()) for arm, runs in self.runs.items()}
-
     def to_json(self) -> dict[str, Any]:
         """All numbers and verdicts but the costs, which two runs do not have alike."""
         return {
             "sha256": self.study.registered()["sha256"],
             "values": [{"metric": config.to_json(metric), "of": _text_keys(of)} for metric, of in self.values.items()],
-            "fates": self.fates,
+            "fates": {arm: count_fates(runs.values()) for arm, runs in self.runs.items()},
             "verdicts": [config.to_json(verdict) for verdict in self.verdicts],
             "states": {
                 arm: {str(seed): summary["state_sha256"] for seed, (summary, _) in runs.items()}

@@ -2,9 +2,10 @@
 
 Run:    python experiments/initialization_map.py
 
-after `rl-llm ablate experiments/paper/initialization_and_learning_rate.py` (or `make studies`). A row is what policies
-begin with, a column a learning rate; in a cell are the mean accuracy on held-out problems in the end, and how many runs
-learned / stalled / collapsed (`rl_llm.studies.fate`).
+of what is recorded in experiments/paper/results/, or of another results.json that `rl-llm ablate
+experiments/paper/initialization_and_learning_rate.py` wrote. A row is what policies begin with, a column a learning
+rate; in a cell are the mean accuracy on held-out problems in the end, and how many runs learned / stalled / collapsed
+(`rl_llm.studies.fate`).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from experiments.paper.initialization_and_learning_rate import STUDY
+from experiments.studies import RECORD
 from rl_llm.config import to_json
 from rl_llm.studies import Final
 
@@ -20,9 +22,11 @@ from rl_llm.studies import Final
 def main() -> None:
     """Print the map of a study that was run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=Path("runs/studies/initialization_and_learning_rate-cpu"))
-    path = parser.parse_args().study / "results.json"
-    if not path.exists():
+    parser.add_argument(
+        "--results", type=Path, default=RECORD / "initialization_and_learning_rate.json", metavar="FILE"
+    )
+    path = parser.parse_args().results
+    if not path.is_file():
         raise SystemExit(f"{path} is not there: run the study first")
     print(draw(json.loads(path.read_text())))
 

@@ -3,9 +3,10 @@
 Run:    make studies        (or: python experiments/studies.py; resumable, finished runs are not repeated)
 
 Every study is an ordinary `rl-llm ablate`; all share the policies that they begin with, and compiled programs. Prints
-the table of the README: a line for each hypothesis that was written down in a study's module before its first run, and
-what all of it has cost. With --only the named ones; with --table nothing is run; with --record what is there is
-written into the studies' docstrings and README.md.
+the table of the README: a line for each hypothesis that was written down in a study's module before its first run,
+what all of it has cost, and which studies gave the numbers of experiments/paper/results/ again, bit for bit. With
+--only the named ones; with --table nothing is run and the recorded table is printed; with --record what is there
+becomes the record, from which the studies' docstrings and the table of README.md are written.
 """
 
 import argparse
@@ -16,10 +17,13 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).with_name("paper")
+RECORD = FOLDER / "results"  # results.json of each study at the scale of a CPU, and costs.json
 STUDIES = (
     "controls",
     "t3_group_mean_batch_std",
@@ -46,13 +50,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(STUDIES), choices=STUDIES, metavar="NAME")
     parser.add_argument("--scale", default="cpu", choices=("smoke", "cpu"))
     parser.add_argument("--seeds", type=int, metavar="N", help="(default: as the studies say)")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
-    parser.add_argument("--record", action="store_true", help="write what is there into the docstrings and README.md")
+    parser.add_argument("--table", action="store_true", help="print the recorded table")
+    parser.add_argument("--record", action="store_true", help="record what is there; docstrings and README.md with it")
     options = parser.parse_args()
-    codes = [] if options.table or options.record else [run(name, options) for name in options.only]
-    print(table(options.out, options.scale))
     if options.record:
-        record(options.out, options.scale)
+        record(options.out)
+    if options.table or options.record:
+        print(table(recorded(), json.loads((RECORD / "costs.json").read_text())))
+        return
+    codes = [run(name, options) for name in options.only]
+    results = found(options.out, options.scale)
+    print(table(results, costs(options.out, options.scale)))
+    if options.scale == "cpu":
+        print(f"\n{agreement(results)}")
     if any(codes):
         raise SystemExit("some members failed: run it again, or see the logs folders")
 
@@ -77,32 +87,63 @@ def run(name: str, options: argparse.Namespace) -> int:
     return code
 
 
-def table(out: Path, scale: str) -> str:
+def table(results: dict[str, Any], spent: Mapping[str, Mapping[str, int]]) -> str:
     """Markdown: the verdicts of all studies that have some, and what their runs have cost together."""
-    rows = [HEAD, *(row(name, verdict) for name, verdicts in found(out, scale).items() for verdict in verdicts)]
-    folders = (*out.glob(f"*-{scale}/*"), *out.glob("shared/starts/*"))
-    summaries = [json.loads(path.read_text()) for folder in folders for path in folder.glob("summary.json")]
-    hours = sum(summary["wall_seconds"] for summary in summaries) / 3600
-    tokens = sum(summary["tokens_generated"] for summary in summaries)
-    return (
-        "\n".join(rows) + f"\n\n{len(summaries)} runs, {tokens / 1e6:.1f} M generated tokens, {hours:.1f} core-hours."
-    )
+    rows = [HEAD, *(row(name, verdict) for name, of in results.items() for verdict in of["verdicts"])]
+    runs, tokens, seconds = (sum(of[unit] for of in spent.values()) for unit in ("runs", "tokens", "seconds"))
+    return "\n".join(rows) + f"\n\n{runs} runs, {tokens / 1e6:.1f} M generated tokens, {seconds / 3600:.1f} core-hours."
 
 
-def found(out: Path, scale: str) -> dict[str, list[dict[str, Any]]]:
-    """The verdicts of the studies that have some, by study."""
+def found(out: Path, scale: str) -> dict[str, Any]:
+    """The contents of results.json of the studies that have one, by study."""
     paths = {name: out / f"{name}-{scale}" / "results.json" for name in STUDIES}
-    return {name: json.loads(path.read_text())["verdicts"] for name, path in paths.items() if path.exists()}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def record(out: Path, scale: str) -> None:
-    """Verdicts into the docstrings of their studies, and the table into README.md, in the place of earlier ones."""
-    for name, verdicts in found(out, scale).items():
-        path = FOLDER / f"{name}.py"
-        docstring, code = path.read_text().split('\n"""\n', 1)
-        path.write_text(f'{docstring.partition(MEASURED)[0].rstrip()}{measured(name, verdicts)}\n"""\n{code}')
+def recorded() -> dict[str, Any]:
+    """What `found` gives of the studies that were recorded."""
+    paths = {name: RECORD / f"{name}.json" for name in STUDIES}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def costs(out: Path, scale: str) -> dict[str, Counter[str]]:
+    """Finished runs, tokens they generated and seconds they took, by study, and by what studies begin with."""
+    spent: dict[str, Counter[str]] = {}
+    for path in sorted([*out.glob(f"*-{scale}/*/summary.json"), *out.glob("shared/starts/*/summary.json")]):
+        run, folder = path.parent, path.parent.parent.name
+        of = spent.setdefault(run.name.partition("-seed")[0] if folder == "starts" else folder, Counter())
+        summary = json.loads(path.read_text())
+        of["runs"] += 1
+        of["tokens"] += summary["tokens_generated"]
+        of["seconds"] += round(summary["wall_seconds"])
+    return spent
+
+
+def agreement(results: dict[str, Any]) -> str:
+    """Which studies gave what was recorded; other machines and other versions of JAX round otherwise."""
+    before = recorded()
+    said: dict[str, list[str]] = {"as recorded": [], "otherwise": [], "not recorded": []}
+    for name, of in results.items():
+        key = "not recorded" if name not in before else "as recorded" if of == before[name] else "otherwise"
+        said[key].append(name)
+    return "\n".join(f"{key}: {', '.join(names)}" for key, names in said.items() if names)
+
+
+def record(out: Path) -> None:
+    """The results of a CPU into the record, and from it verdicts into docstrings, and the table into README.md."""
+    RECORD.mkdir(exist_ok=True)
+    path = RECORD / "costs.json"
+    spent = (json.loads(path.read_text()) if path.exists() else {}) | costs(out, "cpu")
+    path.write_text(json.dumps(spent, indent=1) + "\n")
+    for name in found(out, "cpu"):
+        (RECORD / f"{name}.json").write_bytes((out / f"{name}-cpu" / "results.json").read_bytes())
+    for name, of in recorded().items():
+        module = FOLDER / f"{name}.py"
+        docstring, code = module.read_text().split('\n"""\n', 1)
+        module.write_text(f'{docstring.partition(MEASURED)[0].rstrip()}{measured(name, of["verdicts"])}\n"""\n{code}')
     start, end = re.escape(HEAD.splitlines()[0]), r"core-hours\."
-    README.write_text(re.sub(f"{start}.*?{end}", lambda _: table(out, scale), README.read_text(), flags=re.DOTALL))
+    new = table(recorded(), spent)
+    README.write_text(re.sub(f"{start}.*?{end}", lambda _: new, README.read_text(), flags=re.DOTALL))
 
 
 def measured(name: str, verdicts: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from experiments.paper.data_difficulty_and_bias import Skewed, skewed
 from experiments.paper.initialization_and_learning_rate import STUDY
 from experiments.paper.t8_overlong_filtering import RepeatRatio
 from experiments.quickstart import TASK
-from experiments.studies import HEAD, STUDIES, record, table
+from experiments.studies import HEAD, RECORD, STUDIES, agreement, costs, found, record, recorded, table
 from rl_llm.algorithms import REINFORCE
 from rl_llm.config import to_json
 from rl_llm.loading import ExperimentError, load_experiment
@@ -220,41 +220,81 @@ def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
         assert None not in {arm.token_budget for arm in study.arms.values()}
 
 
-def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path):
-    values = {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}
+def finished(out: Path, values: dict[str, dict[int, float]]) -> None:
+    """The first study's folder: one run, and the verdicts on two hypotheses."""
     twins = Hypothesis("The same twice", "two", "three", Final(), "none", 0.1)
     verdicts = judge(
         (HYPOTHESIS, twins),
         {Final(): {**values, "three": values["two"]}},
         dict.fromkeys(("two", "three"), dict.fromkeys(range(3), "cafe")),
     )
-    folder = tmp_path / f"{STUDIES[0]}-cpu"
-    (folder / "one-seed0").mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))
-    summary = {"wall_seconds": 1800.0, "tokens_generated": 2_500_000}
-    (folder / "one-seed0" / "summary.json").write_text(json.dumps(summary))
-    lines = table(tmp_path, "cpu").splitlines()
+    for run in (out / f"{STUDIES[0]}-cpu" / "one-seed0", out / "shared" / "starts" / "weak-123-seed0"):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "summary.json").write_text(json.dumps({"wall_seconds": 900.0, "tokens_generated": 1_250_000}))
+    (out / f"{STUDIES[0]}-cpu" / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))
+
+
+VALUES = {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}
+
+
+def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path):
+    finished(tmp_path, VALUES)
+    lines = table(found(tmp_path, "cpu"), costs(tmp_path, "cpu")).splitlines()
     assert lines[2].startswith(f"| `{STUDIES[0]}` | One is more than two (Final: `one` > `two`) | supported | +0.400 [")
     assert "| supported, bitwise the same | +0.000" in lines[3]
-    assert lines[-1] == "1 runs, 2.5 M generated tokens, 0.5 core-hours."
+    assert lines[-1] == "2 runs, 2.5 M generated tokens, 0.5 core-hours."
 
 
-def test_what_was_found_takes_the_place_of_what_was_recorded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    verdicts = judge((HYPOTHESIS,), {Final(): {"one": {0: 0.9, 1: 0.8, 2: 0.91}, "two": {0: 0.5, 1: 0.41, 2: 0.5}}})
-    (tmp_path / f"{STUDIES[0]}-cpu").mkdir()
-    (tmp_path / f"{STUDIES[0]}-cpu" / "results.json").write_text(json.dumps({"verdicts": to_json(verdicts)}))
-    module, readme = tmp_path / f"{STUDIES[0]}.py", tmp_path / "README.md"
-    module.write_text('"""A study.\n\nClaim: it is one.\n"""\n\nimport os\n')
-    readme.write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
+@pytest.fixture
+def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two studies, each with its results, and a README."""
+    for name in STUDIES[:2]:
+        (tmp_path / f"{name}.py").write_text('"""A study.\n\nClaim: it is one.\n"""\n\nimport os\n')
+    (tmp_path / "README.md").write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
     monkeypatch.setattr("experiments.studies.FOLDER", tmp_path)
-    monkeypatch.setattr("experiments.studies.README", readme)
+    monkeypatch.setattr("experiments.studies.RECORD", tmp_path / "results")
+    monkeypatch.setattr("experiments.studies.README", tmp_path / "README.md")
+    return tmp_path
+
+
+def test_what_was_found_takes_the_place_of_what_was_recorded_before(paper: Path, tmp_path: Path):
+    out = tmp_path / "runs"
+    finished(out, VALUES)
     for _ in range(2):  # the second time changes nothing
-        record(tmp_path, "cpu")
-        assert readme.read_text() == f"Before.\n\n{table(tmp_path, 'cpu')} After.\n"
-        docstring, code = module.read_text().split('"""')[1:]
+        record(out)
+        told = table(found(out, "cpu"), costs(out, "cpu"))
+        assert (paper / "README.md").read_text() == f"Before.\n\n{told} After.\n"
+        docstring, code = (paper / f"{STUDIES[0]}.py").read_text().split('"""')[1:]
         assert docstring.startswith("A study.\n\nClaim: it is one.\n\nMeasured by `rl-llm ablate experiments/paper/")
         assert "3 seeds, differences with 95 % intervals:\n\n* One is more than two: supported, +0.400 [" in docstring
         assert code == "\n\nimport os\n"
+
+
+def test_the_record_keeps_studies_whose_runs_are_gone(paper: Path, tmp_path: Path):
+    finished(tmp_path / "runs", VALUES)
+    record(tmp_path / "runs")
+    before = (paper / "README.md").read_text()
+    record(tmp_path / "nothing")
+    assert (paper / "README.md").read_text() == before
+
+
+def test_a_study_run_again_is_held_against_the_record(paper: Path, tmp_path: Path):
+    finished(tmp_path / "runs", VALUES)
+    assert agreement(found(tmp_path / "runs", "cpu")) == f"not recorded: {STUDIES[0]}"
+    record(tmp_path / "runs")
+    assert agreement(found(tmp_path / "runs", "cpu")) == f"as recorded: {STUDIES[0]}"
+    finished(tmp_path / "runs", {**VALUES, "two": {0: 0.5, 1: 0.42, 2: 0.5}})
+    assert agreement(found(tmp_path / "runs", "cpu")) == f"otherwise: {STUDIES[0]}"
+
+
+@pytest.mark.parametrize("name", recorded())
+def test_a_recorded_study_is_the_one_that_is_registered_in_its_module(name: str):
+    study, _ = load_study(f"experiments/paper/{name}.py", "cpu")
+    assert recorded()[name]["sha256"] == study.registered()["sha256"]
+
+
+def test_the_table_of_the_readme_is_the_record():
+    assert table(recorded(), json.loads((RECORD / "costs.json").read_text())) in (ROOT / "README.md").read_text()
 
 
 def test_every_study_of_the_paper_is_run_by_make_studies():

@@ -39,11 +39,11 @@ def main() -> None:
     print(table(runs))
 
 
-def run(arm: str, seed: int, out: Path, *changes: str) -> Path:
+def run(arm: str, seed: int, out: Path, *changes: str, experiment: Path = EXPERIMENT) -> Path:
     """The folder of one run, made now unless it is there."""
     folder = out / f"{arm}-seed{seed}"
     if not (folder / "summary.json").exists():
-        command = [sys.executable, "-m", "rl_llm", "train", f"{EXPERIMENT}:{arm}", "--seed", str(seed)]
+        command = [sys.executable, "-m", "rl_llm", "train", f"{experiment}:{arm}", "--seed", str(seed)]
         command += [part for change in changes for part in ("--set", change)]
         subprocess.run([*command, "--out", str(folder), "--resume"], check=True)
     return folder
@@ -79,10 +79,14 @@ def table(runs: dict[str, list[Path]]) -> str:
 
 def at_budget(folder: Path) -> float:
     """Validation accuracy of a run when it had generated BUDGET tokens."""
+    tokens, accuracies = zip(*evaluations(folder), strict=True)
+    return float(np.interp(BUDGET, tokens, accuracies))
+
+
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    """Tokens generated until then, and validation accuracy of samples, at each evaluation of a run."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    evaluated = [line for line in lines if "evaluation/accuracy" in line]
-    tokens = [line["tokens/total"] for line in evaluated]
-    return float(np.interp(BUDGET, tokens, [line["evaluation/accuracy"] for line in evaluated]))
+    return [(line["tokens/total"], line["evaluation/accuracy"]) for line in lines if "evaluation/accuracy" in line]
 
 
 def interval(values: list[float]) -> str:

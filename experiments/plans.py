@@ -2,7 +2,9 @@
 8192 tokens to prompts of at most 1024 (arXiv 2508.08221, A.1). Nothing is trained, and no weights are needed.
 
 One:    rl-llm plan experiments/plans.py:qwen3_4b --topology v6e:4x4 --search
-All:    python experiments/plans.py        (an hour on two cores; goes on where it was; writes docs/plans.md)
+All:    python experiments/plans.py        (an hour on two cores; writes docs/plans.md)
+
+A plan that was made is kept in docs/plans/, with all its numbers, and not made again: delete what is to be.
 """
 
 import json
@@ -16,7 +18,7 @@ from experiments.qwen3_4b_gsm8k import paper as base
 from rl_llm.model.families import QWEN3_0_6B, QWEN3_4B, QWEN3_8B
 
 HERE = Path(__file__).parent
-MADE = Path("runs/plans")  # a file for each that was made
+DOCS = HERE.parent / "docs"
 SLICES = ("v6e:4x4", "v6e:8x8", "v5p:2x2x4", "v5e:4x4")
 
 
@@ -46,15 +48,25 @@ COLUMNS = (
 )
 
 
-def plan(name: str, slice_: str) -> dict[str, Any]:
-    """One cell, by the command line, or as it was made before."""
-    out = MADE / f"{name}-{slice_.replace(':', '-')}.json"
-    if not out.exists():
+def made(name: str, slice_: str) -> Path:
+    """Where a plan is kept."""
+    return DOCS / "plans" / f"{name}-{slice_.replace(':', '-')}.json"
+
+
+def plan(name: str, slice_: str) -> None:
+    """One cell, by the command line, unless it was made before."""
+    if not made(name, slice_).exists():
         command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_]
-        options = ["--search", "--candidates", "1", "--json", str(out)]
+        options = ["--search", "--candidates", "1", "--json", str(made(name, slice_))]
         subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL)
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+
+
+def table() -> str:
+    """Markdown: a line for each plan that was made."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    paths = [(name, made(name, slice_)) for slice_ in SLICES for name in ABLATION]
+    lines += [row(name, json.loads(path.read_text())) for name, path in paths if path.exists()]
+    return "\n".join(lines) + "\n"
 
 
 def row(name: str, found: dict[str, Any]) -> str:
@@ -83,14 +95,11 @@ def row(name: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Plan all, and write docs/plans.md line by line."""
-    out = HERE.parent / "docs" / "plans.md"
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    MADE.mkdir(parents=True, exist_ok=True)
+    """Plan all; docs/plans.md is written after each."""
     for slice_ in SLICES:
         for name in ABLATION:
-            lines.append(row(name, plan(name, slice_)))
-            out.write_text(HEAD + "\n".join(lines) + "\n")
+            plan(name, slice_)
+            (DOCS / "plans.md").write_text(HEAD + table())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 A job whose machines are gone is recovered without further ado; `recover_on_exit_codes` adds the exit that saved first,
 and `max_restarts_on_errors: 0` makes every other exit code final.
 
+The checkout is copied to the machines and is the working directory there, with an image too (SkyPilot leaves the
+image's own); the image then brings rl-llm and what it needs.
+
 It mounts the bucket with a gcsfuse of its own choice, which remembers for five seconds what it has seen of a file.
 """
 
@@ -38,17 +41,17 @@ def render(spec: LaunchSpec) -> Commands:
 
 
 def task(spec: LaunchSpec) -> dict[str, Any]:
-    """The task. With setup commands the checkout is its working directory, with an image what that says."""
+    """The task."""
     hardware = spec.hardware
     peers = PEERS if isinstance(hardware, GpuNodes) and hardware.hosts > 1 else ()
     return {
         "name": spec.name,
-        **({} if spec.image else {"workdir": "."}),
+        "workdir": ".",
         # The hosts of a TPU slice are one node to SkyPilot, which runs the commands on all of them.
         "num_nodes": hardware.hosts if isinstance(hardware, GpuNodes) else 1,
         "resources": {
             **_machines(spec),
-            **({"infra": f"gcp/*/{spec.zone}"} if spec.zone else {}),
+            **({"infra": _where(spec.zone)} if spec.zone else {}),
             "use_spot": spec.spot,
             **({"image_id": f"docker:{spec.image}"} if spec.image else {}),
             "job_recovery": {"max_restarts_on_errors": 0, "recover_on_exit_codes": [PREEMPTED]},
@@ -57,6 +60,11 @@ def task(spec: LaunchSpec) -> dict[str, Any]:
         "envs": {"JAX_PLATFORMS": spec.platforms, "PYTHONUNBUFFERED": "1"},
         "run": "\n".join(("set -e", *spec.setup, *peers, f"exec {shell_line(spec.command)}", "")),
     }
+
+
+def _where(zone: str) -> str:
+    """Google Cloud's zone, or its region, as CLOUD/REGION/ZONE."""
+    return f"gcp/*/{zone}" if zone.count("-") == 2 else f"gcp/{zone}"
 
 
 def _machines(spec: LaunchSpec) -> dict[str, Any]:

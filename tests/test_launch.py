@@ -257,6 +257,17 @@ def test_a_task_for_skypilot_is_one_to_its_reference(spec):
     assert task["run"].splitlines()[-1] == f"exec {COMMAND}"
 
 
+@pytest.mark.parametrize(("zone", "infra"), [("us-east5-b", "gcp/*/us-east5-b"), ("us-east5", "gcp/us-east5")])
+def test_skypilot_is_told_a_zone_or_a_region(zone, infra):
+    assert skypilot.task(replace(ON_GPUS, zone=zone))["resources"]["infra"] == infra
+
+
+def test_an_experiment_is_there_in_an_image_under_skypilot_too():
+    task = skypilot.task(replace(ON_GPUS, setup=(), image="us-docker.pkg.dev/p/r/rl-llm:1"))
+    assert task["workdir"] == "."  # it changes into ~/sky_workdir, whatever the image's working directory is
+    assert task["resources"]["image_id"] == "docker:us-docker.pkg.dev/p/r/rl-llm:1"
+
+
 def test_gpus_under_skypilot_are_told_of_their_peers():
     task = skypilot.task(ON_GPUS)
     assert (task["num_nodes"], task["resources"]["accelerators"]) == (2, "H100:8")

@@ -209,12 +209,19 @@ def test_a_chat_needs_a_template(copy: Path):
         ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined; give the tokenizer a date"),
         ("{{ messages.append(1) }}", "cannot be rendered: .*append"),
         ("{{ ''.__class__.__mro__ }}", "cannot be rendered: .*__class__"),
+        ("{% for i in range(1000000) %}{% endfor %}", "cannot be rendered: Range too big"),
     ],
 )
 def test_a_template_that_fails_or_reaches_out_of_its_sandbox_is_named(copy: Path, template: str, message: str):
     (copy / "chat_template.jinja").write_text(template)
     with pytest.raises(ValueError, match=message):
         HuggingFaceTokenizer(copy, chat=True).encode_prompt("2")
+
+
+def test_a_template_may_mark_what_is_generated_and_write_json(copy: Path):
+    template = "{% for m in messages %}{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}"
+    (copy / "chat_template.jinja").write_text(template)
+    assert HuggingFaceTokenizer(copy, chat=True).encode_prompt("é < 2") == QWEN.encode('"é < 2"')
 
 
 def test_the_fingerprint_is_that_of_the_content_and_of_the_fields(copy: Path):

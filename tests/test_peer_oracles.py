@@ -8,6 +8,7 @@ cases are not reproduced, and why. Here it is held to what is done.
 
 import json
 import os
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ ARRAYS = np.load(FOLDER / "oracles.npz")
 MATCHERS = {**advantages.MATCHERS, **losses.MATCHERS}
 MATCHED_AT_LEAST = 330
 
-CASES = {entry["name"]: Case(entry, ARRAYS) for entry in INDEX["cases"]}
+CASES = {entry["name"]: Case(entry, ARRAYS, INDEX["shapes"]["responses_per_group"]) for entry in INDEX["cases"]}
 LEFT_OUT = reasons(CASES)
 MATCHED = [name for name in CASES if name not in LEFT_OUT]
 
@@ -57,6 +58,14 @@ def test_our_component_returns_what_the_peer_returned(name: str, made: list[Any]
     for entry in same():
         told = said(case, entry)
         assert told is None or told in compared, f"{entry.ours} is said of {case.function}, and was not compared"
+
+
+def test_groups_are_as_large_as_the_file_says():
+    case = CASES["trl.rloo_adv.norm0.real"]
+    rewards = case.input("reward_real")
+    of_one_group = MATCHERS[case.peer, case.function](replace(case, responses_per_group=len(rewards)))
+    others = (rewards.sum() - rewards) / (len(rewards) - 1)
+    np.testing.assert_allclose(of_one_group["advantages"], rewards - others, atol=1e-5)
 
 
 def test_every_case_is_matched_or_has_a_reason():

@@ -20,8 +20,6 @@ from rl_llm.evaluation import pass_at_k
 
 Outputs = Mapping[str, np.ndarray]
 
-GROUP = 4  # responses per group where a case does not say it (oracles.json, "shapes")
-
 apply = jax.jit(lambda component, batch: component(batch), static_argnums=0)
 including = jax.jit(update)
 returns_of = jax.jit(lambda component, batch: component.returns(batch), static_argnums=0)
@@ -41,7 +39,7 @@ def on_tokens(case: Case, output: str, ours: np.ndarray, mask: np.ndarray) -> np
 def responses(case: Case, component: Any, moments: Moments | None = None) -> np.ndarray:
     """A component's advantage f32[B] for the case's rewards, stored group by group."""
     reward = named(case, "reward_")
-    per_prompt = case.params.get("num_generations") or case.params.get("n_sample") or GROUP
+    per_prompt = case.params.get("num_generations") or case.params.get("n_sample") or case.responses_per_group
     of_case = batch(np.ones((len(reward), 1)), per_prompt, reward=reward)
     return np.asarray(apply(component, replace(of_case, moments=moments)))[:, 0]
 
@@ -205,7 +203,7 @@ def openrlhf(case: Case) -> Outputs:
     params, mask, estimator = case.params, case.input("mask"), case.params["estimator"]
     of_case = batch(
         mask,
-        GROUP,
+        case.responses_per_group,
         reward=named(case, "reward_"),
         value=case.input("values"),
         old_logp=case.input("old_logp"),
@@ -244,7 +242,7 @@ def trl_rloo(case: Case) -> Outputs:
 def trl_gdpo(case: Case) -> Outputs:
     rewards = np.stack([case.input(name) for name in case.entry["inputs"]], axis=1)
     component = GDPO(weights=tuple(case.params["reward_weights"]))
-    of_case = batch(np.ones((len(rewards), 1)), GROUP, rewards=rewards)
+    of_case = batch(np.ones((len(rewards), 1)), case.responses_per_group, rewards=rewards)
     return {"advantages": apply(component, of_case)[:, 0]}
 
 

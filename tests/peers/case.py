@@ -14,10 +14,11 @@ from rl_llm.types import Batch, Prompts
 
 @dataclass(frozen=True)
 class Case:
-    """An entry of oracles.json with the arrays it names."""
+    """An entry of oracles.json with the arrays it names, and the size of groups where the entry does not say it."""
 
     entry: dict[str, Any]
     arrays: Any
+    responses_per_group: int
 
     @property
     def name(self) -> str:

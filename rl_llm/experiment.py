@@ -208,6 +208,16 @@ class Experiment:
             raise ValueError(
                 f"dynamic_sampling={self.dynamic_sampling} cannot act: no filter of the algorithm drops groups"
             )
+        if self.dynamic_sampling and self.train_problems < 2 * self.prompts_per_step:
+            raise ValueError(
+                f"dynamic_sampling={self.dynamic_sampling} cannot act: a second rollout asks prompts_per_step="
+                f"{self.prompts_per_step} further problems, and there are train_problems={self.train_problems} in all"
+            )
+        if self.curriculum.drop_solved is not None and self.train_problems == self.prompts_per_step:
+            raise ValueError(
+                f"curriculum.drop_solved={self.curriculum.drop_solved} cannot act: every step asks all of "
+                f"train_problems={self.train_problems}"
+            )
         difficulty, length = self.curriculum.difficulty, self.curriculum.length
         if difficulty and difficulty.count(self.train_problems, 0) < self.prompts_per_step:
             raise ValueError(

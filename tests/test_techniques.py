@@ -206,6 +206,18 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
             r"pretraining_steps=5 are more than steps",
         ),
         ({"dynamic_sampling": DynamicSampling()}, r"dynamic_sampling=.* cannot act: no filter"),
+        (
+            {
+                "dynamic_sampling": DynamicSampling(),
+                "algorithm": replace(LITE_PPO, filters=(ZeroVariance(),)),
+                "train_problems": 15,
+            },
+            r"dynamic_sampling=.* cannot act: a second rollout asks prompts_per_step=8 further problems",
+        ),
+        (
+            {"curriculum": Curriculum(drop_solved=0.5), "train_problems": 8},
+            r"drop_solved=0.5 cannot act: every step asks all of train_problems=8",
+        ),
         ({"curriculum": Curriculum(Difficulty(0.1, 2))}, r"first_share=0.1 of train_problems=40 is less than"),
         ({"curriculum": Curriculum(Difficulty(0.5, 9))}, r"difficulty.steps=9 are more than steps=4"),
         (

@@ -352,3 +352,23 @@ def test_what_the_sampler_is_away_is_not_weighed_twice(objective: Any):
     replace(weighing, corrections=(a.RatioMask(),)).check(OFF_POLICY)
     with pytest.raises(ValueError, match=rf"ImportanceWeight\(.*\) beside {type(objective).__name__}"):
         replace(weighing, corrections=(a.ImportanceWeight(),)).check(OFF_POLICY)
+
+
+def test_the_sign_of_no_advantage_is_refused():
+    student = replace(PLAIN, objective=a.ReverseKL(), corrections=(a.OffPolicyMask(0.1),))
+    replace(student, objective=a.PolicyGradient()).check(OFF_POLICY)
+    with pytest.raises(ValueError, match=r"OffPolicyMask looks at the sign of the advantage, which ReverseKL"):
+        student.check(OFF_POLICY)
+
+
+def test_a_bound_beyond_what_a_mask_leaves_is_refused():
+    def check(*corrections: Any) -> None:
+        replace(BASE, corrections=corrections).check(OFF_POLICY)
+
+    for weight in (a.ImportanceWeight(upper=1.5), a.ImportanceWeight("sequence"), a.ImportanceWeight(upper=None)):
+        check(a.RatioMask(), weight)
+    check(a.RatioMask(), a.ImportanceWeight(batch_normalize=True))  # its mean is over the masked ones too
+    with pytest.raises(ValueError, match=r"ImportanceWeight.upper=2.0 cannot act beside RatioMask"):
+        check(a.RatioMask(), a.ImportanceWeight())
+    with pytest.raises(ValueError, match=r"ImportanceWeight.lower=0.5 cannot act beside RatioMask"):
+        check(a.RatioMask(), a.ImportanceWeight(lower=0.5, upper=1.5))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.aggregate import Balanced, TokenMean
-from rl_llm.algorithms.correction import ImportanceWeight
+from rl_llm.algorithms.correction import ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.objective import Nothing
 
 THE_REWARD = Normalize(mean="none", std="none")  # the advantage that does nothing
@@ -70,8 +70,12 @@ def check_losses(algorithm: Any) -> None:
         raise ValueError(
             f"{type(objective).__name__} reads no advantage, so {algorithm.advantage} cannot act: take {THE_REWARD}"
         )
-    if isinstance(algorithm.aggregate, Balanced):
-        raise ValueError(f"Balanced looks at the sign of the advantage, which {type(objective).__name__} does not have")
+    for part in (algorithm.aggregate, *algorithm.corrections):
+        if isinstance(part, Balanced | OffPolicyMask):
+            raise ValueError(
+                f"{type(part).__name__} looks at the sign of the advantage, which {type(objective).__name__} does not "
+                "have"
+            )
 
 
 def check_shaping(algorithm: Any) -> None:
@@ -123,8 +127,8 @@ def check_empty_rows(algorithm: Any) -> None:
 
 
 def check_corrections(algorithm: Any) -> None:
-    """Raises ValueError for a weight that stands in the objective already. A mask may be beside it: it drops what the
-    objective would weigh.
+    """Raises ValueError for a weight that stands in the objective already, and for a bound of a weight beyond which a
+    mask leaves nothing. A mask may be beside either: it drops what they would weigh.
     """
     name = type(algorithm.objective).__name__
     for correction in algorithm.corrections:
@@ -132,4 +136,19 @@ def check_corrections(algorithm: Any) -> None:
             raise ValueError(
                 f"{correction} beside {name}: the ratio of {name} is to the sampler's distribution, so what the "
                 "sampler is away would be weighed twice; leave the correction out"
+            )
+        for mask in algorithm.corrections if isinstance(correction, ImportanceWeight) else ():
+            if isinstance(mask, RatioMask) and mask.level == correction.level and not correction.batch_normalize:
+                check_reach(correction, mask)
+
+
+def check_reach(weight: ImportanceWeight, mask: RatioMask) -> None:
+    """Raises ValueError for a bound of the weight that no ratio reaches which the mask leaves."""
+    above = weight.upper is not None and mask.upper is not None and weight.upper >= mask.upper
+    below = weight.lower is not None and mask.lower is not None and weight.lower <= mask.lower
+    for name, dead in (("upper", above), ("lower", below)):
+        if dead:
+            raise ValueError(
+                f"ImportanceWeight.{name}={getattr(weight, name)} cannot act beside {mask}: no ratio is left beyond "
+                f"{getattr(mask, name)}; set {name}=None"
             )

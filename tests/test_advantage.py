@@ -368,6 +368,8 @@ GROUP_OF_ONE = Setting(8, 1, 1)
         (PassAtK(8), Setting(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
         (Whiten(ReMax(), over="responses"), Setting(1, 1, 1), "Whiten.over='responses' with a batch of one"),
         (Whiten(Normalize(std="batch")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its std .* cannot act"),
+        (Whiten(Whiten(RLOO()), over="responses"), Setting(8, 8, 1), r"Whiten around Whiten\(.* cannot act"),
+        (Whiten(GPG()), Setting(8, 8, 1), r"Whiten around GPG\(\): .* cannot act"),
         (Whiten(Normalize("batch", "none")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its mean .* cannot act"),
     ],
     ids=str,
@@ -400,6 +402,7 @@ def test_one_response_per_prompt_is_enough_where_none_is_compared(component):
         (lambda: GDPO(weights=(1.0,)), "a single reward needs no GDPO"),
         (lambda: GDPO((1.0, 1.0), eps=-1.0), r"GDPO.eps must be greater than 0"),
         (lambda: Whiten(RLOO(), eps=0.0), r"Whiten.eps must be greater than 0"),
+        (lambda: ClipAdvantage(ClipAdvantage(RLOO()), 1.0), r"of two bounds the wider one cannot act"),
         (lambda: ClipAdvantage(RLOO(), 0.0), r"ClipAdvantage.bound must be greater than 0, not 0.0"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.advantage import Normalize
+from rl_llm.algorithms.advantage import GPG, Normalize
 from rl_llm.algorithms.moments import deviations, variance
 from rl_llm.algorithms.setting import Setting
 from rl_llm.types import Batch
@@ -66,10 +66,16 @@ class Whiten(Around):
             raise ValueError(f"Whiten.eps must be greater than 0, not {self.eps}: equal advantages have a std of 0")
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError if the inner advantage does, where there is a single response to look at, and for a mean or
-        a std of all rewards inside: the same number everywhere, it is taken off or divided out again.
+        """Raises ValueError if the inner advantage does, where there is a single response to look at, and for what is
+        the same number everywhere inside (a mean or a std of all rewards, GPG's factor, other whitening): it is taken
+        off or divided out again.
         """
         super().check(setting)
+        if isinstance(self.advantage, Whiten | GPG):
+            raise ValueError(
+                f"Whiten around {self.advantage}: what that takes off or multiplies by is the same in the whole batch "
+                "and cannot act, as whitening takes its own; leave one of them out"
+            )
         for name in ("mean", "std") if isinstance(self.advantage, Normalize) else ():
             if getattr(self.advantage, name) in ("batch", "running"):
                 raise ValueError(
@@ -102,6 +108,8 @@ class ClipAdvantage(Around):
     def __post_init__(self) -> None:
         if not self.bound > 0:
             raise ValueError(f"ClipAdvantage.bound must be greater than 0, not {self.bound}")
+        if isinstance(self.advantage, ClipAdvantage):
+            raise ValueError(f"ClipAdvantage around {self.advantage}: of two bounds the wider one cannot act, keep one")
 
     def __call__(self, batch: Batch) -> jax.Array:
         return jnp.clip(self.advantage(batch), -self.bound, self.bound)

@@ -73,6 +73,7 @@ def check_supervision(experiment: Any) -> None:
             f"top_tokens of {' and '.join(type(part).__name__ for part in sources)}: "
             "one of them makes batch.teacher_tokens, for a component of the algorithm that looks at it (Distillation)"
         )
+    check_weights(experiment)
     check_reward_model(experiment)
     if experiment.mixture is not None and not experiment.policy_updates():
         raise ValueError("mixture cannot act: critic.pretraining_steps leaves no step to the policy")
@@ -86,6 +87,22 @@ def check_supervision(experiment: Any) -> None:
         if acting:
             raise ValueError(
                 f"{' and '.join(acting)} cannot act on stored responses ({stored.path}): nothing is sampled"
+            )
+
+
+def check_weights(experiment: Any) -> None:
+    """Raises ValueError for weights of the reward's components where the advantage has its own (GDPO) and nothing else
+    looks at the total.
+    """
+    algorithm = experiment.algorithm
+    losses = (algorithm.objective, *algorithm.regularizers, algorithm.value_loss)
+    if "rewards" not in algorithm.needs or algorithm.filters or any(getattr(x, "reads_reward", False) for x in losses):
+        return
+    for component in experiment.reward.components:
+        if component.weight != 1.0:
+            raise ValueError(
+                f"{component}.weight cannot act: {algorithm.advantage} has weights of its own and nothing reads the "
+                "total reward; set it to 1.0"
             )
 
 

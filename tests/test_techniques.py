@@ -241,6 +241,17 @@ def test_a_recipe_runs(tmp_path: Path, name: str):
         ({"staleness": 4}, r"staleness=4 with steps=4: every rollout would be the first policy's"),
         ({"algorithm": replace(LITE_PPO, advantage=GDPO((1.0, 1.0)))}, r"GDPO.weights=\(1.0, 1.0\) for 1 rewards"),
         (
+            {"algorithm": replace(LITE_PPO, advantage=GDPO((1.0, 1.0))), "reward": Reward((Accuracy(2.0),))},
+            r"Accuracy\(weight=2.0\).weight cannot act: GDPO\(.*\) has weights of its own",
+        ),
+        (  # the filter looks at the total, so the weight acts
+            {
+                "algorithm": replace(LITE_PPO, advantage=GDPO((1.0, 1.0)), filters=(ZeroVariance(),)),
+                "reward": Reward((Accuracy(2.0),)),
+            },
+            r"GDPO.weights=\(1.0, 1.0\) for 1 rewards",
+        ),
+        (
             {"reward_model": RewardModel("x"), "reward": Reward((Accuracy(2.0),))},
             r"reward=.* cannot act: the reward model's score takes its place",
         ),

@@ -86,6 +86,7 @@ class TOPR:
     level: Literal["sequence", "token"] = "sequence"
 
     from_sampler = True
+    reads_reward = True
 
     def check(self, setting: Setting) -> None:
         """Raises ValueError for a level that was set where no ratio leaves 1."""

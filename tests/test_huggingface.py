@@ -156,6 +156,9 @@ def changed_config(folder: Path, **changes: object) -> Path:
         ({"rope_parameters": []}, ["rope_parameters", "[]"]),
         ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ({"layer_types": ["full_attention", "linear_attention"]}, ["layer_types", "linear_attention"]),
+        ({"layer_types": [["sliding_attention"], "full_attention"]}, ["layer_types"]),
+        ({"layer_types": ["sliding_attention"] * 2}, ["layer_types", "use_sliding_window"]),
+        ({"hidden_act": ["silu"]}, ["hidden_act", "['silu']"]),
     ],
 )
 def test_a_config_that_is_not_implemented_is_refused_by_name(changes: dict, words: list[str], tmp_path: Path) -> None:
@@ -173,7 +176,9 @@ def test_dense_layers_among_sparse_ones_are_refused(tmp_path: Path) -> None:
 
 def test_windows_that_config_json_turns_on_are_those_of_transformers():
     qwen = json.loads((GOLDEN / "qwen2" / "config.json").read_text()) | {"num_hidden_layers": 40, "layer_types": None}
-    config = config_from_json(qwen | {"use_sliding_window": True, "max_window_layers": None, "sliding_window": None})
+    qwen |= {"use_sliding_window": True, "max_window_layers": None}
+    assert config_from_json(qwen | {"sliding_window": None}).sliding is None
+    config = config_from_json({name: value for name, value in qwen.items() if name != "sliding_window"})
     assert config.sliding is not None
     assert (config.sliding.window, config.sliding.layers) == (4096, tuple(range(28, 40)))
     moe = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
@@ -182,6 +187,11 @@ def test_windows_that_config_json_turns_on_are_those_of_transformers():
     assert config.sliding.layers == tuple(range(config.layers)), "its model has one mask for all layers"
     assert config_from_json(config_to_json(config, "float32")) == config
     gemma = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
+    with pytest.raises(ConfigError, match="final_logit_softcapping"):
+        config_from_json(gemma | {"final_logit_softcapping": "8"})
+    llama = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    with pytest.raises(ConfigError, match="no layer slides"):
+        config_from_json(llama | {"layer_types": ["sliding_attention", "full_attention"]})
     with pytest.raises(ConfigError, match="full_attention"):
         config_from_json(gemma | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}})
 

@@ -66,20 +66,27 @@ def _rope(parameters: Fields, base: float) -> tuple[float, RopeScaling | None]:
 def _sliding_layers(fields: Fields, family: Family, layers: int) -> tuple[int, ...]:
     kinds, pattern = fields.take("layer_types"), fields.count("sliding_window_pattern", 6)
     pattern = fields.count("_sliding_window_pattern", pattern)
-    on, first = fields.flag("use_sliding_window"), fields.take("max_window_layers", WINDOW_FROM)
+    null = fields.peek("sliding_window", WINDOW) is None  # it switches windows off; where it is missing, it does not
+    on, first = fields.flag("use_sliding_window") and not null, fields.take("max_window_layers", WINDOW_FROM)
     if kinds is not None:
-        known = {"full_attention": False, "sliding_attention": True}
+        known = ("full_attention", "sliding_attention")
         if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
             raise fields.refuse("layer_types", kinds, f"{layers} of full_attention or sliding_attention")
-        found = tuple(index for index, kind in enumerate(kinds) if known[kind])
+        found = tuple(index for index, kind in enumerate(kinds) if kind == "sliding_attention")
     elif family == "gemma3":
         found = tuple(index for index in range(layers) if (index + 1) % pattern)
     elif not isinstance(first, int):
         raise fields.refuse("max_window_layers", first, "a whole number")
     else:
         found = tuple(range(first, layers)) if on and family in ("qwen2", "qwen3") else ()
-    if family != "qwen3_moe":
-        return found
-    if kinds is not None and len(found) != (layers if on else 0):
-        raise fields.refuse("layer_types", kinds, f"in this family all layers slide (use_sliding_window={on}) or none")
-    return tuple(range(layers)) if on else ()
+    if family == "qwen3_moe":
+        if kinds is not None and len(found) != (layers if on else 0):
+            raise fields.refuse(
+                "layer_types", kinds, f"in this family all layers slide (use_sliding_window={on}) or none"
+            )
+        return tuple(range(layers)) if on else ()
+    if found and family == "llama":
+        raise fields.refuse("layer_types", kinds, "no layer slides in this family")
+    if found and family != "gemma3" and not on:
+        raise fields.refuse("layer_types", kinds, "layers that slide need use_sliding_window=true and a sliding_window")
+    return found

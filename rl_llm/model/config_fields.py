@@ -26,6 +26,8 @@ WITHOUT_EFFECT = frozenset(
         "id2label",
         "label2id",
         "unsloth_fixed",
+        "unsloth_version",
+        "_attn_implementation_autoset",
     }
 )
 
@@ -44,6 +46,10 @@ class Fields:
         """Its value; the family's default, or this one, where it is missing or null."""
         value = self._values.pop(name, None)
         return self._defaults.get(name, default) if value is None else value
+
+    def peek(self, name: str, default: Any = None) -> Any:
+        """Its value, null as well, without taking it; this one where it is missing."""
+        return self._values.get(name, default)
 
     def table(self, name: str) -> Mapping[str, Any] | None:
         """An object with fields of its own, or None. Raises ConfigError."""

@@ -84,7 +84,7 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
 def _activation(fields: Fields, family: Family) -> str:
     name = "hidden_activation" if family == "gemma3" else "hidden_act"
     value = fields.take(name, "gelu_pytorch_tanh" if family == "gemma3" else "silu")
-    if value not in ACTIVATIONS:
+    if value not in tuple(ACTIVATIONS):  # a list could not be looked up
         raise fields.refuse(name, value, f"only {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[value]
 
@@ -114,5 +114,6 @@ def _of_family(fields: Fields, family: Family) -> dict[str, Any]:
         given |= {"sandwich_norms": True, "unit_offset_norms": True, "embedding_scale": True}
         given["query_scalar"] = fields.number("query_pre_attn_scalar", 256.0)
         fields.take("attn_logit_softcapping")  # left over from Gemma 2: no implementation of this family applies it
-        given["logit_softcap"] = fields.take("final_logit_softcapping")
+        cap = "final_logit_softcapping"
+        given["logit_softcap"] = None if fields.peek(cap) is None else fields.number(cap)
     return given

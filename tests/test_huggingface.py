@@ -159,6 +159,8 @@ def changed_config(folder: Path, **changes: object) -> Path:
         ({"layer_types": [["sliding_attention"], "full_attention"]}, ["layer_types"]),
         ({"layer_types": ["sliding_attention"] * 2}, ["layer_types", "use_sliding_window"]),
         ({"hidden_act": ["silu"]}, ["hidden_act", "['silu']"]),
+        ({"dtype": "float64"}, ["dtype", "float64"]),
+        ({"dtype": ["float32"]}, ["dtype", "['float32']"]),
     ],
 )
 def test_a_config_that_is_not_implemented_is_refused_by_name(changes: dict, words: list[str], tmp_path: Path) -> None:

@@ -170,8 +170,10 @@ def checked(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTens
     ]
     values = _config_values(folder)
     said = values.get("dtype") or values.get("torch_dtype")
+    if said is not None and said not in tuple(NAMES):
+        raise ConfigError(f"{folder / CONFIG}: dtype={said!r} is not implemented: only {', '.join(NAMES)}")
     dtypes = sorted({tensor.dtype for tensor in stored.values()} & set(NAMES.values()))
-    allowed = {NAMES[said]} if said in NAMES else set(dtypes[:1])
+    allowed = {NAMES[said]} if said else set(dtypes[:1])
     problems += [
         f"{name} has the dtype {tensor.dtype}, not {' or '.join(sorted(allowed))}"
         for name, tensor in stored.items()

@@ -5,12 +5,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from jax.sharding import Mesh
 
 from rl_llm import noise
@@ -82,6 +84,29 @@ def test_a_model_is_written_back_byte_for_byte(name: str, tmp_path: Path) -> Non
     assert {"config.json", "generation_config.json"} < set(written)
     for file in written:
         assert filecmp.cmp(GOLDEN / name / file, tmp_path / "copy" / file, shallow=False), file
+
+
+class Bucket(MemoryFileSystem):
+    """gs:// in memory."""
+
+    protocol = "gs"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+
+def test_a_folder_may_be_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: Bucket())
+    for file in (GOLDEN / "qwen3").iterdir():
+        Bucket().pipe_file(f"bucket/qwen3/{file.name}", file.read_bytes())
+    config, params = load("gs://bucket/qwen3")
+    jax.tree.map(np.testing.assert_array_equal, params, load(GOLDEN / "qwen3")[1])
+    save(config, params, "gs://bucket/copy", like="gs://bucket/qwen3")
+    for file in (GOLDEN / "qwen3").iterdir():
+        assert Bucket().cat_file(f"bucket/copy/{file.name}") == file.read_bytes()
 
 
 @pytest.mark.parametrize("name", FOLDERS)

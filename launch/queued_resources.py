@@ -29,7 +29,8 @@ while [ "$starts" -le {restarts} ]; do
     starts=$((starts + 1))
     case "$(state)" in
         "") {create} || exit 1 ;;
-        SUSPEND*) give_back; {create} || exit 1 ;; # what a preemption leaves behind keeps the name
+        # What a preemption, or a request that failed before, leaves behind keeps the name.
+        SUSPEND* | FAILED) give_back; {create} || exit 1 ;;
     esac
     until [ "$(state)" = ACTIVE ]; do
         case "$(state)" in

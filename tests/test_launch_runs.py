@@ -175,6 +175,17 @@ def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, mon
     assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"] == calls.split()
 
 
+def test_a_request_that_failed_before_is_made_anew(monkeypatch, tmp_path):
+    for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
+        put_tool(tmp_path, tool, script)
+    (tmp_path / "codes").write_text("0\n")
+    (tmp_path / "state").write_text("FAILED\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    ended = subprocess.run(["sh", "-c", queued_resources.script(SPEC)], cwd=tmp_path, capture_output=True, check=False)
+    assert ended.returncode == 0
+    assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"][:2] == ["delete", "create"]
+
+
 # Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.
 SUDO = """
 echo "$@" >> calls

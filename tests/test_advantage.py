@@ -368,6 +368,7 @@ GROUP_OF_ONE = Setting(8, 1, 1)
         (PassAtK(8), Setting(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
         (Whiten(ReMax(), over="responses"), Setting(1, 1, 1), "Whiten.over='responses' with a batch of one"),
         (Whiten(Normalize(std="batch")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its std .* cannot act"),
+        (Normalize(std="batch", std_of="centred"), Setting(1, 8, 1), r"std_of='centred' cannot act with prompts_per"),
         (Whiten(Whiten(RLOO()), over="responses"), Setting(8, 8, 1), r"Whiten around Whiten\(.* cannot act"),
         (Whiten(GPG()), Setting(8, 8, 1), r"Whiten around GPG\(\): .* cannot act"),
         (Whiten(Normalize("batch", "none")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its mean .* cannot act"),

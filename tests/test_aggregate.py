@@ -132,6 +132,7 @@ def test_responses_of_one_token_weigh_the_same_under_every_mean():
         (lambda: VLNorm(0), "VLNorm.length must be at least 1 token, not 0"),
         (lambda: VLNorm(8, alpha=1.5), "VLNorm.alpha must lie between 0 .* not 1.5"),
         (lambda: TokenMean("mini-batch", 4).check(Setting(8, 8, 2)), "mini_batches=4 with updates_per_rollout=2"),
+        (lambda: TokenMean("group").check(Setting(1, 8, 1)), "scope='group' cannot act with prompts_per_step=1"),
         (lambda: Balanced().check(Setting(8, 1, 1)), "Balanced with responses_per_prompt=1"),
     ],
 )

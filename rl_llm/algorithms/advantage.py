@@ -91,7 +91,9 @@ class Normalize(ResponseAdvantage):
         return ("moments",) if "running" in (self.mean, self.std) else ()
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError where a level has a single reward to look at."""
+        """Raises ValueError where a level has a single reward to look at, and for `std_of` where there is one group."""
+        if setting.prompts_per_step == 1:
+            refuse(self, ("std_of",), "with prompts_per_step=1: the group's mean is that of the batch")
         for name, level in (("mean", self.mean), ("std", self.std)):
             if level == "group" and setting.responses_per_prompt == 1:
                 raise ValueError(

@@ -37,7 +37,9 @@ class TokenMean:
             )
 
     def check(self, setting: Setting) -> None:
-        """Raises ValueError for shares that are not those of the updates."""
+        """Raises ValueError for shares that are not those of the updates, and for a group that is the batch."""
+        if self.scope == "group" and setting.prompts_per_step == 1:
+            refuse(self, ("scope",), "with prompts_per_step=1: the group is the batch")
         if self.scope == "mini-batch" and self.mini_batches != setting.updates_per_rollout:
             raise ValueError(
                 f"TokenMean.mini_batches={self.mini_batches} with updates_per_rollout={setting.updates_per_rollout}: "

@@ -271,6 +271,10 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         (replace(DIRECT_PREFERENCE, advantage=Normalize()), r"Pairwise reads no advantage, so Normalize\(.*cannot act"),
         (replace(DIRECT_PREFERENCE, aggregate=TokenMean()), r"Pairwise with TokenMean"),
         (replace(REWARD_MODEL, value_aggregate=TokenMean()), r"BradleyTerry with TokenMean"),
+        (
+            replace(PPO, value_loss=algorithms.BradleyTerry(), value_aggregate=algorithms.SequenceSum()),
+            r"BradleyTerry beside Whiten: nobody teaches the critic the returns",
+        ),
         (replace(PPO, advantage=Whiten(Normalize())), r"ValueLoss beside Whiten: nobody reads what the critic says"),
         (
             replace(LITE_PPO, regularizers=(EntropyBonus(math.inf),)),

@@ -62,6 +62,12 @@ def check_losses(algorithm: Any) -> None:
             f"{type(value_loss).__name__} beside {type(algorithm.advantage).__name__}: nobody reads what the critic "
             "says, nor are there returns for it to learn; take GAE, or leave the critic out"
         )
+    reads_value = value_loss is not None and "value" in algorithm.advantage.needs
+    if reads_value and "returns" not in getattr(value_loss, "needs", ()):
+        raise ValueError(
+            f"{type(value_loss).__name__} beside {type(algorithm.advantage).__name__}: nobody teaches the critic the "
+            "returns that the advantage takes its values for; take ValueLoss"
+        )
     if isinstance(objective, Nothing) and not algorithm.regularizers and value_loss is None:
         raise ValueError("Nothing without regularizers: there is no loss; name one, such as Distillation")
     if getattr(objective, "reads_advantage", True) or "value" in algorithm.needs:

@@ -43,7 +43,8 @@ while [ "$starts" -le {restarts} ]; do
     {train}
     code=$?
     case "$code" in
-        {preempted} | 255) ;;  # saved; or the connection was lost, with or without the slice
+        # Saved; or a host left as it had lost another one; or the connection was lost, with or without the slice.
+        {preempted} | 134 | 255) ;;
         *) if [ "$code" = 0 ] || [ "$(state)" = ACTIVE ]; then give_back; exit "$code"; fi ;;
     esac
     echo "exit code $code: going on" >&2

@@ -160,6 +160,7 @@ esac
         ([137], 137, "create scp ssh delete"),
         ([143, 0], 0, "create scp ssh scp ssh delete"),
         ([255, 0], 0, "create scp ssh scp ssh delete"),  # the connection was lost
+        ([134, 0], 0, "create scp ssh scp ssh delete"),  # another host was
         (["gone", 0], 0, "create scp ssh delete create scp ssh delete"),
         ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh"),
     ],

@@ -4,6 +4,15 @@ Claim (arXiv 2508.08221, section 4.2.1): an upper bound of 0.28 in the place of 
 already (their entropy falls more slowly), and does little for base models, whose clip rate is about 0.003. Two, four
 and eight updates per rollout here: a bound acts from the second one on (with one, it is refused as a knob that cannot
 act), and how often is a metric of every run.
+
+Measured by `rl-llm ablate experiments/paper/t4_clip_higher.py`, 5 seeds, differences with 95 % intervals:
+
+* Strong: 0.28 ends higher: undecided, -0.000 [-0.037, +0.037].
+* Strong: 0.28 keeps more entropy: no effect, +0.000 [-0.001, +0.001].
+* Strong, 8 updates: 0.28 ends higher: undecided, +0.049 [-0.176, +0.274].
+* Strong, 8 updates: 0.28 clips fewer tokens: no effect, -0.0002 [-0.0003, -0.0000].
+* Strong: 8 updates clip more than 2: no effect, +0.0005 [+0.0002, +0.0007].
+* Weak: 0.28 makes no difference: undecided, +0.029 [-0.077, +0.136].
 """
 
 from dataclasses import replace

@@ -2,6 +2,13 @@
 
 Claim (arXiv 2508.08221, section 4.2.3): of 0.20, 0.24, 0.28 and 0.32 the largest is best for an aligned model of 4 B,
 0.28 for one of 8 B: four points, two sizes, one run each. Here two sizes of strong policies, a factor of 2.9 apart.
+
+Measured by `rl-llm ablate experiments/paper/t6_clip_and_size.py`, 5 seeds, differences with 95 % intervals:
+
+* Small: 0.32 beats 0.20: undecided, -0.008 [-0.032, +0.017].
+* Small: 0.32 beats 0.28: undecided, -0.008 [-0.029, +0.014].
+* Large: 0.28 beats 0.20: undecided, -0.001 [-0.030, +0.028].
+* Large: 0.28 beats 0.32: undecided, +0.011 [-0.019, +0.041].
 """
 
 from experiments.paper.scales import SIZES, at_each_scale, starts

@@ -18,6 +18,8 @@ import numpy as np
 from experiments.recipes_table import evaluations, interval, run
 
 DISTILLATION, PREFERENCES = (Path(__file__).with_name(f"{name}.py") for name in ("distillation", "preferences"))
+DISTILLED = ("gkd", "on_policy", "offline", "without")
+PREFERRED = ("offline_dpo", "offline_kto", "offline_sft", "rlhf", "rlhf_kl")
 
 
 def main() -> None:
@@ -27,30 +29,37 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/recipes"), metavar="DIR", help="also of recipes_table.py"
     )
+    arms = (*DISTILLED, *PREFERRED)
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=arms, metavar="NAME")
     options = parser.parse_args()
-    print(table([pipelines(seed, options.out) for seed in range(options.seeds)]))
+    runs: dict[str, list[Path]] = {arm: [] for arm in options.arms}
+    for seed in range(options.seeds):
+        warm = run("warm", seed, options.out)
+        for arm in options.arms:
+            make = distilled if arm in DISTILLED else preferred
+            runs[arm].append(make(arm, seed, options.out, f"start={warm}"))
+    print(table(runs))
 
 
-def pipelines(seed: int, out: Path) -> dict[str, Path]:
-    """The folders of a seed's runs, made now unless they are there."""
-    warm = run("warm", seed, out)
-    teacher = run("LITE_PPO", seed, out, f"start={warm}")
-    taught = responses(teacher, out / f"taught-seed{seed}.jsonl", "--logits", "8")
-    judged = responses(warm, out / f"judged-seed{seed}.jsonl")
-    begin, read = f"start={warm}", f"responses.path={judged}"
-    scored = run("reward_model", seed, out, begin, read, experiment=PREFERENCES)
-    changes = {
-        (DISTILLATION, "gkd"): (f"teacher.run={teacher}",),
-        (DISTILLATION, "on_policy"): (f"teacher.run={teacher}",),
-        (DISTILLATION, "offline"): (f"responses.path={taught}",),
-        (DISTILLATION, "without"): (),
-        (PREFERENCES, "offline_dpo"): (begin, read),
-        (PREFERENCES, "offline_kto"): (begin, read),
-        (PREFERENCES, "offline_sft"): (begin, read),
-        (PREFERENCES, "rlhf"): (begin, f"reward_model.run={scored}"),
-        (PREFERENCES, "rlhf_kl"): (begin, f"reward_model.run={scored}"),
-    }
-    return {arm: run(arm, seed, out, *of, experiment=path) for (path, arm), of in changes.items()}
+def distilled(arm: str, seed: int, out: Path, start: str) -> Path:
+    """The folder of a student's run; it and its teacher's are made now unless they are there."""
+    if arm == "without":
+        return run(arm, seed, out, experiment=DISTILLATION)
+    teacher = run("LITE_PPO", seed, out, start)
+    if arm == "offline":
+        learned = f"responses.path={responses(teacher, out / f'taught-seed{seed}.jsonl', '--logits', '8')}"
+    else:
+        learned = f"teacher.run={teacher}"
+    return run(arm, seed, out, learned, experiment=DISTILLATION)
+
+
+def preferred(arm: str, seed: int, out: Path, start: str) -> Path:
+    """The folder of a run that learns from judged responses, itself or through a reward model; as `distilled`."""
+    judged = responses(out / f"warm-seed{seed}", out / f"judged-seed{seed}.jsonl")
+    learned = f"responses.path={judged}"
+    if arm.startswith("rlhf"):
+        learned = f"reward_model.run={run('reward_model', seed, out, start, learned, experiment=PREFERENCES)}"
+    return run(arm, seed, out, start, learned, experiment=PREFERENCES)
 
 
 def responses(of: Path, file: Path, *options: str) -> Path:
@@ -61,11 +70,10 @@ def responses(of: Path, file: Path, *options: str) -> Path:
     return file
 
 
-def table(seeds: list[dict[str, Path]]) -> str:
+def table(runs: dict[str, list[Path]]) -> str:
     """Markdown: a row for each pipeline."""
     rows = ["| run | before | validation, highest | held out | seconds |", "|---|---|---|---|---|"]
-    for arm in seeds[0]:
-        folders = [runs[arm] for runs in seeds]
+    for arm, folders in runs.items():
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
         before, after, seconds = (
             [summary[name] for summary in summaries] for name in ("accuracy_before", "accuracy_after", "wall_seconds")

@@ -72,16 +72,12 @@ def responses(of: Path, file: Path, *options: str) -> Path:
 
 def table(runs: dict[str, list[Path]]) -> str:
     """Markdown: a row for each pipeline."""
-    rows = ["| run | before | validation, highest | held out | seconds |", "|---|---|---|---|---|"]
+    rows = ["| run | before | validation, highest | held out |", "|---|---|---|---|"]
     for arm, folders in runs.items():
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-        before, after, seconds = (
-            [summary[name] for summary in summaries] for name in ("accuracy_before", "accuracy_after", "wall_seconds")
-        )
+        before, after = ([summary[f"accuracy_{when}"] for summary in summaries] for when in ("before", "after"))
         best = [max(accuracy for _, accuracy in evaluations(folder)) for folder in folders]
-        rows.append(
-            f"| `{arm}` | {np.mean(before):.3f} | {interval(best)} | {interval(after)} | {np.mean(seconds):.0f} |"
-        )
+        rows.append(f"| `{arm}` | {np.mean(before):.3f} | {interval(best)} | {interval(after)} |")
     return "\n".join(rows)
 
 

@@ -12,11 +12,9 @@ reward; the verifier stands in for the person who would judge. Then:
     rl-llm train experiments/preferences.py:rlhf                   RL whose only reward is that model's score
     rl-llm train experiments/preferences.py:rlhf_kl                the same, held near the policy it began with
 
-Measured, seed 0: the judged responses are 40 % right. Held-out accuracy of samples from 0.421 to: offline_dpo 0.842,
-offline_sft 0.688, offline_kto 0.672, rlhf 0.565, rlhf_kl 0.778. The reward model ranks four of five pairs right.
-Against it alone the score rises from -0.15 to 1.27, while validation accuracy rises to 0.62 and falls back to 0.43:
-the policy learns to please its judge. A KL penalty of 0.1 keeps that from happening (0.73 to 0.76 from the ninth step
-on).
+What comes of it: `python experiments/pipelines_table.py`. Against the reward model alone its score rises to the end,
+while accuracy first rises and then falls: the policy learns to please its judge. A KL penalty of 0.1 keeps most of that
+from happening.
 """
 
 from dataclasses import replace

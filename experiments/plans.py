@@ -54,11 +54,13 @@ def made(name: str, slice_: str) -> Path:
 
 
 def plan(name: str, slice_: str) -> None:
-    """One cell, by the command line, unless it was made before."""
+    """One cell, by the command line, unless it was made before. It ends with 1 for a plan that does not fit."""
     if not made(name, slice_).exists():
         command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_]
         options = ["--search", "--candidates", "1", "--json", str(made(name, slice_))]
-        subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL)
+        code = subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL).returncode
+        if not made(name, slice_).exists():
+            raise SystemExit(f"no plan of {name} for {slice_}: rl-llm plan ended with {code}")
 
 
 def table() -> str:

@@ -58,7 +58,7 @@ exit 1
 def render(spec: LaunchSpec) -> Commands:
     """The script. Its exit code is that of the training."""
     check(spec, "queued-resources", needs=("setup", "project", "zone"), takes=("spot", "restarts"))
-    if spec.zone is not None and spec.zone.count("-") != 2:
+    if not spec.in_one_zone:
         raise LaunchError(f"zone {spec.zone!r} is a region: a queued resource waits in one zone, as in {spec.zone}-b")
     file = f"{FOLDER}/{spec.name}.sh"
     return Commands(

@@ -51,7 +51,7 @@ def task(spec: LaunchSpec) -> dict[str, Any]:
         "num_nodes": hardware.hosts if isinstance(hardware, GpuNodes) else 1,
         "resources": {
             **_machines(spec),
-            **({"infra": _where(spec.zone)} if spec.zone else {}),
+            **({"infra": f"gcp/*/{spec.zone}" if spec.in_one_zone else f"gcp/{spec.zone}"} if spec.zone else {}),
             "use_spot": spec.spot,
             **({"image_id": f"docker:{spec.image}"} if spec.image else {}),
             "job_recovery": {"max_restarts_on_errors": 0, "recover_on_exit_codes": [PREEMPTED]},
@@ -60,11 +60,6 @@ def task(spec: LaunchSpec) -> dict[str, Any]:
         "envs": {"JAX_PLATFORMS": spec.platforms, "PYTHONUNBUFFERED": "1"},
         "run": "\n".join(("set -e", *spec.setup, *peers, f"exec {shell_line(spec.command)}", "")),
     }
-
-
-def _where(zone: str) -> str:
-    """Google Cloud's zone, or its region, as CLOUD/REGION/ZONE."""
-    return f"gcp/*/{zone}" if zone.count("-") == 2 else f"gcp/{zone}"
 
 
 def _machines(spec: LaunchSpec) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class LaunchSpec:
         return "tpu,cpu" if isinstance(self.hardware, TpuSlice) else "cuda,cpu"
 
     @property
+    def in_one_zone(self) -> bool:
+        """Whether `zone` names one; it may be a region."""
+        return self.zone is not None and self.zone.count("-") == 2
+
+    @property
     def restart_limit(self) -> int:
         """How often a run may be started again."""
         return RESTARTS if self.restarts is None else self.restarts

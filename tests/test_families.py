@@ -14,6 +14,9 @@ TOTAL = {
     "QWEN2_5_1_5B": 1.54,
     "QWEN2_5_3B": 3.09,
     "QWEN2_5_7B": 7.61,
+    "QWEN2_5_14B": 14.77,  # these three as the hub counts the weights: their cards round them down
+    "QWEN2_5_32B": 32.76,
+    "QWEN2_5_72B": 72.71,
     "LLAMA3_2_1B": 1.23,
     "LLAMA3_2_3B": 3.21,
     "LLAMA3_1_8B": 8.03,

@@ -37,16 +37,13 @@ _QWEN2_5 = replace(_QWEN3, family="qwen2", qk_norm=False, qkv_bias=True, tied_em
 QWEN2_5_0_5B = replace(_QWEN2_5, width=896, layers=24, heads=14, kv_heads=2, head_width=64, feed_forward=4864)
 QWEN2_5_1_5B = replace(_QWEN2_5, width=1536, layers=28, heads=12, kv_heads=2, feed_forward=8960)
 QWEN2_5_3B = replace(_QWEN2_5, width=2048, layers=36, heads=16, kv_heads=2, feed_forward=11_008)
-QWEN2_5_7B = replace(
-    _QWEN2_5,
-    vocabulary=152_064,
-    width=3584,
-    layers=28,
-    heads=28,
-    kv_heads=4,
-    feed_forward=18_944,
-    tied_embeddings=False,
-)
+_QWEN2_5_UNTIED = replace(_QWEN2_5, vocabulary=152_064, tied_embeddings=False)
+QWEN2_5_7B = replace(_QWEN2_5_UNTIED, width=3584, layers=28, heads=28, kv_heads=4, feed_forward=18_944)
+# The Base models; some of those with instructions have an epsilon of 1e-6.
+_QWEN2_5_LARGE = replace(_QWEN2_5_UNTIED, heads=40, kv_heads=8, norm_epsilon=1e-5)
+QWEN2_5_14B = replace(_QWEN2_5_LARGE, width=5120, layers=48, feed_forward=13_824)
+QWEN2_5_32B = replace(_QWEN2_5_LARGE, width=5120, layers=64, feed_forward=27_648)
+QWEN2_5_72B = replace(_QWEN2_5_LARGE, width=8192, layers=80, heads=64, feed_forward=29_568)
 
 # Llama 3.1 and 3.2 (arXiv 2407.21783, table 3).
 _LLAMA3 = replace(

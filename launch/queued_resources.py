@@ -11,6 +11,7 @@ from launch.spec import MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, 
 from rl_llm.cli import PREEMPTED
 
 PAUSE_SECONDS = 30  # between two looks at what has become of the request
+SILENT_LOOKS = 20  # in a row, after which it is taken to be gone: deleted by someone else
 
 SCRIPT = """\
 #!/bin/sh
@@ -32,11 +33,15 @@ while [ "$starts" -le {restarts} ]; do
         # What a preemption, or a request that failed before, leaves behind keeps the name.
         SUSPEND* | FAILED) give_back; {create} || exit 1 ;;
     esac
-    until [ "$(state)" = ACTIVE ]; do
-        case "$(state)" in
+    silent=0
+    until now=$(state); [ "$now" = ACTIVE ]; do
+        case "$now" in
             FAILED) echo "the request for {name} failed" >&2; exit 1 ;;
             SUSPEND*) continue 2 ;;
+            "") silent=$((silent + 1)) ;;
+            *) silent=0 ;;
         esac
+        [ "$silent" -lt {silent} ] || {{ echo "there is no request for {name} any more" >&2; exit 1; }}
         sleep {pause}
     done
     {copy} || {{ sleep {pause}; continue; }}
@@ -85,6 +90,7 @@ def script(spec: LaunchSpec) -> str:
         restarts=spec.restart_limit,
         preempted=PREEMPTED,
         pause=PAUSE_SECONDS,
+        silent=SILENT_LOOKS,
     )
 
 

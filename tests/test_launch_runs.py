@@ -187,6 +187,15 @@ def test_a_request_that_failed_before_is_made_anew(monkeypatch, tmp_path):
     assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"][:2] == ["delete", "create"]
 
 
+def test_a_request_that_is_gone_is_not_waited_for(monkeypatch, tmp_path):
+    for tool, script in (("gcloud", GCLOUD.replace("echo ACTIVE > state", ":")), ("git", ""), ("sleep", "")):
+        put_tool(tmp_path, tool, script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = queued_resources.script(SPEC)
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "there is no request for study any more\n")
+
+
 # Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.
 SUDO = """
 echo "$@" >> calls

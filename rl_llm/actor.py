@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from rl_llm import hosts, population
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
+from rl_llm.mesh import Meshes, move, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.model import ModelConfig, weight_table
 from rl_llm.numbers import PROGRAMS
 from rl_llm.problem import Problem
@@ -56,6 +56,7 @@ class PendingAnswers:
     """
 
     read: Future["Read"]
+    moved: Callable[[Rollout], Rollout]  # onto the learner's mesh
     dispatch_seconds: float
 
     def result(self) -> Answers:
@@ -77,7 +78,7 @@ class PendingAnswers:
         responses = [response for _, found, _ in parts for response in found]
         grades = [grade for _, _, found in parts for grade in found]
         return Answers(
-            self.read.result().rollout,
+            self.moved(self.read.result().rollout),
             [responses[i] for i in order],
             [grades[i] for i in order],
             self.dispatch_seconds + sampled - start,
@@ -113,7 +114,12 @@ class Actor:
         """The parameters where the sampler reads them: they themselves on a shared mesh, else moved there by one
         transfer.
         """
-        return jax.device_put(params, self.weights) if self.meshes.apart else params
+        return move(params, self.weights) if self.meshes.apart else params
+
+    def _returned(self, rollout: Rollout) -> Rollout:
+        """A rollout on the learner's mesh."""
+        rows = over_batch(self.meshes.learner)
+        return move(rollout, jax.tree.map(lambda _: rows, rollout)) if self.meshes.apart else rollout
 
     def ask(
         self,
@@ -139,13 +145,11 @@ class Actor:
                 jax.block_until_ready(rollout)
             dispatch = partial(lambda rollout: rollout, rollout)
         read = self.reader.submit(self._read, dispatch, problems, prefix)
-        return PendingAnswers(read, time.perf_counter() - start)
+        return PendingAnswers(read, self._returned, time.perf_counter() - start)
 
     def _read(self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str) -> Read:
         """Wait for a rollout, and begin to grade it."""
         rollout = sampled()
-        if self.meshes.apart:
-            rollout = put_on_batch(self.meshes.learner, rollout)
         (rows, tokens), (_, mask) = hosts.own_rows(rollout.tokens), hosts.own_rows(rollout.mask)
         own = replace(rollout, tokens=tokens, mask=mask)
         responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, own)]

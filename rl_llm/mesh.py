@@ -76,9 +76,9 @@ class Meshes:
 
 
 def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax.Device] | None = None) -> Meshes:
-    """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones
-    learn and the following ones sample, and one of the shapes may leave a size open. Raises ValueError unless they
-    make up all devices.
+    """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones of
+    every process learn and its other ones sample, and one of the shapes may leave a size open. Raises ValueError unless
+    they make up all devices, and every process has as many of either as the others (`move` needs that).
     """
     if sampler is None:
         return Meshes(mesh := make_mesh(learner, devices), mesh)
@@ -93,7 +93,15 @@ def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax
             f"mesh={learner} and sampler_mesh={sampler} need {learning} + {sampling} devices, at least one each; "
             f"there are {len(devices)}"
         )
-    return Meshes(make_mesh(learner, devices[:learning]), make_mesh(sampler, devices[learning:]))
+    processes = len({device.process_index for device in devices})
+    if learning % processes or sampling % processes:
+        raise ValueError(
+            f"mesh={learner} and sampler_mesh={sampler} take {learning} + {sampling} devices, and each of the "
+            f"{processes} processes is to have as many of either as the others: choose multiples of {processes}"
+        )
+    by_process = np.asarray(sorted(devices, key=lambda device: device.process_index)).reshape(processes, -1)
+    learners, samplers = np.split(by_process, [learning // processes], axis=1)
+    return Meshes(make_mesh(learner, list(learners.flat)), make_mesh(sampler, list(samplers.flat)))
 
 
 class Placeable(Protocol):
@@ -215,6 +223,27 @@ def put_on_batch(mesh: Mesh, tree: Any) -> Any:
 
 def _same(array: jax.Array) -> jax.Array:
     return array
+
+
+def move(tree: Any, shardings: Any) -> Any:
+    """Arrays from the mesh where they are to another one: all in one transfer where there is one process.
+
+    Between several, arrays can only be copied within a process. So each array is made whole on the devices that it
+    comes from (one after the other, as there may be no room for all), and every process takes from there what its own
+    devices of the other mesh are to hold.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def through_whole(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+        assert isinstance(array.sharding, NamedSharding)
+        whole = jax.jit(_same, out_shardings=replicated(array.sharding.mesh))(array).addressable_data(0)
+        places = sharding.addressable_devices_indices_map(array.shape)
+        parts = [jax.device_put(whole[index], device) for device, index in places.items()]
+        moved: jax.Array = jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+        return jax.block_until_ready(moved)
+
+    return jax.tree.map(through_whole, tree, shardings)
 
 
 def one_cpu(mesh: Mesh) -> bool:

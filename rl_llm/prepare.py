@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from rl_llm import hosts
 from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
@@ -25,7 +24,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     """
     experiment.tokenizer.check_vocabulary(experiment.model.vocabulary)
     experiment.sampling.values(experiment.tokenizer.stop_ids)  # there may be too many
-    both = meshes_of(experiment)
+    both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
     for mesh in (both.learner, both.sampler):
         meshes.weight_shardings(mesh, weight_table(experiment.model))
     _check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
@@ -50,17 +49,6 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     if file:
         problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
     return both, problems, others_of(experiment, both.learner)
-
-
-def meshes_of(experiment: Experiment) -> meshes.Meshes:
-    """The meshes over all devices of all processes. Raises ValueError where they do not make them up."""
-    both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
-    if both.apart and hosts.several():
-        raise ValueError(
-            f"sampler_mesh={experiment.sampler_mesh} needs a run in one process: between processes arrays do not move "
-            "from mesh to mesh; set sampler_mesh=None"
-        )
-    return both
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:

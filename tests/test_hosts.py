@@ -71,6 +71,15 @@ def train_all(processes: int, devices: int, folder: Path, *arguments: str) -> Fi
     return Finished(folder, *ended[0][1:])
 
 
+def assert_nearly_the_same(several: Finished, one: Finished) -> None:
+    """Up to rounding: several processes sum numbers in another order."""
+    assert (several.folder / "samples.jsonl").read_bytes() == (one.folder / "samples.jsonl").read_bytes()
+    for line, other in zip(without_time(one.metrics), without_time(several.metrics), strict=True):
+        assert line.pop("phase") == other.pop("phase")
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
+    assert several.summary["accuracy_after"] == one.summary["accuracy_after"]
+
+
 def found_by(processes: int, devices: int, folder: Path, what: str) -> list[dict[str, Any]]:
     """What tests/data/hosts_program.py prints in each process."""
     ended = finish_all(start_all(processes, devices, "tests/data/hosts_program.py", folder, what))
@@ -178,13 +187,18 @@ def test_stopped_together_and_resumed_it_is_the_unbroken_run(
 def test_several_processes_run_what_one_runs(
     processes: int, devices: int, mesh: str, four_devices: Finished, tmp_path: Path
 ):
-    """Up to rounding: numbers are summed in another order."""
-    several = train_all(processes, devices, tmp_path / "several", "--set", mesh)
-    assert (several.folder / "samples.jsonl").read_bytes() == (four_devices.folder / "samples.jsonl").read_bytes()
-    for line, other in zip(without_time(four_devices.metrics), without_time(several.metrics), strict=True):
-        assert line.pop("phase") == other.pop("phase")
-        assert line == pytest.approx(other, rel=1e-3, abs=1e-5)
-    assert several.summary["accuracy_after"] == four_devices.summary["accuracy_after"]
+    assert_nearly_the_same(train_all(processes, devices, tmp_path / "several", "--set", mesh), four_devices)
+
+
+@pytest.mark.slow
+def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
+    """Parameters go from mesh to mesh within the processes, and rollouts come back."""
+    command = ("train", "tests/data/techniques.py:apart", "--out")
+    code, stdout, stderr = rl_llm(*command, tmp_path / "one", JAX_NUM_CPU_DEVICES="8")
+    assert code == 0, stderr
+    ended = finish_all(start_all(2, 4, "-m", "rl_llm", *command, tmp_path / "two"))
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert_nearly_the_same(Finished(tmp_path / "two", *ended[ONE][1:]), Finished(tmp_path / "one", stdout, stderr))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The mesh: sizes are resolved or refused by name, weights and rows lie where the table says."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -99,6 +100,13 @@ def test_without_a_mesh_of_its_own_the_sampler_has_the_learners():
 def test_meshes_that_do_not_make_up_the_devices_are_refused(learner: MeshShape, sampler: MeshShape, message: str):
     with pytest.raises(ValueError, match=message):
         make_meshes(learner, sampler)
+
+
+def test_every_process_has_devices_of_both_meshes():
+    """Those of another process cannot be had here: what stands for them is refused before a mesh is made."""
+    devices: list = [SimpleNamespace(process_index=index // 4) for index in range(8)]
+    with pytest.raises(ValueError, match=r"take 3 \+ 5 devices, and each of the 2 processes .* multiples of 2"):
+        make_meshes(MeshShape(3), MeshShape(5), devices)
 
 
 def test_logical_axes_of_weights_become_mesh_axes():

@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     except hosts.HostsError as error:
         raise UsageError(str(error)) from error
     from rl_llm.evaluation.checkpoint import evaluate_checkpoint
-    from rl_llm.prepare import meshes_of, problems_of_split
+    from rl_llm.mesh import make_meshes
+    from rl_llm.prepare import problems_of_split
     from rl_llm.recorded import RecordError, recorded_experiment
     from rl_llm.rewards.grader import GradingError
     from rl_llm.runs.checkpoint import CheckpointError
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             sampling = sampling.at(arguments.temperature)
         count = arguments.problems or experiment.evaluation.problems
         problems = problems_of_split(experiment, arguments.split, count, seed)
-        meshes = meshes_of(experiment)
+        meshes = make_meshes(experiment.mesh, experiment.sampler_mesh)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     try:

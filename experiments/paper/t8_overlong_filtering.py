@@ -5,15 +5,10 @@ is cut off was on a good way; with a wide one it does little, since what is cut 
 which filtering makes rarer. When every step is written the longest sums take some 48 tokens here: a cap of 36 cuts good
 responses off, one of 64 those alone that do not end.
 
-Measured by `rl-llm ablate experiments/paper/t8_overlong_filtering.py`, 2 or 5 seeds, differences with 95 % intervals:
-
-* Tight: filtering ends higher: undecided, -0.038 [-0.107, +0.031].
-* Tight: filtering shortens responses: no effect, -0.172 [-0.844, +0.499].
-* Tight: filtering leaves more cut off: undecided, +0.056 [-0.215, +0.326].
-* Wide: filtering makes no difference: supported, +0.001 [-0.005, +0.006].
-* Wide: filtered, it ends as often: supported, +0.000 [-0.000, +0.001].
-* What a wide cap cuts off repeats itself more: undecided, -0.003 [-0.037, +0.031].
-* Wide: filtered, less of it repeats itself: undecided, +0.000 [+0.000, +0.000].
+At the rate of all studies a policy of this size does not lose the ability to end: under the wide cap three of five
+seeds cut nothing off in a whole run, and what is not there cannot repeat itself. The hypotheses on repetition, first
+asked at that rate, had two seeds. They are asked at six times the rate (`fast`) now; this was tried on seeds 5 and 6,
+none of the study's, before it was written down.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +19,7 @@ from rl_llm.algorithms import LITE_PPO, Overlong
 from rl_llm.studies import Final, Hypothesis, Last, Study
 
 CAPS = {"smoke": (12, 24), "cpu": (36, 64), "paper": (8192, 20_480)}
+FAST = 6.0  # times the learning rate
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class RepeatRatio:
 def study(scale: str) -> Study:
     lite = base(scale)
     tight, wide = (replace(lite, sampling=replace(lite.sampling, max_tokens=cap)) for cap in CAPS[scale])
+    fast = replace(lite.optimizer, learning_rate=FAST * lite.optimizer.learning_rate)
+    fast_tight, fast_wide = (replace(arm, optimizer=fast) for arm in (tight, wide))
     filtering = replace(LITE_PPO, filters=(Overlong(),))
     cut, repeat, length = Last("response/truncated"), RepeatRatio(), Final("response_length_after")
     return Study(
@@ -52,6 +50,9 @@ def study(scale: str) -> Study:
             "tight_filtered": replace(tight, algorithm=filtering),
             "wide": wide,
             "wide_filtered": replace(wide, algorithm=filtering),
+            "fast_tight": fast_tight,
+            "fast_wide": fast_wide,
+            "fast_wide_filtered": replace(fast_wide, algorithm=filtering),
         },
         hypotheses=(
             Hypothesis("Tight: filtering ends higher", "tight_filtered", "tight", Final(), "greater", 0.02),
@@ -59,8 +60,9 @@ def study(scale: str) -> Study:
             Hypothesis("Tight: filtering leaves more cut off", "tight_filtered", "tight", cut, "greater", 0.01),
             Hypothesis("Wide: filtering makes no difference", "wide_filtered", "wide", Final(), "none", 0.02),
             Hypothesis("Wide: filtered, it ends as often", "wide_filtered", "wide", cut, "none", 0.01),
-            Hypothesis("What a wide cap cuts off repeats itself more", "wide", "tight", repeat, "greater", 0.1),
-            Hypothesis("Wide: filtered, less of it repeats itself", "wide_filtered", "wide", repeat, "less", 0.1),
+            Hypothesis("Fast, wide: filtering keeps the end", "fast_wide_filtered", "fast_wide", cut, "less", 0.01),
+            Hypothesis("Fast: a wide cap cuts more loops off", "fast_wide", "fast_tight", repeat, "greater", 0.1),
+            Hypothesis("Fast, wide: filtered, fewer are loops", "fast_wide_filtered", "fast_wide", repeat, "less", 0.1),
         ),
     )
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from warm import Runs, open_runs
 
 from experiments.studies import STUDIES
 from rl_llm.studies.folder import COMPILED, members, open_study
@@ -13,6 +12,7 @@ from rl_llm.studies.report import write_results
 from rl_llm.studies.runner import Plan
 from rl_llm.studies.study import load_study
 from rl_llm.verbs.ablate import train_members
+from tests.warm import Runs, open_runs
 
 
 @pytest.fixture(scope="module")

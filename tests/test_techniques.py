@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,9 +50,11 @@ from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, R
 from rl_llm.loading import load_experiment
 from rl_llm.optimizer import AdamW
 from rl_llm.rewards.components import Accuracy, Reward
+from rl_llm.runs.metrics import read_metrics
 from rl_llm.supervision import Mixture, RewardModel, StoredResponses, Teacher
 from rl_llm.tasks.modular_sum import ModularSum
 from tests.data.techniques import ABLATION, CRITIC
+from tests.warm import Runs, open_runs
 
 FILE = "tests/data/techniques.py"
 EVERYTHING = load_experiment(f"{ROOT / FILE}:everything")[1]
@@ -182,13 +185,20 @@ def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
     assert json.loads(stdout)["accuracy"] == run.summary["accuracy_after"]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with open_runs(tmp_path_factory.mktemp("logs")) as opened:
+        yield opened
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*RECIPES, "remax", "following", "shared_critic", "mixed", "full_kl", "full_kl_in_reward"]
 )
-def test_a_recipe_runs(tmp_path: Path, name: str):
-    finished = train(tmp_path / "run", name)
-    for line in finished.metrics:
+def test_a_recipe_runs(runs: Runs, tmp_path: Path, name: str):
+    code, log = runs.train(f"{FILE}:{name}", "--out", tmp_path / "run")
+    assert code == 0, log
+    for line in read_metrics(tmp_path / "run"):
         assert math.isfinite(line["loss"])
         assert line.get("update/skipped", 0) == line.get("critic/skipped", 0) == 0
 

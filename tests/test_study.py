@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rl_llm.model import Initialization
 from rl_llm.optimizer import AdamW
 from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
 from rl_llm.studies.fate import fate
-from rl_llm.studies.folder import StudyFolderError, members, open_study
+from rl_llm.studies.folder import StudyFolderError, members, open_study, reopen_study
 from rl_llm.studies.hypothesis import judge
 from rl_llm.studies.metric import Metric
 from rl_llm.studies.study import SCALES, load_study, only_warm_start
@@ -135,6 +136,43 @@ def test_a_folder_holds_one_study(tmp_path: Path):
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(StudyFolderError, match="is not empty and holds no study"):
         open_study(tmp_path / "other", study, MODULE, "smoke", 2, True)
+
+
+def test_what_was_registered_cannot_be_written_anew(tmp_path: Path):
+    """Neither its words beside the old digest, nor all of it for a module with other hypotheses: the ledger knows."""
+    study, _ = load_study(MODULE, "smoke")
+    open_study(tmp_path, study, MODULE, "smoke", 2, False)
+    path = tmp_path / "study.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "title": "Another"}))
+    with pytest.raises(StudyFolderError, match=r"has changed since the study was registered \(title\)"):
+        reopen_study(tmp_path)
+    turned = replace(study, hypotheses=(replace(study.hypotheses[0], direction="greater"), *study.hypotheses[1:]))
+    module = tmp_path / "turned.py"
+    module.write_text("from tests.data.study import *\nfrom dataclasses import replace\none = STUDY['smoke']\n")
+    with module.open("a") as code:
+        code.write("first, *others = one.hypotheses\n")
+        code.write("STUDY = {'smoke': replace(one, hypotheses=(replace(first, direction='greater'), *others))}\n")
+    path.write_text(json.dumps({**stored, **turned.registered(), "spec": str(module)}))
+    with pytest.raises(StudyFolderError, match=r"has registered another study .*: put back study\.json"):
+        reopen_study(tmp_path)
+    with pytest.raises(StudyFolderError, match="has registered another study"):
+        open_study(tmp_path, turned, str(module), "smoke", 2, True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda out: (out / "ledger.jsonl").unlink(), r"ledger\.jsonl says of no registration: .* --resume"),
+        (lambda out: (out / "study.json").write_text("{"), r"study\.json is no JSON"),
+    ],
+)
+def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage: Callable[[Path], object], message: str):
+    study, _ = load_study(MODULE, "smoke")
+    open_study(tmp_path, study, MODULE, "smoke", 2, False)
+    damage(tmp_path)
+    with pytest.raises(StudyFolderError, match=message):
+        reopen_study(tmp_path)
 
 
 def test_a_budget_is_that_of_every_arm():

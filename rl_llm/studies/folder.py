@@ -85,13 +85,14 @@ def open_study(
     """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none). With
     `budget_tokens` the study is `Study.with_budget` of the one that `spec` has.
 
-    Raises StudyFolderError where there is a study and no `resume`, or another study than this.
+    Raises StudyFolderError where there is a study and no `resume`, or another study than this, by study.json or by the
+    ledger.
     """
     path, registered = out / REGISTERED, study.registered()
     if path.exists():
         if not resume:
             raise StudyFolderError(f"{out} holds a study already: go on with --resume, or choose another --out")
-        if changed := _changed(json.loads(path.read_text()), study):
+        if changed := _changed(_stored(out), study):
             raise StudyFolderError(
                 f"{out} holds another study: {changed} were registered otherwise. A study cannot be changed after its "
                 "first run: choose another --out"
@@ -103,6 +104,7 @@ def open_study(
         asked = {"spec": spec, "scale": scale, "budget_tokens": budget_tokens, "folder": str(Path.cwd())}
         write_atomically(path, json_line({**asked, **registered}))
     ledger = Ledger(out / LEDGER)
+    _openings(out, registered["sha256"])
     event = "registered" if not (out / RESULTS).exists() else "resumed"
     where = None if shared is None else str(shared.absolute())
     ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where)
@@ -113,9 +115,9 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     """The study of a folder, loaded again from where it was registered, and its members as last asked for.
 
     Raises ExperimentError where it cannot be loaded, LedgerError where the ledger is not whole, StudyFolderError where
-    its module now says something else.
+    study.json or the ledger is not that of this study, or its module now says something else.
     """
-    stored = json.loads((out / REGISTERED).read_text())
+    stored = _stored(out)
     spec = stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
     study, _ = load_study(spec, stored["scale"])
     study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
@@ -124,13 +126,36 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
             f"{out}: {spec} has changed since the study was registered ({changed}), so its hypotheses cannot be judged "
             "by it: put back what was registered"
         )
-    asked = [entry["data"] for entry in Ledger.verify(out / LEDGER) if entry["event"] in ("registered", "resumed")][-1]
+    if not (openings := _openings(out, stored["sha256"])):
+        raise StudyFolderError(f"{out / LEDGER} says of no registration: run the study with `rl-llm ablate --resume`")
+    asked = openings[-1]
     return study, members(study, out, asked["seeds"], None if asked["shared"] is None else Path(asked["shared"]))
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    """What study.json holds."""
+    try:
+        stored: dict[str, Any] = json.loads((out / REGISTERED).read_text())
+    except ValueError as error:
+        raise StudyFolderError(f"{out / REGISTERED} is no JSON ({error}): it was edited or damaged") from error
+    return stored
+
+
+def _openings(out: Path, sha256: str) -> list[dict[str, Any]]:
+    """What the ledger says of each time that the study was opened. study.json alone could be written anew after the
+    runs, with other hypotheses: StudyFolderError where the ledger has another study's `sha256`.
+    """
+    entries = Ledger.verify(out / LEDGER) if (out / LEDGER).exists() else []
+    openings = [entry["data"] for entry in entries if entry["event"] in ("registered", "resumed")]
+    if other := next((data["sha256"] for data in openings if data["sha256"] != sha256), None):
+        raise StudyFolderError(
+            f"{out}: {LEDGER} has registered another study (sha256 {other[:12]}…) than {REGISTERED} ({sha256[:12]}…), "
+            f"which was changed since: put back {REGISTERED} and the module, or choose another --out"
+        )
+    return openings
 
 
 def _changed(stored: dict[str, Any], study: Study) -> str:
     """The parts of a study that were registered otherwise, in words; empty where none was."""
-    registered = study.registered()
-    if stored["sha256"] == registered["sha256"]:
-        return ""
-    return ", ".join(name for name in registered if stored.get(name) != registered[name] and name != "sha256")
+    changed = [name for name, value in study.registered().items() if stored.get(name) != value]
+    return ", ".join([name for name in changed if name != "sha256"] or changed)

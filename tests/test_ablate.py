@@ -70,7 +70,8 @@ def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
         ([MODULE], ["no scale 'cpu'; it has smoke"]),
         ([MODULE, "--scale", "smoke", "--seeds", "0"], ["'0' is not a whole number from 1 up"]),
         ([MODULE, "--scale", "smoke", "--budget-dollars", "3"], ["--dollars-per-hour P go together"]),
-        ([MODULE, "--scale", "smoke", "--budget-minutes", "0"], ["a budget and a price are more than 0"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "0"], ["--budget-minutes 0: a budget and a price are more"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "nan"], ["--budget-minutes nan: a budget"]),
         (["experiments/quickstart.py", "--budget-tokens", "9"], ["schedule='linear'", "token_budget=9"]),
     ],
 )

@@ -168,10 +168,12 @@ def _seconds(arguments: argparse.Namespace) -> float | None:
     dollars, price = arguments.budget_dollars, arguments.dollars_per_hour
     if (dollars is None) != (price is None):
         raise UsageError("--budget-dollars X and --dollars-per-hour P go together: X / P hours may be spent")
+    for option in ("budget_minutes", "budget_dollars", "dollars_per_hour"):
+        value = getattr(arguments, option)
+        if value is not None and not value > 0:  # nor what is not a number, which would limit nothing
+            raise UsageError(f"--{option.replace('_', '-')} {value:g}: a budget and a price are more than 0")
     limits = [60.0 * arguments.budget_minutes] if arguments.budget_minutes is not None else []
-    limits += [3600.0 * dollars / price] if dollars is not None and price > 0 else []
-    if any(limit <= 0 for limit in limits) or (price is not None and price <= 0):
-        raise UsageError("a budget and a price are more than 0")
+    limits += [3600.0 * dollars / price] if dollars is not None else []
     return min(limits, default=None)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rl_llm.config import fingerprint, to_json
 from rl_llm.studies.hypothesis import Hypothesis, Verdict, judge, outcome_of
-from rl_llm.studies.statistics import ALPHA, holm, paired_test
+from rl_llm.studies.statistics import ALPHA, holm, paired_test, seeds_needed
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
 
@@ -81,6 +81,14 @@ def test_who_looks_twice_has_half_the_level_each_time():
     assert (once.outcome, once.level) == ("supported", 0.05)
     assert (twice.outcome, twice.level) == ("undecided", 0.05 / 3)
     assert twice.equivalence_interval[0] < once.equivalence_interval[0]
+
+
+def test_seeds_needed_are_counted_at_the_level_that_is_left():
+    differences = [0.05, -0.05, 0.03, -0.03, 0.03]
+    spread = float(np.std(differences, ddof=1))
+    once, twice = (judge([BETTER], {Accuracy(): arms(differences)}, looks=looks)[0] for looks in (1, 2))
+    assert once.seeds_needed == seeds_needed(spread, 0.02)
+    assert twice.seeds_needed == seeds_needed(spread, 0.02, 0.025, 0.025) > seeds_needed(spread, 0.02, 0.025)
 
 
 def test_too_few_pairs_say_so_and_have_no_p_values():

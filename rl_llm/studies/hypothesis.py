@@ -185,7 +185,7 @@ def _verdict(hypothesis: Hypothesis, pairs: _Pairs, p_adjusted: float, level: fl
         outcome: Outcome = "supported" if hypothesis.direction == "none" else "no effect"
         return dataclasses.replace(verdict, outcome=outcome, reason="the runs are bitwise the same")
     if verdict.outcome == "undecided" and test is not None:
-        needed = seeds_needed(float(test.spread), hypothesis.smallest, left, at_least=count + 1)
+        needed = seeds_needed(float(test.spread), hypothesis.smallest, left, level, at_least=count + 1)
         return dataclasses.replace(verdict, seeds_needed=needed)
     return verdict
 

@@ -89,9 +89,12 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def seeds_needed(spread: float, smallest: float, alpha: float = ALPHA, at_least: int = FEWEST_PAIRS) -> int:
+def seeds_needed(
+    spread: float, smallest: float, alpha: float = ALPHA, of_equivalence: float = ALPHA, at_least: int = FEWEST_PAIRS
+) -> int:
     """Pairs with which both possible answers are found with a power of 0.8, for normal differences of this `spread`:
-    an effect of `smallest` is significant at the two-sided level `alpha`, an effect of 0 is equivalent to none.
+    an effect of `smallest` is significant at the two-sided level `alpha`, an effect of 0 is equivalent to none at the
+    one-sided level `of_equivalence`.
 
     The effect that was observed is left out: a power at the observed effect says nothing but the p-value. A spread
     from five pairs is uncertain by a third (its standard error), which makes two thirds in the number of seeds.
@@ -104,11 +107,13 @@ def seeds_needed(spread: float, smallest: float, alpha: float = ALPHA, at_least:
     effect = smallest / spread
 
     def enough(n: int) -> bool:
-        return power_of_equivalence(effect, n) >= POWER and power_of_difference(effect, n, alpha) >= POWER
+        return (
+            power_of_equivalence(effect, n, of_equivalence) >= POWER and power_of_difference(effect, n, alpha) >= POWER
+        )
 
     # A known spread (the normal distribution) would take some seeds fewer: the search starts there.
     one_sided, each_side = stats.norm.isf(1 - POWER), stats.norm.isf((1 - POWER) / 2)
-    distance = max(stats.norm.isf(alpha / 2) + one_sided, stats.norm.isf(ALPHA) + each_side)
+    distance = max(stats.norm.isf(alpha / 2) + one_sided, stats.norm.isf(of_equivalence) + each_side)
     low = max(at_least, int((distance / effect) ** 2)) - 1
     step = 1
     while not enough(low + step):
@@ -126,7 +131,7 @@ def power_of_difference(effect: float, n: int, alpha: float = ALPHA) -> float:
     return float(stats.nct.sf(stats.t.isf(alpha / 2, freedom), freedom, effect * np.sqrt(n)))
 
 
-def power_of_equivalence(effect: float, n: int) -> float:
+def power_of_equivalence(effect: float, n: int, alpha: float = ALPHA) -> float:
     """Chance that n pairs with a true mean of 0 are found equivalent within +-`effect` standard deviations.
 
     Given the observed spread it is a normal probability; the mean over quantiles of the spread's distribution is taken.
@@ -134,7 +139,7 @@ def power_of_equivalence(effect: float, n: int) -> float:
     freedom = min(n - 1, 10**6)
     quantiles = (np.arange(512) + 0.5) / 512
     spread = np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
-    room = effect * np.sqrt(n) - stats.t.isf(ALPHA, freedom) * spread
+    room = effect * np.sqrt(n) - stats.t.isf(alpha, freedom) * spread
     return float(np.mean(np.maximum(2 * stats.norm.cdf(room) - 1, 0)))
 
 

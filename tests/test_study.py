@@ -331,6 +331,24 @@ def test_a_recorded_study_is_the_one_that_is_registered_in_its_module(name: str)
     assert recorded()[name]["sha256"] == study.registered()["sha256"]
 
 
+@pytest.mark.parametrize("name", recorded())
+def test_recorded_verdicts_follow_from_the_recorded_values(name: str):
+    """Else the rules have changed since: who runs the study again would be told that it came out otherwise."""
+    study, _ = load_study(f"experiments/paper/{name}.py", "cpu")
+    of_seeds = {
+        json.dumps(item["metric"]): {arm: {int(seed): x for seed, x in row.items()} for arm, row in item["of"].items()}
+        for item in recorded()[name]["values"]
+    }
+    values = {one.metric: of_seeds[json.dumps(to_json(one.metric))] for one in study.hypotheses}
+    states = {arm: {int(seed): x for seed, x in row.items()} for arm, row in recorded()[name]["states"].items()}
+    verdicts = [to_json(verdict) for verdict in judge(study.hypotheses, values, states)]
+    assert verdicts == recorded()[name]["verdicts"]
+
+
+def test_the_map_of_the_readme_is_the_record():
+    assert draw(recorded()["initialization_and_learning_rate"]) in (ROOT / "README.md").read_text()
+
+
 def test_the_table_of_the_readme_is_the_record():
     assert table(recorded(), json.loads((RECORD / "costs.json").read_text())) in (ROOT / "README.md").read_text()
 

@@ -227,6 +227,19 @@ def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_
         assert told in (out / "report.md").read_text()
 
 
+def test_a_study_that_a_budget_cut_off_and_that_goes_on_is_judged_twice(tmp_path: Path):
+    """Or more seeds could be looked at, budget by budget, until a difference is significant."""
+    found = []
+    for left_out in (0, 3):
+        out = tmp_path / f"left-{left_out}"
+        ledger = open_study(out, STUDY, MODULE, "smoke", 2, resume=False)
+        ledger.append("carried_out", done=6 - left_out, seconds=1.0, left_out=left_out)
+        found.append([provenance_of(out, STUDY, members(STUDY, out, 2)).looks])
+        open_study(out, STUDY, MODULE, "smoke", 2, resume=True).append("carried_out", done=6, seconds=1.0, left_out=0)
+        found[-1].append(provenance_of(out, STUDY, members(STUDY, out, 2)).looks)
+    assert found == [[1, 1], [1, 2]]
+
+
 def test_a_study_without_any_run_or_one_seed_has_a_report(tmp_path: Path):
     open_study(tmp_path / "none", STUDY, MODULE, "smoke", 1, resume=False)
     everyone = members(STUDY, tmp_path / "none", 1)

@@ -95,13 +95,17 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def _looks(entries: Sequence[Mapping[str, Any]]) -> int:
-    """A study that is carried out is judged; it may be opened again for more seeds."""
-    judged, seeds = set(), None
+    """A study that is carried out is judged; it may be opened again for more seeds, or for those that a budget had left
+    out.
+    """
+    judged, seeds, left_out = set(), None, 0
     for entry in entries:
-        seeds = entry["data"].get("seeds", seeds)
+        if "seeds" in entry["data"]:
+            seeds, left_out = entry["data"]["seeds"], 0
         if entry["event"] == "carried_out":
-            judged.add(seeds)
-    return len(judged | {seeds})
+            left_out = entry["data"].get("left_out", 0)
+            judged.add((seeds, left_out))
+    return len(judged | {(seeds, left_out)})
 
 
 def _command(stored: Mapping[str, Any], seeds: int) -> str:

@@ -142,7 +142,8 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
         raise Preempted(
             f"stopped by SIGTERM with {done} of {len(plan.members)} members done; what was running is saved"
         )
-    ledger.append("carried_out", done=sum(member.done for member in plan.members), seconds=spent)
+    done, left_out = sum(member.done for member in plan.members), len(course.outcome.left_out)
+    ledger.append("carried_out", done=done, seconds=spent, left_out=left_out)
     return course.outcome
 
 

@@ -25,7 +25,8 @@ EXAMPLES = """examples:
 
 Members run seed by seed, so what is there of a study that was cut off can be compared. Every member is an ordinary run
 folder; what failed is named and left out of the comparison, and begun again with --resume.
-Seeds that are added to a judged study make its verdicts stricter: the 5 % are divided among its judgements.
+Seeds that are added to a judged study, also those that a budget left out, make its verdicts stricter: the 5 % are
+divided among its judgements.
 
 exit codes: 0 done, 1 some members failed, 2 wrong usage, 143 preempted by SIGTERM (run again with --resume)"""
 

@@ -72,6 +72,8 @@ def test_intervals_cover_the_truth_with_enough_seeds():
         (lambda c: 0.4 + 0.1 * c, EVEN, UNENDED),
         (lambda c: 0.4 + 0.03 * c**2, EVEN, UNENDED),
         (lambda c: sigmoid(c, 0.4, 0.95, 1.0, 8.0), EVEN, UNENDED),
+        (lambda c: 0.4 + 0.5 * np.sin(c), EVEN, "rewards fall again"),
+        (lambda c: law(c) - np.where(c > 1.0, 0.3, 0.0), EVEN, "rewards fall again|do not rise"),
         (lambda c: np.where(c > 0, 0.9, 0.4), COMPUTE, "midpoint|efficiency"),  # at once: when and how fast is unseen
     ],
 )

@@ -50,7 +50,8 @@ def fit_sigmoid(curves: Mapping[int, Curve]) -> SigmoidFit:
     """One sigmoid through the curves of all seeds, (compute, reward) from compute 0 on, by least squares.
 
     No numbers are given for fewer than three seeds or four points after the start; for rewards that do not rise (the
-    later half of a seed's points against its start, paired t-test); for a fit that ends at a bound of the search
+    later half of a seed's points against its start, paired t-test) or that fall again (the last quarter of the points
+    against each of the others, Bonferroni), as no sigmoid does; for a fit that ends at a bound of the search
     (gain A - R0 from 1/100 to 10 times the range of rewards, B from 0.1 to 20, Cmid from 1/10 of the least to 10
     times the largest compute); where a power law R0 + k C^B, the limit of an infinite asymptote, is not significantly
     worse (paired t-test of the seeds' squared errors); where the interval of the gain, B or Cmid spans more than a
@@ -79,7 +80,20 @@ def fit_sigmoid(curves: Mapping[int, Curve]) -> SigmoidFit:
     if test.mean <= 0 or test.p_value > ALPHA:
         later = f"the later half is {float(test.mean):.3g} above the start (p = {float(test.p_value):.2g})"
         return _undetermined(len(tables), start, f"rewards do not rise: {later}")
+    if fall := _fall(tables, noise):
+        return _undetermined(len(tables), start, f"rewards fall again: {fall}")
     return _bootstrapped(_Data.of(tables))
+
+
+def _fall(tables: Sequence[tuple[np.ndarray, np.ndarray]], noise: float) -> str:
+    """How far the last quarter of the points is below an earlier one, in words; empty where it is not, surely."""
+    *earlier, last = np.array([[part.mean() for part in np.array_split(rewards[1:], 4)] for _, rewards in tables]).T
+    tests = [paired_test(np.sort(quarter - last), smallest=1.0, noise=noise) for quarter in earlier]
+    sure = [test for test in tests if test.mean > 0 and test.p_value <= ALPHA / len(tests)]
+    if not sure:
+        return ""
+    worst = max(sure, key=lambda test: float(test.mean))
+    return f"the last quarter is {float(worst.mean):.3g} below an earlier one (p = {float(worst.p_value):.2g})"
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any]
         ("", "cpu", "has neither a STUDY (a Study by scale) nor an ABLATION"),
         ("STUDY = {'cpu': 3}", "cpu", "STUDY['cpu'] is 3, not a Study"),
         ("STUDY = {'cpu': 3}", "smoke", "has no scale 'smoke'; it has cpu"),
+        ("STUDY = 3", "cpu", "STUDY is of type int: give studies by scale, {'cpu': Study(...)}"),
         ("ABLATION = {'one': 3}", "paper", "has an ABLATION at one scale"),
     ],
 )

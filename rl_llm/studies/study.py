@@ -111,6 +111,10 @@ def load_study(path: str, scale: str) -> tuple[Study, str]:
     at_scales = getattr(module, "STUDY", None)
     if at_scales is None:
         return _of_ablation(module, path, scale), f"{path}:"
+    if not isinstance(at_scales, Mapping):
+        raise ExperimentError(
+            f"{path}: STUDY is of type {type(at_scales).__name__}: give studies by scale, {{'cpu': Study(...)}}"
+        )
     if scale not in at_scales:
         raise ExperimentError(f"{path} has no scale {scale!r}; it has {', '.join(at_scales)}")
     found = at_scales[scale]

@@ -67,8 +67,11 @@ def experiment_record(
 
 
 def _commit() -> str | None:
-    """The commit of this code, where it lies in a git repository and git is there to ask."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this code, `-dirty` where files were changed since, if it lies in a git repository and git is
+    there to ask.
+    """
+    named = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # by no tag
+    git = ["git", "-C", str(Path(__file__).parent), *named]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:

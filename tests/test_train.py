@@ -21,6 +21,7 @@ from rl_llm.algorithms import Clip
 from rl_llm.learning import of_all_updates
 from rl_llm.loading import load_experiment
 from rl_llm.model import Initialization
+from rl_llm.run import _commit
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics, read_records
 from rl_llm.sampler import Sampling
@@ -195,6 +196,21 @@ def test_the_record_of_the_experiment_is_complete(run: Finished):
     assert (record["spec"], record["overrides"], record["seed"]) == (TINY, [], 0)
     assert record["experiment"]["sampling"]["max_tokens"] == 16
     assert {"jax", "jaxlib", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
+
+
+def test_the_commit_says_that_files_were_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else a run would name code that it did not run."""
+    code = tmp_path / "run.py"
+    code.write_text("1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "First"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    monkeypatch.setattr("rl_llm.run.__file__", str(code))
+    clean = _commit()
+    assert clean is not None
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    code.write_text("2")
+    assert _commit() == f"{clean}-dirty"
 
 
 def test_every_step_has_one_line(run: Finished):

@@ -202,3 +202,12 @@ def test_the_probability_of_improvement_is_covered_with_enough_seeds():
         low, high = probability_of_improvement(dict(enumerate(a)), dict(enumerate(b))).interval
         covered += low <= truth <= high
     assert 0.88 <= covered / 150 <= 0.99
+
+
+def test_equivalence_knows_nothing_of_collapses_that_did_not_happen():
+    noise = np.random.default_rng(0)
+    collapsed = noise.random((4000, 5)) < 0.1
+    differences = np.where(collapsed, -0.44, 0.0) + 0.003 * noise.standard_normal((4000, 5))
+    test = paired_test(differences, 0.02)
+    assert ((test.p_equivalence <= ALPHA) == ~collapsed.any(axis=1)).all()
+    assert (test.p_equivalence <= ALPHA).mean() == pytest.approx(0.9**5, abs=0.03)

@@ -5,7 +5,9 @@ What decides is Student's t on paired differences. It is valid at five seeds, wh
 the arms of a seed could be exchanged, so that differences are symmetric about 0, however skewed or heavy-tailed
 the arms' values are; errors are then at or below the nominal 5 %. Differences that are themselves skewed around a mean
 of 0 exceed it at five pairs (6.5 % at skewness 1, 12 % for a shifted exponential), as with any test of a mean that has
-power there: look at the interquartile mean, too. Bootstrap intervals are descriptions.
+power there: look at the interquartile mean, too. Equivalence knows of what was seen only: an arm that ends 0.44 lower
+in one of ten runs, and else alike, is found equivalent within +-0.02 in 60 % of studies with five pairs: those in which
+no run collapses. Bootstrap intervals are descriptions.
 """
 
 from collections.abc import Callable, Mapping

@@ -237,7 +237,8 @@ def move(tree: Any, shardings: Any) -> Any:
 
     def through_whole(array: jax.Array, sharding: NamedSharding) -> jax.Array:
         assert isinstance(array.sharding, NamedSharding)
-        whole = jax.jit(_same, out_shardings=replicated(array.sharding.mesh))(array).addressable_data(0)
+        everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+        whole = jax.jit(_same, out_shardings=everywhere)(array).addressable_data(0)
         places = sharding.addressable_devices_indices_map(array.shape)
         parts = [jax.device_put(whole[index], device) for device, index in places.items()]
         moved: jax.Array = jax.make_array_from_single_device_arrays(array.shape, sharding, parts)

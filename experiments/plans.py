@@ -31,9 +31,9 @@ HEAD = """# Plans: what the paper's settings need
 
 Lite PPO with 128 prompts x 8 responses a step, prompts of at most 1024 tokens and responses of at most 8192, bfloat16
 products, two updates a rollout, the layers recomputed in the backward pass. For each slice the mesh and the cuts that
-`--search --candidates 1` takes to be the best, compiled. Slices have their number of chips in their shape; Google
-Cloud's own names count chips for v5e and v6e (v6e-16 is v6e:4x4) and cores, two a chip, for v5p (v5p-32 is v5p:2x2x4,
-16 chips).
+`--search --candidates 1` takes to be the best, compiled; where these do not fit, the best of four. Slices have their
+number of chips in their shape; Google Cloud's own names count chips for v5e and v6e (v6e-16 is v6e:4x4) and cores, two
+a chip, for v5p (v5p-32 is v5p:2x2x4, 16 chips).
 
 GiB are per chip, at the fullest moment of each program, with what stays there beside it. Seconds are a roofline at the
 efficiencies that `rl-llm plan --help` says, as if every response were as long as it may be; dollars are for 500 steps.
@@ -54,11 +54,17 @@ def made(name: str, slice_: str) -> Path:
 
 
 def plan(name: str, slice_: str) -> None:
-    """One cell, by the command line, unless it was made before. It ends with 1 for a plan that does not fit."""
-    if not made(name, slice_).exists():
-        command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_]
-        options = ["--search", "--candidates", "1", "--json", str(made(name, slice_))]
+    """One cell, by the command line, unless it was made before: the search's first candidate, or where that does not
+    fit, the best of all that it compiles.
+    """
+    if made(name, slice_).exists():
+        return
+    command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_, "--search"]
+    for candidates in (["--candidates", "1"], []):
+        options = [*candidates, "--json", str(made(name, slice_))]
         code = subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL).returncode
+        if code == 0:
+            return
         if not made(name, slice_).exists():
             raise SystemExit(f"no plan of {name} for {slice_}: rl-llm plan ended with {code}")
 

@@ -21,7 +21,7 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.report import write_report
 from rl_llm.studies import Final, Hypothesis, Last, Study
 from rl_llm.studies.charts import bands, curve_chart, effect_chart, points
-from rl_llm.studies.folder import Member, members, open_study, reopen_study
+from rl_llm.studies.folder import Member, StudyFolderError, members, open_study, reopen_study
 from rl_llm.studies.hypothesis import judge
 from rl_llm.studies.provenance import provenance_of
 from rl_llm.studies.report import write_results
@@ -67,11 +67,12 @@ def make_run(member: Member, study: Study, ending: Ending = entropy, seconds: fl
             {"step": STEPS, "when": "after", "prompt": f"{n}+1=", "response": HOSTILE, "answer": "2", "reward": 1.0}
             for n in range(5)
         )
-        folder.ledger.append("finished", accuracy_after=accuracy_at(TOKENS * STEPS))
+        accuracy = accuracy_at(TOKENS * STEPS) + 0.001 * member.seed
+        folder.ledger.append("finished", accuracy_after=accuracy)
         folder.write_summary(
             {
                 "accuracy_before": 0.3,
-                "accuracy_after": accuracy_at(TOKENS * STEPS) + 0.001 * member.seed,
+                "accuracy_after": accuracy,
                 "tokens_generated": TOKENS * STEPS,
                 "flops": 2.5e12,
                 "wall_seconds": seconds,
@@ -292,7 +293,29 @@ def test_a_registration_after_the_first_run_is_told(tmp_path: Path):
     ledger = moved / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b"registered", b"registerep"))
     write_results(moved, STUDY, members(STUDY, moved, 1))
-    assert "A ledger is broken" in text_of(moved)
+    assert "A record is broken" in text_of(moved)
+
+
+def test_a_summary_that_was_changed_after_the_run_is_told(tmp_path: Path):
+    member = make_study(tmp_path, seeds=1)[-1]
+    path = member.folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy_after": 0.99}))
+    write_results(tmp_path, STUDY, members(STUDY, tmp_path, 1))
+    assert f"{member}: summary.json has another accuracy_after than its ledger" in text_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "summary.json").write_text("{"),
+        lambda run: (run / "metrics.jsonl").unlink(),
+    ],
+)
+def test_a_damaged_run_is_named(damage: Callable[[Path], object], tmp_path: Path):
+    member = make_study(tmp_path, seeds=1)[-1]
+    damage(member.folder)
+    with pytest.raises(StudyFolderError, match=rf"{member} cannot be read .*: delete .* again with --resume"):
+        write_results(tmp_path, STUDY, members(STUDY, tmp_path, 1))
 
 
 def test_the_verb_rebuilds_the_reports(whole: tuple[Path, str], capsys: pytest.CaptureFixture[str]):

@@ -48,8 +48,13 @@ class Member:
         return self.start is None or (self.start / SUMMARY).exists()
 
     def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """summary.json and the lines of metrics.jsonl."""
-        return json.loads((self.folder / SUMMARY).read_text()), read_metrics(self.folder)
+        """summary.json and the lines of metrics.jsonl. Raises StudyFolderError where one is damaged or gone."""
+        try:
+            return json.loads((self.folder / SUMMARY).read_text()), read_metrics(self.folder)
+        except (OSError, ValueError) as error:
+            raise StudyFolderError(
+                f"{self} cannot be read ({error}): delete {self.folder} and run the study again with --resume"
+            ) from error
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"

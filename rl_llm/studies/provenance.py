@@ -34,7 +34,7 @@ class Provenance:
     """`registered` and `first` are the times (ISO 8601) of the registration and of the first start of an arm's run, by
     their ledgers; `surroundings` all values that the members have of a thing, so more than one says that they differ;
     `changes` the differences of each arm from the first; `looks` at how many numbers of seeds it was judged.
-    `error` says what is wrong with a ledger.
+    `error` says what is wrong with a ledger, or with what a run says of its end.
     """
 
     command: str
@@ -67,7 +67,7 @@ def provenance_of(out: Path, study: Study, members: Sequence[Member]) -> Provena
     for member in members:
         if member.of_arm and (member.folder / folder.LEDGER).exists():
             own, broken = _entries(member.folder / folder.LEDGER)
-            error = error or broken
+            error = error or broken or _unlike(member, own)
             starts += [entry["time"] for entry in own if entry["event"] == "started"]
     registered = [entry["time"] for entry in entries if entry["event"] == "registered"]
     failed = {}
@@ -92,6 +92,16 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], str | None]:
         return Ledger.verify(path), None
     except (LedgerError, FileNotFoundError) as error:
         return [], str(error)
+
+
+def _unlike(member: Member, entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Where summary.json of a run is not what its ledger says of its end: one of them was changed since."""
+    ends = [entry["data"] for entry in entries if entry["event"] == "finished"]
+    if not member.done or not ends:
+        return None
+    summary, _ = member.read()
+    unlike = [name for name, value in ends[-1].items() if summary.get(name) != value]
+    return f"{member}: summary.json has another {' and '.join(unlike)} than its ledger" if unlike else None
 
 
 def _looks(entries: Sequence[Mapping[str, Any]]) -> int:

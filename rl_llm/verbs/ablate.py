@@ -121,7 +121,11 @@ def run(arguments: argparse.Namespace) -> int:
     except Preempted as stop:
         print(f"{stop}; go on with the same command and --resume", file=sys.stderr)
         return PREEMPTED
-    print(write_results(out, study, plan.members))
+    try:
+        print(write_results(out, study, plan.members))
+    except StudyFolderError as error:
+        print(f"rl-llm ablate: {error}", file=sys.stderr)
+        return FAILED
     if outcome.left_out:
         print(f"{len(outcome.left_out)} members were left to a larger budget: go on with --resume", file=sys.stderr)
     for member, why in outcome.failed.items():

@@ -42,8 +42,7 @@ def _of_study(folder: Path) -> int:
     from rl_llm.studies.report import write_results
 
     try:
-        study, members = reopen_study(folder)
+        print(write_results(folder, *reopen_study(folder)))
     except (ExperimentError, LedgerError, StudyFolderError) as error:
         raise UsageError(str(error)) from error
-    print(write_results(folder, study, members))
     return DONE

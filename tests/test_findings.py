@@ -237,6 +237,15 @@ def test_a_fast_collapse_is_not_taken_for_problems_learned_by_heart(when: str, p
     assert named(collapsing(COLLAPSES[when]), Sampled(prompts, samples=8)) == ["accuracy_lost"]
 
 
+@pytest.mark.parametrize(("reward", "found"), [(4.0, {"accuracy_lost", "reward_misleads"}), (0.0, {"accuracy_lost"})])
+def test_a_reward_may_lead_at_first_and_mislead_later(reward: float, found: set[str]):
+    """Longer responses, say: right more often as long as they come to an end."""
+    lines = collapsing(lambda done: 0.35 + 0.5 * done if done < 0.6 else 0.65 - 1.2 * (done - 0.6))
+    for step, line in enumerate(lines):
+        line |= {"reward/mean": 3 + reward * step / 16 + 0.1 * (step % 2), "reward/std": 1.5}
+    assert set(named(lines)) == found
+
+
 def test_problems_learned_by_heart_do_not_hide_that_these_are_lost_too():
     both = dict.fromkeys(("reward__accuracy", "reward__mean"), lambda done: 0.95 if done < 0.6 else 0.8)
     lines = run_of(evaluation__accuracy=lambda done: 0.8 if done < 0.6 else 0.3, **both)

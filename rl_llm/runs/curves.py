@@ -78,10 +78,12 @@ def moving(steps: Columns) -> bool:
     return "curriculum/problems" in steps or "curriculum/solved" in steps
 
 
-def change(values: np.ndarray) -> tuple[float, float]:
-    """From the first window to the last, and its standard error by how steps differ within them (a trend included)."""
-    first, last = values[:WINDOW], values[-WINDOW:]
-    return mean(last) - mean(first), float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / WINDOW))
+def change(values: np.ndarray, end: int = WINDOW, width: int = WINDOW) -> tuple[float, float]:
+    """From the `width` steps up to the `end`th to the last ones, and its standard error by how steps differ within both
+    (a trend included).
+    """
+    first, last = values[end - width : end], values[-width:]
+    return mean(last) - mean(first), float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / width))
 
 
 def recent(steps: Columns, name: str) -> float:

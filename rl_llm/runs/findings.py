@@ -4,7 +4,7 @@ A test is a pure function of the RL steps recorded so far. All are made at every
 that is resumed finds what an unbroken one finds. A finding is no verdict: it says what was seen, and what may be done.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ with the best of many evaluations, and is looked for again at each. LIKELY is en
 """
 FALL = 0.10  # of accuracy from its best; smaller ones come and go as a policy learns
 GAP = 0.20  # of accuracy, from training to validation
+SHORTEST = 3  # RL steps that are averaged, where a run has no more
 RISE = 0.25  # of the reward, in standard deviations of a response's reward at the start
 MASTERED = 0.90  # accuracy above which there is little left to gain, so that a policy may rest
 GROWTH = 2.0  # of responses at the same accuracy
@@ -90,30 +91,47 @@ def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
 
 def reward_misleads(steps: Columns, sampled: Sampled) -> str | None:
     """The reward of training responses has risen while their accuracy has not, or has even fallen: what is rewarded is
-    not what is wanted.
+    not what is wanted. Since the start; or, where accuracy rose with it at first, since that was best.
 
     Both are of the same responses, so a curriculum of moving difficulty alone excuses. Where nearly all are right
     already, a reward may go on to other things (brevity, say) as long as accuracy stays.
     """
-    reward, right = (steps.get(name, np.empty(0)) for name in ("reward/mean", "reward/accuracy"))
-    if not (sampled.own and sampled.rewarded) or moving(steps) or len(reward) < 2 * WINDOW:
+    if not (sampled.own and sampled.rewarded) or moving(steps) or not {"reward/mean", "reward/accuracy"} <= set(steps):
         return None
-    rise, error = change(reward)
-    gain, of_gain = change(right)
-    unit = mean(steps["reward/std"][:WINDOW])
-    if not (rise > SURE * error and rise >= RISE * unit):
+    reward, right, unit = steps["reward/mean"], steps["reward/accuracy"], mean(steps["reward/std"][:WINDOW])
+    for end, width, errors in _spans(steps, sampled):
+        rise, error = change(reward, end, width)
+        gain, of_gain = change(right, end, width)
+        fell = gain < -LIKELY * of_gain
+        risen = rise > errors * error and rise >= RISE * unit
+        if risen and gain <= LIKELY * of_gain and (fell or mean(right[-width:]) < MASTERED):
+            break
+    else:
         return None
-    fell = gain < -LIKELY * of_gain
-    if gain > LIKELY * of_gain or not (fell or mean(right[-WINDOW:]) < MASTERED):
-        return None
-    moved = {name: change(steps[name]) for name in steps if name.startswith("component/") and name[10:] != "accuracy"}
-    named = [f"{name[10:]} by {by:+.3f}" for name, (by, noise) in sorted(moved.items()) if abs(by) > LIKELY * noise]
+    parts = [name for name in sorted(steps) if name.startswith("component/") and name != "component/accuracy"]
+    moved = [(name.removeprefix("component/"), *change(steps[name], end, width)) for name in parts]
+    named = [f"{name} by {by:+.3f}" for name, by, noise in moved if abs(by) > LIKELY * noise]
     return (
-        f"the reward rose by {rise:.3f} while accuracy {'fell' if fell else 'did not follow'} ({gain:+.3f}, from "
-        f"{mean(right[:WINDOW]):.3f}): something else is being rewarded"
+        f"the reward rose by {rise:.3f}, from the {width} RL steps up to {end} to the last {width}, while accuracy "
+        f"{'fell' if fell else 'did not follow'} ({gain:+.3f}, from {mean(right[end - width : end]):.3f}): something "
+        "else is being rewarded"
         + (f", components moved: {', '.join(named)}" if named else "")
         + ". Look at samples.jsonl, weigh accuracy more, or drop the component"
     )
+
+
+def _spans(steps: Columns, sampled: Sampled) -> Iterator[tuple[int, int, float]]:
+    """Up to which step, and over how many, to average what the last steps are compared with, and by how many errors the
+    reward is to have risen: less have to do where it is sure that accuracy fell.
+    """
+    points, count = measured(steps, sampled), len(steps["step"])
+    if count >= 2 * WINDOW:
+        yield WINDOW, WINDOW, SURE
+    if _fallen(points) and not _forgotten(steps, sampled):
+        best = max(points, key=lambda point: point.share).steps
+        width = min(WINDOW, best, count - best)
+        if width >= SHORTEST:
+            yield best, width, LIKELY
 
 
 def length_runs_away(steps: Columns, sampled: Sampled) -> str | None:

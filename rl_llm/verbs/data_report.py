@@ -73,12 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     kept = [problem for place, problem in enumerate(problems) if place not in found.removed]
-    if arguments.clean is not None and not kept:
-        raise UsageError(f"--clean {arguments.clean}: no problem would be left; raise --max-guesses or --max-answer")
     title = f"{experiment.task.name}, {len(problems)} {arguments.split} problems"
     _show(title, found)
     if arguments.out is not None:
         arguments.out.write_text(_markdown(f"{title} ({arguments.experiment}, {name})", found))
+    if arguments.clean is not None and not kept:
+        raise UsageError(f"--clean {arguments.clean}: no problem would be left; raise --max-guesses or --max-answer")
     if arguments.clean is not None:
         write_clean(arguments.clean, arguments.split, {arguments.split: kept, **others}, found.removed)
     return DONE

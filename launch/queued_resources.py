@@ -29,7 +29,8 @@ starts=0
 while [ "$starts" -le {restarts} ]; do
     starts=$((starts + 1))
     case "$(state)" in
-        "") {create} || exit 1 ;;
+        # Not there, or not to be seen while the connection is lost: then it is looked for below, as it still costs.
+        "") {create} || [ "$starts" -gt 1 ] || exit 1 ;;
         # What a preemption, or a request that failed before, leaves behind keeps the name.
         SUSPEND* | FAILED) give_back; {create} || exit 1 ;;
     esac
@@ -41,7 +42,7 @@ while [ "$starts" -le {restarts} ]; do
             "") silent=$((silent + 1)) ;;
             *) silent=0 ;;
         esac
-        [ "$silent" -lt {silent} ] || {{ echo "there is no request for {name} any more" >&2; exit 1; }}
+        [ "$silent" -lt {silent} ] || {{ echo "no request for {name} any more, or no connection" >&2; exit 1; }}
         sleep {pause}
     done
     {copy} || {{ sleep {pause}; continue; }}

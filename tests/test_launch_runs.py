@@ -193,7 +193,22 @@ def test_a_request_that_is_gone_is_not_waited_for(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     script = queued_resources.script(SPEC)
     ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert (ended.returncode, ended.stderr) == (1, "there is no request for study any more\n")
+    assert (ended.returncode, ended.stderr) == (1, "no request for study any more, or no connection\n")
+
+
+def test_a_connection_that_stays_lost_for_a_while_does_not_leave_the_slice_behind(monkeypatch, tmp_path):
+    """Neither a look nor a request gets through then, and after it the slice is there as before."""
+    away = "if [ -e away ]; then sed -i 1d away; [ -s away ] || rm away; exit 1; fi\n"
+    lost = GCLOUD.replace('case "$code" in', 'case "$code" in\n lost) printf "1\\n2\\n3\\n" > away; exit 255 ;;')
+    for tool, script in (("gcloud", away + lost), ("git", ""), ("sleep", "")):
+        put_tool(tmp_path, tool, script)
+    (tmp_path / "codes").write_text("lost\n0\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = queued_resources.script(replace(SPEC, restarts=2))
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    calls = [call for call in (tmp_path / "calls").read_text().split() if call != "describe"]
+    assert calls == ["create", "scp", "ssh", "scp", "ssh", "delete"]
 
 
 # Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.

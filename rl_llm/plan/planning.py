@@ -72,7 +72,9 @@ def make_plan(
     compiling: Callable[[str], None] = lambda name: None,
     steps: int | None = None,
 ) -> Plan:
-    """Compile an experiment's programs for its mesh on a slice. Raises PlanError where they do not divide over it."""
+    """Compile an experiment's programs for its mesh on a slice. Raises PlanError where they do not divide over it, or
+    where the compiler does not take the part of it that a `sampler_mesh` leaves to one.
+    """
     try:
         both = make_meshes(experiment.mesh, experiment.sampler_mesh, devices)
     except ValueError as error:
@@ -82,7 +84,17 @@ def make_plan(
     programs = {}
     for name, lower in lowered(made).items():
         compiling(name)
-        programs[name] = compile_program(name, lower, mesh_of(made, name))
+        try:
+            programs[name] = compile_program(name, lower, mesh_of(made, name))
+        except jax.errors.JaxRuntimeError as error:
+            if not both.apart:
+                raise
+            # libtpu compiles for some parts of a slice and not for others (RET_CHECK in net_util.cc).
+            raise PlanError(
+                f"{name}: the compiler does not take the {mesh_of(made, name).size} of {topology.chips} chips that "
+                f"sampler_mesh={experiment.sampler_mesh} leaves to it; set sampler_mesh=None. It said: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
     needs = {name: _need(made, program) for name, program in programs.items()}
     passes = made.learning.passes(experiment.pretraining_steps)
     costs = replace(cost(experiment, topology, both, programs, passes, efficiency), steps=steps or experiment.steps)

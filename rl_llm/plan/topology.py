@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING
 
+from launch.hardware import hardware_of
 from launch.prices import CHIPS, Chip
 from rl_llm.plan.errors import PlanError
 
@@ -59,7 +60,9 @@ def devices(slice_: Topology) -> "list[jax.Device]":
         raise PlanError("the TPU compiler is not installed: pip install 'rl-llm[tpu]' (Linux on x86-64)")
     from jax.experimental import topologies
 
-    # By itself libtpu takes a host to have four chips.
-    bounds = {"chips_per_host_bounds": (1, 1, 1)} if slice_.chips == 1 else {}
+    # By itself libtpu takes a host to have four chips. Who has which decides where a `sampler_mesh` lies.
+    sides = tuple(map(int, slice_.shape.split("x")))
+    of_one_host = hardware_of(slice_.chip.name, slice_.shape).hosts == 1
+    bounds = {"chips_per_host_bounds": (*sides, 1, 1)[:3]} if of_one_host else {}
     described = topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **bounds)
     return list(described.devices)

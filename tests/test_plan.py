@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_train import ROOT
 
+from launch.hardware import hardware_of
 from launch.prices import CHIPS
 from rl_llm.cli import main
 from rl_llm.experiment import Experiment
@@ -20,7 +21,7 @@ from rl_llm.plan.cost import Cost, Phase
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import wanted_bytes
 from rl_llm.plan.search import candidates
-from rl_llm.plan.topology import SLICES, devices, topology
+from rl_llm.plan.topology import ON_ONE_HOST, SLICES, devices, topology
 from rl_llm.verbs.plan import parse_mesh
 
 EXPERIMENT = "tests/data/qwen3_0_6b_short.py"
@@ -161,6 +162,11 @@ def test_a_search_begins_with_what_fits_and_sends_least():
     assert [one.sent for one in fitting] == sorted(one.sent for one in fitting)
     assert all(one.mesh.data * one.mesh.fsdp * one.mesh.tensor == 16 for one in found)
     assert all(qwen.model.kv_heads % one.mesh.tensor == 0 for one in found)
+
+
+def test_what_hangs_on_one_host_is_what_launching_says():
+    one = {shape for kind, shapes in SLICES.items() for shape in shapes if hardware_of(kind, shape).hosts == 1}
+    assert one == set(ON_ONE_HOST)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING
 
-from launch.hardware import hardware_of
 from launch.prices import CHIPS, Chip
 from rl_llm.plan.errors import PlanError
 
@@ -19,6 +18,7 @@ SLICES = {
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
     "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
+ON_ONE_HOST = ("1x1", "2x2", "2x4", "2x2x1")  # all chips on one machine; larger slices have four on each
 RESERVED_GIB = 0.75  # what the TPU runtime keeps of a chip's memory: libtpu compiles for 31.25 of a v6e's 32 GiB
 
 
@@ -62,7 +62,6 @@ def devices(slice_: Topology) -> "list[jax.Device]":
 
     # By itself libtpu takes a host to have four chips. Who has which decides where a `sampler_mesh` lies.
     sides = tuple(map(int, slice_.shape.split("x")))
-    of_one_host = hardware_of(slice_.chip.name, slice_.shape).hosts == 1
-    bounds = {"chips_per_host_bounds": (*sides, 1, 1)[:3]} if of_one_host else {}
+    bounds = {"chips_per_host_bounds": (*sides, 1, 1)[:3]} if slice_.shape in ON_ONE_HOST else {}
     described = topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **bounds)
     return list(described.devices)

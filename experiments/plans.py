@@ -61,6 +61,7 @@ def plan(name: str, slice_: str) -> None:
         return
     command = [sys.executable, "-m", "rl_llm", "plan", f"{__file__}:{name}", "--topology", slice_, "--search"]
     for candidates in (["--candidates", "1"], []):
+        made(name, slice_).unlink(missing_ok=True)  # else the first would stand for a search that failed
         options = [*candidates, "--json", str(made(name, slice_))]
         code = subprocess.run([*command, *options], check=False, stdout=subprocess.DEVNULL).returncode
         if code == 0:

@@ -111,9 +111,7 @@ class Actor:
     reader: ThreadPoolExecutor
 
     def placed(self, params: dict) -> dict:
-        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved there by one
-        transfer.
-        """
+        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved to its own."""
         return move(params, self.weights) if self.meshes.apart else params
 
     def _returned(self, rollout: Rollout) -> Rollout:

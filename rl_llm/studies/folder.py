@@ -7,7 +7,7 @@ results.json    every number and verdict                                        
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,19 @@ class Member:
         """Whether what it begins with is there."""
         return self.start is None or (self.start / SUMMARY).exists()
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json. Raises StudyFolderError where it is damaged."""
+        summary: dict[str, Any] = self._readable(lambda: json.loads((self.folder / SUMMARY).read_text()))
+        return summary
+
     def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """summary.json and the lines of metrics.jsonl. Raises StudyFolderError where one is damaged or gone."""
+        return self.summary, self._readable(lambda: read_metrics(self.folder))
+
+    def _readable(self, read: Callable[[], Any]) -> Any:
         try:
-            return json.loads((self.folder / SUMMARY).read_text()), read_metrics(self.folder)
+            return read()
         except (OSError, ValueError) as error:
             raise StudyFolderError(
                 f"{self} cannot be read ({error}): delete {self.folder} and run the study again with --resume"

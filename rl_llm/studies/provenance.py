@@ -99,7 +99,7 @@ def _unlike(member: Member, entries: Sequence[Mapping[str, Any]]) -> str | None:
     ends = [entry["data"] for entry in entries if entry["event"] == "finished"]
     if not member.done or not ends:
         return None
-    summary, _ = member.read()
+    summary = member.summary
     unlike = [name for name, value in ends[-1].items() if summary.get(name) != value]
     return f"{member}: summary.json has another {' and '.join(unlike)} than its ledger" if unlike else None
 
@@ -149,8 +149,7 @@ def _changes(study: Study) -> dict[str, list[str]]:
 def _state(out: Path, member: Member, failed: bool) -> MemberState:
     log, page = out / LOGS / f"{member.folder.name}.log", member.folder / report.REPORT
     if member.done:
-        summary = json.loads((member.folder / folder.SUMMARY).read_text())
-        return MemberState(member, "done", _link(page, out), summary)
+        return MemberState(member, "done", _link(page, out), member.summary)
     if failed:
         return MemberState(member, "failed", _link(log, out), {})
     begun = (member.folder / folder.EXPERIMENT).exists()

@@ -149,6 +149,6 @@ def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
 
 def _result(member: Member, ledger: Ledger) -> str:
     """Write down a member that is done; returns what came of it."""
-    summary, _ = member.read()
+    summary = member.summary
     ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
     return f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"

@@ -6,23 +6,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from rl_llm import hosts, population
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import Meshes, move, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
-from rl_llm.model import ModelConfig, weight_table
+from rl_llm.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
+from rl_llm.model import ModelConfig, separated, weight_table
 from rl_llm.numbers import PROGRAMS
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
 from rl_llm.sampler import Sampler, Sampling, SamplingValues, compile_sampler
 from rl_llm.text import decode_responses, encode_prompts
+from rl_llm.transfer import move
 from rl_llm.types import Prompts, Rollout
 
 
@@ -100,7 +102,7 @@ class Read:
 class Actor:
     """What it takes to answer `experiment.prompts_per_step` problems at a time, K responses each. Made by
     `open_actor`. Rollouts come on the learner's mesh, wherever they were sampled; `weights` are the shardings of what
-    samples.
+    samples, `sent` the frozen ones that a sampler on devices of its own has, by path: from what, and as they are there.
     """
 
     experiment: Experiment
@@ -109,10 +111,21 @@ class Actor:
     weights: dict
     grader: Grader
     reader: ThreadPoolExecutor
+    sent: dict[str, tuple[jax.Array, jax.Array]] = field(default_factory=dict)
 
     def placed(self, params: dict) -> dict:
-        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved to its own."""
-        return move(params, self.weights) if self.meshes.apart else params
+        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved to its own; what is
+        frozen beside adapters only once.
+        """
+        if not self.meshes.apart:
+            return params
+        ours, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, self.weights))
+        _, frozen = separated(self.experiment.model, ours)
+        known = {path: moved for path, (source, moved) in self.sent.items() if frozen.get(path) is source}
+        new = {path: array for path, array in ours.items() if path not in known}
+        moved = known | move(new, {path: there[path] for path in new})
+        self.sent.update({path: (array, moved[path]) for path, array in frozen.items()})
+        return traverse_util.unflatten_dict(moved, sep="/")
 
     def _returned(self, rollout: Rollout) -> Rollout:
         """A rollout on the learner's mesh."""

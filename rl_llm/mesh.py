@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rl_llm.population import Program, program
@@ -49,7 +50,9 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of AXES over `devices` (default: all). Raises ValueError unless the sizes multiply to their number."""
+    """A mesh of AXES over `devices` (default: all); on TPUs, neighbours along an axis lie as near in the slice as may
+    be. Raises ValueError unless the sizes multiply to the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [shape.data, shape.fsdp, shape.tensor]
     if -1 in sizes:
@@ -60,7 +63,11 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None =
             f"a mesh of data x fsdp x tensor = {' x '.join(map(str, sizes))} needs that many devices; "
             f"there are {len(devices)}"
         )
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+    try:
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    except AssertionError:  # it knows of boxes of chips only, which a `sampler_mesh` need not leave: as they come
+        placed = np.asarray(devices).reshape(sizes)
+    return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,9 @@ class Meshes:
 
 def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax.Device] | None = None) -> Meshes:
     """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones of
-    every process learn and its other ones sample, and one of the shapes may leave a size open. Raises ValueError unless
-    they make up all devices, and every process has as many of either as the others (`move` needs that).
+    every process learn (on TPUs: those in the middle of the slice) and its other ones sample, and one of the shapes may
+    leave a size open. Raises ValueError unless they make up all devices, and every process has as many of either as the
+    others (`move` needs that).
     """
     if sampler is None:
         return Meshes(mesh := make_mesh(learner, devices), mesh)
@@ -99,9 +107,28 @@ def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax
             f"mesh={learner} and sampler_mesh={sampler} take {learning} + {sampling} devices, and each of the "
             f"{processes} processes is to have as many of either as the others: choose multiples of {processes}"
         )
-    by_process = np.asarray(sorted(devices, key=lambda device: device.process_index)).reshape(processes, -1)
+    middle = _distance_from_the_middle(devices)
+    by_process = np.asarray(sorted(devices, key=lambda device: (device.process_index, middle(device))))
+    by_process = by_process.reshape(processes, -1)
     learners, samplers = np.split(by_process, [learning // processes], axis=1)
     return Meshes(make_mesh(learner, list(learners.flat)), make_mesh(sampler, list(samplers.flat)))
+
+
+def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device], tuple[int, int]]:
+    """How far a TPU chip lies from the middle of the slice: along its first axis, then along all. 0 for other devices.
+
+    The chips of every host that are nearest make one block on slices of 4 x 4 chips, whose hosts have 2 x 2: libtpu
+    compiles for that, for what lies around it, and not for every second row or column.
+    """
+    if not hasattr(devices[0], "coords"):
+        return lambda device: (0, 0)
+    last = np.max([device.coords for device in devices], axis=0)
+
+    def distance(device: jax.Device) -> tuple[int, int]:
+        along = abs(2 * np.asarray(device.coords) - last)
+        return int(along[0]), int(along.sum())
+
+    return distance
 
 
 class Placeable(Protocol):
@@ -223,28 +250,6 @@ def put_on_batch(mesh: Mesh, tree: Any) -> Any:
 
 def _same(array: jax.Array) -> jax.Array:
     return array
-
-
-def move(tree: Any, shardings: Any) -> Any:
-    """Arrays from the mesh where they are to another one: all in one transfer where there is one process.
-
-    Between several, arrays can only be copied within a process. So each array is made whole on the devices that it
-    comes from (one after the other, as there may be no room for all), and every process takes from there what its own
-    devices of the other mesh are to hold.
-    """
-    if jax.process_count() == 1:
-        return jax.device_put(tree, shardings)
-
-    def through_whole(array: jax.Array, sharding: NamedSharding) -> jax.Array:
-        assert isinstance(array.sharding, NamedSharding)
-        everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
-        whole = jax.jit(_same, out_shardings=everywhere)(array).addressable_data(0)
-        places = sharding.addressable_devices_indices_map(array.shape)
-        parts = [jax.device_put(whole[index], device) for device, index in places.items()]
-        moved: jax.Array = jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
-        return jax.block_until_ready(moved)
-
-    return jax.tree.map(through_whole, tree, shardings)
 
 
 def one_cpu(mesh: Mesh) -> bool:

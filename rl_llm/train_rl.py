@@ -98,6 +98,7 @@ def reinforce(
                 break
             start = time.perf_counter()
             collected = collector.finish(begun or collector.begin(step, of_sampler(state)))
+            begun = None  # nor its parameters, which a sampler on devices of its own need not have beside the next ones
             state = remembered(state)
             answers, rollout = collected.answers, collected.experience.rollout
             values = describe_rollout(answers, config, K, rollout, learning.passes(step)) | collected.values

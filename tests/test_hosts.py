@@ -190,6 +190,21 @@ def test_several_processes_run_what_one_runs(
     assert_nearly_the_same(train_all(processes, devices, tmp_path / "several", "--set", mesh), four_devices)
 
 
+def test_arrays_go_from_mesh_to_mesh_in_parts_where_layers_are_stacked():
+    """Five layers, two at a time: the last part has one that went before."""
+    ended = finish_all(start_all(2, 4, "tests/data/transfer_program.py"))
+    assert [code for code, *_ in ended] == [0, 0], ended
+    for _, stdout, _ in ended:
+        found = json.loads(stdout.split("found ")[-1])
+        assert all(array["same"] and array["placed"] for array in found.values()), found
+        assert {name: array["at_once"] for name, array in found.items()} == {
+            "stacked": 2,
+            "split": None,
+            "rows": None,
+            "number": None,
+        }
+
+
 @pytest.mark.slow
 def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
     """Parameters go from mesh to mesh within the processes, and rollouts come back."""

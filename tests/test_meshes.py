@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_techniques import WARM_STEPS, train
 
-from rl_llm.actor import compile_policy
+from rl_llm.actor import compile_policy, open_actor
 from rl_llm.config import fingerprint
 from rl_llm.loading import load_experiment
-from rl_llm.mesh import MeshShape, make_meshes
-from rl_llm.model import init
+from rl_llm.mesh import MeshShape, make_meshes, weight_shardings
+from rl_llm.model import Lora, init, joined, trained_and_frozen, weight_table
 from rl_llm.text import encode_prompts
 from tests.data.tiny import base
 
@@ -61,3 +61,20 @@ def test_parts_that_do_not_divide_are_refused(batches: int, message: str):
 def test_hardware_is_no_part_of_the_fingerprint():
     apart = load_experiment("tests/data/techniques.py:apart")[1]
     assert fingerprint(apart) == fingerprint(replace(apart, mesh=MeshShape(), sampler_mesh=None))
+
+
+def test_frozen_weights_are_sent_to_a_sampler_once():
+    model = replace(base.model, lora=Lora(rank=2, alpha=4.0))
+    experiment = replace(base, model=model)
+    meshes = make_meshes(MeshShape(4), MeshShape(2, fsdp=2))
+    params = jax.device_put(init(model, jax.random.key(0)), weight_shardings(meshes.learner, weight_table(model)))
+    trained, frozen = trained_and_frozen(model, params)
+    with open_actor(experiment, meshes) as actor:
+        first = actor.placed(params)
+        second = actor.placed(joined(jax.tree.map(lambda x: x + 1, trained), frozen))
+        other = actor.placed(jax.tree.map(lambda x: x + 1, params))
+    assert jax.tree.map(lambda x: x.sharding, first) == weight_shardings(meshes.sampler, weight_table(model))
+    (now, still), (before, sent) = trained_and_frozen(model, second), trained_and_frozen(model, first)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, still, sent)))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), now, before)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), other, first)

@@ -8,6 +8,7 @@ for more.
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import jax
@@ -48,6 +49,19 @@ def entries_at_once(array: Any, sharding: NamedSharding, at_once: int = AT_ONCE)
     if any(place.shard_shape(array.shape)[0] < entries for place in (array.sharding, sharding)):
         return None
     return max(1, at_once * entries // size)
+
+
+def bytes_at_once(tree: Any, shardings: Any) -> int:
+    """The most that `move` takes of a device that arrays come from, in several processes: a part of one of them whole,
+    and once more what a device of the other mesh is to have of it.
+    """
+
+    def of_part(array: Any, sharding: NamedSharding) -> int:
+        count = entries_at_once(array, sharding)
+        whole = bytes_of(array) if count is None else bytes_of(array) // array.shape[0] * count
+        return whole + whole * prod(sharding.shard_shape(array.shape)) // max(1, array.size)
+
+    return max(jax.tree.leaves(jax.tree.map(of_part, tree, shardings)))
 
 
 def bytes_of(array: Any) -> int:

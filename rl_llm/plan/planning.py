@@ -27,6 +27,9 @@ from rl_llm.plan.programs import (
 from rl_llm.plan.topology import Topology
 from rl_llm.state import policy_of
 from rl_llm.supervision import Conversations
+from rl_llm.transfer import bytes_at_once
+
+SENDING = "weights to the sampler"
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def make_plan(
                 f"{str(error).splitlines()[0]}"
             ) from error
     needs = {name: _need(made, program) for name, program in programs.items()}
+    if both.apart and len({device.process_index for device in devices}) > 1:
+        needs[SENDING] = _need_to_send(made)
     passes = made.learning.passes(experiment.pretraining_steps)
     costs = replace(cost(experiment, topology, both, programs, passes, efficiency), steps=steps or experiment.steps)
     return Plan(experiment, topology, programs, needs, costs, efficiency, _advice(made, topology, programs, needs))
@@ -119,13 +124,18 @@ def _need(made: Abstract, program: Program) -> Need:
     return Need(*(size / GIB for size in sizes))
 
 
+def _need_to_send(made: Abstract) -> Need:
+    """What a learner's chip has while several processes send the weights to the sampler's chips."""
+    params, there = policy_of(made.state), jax.tree.map(lambda x: x.sharding, made.sampler_arguments[0])
+    parameters, everything, sent = bytes_per_chip(params), bytes_per_chip(made.state), bytes_at_once(params, there)
+    sizes = (parameters, everything - parameters, 0, 0, 0, 0, sent, everything + sent)
+    return Need(*(size / GIB for size in sizes))
+
+
 def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], needs: dict[str, Need]) -> str | None:
     """The first thing to change where a program does not fit; None where all do."""
-    tight = [
-        name
-        for name, program in programs.items()
-        if program.failure is not None or needs[name].peak > topology.usable_gib
-    ]
+    failed = {name for name, program in programs.items() if program.failure is not None}
+    tight = [name for name, need in needs.items() if name in failed or need.peak > topology.usable_gib]
     if not tight:
         return None
     name = max(tight, key=lambda name: needs[name].peak)
@@ -138,10 +148,12 @@ def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], ne
                 f"data=1,fsdp={shape['fsdp'] * shape['data']},tensor={shape['tensor']}"
             )
         return f"parameters and optimizer take {lasting:.1f} GiB of every chip although spread over all: a larger slice"
+    if name == SENDING:
+        return f"{name}: {need.temporaries:.1f} GiB of weights are whole for a moment: set sampler_mesh=None"
     if name == "sample":
         if shape["tensor"] > experiment.model.kv_heads:
             return f"tensor={shape['tensor']} copies key/value heads: at most tensor={experiment.model.kv_heads}"
-        rest = need.peak - need.cache if programs[name].failure is None else lasting
+        rest = lasting if name in failed else need.peak - need.cache
         times, most = 2, experiment.prompts_per_step // (shape["data"] * shape["fsdp"] * experiment.sampling_batches)
         while need.cache / times + rest > 0.9 * topology.usable_gib and times < most:
             times *= 2

@@ -19,8 +19,7 @@ from rl_llm.model.families import QWEN3_0_6B, QWEN3_4B, QWEN3_8B
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-SLICES = ("v6e:4x4", "v6e:8x8", "v5p:2x2x4", "v5e:4x4")
-
+SLICES = ("v6e:4x4", "v6e:8x8", "v5p:2x2x2", "v5p:2x2x4", "v5e:4x4")
 
 ABLATION = {
     name: replace(base, model=replace(model, remat=base.model.remat))

@@ -1,18 +1,24 @@
 """The search's estimates: exact where shapes decide, and near what compilers said of real models."""
 
+import json
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import jax
 import pytest
 from test_train import EXPERIMENT, ROOT
 
-from experiments.plans import ABLATION
+from experiments.plans import ABLATION, DOCS
 from rl_llm.experiment import Experiment
 from rl_llm.loading import load_experiment
 from rl_llm.mesh import MeshShape, make_mesh
 from rl_llm.model import Lora, parameter_count
+from rl_llm.plan.cost import Efficiency, cost
+from rl_llm.plan.errors import PlanError
+from rl_llm.plan.planning import on_mesh
 from rl_llm.plan.programs import bytes_per_chip
-from rl_llm.plan.search import GIB, candidates, state_bytes, update_bytes
+from rl_llm.plan.search import GIB, TIE, candidates, sent_by_hand, state_bytes, update_bytes
 from rl_llm.plan.topology import topology
 from rl_llm.saved import carried
 from rl_llm.state import abstract_state
@@ -80,10 +86,70 @@ def test_adapters_make_more_meshes_possible():
     """A full update of 8B does not fit where one of adapters does, and sends more."""
     whole, slice_ = ABLATION["qwen3_8b"], topology("v6e:4x4")
     adapted = replace(whole, model=replace(whole.model, lora=Lora(16, 32.0)))
-    of_all = {(one.mesh, one.micro_batches): one for one in candidates(whole, slice_)}
-    for one in candidates(adapted, slice_):
-        other = of_all[one.mesh, one.micro_batches]
-        assert one.sent <= other.sent
-        assert one.gib <= other.gib or one.sampling_batches < other.sampling_batches
-    fitting = [sum(one.gib <= slice_.usable_gib for one in candidates(e, slice_)) for e in (adapted, whole)]
-    assert fitting[0] > fitting[1]
+    of_all = {one.mesh: one for one in candidates(whole, slice_, Efficiency())}
+    of_adapters = candidates(adapted, slice_, Efficiency())
+    for one in of_adapters:
+        other = of_all[one.mesh]
+        assert one.fits >= other.fits
+        assert one.seconds < other.seconds or one.sampling_batches > other.sampling_batches
+        same = [on_mesh(e, one.mesh, one.micro_batches, one.sampling_batches) for e in (adapted, whole)]
+        less, more = (sent_by_hand(experiment, one.mesh, Efficiency()).update for experiment in same)
+        assert less < more
+    assert sum(one.fits for one in of_adapters) > sum(one.fits for one in of_all.values())
+
+
+@pytest.mark.parametrize("name", ABLATION)
+def test_a_search_begins_with_what_fits_and_is_fast(name: str):
+    experiment, slice_ = ABLATION[name], topology("v6e:4x4")
+    found = candidates(experiment, slice_, Efficiency())
+    fitting = [one for one in found if one.fits]
+    assert found[: len(fitting)] == fitting
+    assert all(one.gib <= slice_.usable_gib for one in fitting)
+    for first, second in pairwise(fitting):
+        assert first.seconds <= (1 + TIE) * second.seconds
+    assert len({one.mesh for one in found}) == len(found)
+    assert all(one.mesh.data * one.mesh.fsdp * one.mesh.tensor == 16 for one in found)
+    assert all(experiment.model.kv_heads % one.mesh.tensor == 0 for one in found)
+
+
+def test_fewer_bytes_of_weights_a_token_come_first_unless_the_network_is_slow():
+    slice_ = topology("v6e:4x4")
+    assert candidates(ABLATION["qwen3_4b"], slice_, Efficiency())[0].mesh == MeshShape(1, 2, 8)
+    assert candidates(ABLATION["qwen3_4b"], slice_, Efficiency(network=0.02))[0].mesh.tensor < 8
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "plans").glob("*.json")), ids=lambda path: path.stem)
+def test_an_estimate_is_near_what_was_compiled(path: Path):
+    plan = json.loads(path.read_text())
+    name, slice_, mesh = path.stem.split("-")[0], topology(plan["topology"]), MeshShape(**plan["mesh"])
+    experiment = on_mesh(ABLATION[name], mesh, plan["micro_batches"], plan["sampling_batches"])
+    e, passes = Efficiency(**plan["efficiency"]), 4
+    found = cost(experiment, slice_, mesh, mesh, sent_by_hand(experiment, mesh, e), passes, e)
+    assert found.seconds == pytest.approx(plan["step_seconds"], rel=0.05)
+    if plan["fits"]:
+        assert found.phases["update"].network == pytest.approx(plan["seconds"]["update"]["network"], rel=0.25)
+
+
+def test_a_search_leaves_the_sampler_its_chips():
+    """12 of 16 chips learn. What the sampler needs does not depend on the learner's mesh, nor has it the optimizer."""
+    whole, slice_ = replace(ABLATION["qwen3_0_6b"], prompts_per_step=96), topology("v6e:4x4")
+    experiment = replace(whole, sampler_mesh=MeshShape(2, 1, 2), updates_per_rollout=1, micro_batches=1)
+    found = candidates(experiment, slice_, Efficiency())
+    assert {one.mesh.data * one.mesh.fsdp * one.mesh.tensor for one in found} == {12}
+    assert len({one.sampling_batches for one in found}) == 1
+    seconds = [one.seconds for one in candidates(experiment, slice_, Efficiency(memory=0.35)) if one.fits]
+    assert seconds[0] > 1.5 * found[0].seconds  # it samples, and four chips read the cache
+
+
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [
+        (MeshShape(-1, 1, 2), r"sampler_mesh=MeshShape\(data=-1.*fix its sizes"),
+        (MeshShape(16), "leaves none of 16 chips"),
+        (MeshShape(9), "no mesh of 7 chips divides prompts_per_step=128"),
+    ],
+)
+def test_a_sampler_that_leaves_no_known_chips_ends_a_search(sampler: MeshShape, said: str):
+    experiment = replace(ABLATION["qwen3_0_6b"], sampler_mesh=sampler)
+    with pytest.raises(PlanError, match=said):
+        candidates(experiment, topology("v6e:4x4"), Efficiency())

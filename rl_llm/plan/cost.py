@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import Meshes
+from rl_llm.mesh import MeshShape
 from rl_llm.model import forward_flops, parameter_count
 from rl_llm.plan.programs import Program
 from rl_llm.plan.topology import Topology
@@ -48,6 +46,14 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Bytes that a chip sends in a step, in the phases where that may decide."""
+
+    decode: float
+    update: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """Of one step, its parts one after the other, and of a run of `steps`: RL steps alone, without evaluations, warm
     start, compilation, restarts.
@@ -73,13 +79,14 @@ class Cost:
 def cost(
     experiment: Experiment,
     topology: Topology,
-    both: Meshes,
-    programs: Mapping[str, Program],
+    learner: MeshShape,
+    sampler: MeshShape,
+    sent: Sent,
     passes: int,
     e: Efficiency,
 ) -> Cost:
-    """The roofline of a step. FLOPs are the model's own count, of every prompt and response read `passes` times by the
-    learner: recomputation does not count. Communication is that of the compiled programs.
+    """The roofline of a step on meshes of these sizes. FLOPs are the model's own count, of every prompt and response
+    read `passes` times by the learner: recomputation does not count.
     """
     chip, config, batches = topology.chip, experiment.model, experiment.sampling_batches
     N, P, T = experiment.prompts_per_step, experiment.max_prompt_tokens, experiment.sampling.max_tokens
@@ -87,9 +94,9 @@ def cost(
     reading = forward_flops(config, N * P, P / 2, logits=N)
     answering = forward_flops(config, rows * length, P + length / 2)
 
-    def phase(mesh: Mesh, flops: float, bytes_read: float, sent: float) -> Phase:
+    def phase(mesh: MeshShape, flops: float, bytes_read: float, sent: float) -> Phase:
         return Phase(
-            flops / (mesh.size * chip.bf16_flops * e.compute),
+            flops / (chips(mesh) * chip.bf16_flops * e.compute),
             bytes_read / (chip.hbm_bandwidth * e.memory),
             sent / (chip.ici_bandwidth / 2 * e.network),  # one direction
         )
@@ -97,26 +104,31 @@ def cost(
     itemsize = 2 if config.compute_dtype == "bfloat16" else 4
     weights = parameter_count(config) * itemsize
     of_slot = 2 * config.layers * config.kv_heads * config.head_width * itemsize
-    slots = (N * P + rows * length / 2) / both.sampler.size
-    of_sampling, of_update = weights / both.sampler.shape["tensor"], weights / both.learner.shape["tensor"]
-    sample, update, updates = programs.get("sample"), programs.get("update"), experiment.updates_per_rollout
+    slots = (N * P + rows * length / 2) / chips(sampler)
+    of_sampling, of_update = weights / sampler.tensor, weights / learner.tensor
+    micro_batches = experiment.updates_per_rollout * experiment.micro_batches
+    decoding = length * (batches * of_sampling + of_slot * slots)
     phases = {
-        "prefill": phase(both.sampler, reading, batches * of_sampling, 0.0),
-        "decode": phase(
-            both.sampler,
-            answering,
-            length * (batches * of_sampling + of_slot * slots),
-            batches * sent_by_sampling(sample, T, length),
-        ),
-        "update": phase(
-            both.learner,
-            passes * (reading + answering),
-            updates * experiment.micro_batches * 3 * of_update,
-            updates * sum(one.total for one in update.collectives) if update else 0.0,
-        ),
+        "prefill": phase(sampler, reading, batches * of_sampling, 0.0),
+        "decode": phase(sampler, answering, decoding, sent.decode),
+        "update": phase(learner, passes * (reading + answering), micro_batches * 3 * of_update, sent.update),
     }
     flops = (1 + passes) * (reading + answering)
     return Cost(phases, flops, rows * length, experiment.steps, topology.chips)
+
+
+def chips(mesh: MeshShape) -> int:
+    """Of a mesh whose sizes are all known."""
+    return mesh.data * mesh.fsdp * mesh.tensor
+
+
+def sent_by_programs(experiment: Experiment, programs: Mapping[str, Program], e: Efficiency) -> Sent:
+    """What the compiled programs of a step send."""
+    T, update = experiment.sampling.max_tokens, programs.get("update")
+    return Sent(
+        decode=experiment.sampling_batches * sent_by_sampling(programs.get("sample"), T, e.length * T),
+        update=experiment.updates_per_rollout * sum(one.total for one in update.collectives) if update else 0.0,
+    )
 
 
 def sent_by_sampling(program: Program | None, max_tokens: int, length: float) -> float:

@@ -7,7 +7,7 @@ import jax
 
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape, make_meshes
-from rl_llm.plan.cost import Cost, Efficiency, cost
+from rl_llm.plan.cost import Cost, Efficiency, cost, sent_by_programs
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import (
     GIB,
@@ -102,7 +102,10 @@ def make_plan(
     if both.apart and len({device.process_index for device in devices}) > 1:
         needs[SENDING] = _need_to_send(made)
     passes = made.learning.passes(experiment.pretraining_steps)
-    costs = replace(cost(experiment, topology, both, programs, passes, efficiency), steps=steps or experiment.steps)
+    learner, sampler = MeshShape(**both.learner.shape), MeshShape(**both.sampler.shape)
+    sent = sent_by_programs(experiment, programs, efficiency)
+    costs = cost(experiment, topology, learner, sampler, sent, passes, efficiency)
+    costs = replace(costs, steps=steps or experiment.steps)
     return Plan(experiment, topology, programs, needs, costs, efficiency, _advice(made, topology, programs, needs))
 
 

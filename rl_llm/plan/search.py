@@ -2,54 +2,87 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
+
+import jax
 
 from rl_llm.experiment import Experiment
+from rl_llm.learning import compile_learning
 from rl_llm.likelihood import LOGITS_BYTES
-from rl_llm.mesh import RULES, MeshShape
+from rl_llm.mesh import RULES, MeshShape, make_mesh
 from rl_llm.model import Weight, parameter_count, separated, weight_table
 from rl_llm.optimizer import AdamW
+from rl_llm.plan.cost import Efficiency, Sent, chips, cost
+from rl_llm.plan.errors import PlanError
+from rl_llm.plan.planning import on_mesh
 from rl_llm.plan.topology import Topology
+from rl_llm.recorded import Others
 
 GIB = 2**30
+SURE = 0.95  # of the memory: as near as the estimates are
+TIE = 0.02  # of the seconds: then the one that takes less memory is first
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mesh, and numbers of micro-batches and of sampling batches, with a rough guess at the memory they take (GiB per
-    chip), and at how much is sent: bytes per chip and step.
+    """A mesh for the learner, and numbers of micro-batches and of sampling batches, with rough guesses at the memory
+    that they take (GiB of the fullest chip), whether that should fit, and at the seconds of a step.
     """
 
     mesh: MeshShape
     micro_batches: int
     sampling_batches: int
     gib: float
-    sent: float
+    fits: bool
+    seconds: float
 
 
-def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
-    """All that the experiment's sizes divide over, the most promising first: those that should fit by what they send,
-    then the others by what they need.
+def candidates(experiment: Experiment, topology: Topology, e: Efficiency) -> list[Candidate]:
+    """Every mesh that the experiment's sizes divide over, with the fewest micro-batches that should fit, the most
+    promising first: those that should fit by their seconds, then the others by what they need. A `sampler_mesh` stays
+    as it is. Raises PlanError where there is no such mesh, or where `sampler_mesh` does not say how many chips it
+    leaves.
     """
-    found = [_estimate(experiment, topology, mesh, cut) for mesh, cut in _possible(experiment, topology.chips)]
-    return sorted(
-        found, key=lambda one: (one.gib > topology.usable_gib, one.sent if one.gib <= topology.usable_gib else one.gib)
-    )
+    learning = compile_learning(experiment, 0, make_mesh(MeshShape(), jax.devices()[:1]), Others(), ())
+    passes = learning.passes(experiment.pretraining_steps)
+    learning_chips, found = _learning_chips(experiment, topology), []
+    for mesh in _meshes(experiment, learning_chips):
+        cuts = [_estimate(experiment, topology, mesh, cut, passes, e) for cut in _cuts(experiment, mesh)]
+        found += [next((one for one in cuts if one.fits), cuts[-1])] if cuts else []
+    if not found:
+        raise PlanError(
+            f"no mesh of {learning_chips} chips divides prompts_per_step={experiment.prompts_per_step} and the model: "
+            "choose a smaller slice, or more prompts"
+        )
+    return sorted(found, key=lambda one: (not one.fits, one.fits and round(log(one.seconds) / TIE), one.gib))
 
 
-def _possible(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int]]:
+def _learning_chips(experiment: Experiment, topology: Topology) -> int:
+    sampler = experiment.sampler_mesh
+    if sampler is None:
+        return topology.chips
+    if sampler.fixed is None:
+        raise PlanError(
+            f"sampler_mesh={sampler} takes the chips that the learner leaves, and --search chooses those: fix its sizes"
+        )
+    if sampler.fixed >= topology.chips:
+        raise PlanError(f"sampler_mesh={sampler} leaves none of {topology.chips} chips to the learner: a smaller one")
+    return topology.chips - sampler.fixed
+
+
+def _meshes(experiment: Experiment, chips: int) -> Iterator[MeshShape]:
     config = experiment.model
-    prompts = experiment.prompts_per_step // experiment.updates_per_rollout
     for tensor in _divisors(chips):
         if config.kv_heads % tensor or config.feed_forward % tensor or config.vocabulary % tensor:
             continue
         for fsdp in _divisors(chips // tensor):
-            if config.width % fsdp:
-                continue
-            ways = chips // tensor
-            for cut in _powers(prompts):
-                if (prompts // cut) % ways == 0:
-                    yield MeshShape(chips // tensor // fsdp, fsdp, tensor), cut
+            if config.width % fsdp == 0:
+                yield MeshShape(chips // tensor // fsdp, fsdp, tensor)
+
+
+def _cuts(experiment: Experiment, mesh: MeshShape) -> list[int]:
+    prompts = experiment.prompts_per_step // experiment.updates_per_rollout
+    return [cut for cut in _powers(prompts) if prompts % (cut * mesh.data * mesh.fsdp) == 0]
 
 
 def _powers(most: int) -> list[int]:
@@ -61,27 +94,72 @@ def _divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def _estimate(experiment: Experiment, topology: Topology, mesh: MeshShape, cut: int) -> Candidate:
+def _estimate(
+    experiment: Experiment, topology: Topology, mesh: MeshShape, cut: int, passes: int, e: Efficiency
+) -> Candidate:
     """By hand, from the shapes alone."""
-    config, chips, ways = experiment.model, topology.chips, mesh.data * mesh.fsdp
-    itemsize = 2 if config.compute_dtype == "bfloat16" else 4
+    sampler = experiment.sampler_mesh or mesh
+    parts, sampling = _sampling(experiment, topology, mesh, sampler)
+    tokens = _tokens(experiment) / (experiment.updates_per_rollout * cut * mesh.data * mesh.fsdp)
+    gib = max(sampling, state_bytes(experiment, mesh) + update_bytes(experiment, mesh, cut, tokens)) / GIB
+    planned = on_mesh(experiment, mesh, cut, parts)
+    seconds = cost(planned, topology, mesh, sampler, sent_by_hand(planned, sampler, e), passes, e).seconds
+    return Candidate(mesh, cut, parts, gib, gib <= SURE * topology.usable_gib, seconds)
+
+
+def _sampling(experiment: Experiment, topology: Topology, mesh: MeshShape, sampler: MeshShape) -> tuple[int, float]:
+    """The fewest sampling batches that should fit, or the most there are, and the bytes of a chip then."""
+    config, N, ways = experiment.model, experiment.prompts_per_step, sampler.data * sampler.fsdp
+    cache = 2 * config.layers * config.kv_heads * config.head_width * _itemsize(experiment) * _tokens(experiment)
+    weights = 4 * _per_chip(weight_table(config), sampler)
+    lasting = weights if experiment.sampler_mesh else state_bytes(experiment, mesh)
+    lasting += _itemsize(experiment) * parameter_count(config) / sampler.tensor  # in the form that sampling reads
+    possible = [parts for parts in _powers(N) if N % (parts * ways) == 0] or [1]
+    needs = [(parts, lasting + cache / chips(sampler) / parts) for parts in possible]
+    return next((one for one in needs if one[1] < 0.9 * GIB * topology.usable_gib), needs[-1])
+
+
+def _tokens(experiment: Experiment) -> float:
+    """At most, of a rollout: a prompt is read once."""
+    responses = experiment.responses_per_prompt * experiment.sampling.max_tokens
+    return experiment.prompts_per_step * (responses + experiment.max_prompt_tokens)
+
+
+def _itemsize(experiment: Experiment) -> int:
+    return 2 if experiment.model.compute_dtype == "bfloat16" else 4
+
+
+def sent_by_hand(experiment: Experiment, sampler: MeshShape, e: Efficiency) -> Sent:
+    """What the compiled programs are likely to send, with every layer computed again in the backward pass.
+
+    What updates send is within 20 % of what twelve plans in docs/plans say (v5e, v5p, v6e; tensor from 1 to 8). Where
+    the compiler leaves sampling to hand on a part of the weights at every token (tensor=1 on v5p, tensor=8), that
+    sends up to six times as much as is said here; it decided nowhere.
+    """
+    config, mesh = experiment.model, experiment.mesh
+    ways, D, V = mesh.data * mesh.fsdp, config.width, config.vocabulary
     rows = experiment.prompts_per_step * experiment.responses_per_prompt
-    responses = rows * experiment.sampling.max_tokens
-    tokens = responses + experiment.prompts_per_step * experiment.max_prompt_tokens  # a prompt is read once
-    parameters = parameter_count(config)
-    trained = sum(prod(weight.shape) for weight in separated(config, weight_table(config))[0].values())
-    state = state_bytes(experiment, mesh)
-    gathered = itemsize * parameters / mesh.tensor
-    cache = 2 * config.layers * config.kv_heads * config.head_width * itemsize * tokens / chips
-    update = state + update_bytes(experiment, mesh, cut, tokens / (experiment.updates_per_rollout * cut * ways))
-    most = max(1, experiment.prompts_per_step // ways)
-    parts = next((n for n in _powers(most) if state + gathered + cache / n < 0.9 * GIB * topology.usable_gib), most)
-    sampling = state + gathered + cache / parts
-    passed = (2 * parameters + trained) * itemsize / mesh.tensor  # weights both ways, and gradients back
-    sent = cut * passed * (mesh.fsdp > 1) + 8 * trained * (mesh.data > 1) / (mesh.fsdp * mesh.tensor)
-    per_token = 4 * config.layers * config.width * 4 * (mesh.tensor - 1) / mesh.tensor  # two all-reduces each way
-    sent += experiment.updates_per_rollout * 3 * per_token * tokens / ways
-    return Candidate(mesh, cut, parts, max(update, sampling) / GIB, sent)
+
+    def around(n: int) -> float:
+        return (n - 1) / n
+
+    # Two sums over `tensor` a layer, of float32; each sends twice what it adds up.
+    length = e.length * experiment.sampling.max_tokens
+    token = config.layers * 2 * 2 * 4 * D * around(sampler.tensor)
+    decode = length * rows * token / (sampler.data * sampler.fsdp)
+    # What layers pass on, whole, and what their products make, split over `tensor` and then over tokens instead.
+    split = config.feed_forward * (config.experts.per_token if config.experts else 1)
+    split += (config.heads + 2 * config.kv_heads) * config.head_width
+    layers = config.layers * 4 * around(mesh.tensor) * (8 * D + 6 * split / mesh.tensor) * _tokens(experiment) / ways
+    # The head's gradient is summed over all rows for each chunk of logits; other gradients for each micro-batch, for
+    # which weights spread over `fsdp` are gathered.
+    table = separated(config, weight_table(config))[0]
+    trained = sum(prod(weight.shape) for weight in table.values())
+    chunks = rows * experiment.sampling.max_tokens / ways * 4 * V / mesh.tensor / LOGITS_BYTES
+    head = chunks * 8 * D * V / mesh.tensor * around(ways) * (config.lora is None)
+    cuts = experiment.updates_per_rollout * experiment.micro_batches
+    weights = cuts * (8 * trained * around(ways) + 4 * parameter_count(config) * around(mesh.fsdp))
+    return Sent(decode, layers + head + weights)
 
 
 def state_bytes(experiment: Experiment, mesh: MeshShape) -> float:

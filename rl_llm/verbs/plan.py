@@ -147,12 +147,7 @@ def _search(
     from rl_llm.plan.search import candidates
     from rl_llm.runs.progress import Progress
 
-    promising = candidates(experiment, slice_)[: arguments.candidates or COMPILED]
-    if not promising:
-        raise PlanError(
-            f"no mesh of {slice_.chips} chips divides prompts_per_step={experiment.prompts_per_step} and the model: "
-            "choose a smaller slice, or more prompts"
-        )
+    promising = candidates(experiment, slice_, efficiency)[: arguments.candidates or COMPILED]
     plans = []
     with Progress() as display, display.phase("meshes compiled", len(promising)) as phase:
         for done, one in enumerate(promising, 1):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_the_slowest_of_compute_memory_and_network_decides():
     cost = Cost(phases, flops=1e15, tokens=1200.0, steps=300, chips=16)
     assert [phase.bound for phase in phases.values()] == ["memory", "compute"]
     assert cost.seconds == 12.0
+    assert replace(cost, side_by_side=True).seconds == 8.0
     assert cost.chip_hours == 12.0 * 300 * 16 / 3600
     assert CHIPS["v6e"].dollars(cost.chip_hours) == pytest.approx(16 * 2.70)
     assert CHIPS["v6e"].dollars(cost.chip_hours, spot=True) < CHIPS["v6e"].dollars(cost.chip_hours)

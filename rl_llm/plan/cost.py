@@ -55,8 +55,8 @@ class Sent:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step, its parts one after the other, and of a run of `steps`: RL steps alone, without evaluations, warm
-    start, compilation, restarts.
+    """Of one step, and of a run of `steps`: RL steps alone, without evaluations, warm start, compilation, restarts.
+    `side_by_side`: a sampler on chips of its own answers while the learner learns from what it answered before.
     """
 
     phases: Mapping[str, Phase]
@@ -64,11 +64,14 @@ class Cost:
     tokens: float
     steps: int
     chips: int
+    side_by_side: bool = False
 
     @property
     def seconds(self) -> float:
-        """One step."""
-        return sum(phase.seconds for phase in self.phases.values())
+        """One step: its phases one after the other, or the slower of sampling and learning."""
+        learning = self.phases["update"].seconds
+        sampling = sum(phase.seconds for phase in self.phases.values()) - learning
+        return max(sampling, learning) if self.side_by_side else sampling + learning
 
     @property
     def chip_hours(self) -> float:
@@ -114,7 +117,8 @@ def cost(
         "update": phase(learner, passes * (reading + answering), micro_batches * 3 * of_update, sent.update),
     }
     flops = (1 + passes) * (reading + answering)
-    return Cost(phases, flops, rows * length, experiment.steps, topology.chips)
+    side_by_side = experiment.sampler_mesh is not None and experiment.staleness > 0
+    return Cost(phases, flops, rows * length, experiment.steps, topology.chips, side_by_side)
 
 
 def chips(mesh: MeshShape) -> int:
@@ -123,7 +127,9 @@ def chips(mesh: MeshShape) -> int:
 
 
 def sent_by_programs(experiment: Experiment, programs: Mapping[str, Program], e: Efficiency) -> Sent:
-    """What the compiled programs of a step send."""
+    """What the compiled programs of a step send, but for log-probabilities: in docs/plans an eighth of what updates do,
+    at most.
+    """
     T, update = experiment.sampling.max_tokens, programs.get("update")
     return Sent(
         decode=experiment.sampling_batches * sent_by_sampling(programs.get("sample"), T, e.length * T),

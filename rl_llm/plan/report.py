@@ -75,7 +75,8 @@ def _summary(plan: Plan) -> list[str]:
     lines = [
         f"assumed: {e.compute:.0%} of the peak FLOP/s, {e.memory:.0%} of the memory's and {e.network:.0%} of the "
         f"network's bandwidth; mean response {e.length:.0%} of the longest",
-        f"step: {cost.flops:.3g} FLOPs, {cost.seconds:.1f} s, {cost.tokens / cost.seconds:,.0f} response tokens/s",
+        f"step: {cost.flops:.3g} FLOPs, {cost.seconds:.1f} s, {cost.tokens / cost.seconds:,.0f} response tokens/s"
+        + (", sampling and learning side by side" if cost.side_by_side else ""),
         f"run: {cost.steps} steps, {hours:.1f} h, {cost.chip_hours:,.0f} chip-hours, "
         f"${chip.dollars(cost.chip_hours):,.0f} on demand, ${chip.dollars(cost.chip_hours, spot=True):,.0f} spot "
         f"({chip.as_of}); evaluations, warm start, compilation and restarts come on top",

@@ -2,7 +2,7 @@
 8192 tokens to prompts of at most 1024 (arXiv 2508.08221, A.1). Nothing is trained, and no weights are needed.
 
 One:    rl-llm plan experiments/plans.py:qwen3_4b --topology v6e:4x4 --search
-All:    python experiments/plans.py        (an hour on two cores; writes docs/plans.md)
+All:    python experiments/plans.py        (two hours on a busy core; writes docs/plans.md)
 
 A plan that was made is kept in docs/plans/, with all its numbers, and not made again: delete what is to be.
 """
@@ -32,7 +32,7 @@ Lite PPO with 128 prompts x 8 responses a step, prompts of at most 1024 tokens a
 products, two updates a rollout, the layers recomputed in the backward pass. For each slice the mesh and the cuts that
 `--search --candidates 1` takes to be the best, compiled; where these do not fit, the best of four. Slices have their
 number of chips in their shape; Google Cloud's own names count chips for v5e and v6e (v6e-16 is v6e:4x4) and cores, two
-a chip, for v5p (v5p-32 is v5p:2x2x4, 16 chips).
+a chip, for v5p (v5p-16 is v5p:2x2x2, 8 chips; v5p-32 is v5p:2x2x4).
 
 GiB are per chip, at the fullest moment of each program, with what stays there beside it. Seconds are a roofline at the
 efficiencies that `rl-llm plan --help` says, as if every response were as long as it may be; dollars are for 500 steps.

@@ -2,7 +2,7 @@
 8192 tokens to prompts of at most 1024 (arXiv 2508.08221, A.1). Nothing is trained, and no weights are needed.
 
 One:    rl-llm plan experiments/plans.py:qwen3_4b --topology v6e:4x4 --search
-All:    python experiments/plans.py        (two hours on a busy core; writes docs/plans.md)
+All:    python experiments/plans.py        (an hour on two cores; writes docs/plans.md)
 
 A plan that was made is kept in docs/plans/, with all its numbers, and not made again: delete what is to be.
 """

@@ -38,7 +38,7 @@ LAYERS = (
     {"critic"},
     {"gradient", "likelihood", "optimizer"},
     {"model", "algorithms", "rewards", "tasks", "runs"},
-    {"types", "problem", "config", "loading", "mesh", "noise", "hosts", "numbers", "population"},
+    {"types", "problem", "config", "loading", "mesh", "transfer", "noise", "hosts", "numbers", "population"},
 )
 ROOMS = LAYERS[-2]  # these do not import each other either
 

@@ -127,7 +127,7 @@ def chips(mesh: MeshShape) -> int:
 
 
 def sent_by_programs(experiment: Experiment, programs: Mapping[str, Program], e: Efficiency) -> Sent:
-    """What the compiled programs of a step send, but for log-probabilities: in docs/plans an eighth of what updates do,
+    """What the compiled programs of a step send, but for log-probabilities: in docs/plans a sixth of what updates do,
     at most.
     """
     T, update = experiment.sampling.max_tokens, programs.get("update")

@@ -113,7 +113,7 @@ def _need(made: Abstract, program: Program) -> Need:
     apart = made.meshes.apart and program.name == "sample"
     state = made.warm_start.state if made.warm_start and program.name == WARM_START else made.state
     parameters = bytes_per_chip(made.sampler_arguments[0] if apart else policy_of(state))
-    everything = parameters * _copies(made.experiment) if apart else bytes_per_chip(state)
+    everything = parameters * sampler_copies(made.experiment) if apart else bytes_per_chip(state)
     updates = program.name in ("update", WARM_START)
     arguments = bytes_per_chip(update_state(state)) if updates else parameters
     beside = everything - arguments
@@ -127,7 +127,7 @@ def _need(made: Abstract, program: Program) -> Need:
     return Need(*(size / GIB for size in sizes))
 
 
-def _copies(experiment: Experiment) -> int:
+def sampler_copies(experiment: Experiment) -> int:
     """Of the parameters, that a sampler on chips of its own has: while it answers ahead, newer ones are evaluated."""
     return 2 if experiment.staleness and experiment.evaluation.every else 1
 

@@ -151,7 +151,10 @@ def _search(
     plans = []
     with Progress() as display, display.phase("meshes compiled", len(promising)) as phase:
         for done, one in enumerate(promising, 1):
-            display.say(f"compiling for {one} ...")
+            display.say(
+                f"compiling for {one.mesh}, micro_batches={one.micro_batches}, sampling_batches="
+                f"{one.sampling_batches}; by a guess {one.gib:.0f} GiB of a chip and {one.seconds:.1f} s a step ..."
+            )
             planned = on_mesh(experiment, one.mesh, one.micro_batches, one.sampling_batches)
             plans.append(make_plan(planned, slice_, parts, efficiency, steps=arguments.steps))
             phase.update(done)

@@ -3,6 +3,9 @@
 Before the time limit Slurm sends SIGUSR2 to submitit, which asks `Train.checkpoint`: the training gets SIGTERM, saves
 on all hosts, exits with 143, and the job is queued again. When Slurm preempts, it sends SIGTERM itself and queues the
 job again if the partition says so. A training that exits with 1 or 2 fails the job.
+
+Nodes are asked for whole. By itself Slurm gives a process one core and the memory that goes with it, but each process
+of a run has graders beside it, processes of their own.
 """
 
 import os
@@ -120,6 +123,9 @@ def render(spec: LaunchSpec) -> SlurmJob:
         "nodes": hardware.hosts,
         "tasks_per_node": hardware.gpus_per_host,
         "gpus_per_node": hardware.gpus_per_host,
+        "slurm_exclusive": True,  # all cores
+        "slurm_mem": "0",  # all memory: that is not what an exclusive node brings
+        "slurm_srun_args": ["--cpu-bind=none"],  # to be shared by its processes, instead of one core each
         "timeout_min": 60 * (spec.hours or 0),
         "slurm_setup": ["set -e", *spec.setup, f"export JAX_PLATFORMS={spec.platforms} PYTHONUNBUFFERED=1"],
         "slurm_signal_delay_s": GRACE_SECONDS,

@@ -117,6 +117,9 @@ def test_slurm_is_given_a_job_for_all_nodes(capsys, monkeypatch, tmp_path):
     job = (tmp_path / "job.sh").read_text()
     for option in ("nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=180", "partition=long", "signal=USR2@300"):
         assert f"#SBATCH --{option}\n" in job
+    assert "#SBATCH --exclusive\n#SBATCH --gpus-per-node=8\n" in job
+    assert "#SBATCH --mem=0\n" in job
+    assert re.search("^srun .*--cpu-bind=none ", job, re.MULTILINE)
     assert "set -e\n. env.sh\nexport JAX_PLATFORMS=cuda,cpu" in job
 
 

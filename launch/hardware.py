@@ -42,7 +42,8 @@ GENERATIONS = {
 }
 
 FLAT_TOPOLOGIES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # beyond these, every side is a multiple of four
+SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+SIDE_OF_A_CUBE = 4  # beyond the small ones, every side is a multiple of it
 CHIPS_OF_ONE_HOST = 8  # 1, 4 or 8 chips of the flat generations hang on a single host
 
 GPUS = {"a100": "A100", "a100-80gb": "A100-80GB", "h100": "H100", "h200": "H200", "b200": "B200"}
@@ -67,6 +68,14 @@ class TpuSlice:
     def accelerator_type(self) -> str:
         """The slice's name in the Cloud TPU API: v6e-16, v5litepod-16, v5p-32."""
         return f"{self.generation.type_prefix}-{self.chips * self.generation.units_per_chip}"
+
+    @property
+    def named_by_type(self) -> bool:
+        """Whether its accelerator type says its shape, too: both 4x4x16 and 4x8x8 are v5p-512."""
+        cubes = self.chips // SIDE_OF_A_CUBE**3
+        sides = range(1, cubes + 1)
+        shapes = [(a, b) for a in sides for b in sides if cubes % (a * b) == 0 and a <= b <= cubes // (a * b)]
+        return self.generation.dimensions == 2 or len(shapes) < 2
 
     @property
     def machine_type(self) -> str:
@@ -116,7 +125,7 @@ def _sides(topology: str) -> list[int]:
 
 def _is_cube(topology: str, largest: int) -> bool:
     sides = _sides(topology)
-    grown = len(sides) == 3 and sides == sorted(sides) and all(side % 4 == 0 for side in sides)
+    grown = len(sides) == 3 and sides == sorted(sides) and all(side % SIDE_OF_A_CUBE == 0 for side in sides)
     return topology in SMALL_CUBES or (grown and math.prod(sides) <= largest)
 
 

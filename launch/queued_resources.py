@@ -7,57 +7,72 @@ Every host mounts the bucket before the setup commands run.
 
 from launch.gke import SIGNED_IN
 from launch.rendering import FOLDER, Commands, shell_line
-from launch.spec import MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, tpu_slice
+from launch.spec import GRACE_SECONDS, MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, tpu_slice
 from rl_llm.cli import PREEMPTED
 
 PAUSE_SECONDS = 30  # between two looks at what has become of the request
-SILENT_LOOKS = 20  # in a row, after which it is taken to be gone: deleted by someone else
+SILENT_LOOKS = 20  # in a row without an answer, after which the script gives up
 
 SCRIPT = """\
 #!/bin/sh
 # {chips} {accelerator} chips on {hosts} hosts: ask, wait, train, go on after preemptions, give back.
 set -u
+stop() {{
+    echo "{name}: $1" >&2
+    exit 1
+}}
+# What has become of the request: nothing if there is none, UNSEEN without an answer.
 state() {{
-    {describe} 2>/dev/null
+    {look} 2>/dev/null || echo UNSEEN
 }}
+# Until it is gone: what is left goes on costing.
 give_back() {{
-    {delete}
-}}
-
-git archive --output={archive} HEAD || exit 1
-starts=0
-while [ "$starts" -le {restarts} ]; do
-    starts=$((starts + 1))
-    case "$(state)" in
-        # Not there, or not to be seen while the connection is lost: then it is looked for below, as it still costs.
-        "") {create} || [ "$starts" -gt 1 ] || exit 1 ;;
-        # What a preemption, or a request that failed before, leaves behind keeps the name.
-        SUSPEND* | FAILED) give_back; {create} || exit 1 ;;
-    esac
-    silent=0
-    until now=$(state); [ "$now" = ACTIVE ]; do
-        case "$now" in
-            FAILED) echo "the request for {name} failed" >&2; exit 1 ;;
-            SUSPEND*) continue 2 ;;
-            "") silent=$((silent + 1)) ;;
-            *) silent=0 ;;
-        esac
-        [ "$silent" -lt {silent} ] || {{ echo "no request for {name} any more, or no connection" >&2; exit 1; }}
+    tries=0
+    until {delete} || [ -z "$(state)" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt {silent} ] || stop "not given back: look for it and delete it, as it costs"
         sleep {pause}
     done
+}}
+
+{look} >/dev/null || exit 1
+git archive --output={archive} HEAD || exit 1
+starts=0 ours=
+while [ "$starts" -le {restarts} ]; do
+    starts=$((starts + 1))
+    silent=0 before=none
+    until now=$(state); [ "$now" = ACTIVE ]; do
+        [ "$now" = "$before" ] || echo "{name}: ${{now:-not there}}" >&2
+        before=$now
+        case "$now:$ours" in
+            # Looked for after a refusal, too: the request may have got through although the answer did not.
+            :) ours=yes; {create} ;;
+            :yes) stop "there is no request: it was refused, or somebody deleted it" ;;
+            FAILED:yes) stop "the request failed" ;;
+            # What a preemption, or a request that failed before, leaves behind keeps the name.
+            SUSPENDED:* | FAILED:) ours=; give_back; continue ;;
+            # Until DELETING and SUSPENDING are over one has to wait, as for capacity.
+        esac
+        [ "$now" = UNSEEN ] && silent=$((silent + 1)) || silent=0
+        [ "$silent" -lt {silent} ] || stop "no connection: look whether there is a slice, as it costs"
+        sleep {pause}
+    done
+    ours=yes
     {copy} || {{ sleep {pause}; continue; }}
     {train}
     code=$?
     case "$code" in
+        0) give_back; exit 0 ;;
         # Saved; or a host left as it had lost another one; or the connection was lost, with or without the slice.
         {preempted} | 134 | 255) ;;
-        *) if [ "$code" = 0 ] || [ "$(state)" = ACTIVE ]; then give_back; exit "$code"; fi ;;
+        # gcloud says 1, too, when the slice is being taken away.
+        *) case "$(state)" in SUSPEND*) ;; *) give_back; exit "$code" ;; esac ;;
     esac
     echo "exit code $code: going on" >&2
     sleep {pause}
 done
-echo "started {restarts} times again: giving up; the slice is still there" >&2
-exit 1
+give_back
+stop "started {restarts} times again: giving up"
 """
 
 
@@ -104,22 +119,33 @@ def gcloud_commands(spec: LaunchSpec) -> dict[str, tuple[str, ...]]:
     """What the script asks of gcloud, by purpose. The node is named like the request for it."""
     tpus = tpu_slice(spec, "queued-resources")
     where = (f"--project={spec.project}", f"--zone={spec.zone}")
-    requests = ("gcloud", "compute", "tpus", "queued-resources")
+    requests = ("compute", "tpus", "queued-resources")
     machines = ("gcloud", "compute", "tpus", "tpu-vm")
-    unpack = f"mkdir -p {spec.name} && tar -xf {spec.name}.tar -C {spec.name} && cd {spec.name}"
-    mount = shell_line(("sh", "launch/mount_bucket.sh", bucket_to_mount(spec, "queued-resources"), MOUNT))
-    training = f"exec env JAX_PLATFORMS={spec.platforms} PYTHONUNBUFFERED=1 {shell_line(spec.command)}"
-    remote = " && ".join((unpack, mount, *spec.setup, training))
+    shape: tuple[str, ...] = (f"--accelerator-type={tpus.accelerator_type}",)
+    if not tpus.named_by_type:
+        shape = (f"--type={tpus.generation.type_prefix}", f"--topology={tpus.topology}")
     return {
         "create": (
-            *(*requests, "create", spec.name, *where, f"--node-id={spec.name}"),
-            f"--accelerator-type={tpus.accelerator_type}",
+            *(("gcloud",) if tpus.named_by_type else ("gcloud", "alpha")),  # without alpha, --type=v5p is refused
+            *(*requests, "create", spec.name, *where, f"--node-id={spec.name}", *shape),
             f"--runtime-version={tpus.generation.runtime}",
             *(("--spot",) if spec.spot else ()),
         ),
-        "describe": (*requests, "describe", spec.name, *where, "--format=value(state.state)"),
+        # Other than describe, it answers in the same way whether there is a request or not.
+        "look": ("gcloud", *requests, "list", *where, f"--filter=name~/{spec.name}$", "--format=value(state.state)"),
         "copy": (*machines, "scp", archive(spec), f"{spec.name}:.", "--worker=all", *where),
         # With a terminal (-tt) a lost connection ends the training instead of leaving it behind on the chips.
-        "train": (*machines, "ssh", spec.name, "--worker=all", *where, "--ssh-flag=-tt", f"--command={remote}"),
-        "delete": (*requests, "delete", spec.name, *where, "--force", "--quiet"),
+        "train": (*machines, "ssh", spec.name, "--worker=all", *where, "--ssh-flag=-tt", f"--command={remote(spec)}"),
+        "delete": ("gcloud", *requests, "delete", spec.name, *where, "--force", "--quiet"),
     }
+
+
+def remote(spec: LaunchSpec) -> str:
+    """What every host runs. A host may learn late that a connection was lost: the training of that one ends first."""
+    lock = f"{spec.name}.lock"  # held by the training for as long as it runs
+    end = f"{{ fuser --silent --kill -TERM {lock}; flock --timeout {GRACE_SECONDS} {lock} true; }}"
+    unpack = f"mkdir -p {spec.name} && tar -xf {spec.name}.tar -C {spec.name} && cd {spec.name}"
+    mount = shell_line(("sh", "launch/mount_bucket.sh", bucket_to_mount(spec, "queued-resources"), MOUNT))
+    environment = f"env JAX_PLATFORMS={spec.platforms} PYTHONUNBUFFERED=1"
+    training = f"exec flock --no-fork ../{lock} {environment} {shell_line(spec.command)}"
+    return " && ".join((end, unpack, mount, *spec.setup, training))

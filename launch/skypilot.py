@@ -66,6 +66,11 @@ def _machines(spec: LaunchSpec) -> dict[str, Any]:
     if isinstance(spec.hardware, GpuNodes):
         return {"accelerators": f"{spec.hardware.model}:{spec.hardware.gpus_per_host}"}
     tpus = tpu_slice(spec, "skypilot")
+    if not tpus.named_by_type:
+        raise LaunchError(
+            f"topology {tpus.topology!r}: skypilot asks for {tpus.accelerator_type}, which comes in other shapes, too: "
+            "take gke, gcluster or queued-resources"
+        )
     return {
         "accelerators": f"tpu-{tpus.accelerator_type}",
         "accelerator_args": {"runtime_version": tpus.generation.runtime},

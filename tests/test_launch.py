@@ -110,6 +110,7 @@ def test_a_spec_that_cannot_be_is_refused_when_it_is_made(changes, words):
         (queued_resources.render, replace(ON_MACHINES, bucket="/scratch"), "gs://BUCKET"),
         (skypilot.render, SPEC, "one of --image and --setup"),
         (skypilot.render, replace(ON_GPUS, bucket="/scratch"), "gs://BUCKET"),
+        (skypilot.render, replace(ON_GPUS, accelerator="v5p", topology="4x4x16"), "v5p-512, which comes in other"),
         (slurm.render, ON_GPUS, "needs --hours"),
         (slurm.render, replace(ON_GPUS, hours=1), "slurm mounts none"),
         (slurm.render, replace(ON_GPUS, hours=1, spot=True), "--spot has no effect"),
@@ -219,6 +220,7 @@ FLAGS = json.loads((DATA / "flags.json").read_text())
         *gke.render(ON_CLUSTER).commands,
         *gcluster.render(replace(ON_CLUSTER, spot=True)).commands,
         *queued_resources.gcloud_commands(replace(ON_MACHINES, spot=True)).values(),
+        queued_resources.gcloud_commands(replace(ON_MACHINES, accelerator="v5p", topology="4x4x16"))["create"],
         *skypilot.render(ON_GPUS).commands,
     ],
     ids=lambda command: " ".join(command[:5]),
@@ -239,6 +241,27 @@ def test_gcluster_runs_the_command_in_the_place_of_its_shell():
     assert command.endswith(f"; exec {COMMAND}")
     assert "--mount=gs://bucket:/bucket:rw" in submit
     assert {"--restart-on-exit-codes=143", "--restarts=0", "--compute-type=v6e-16", "--topology=4x4"} <= set(submit)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "topology", "flags"),
+    [
+        ("v6e", "4x4", {"--accelerator-type=v6e-16"}),
+        ("v6e", "16x16", {"--accelerator-type=v6e-256"}),
+        ("v5p", "2x2x4", {"--accelerator-type=v5p-32"}),
+        ("v5p", "4x4x8", {"--accelerator-type=v5p-256"}),
+        ("v5p", "4x4x16", {"--type=v5p", "--topology=4x4x16"}),
+        ("v5p", "4x8x8", {"--type=v5p", "--topology=4x8x8"}),
+        ("v4", "8x8x16", {"--type=v4", "--topology=8x8x16"}),
+    ],
+)
+def test_a_queued_resource_has_the_shape_that_was_asked_for(accelerator, topology, flags):
+    """An accelerator type says the number of chips; gcloud takes no other name of v5p but in alpha."""
+    spec = replace(ON_MACHINES, accelerator=accelerator, topology=topology)
+    create = queued_resources.gcloud_commands(spec)["create"]
+    named = {word for word in create if word.startswith(("--accelerator-type", "--type", "--topology"))}
+    assert named == flags
+    assert (create[1] == "alpha") == ("--accelerator-type" not in str(flags))
 
 
 def test_a_tpu_vm_mounts_the_bucket_before_all_else():

@@ -136,22 +136,47 @@ def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
         assert main([argument for argument in arguments if argument != "--submit"]) == 0, command
 
 
-# A stand-in for gcloud: one slice, whose trainings end as the file `codes` says; `gone` takes the slice away.
+# A stand-in for gcloud: one request, whose trainings end as the file `codes` says; `gone` takes the slice away. A look
+# finds what `state` says, line by line down to the last; without a connection, for as many calls as `away` has lines,
+# nothing gets through.
 GCLOUD = """
-echo "$4" >> calls
+if [ -s away ]; then sed -i 1d away; exit 1; fi
+[ "$4" = list ] || echo "$4" >> calls
 case "$4" in
-    create) echo ACTIVE > state ;;
-    describe) cat state ;;
+    list)
+        if [ -e state ]; then
+            head -n 1 state
+            [ "$(wc -l < state)" = 1 ] || sed -i 1d state
+        fi ;;
+    create) cat created > state ;;
     delete) rm state ;;
     ssh)
         code=$(head -n 1 codes)
         sed -i 1d codes
         case "$code" in
             gone) echo SUSPENDED > state; exit 255 ;;
+            taken) printf "SUSPENDING\\nSUSPENDED\\n" > state; exit 1 ;;
+            deleted) rm state; exit 143 ;;
+            lost) seq 9 > away; exit 255 ;;
+            blind) seq 9 > away; exit 1 ;;
             *) exit "$code" ;;
         esac ;;
 esac
 """
+
+
+def run_script(folder: Path, monkeypatch, codes=(0,), state=(), created=("ACTIVE",), away=0):
+    """How the script ended, and what it asked of gcloud but looks; its first look is only whether it can see at all."""
+    for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
+        put_tool(folder, tool, script)
+    for name, lines in (("codes", codes), ("state", [*state[:1], *state]), ("created", created), ("away", range(away))):
+        if lines or name == "created":
+            (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    script = queued_resources.script(replace(SPEC, restarts=2))
+    ended = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    calls = folder / "calls"
+    return ended, calls.read_text().split() if calls.exists() else []
 
 
 @pytest.mark.parametrize(
@@ -163,55 +188,86 @@ esac
         ([137], 137, "create scp ssh delete"),
         ([143, 0], 0, "create scp ssh scp ssh delete"),
         ([255, 0], 0, "create scp ssh scp ssh delete"),  # the connection was lost
+        (["lost", 0], 0, "create scp ssh scp ssh delete"),  # for longer: no look gets through either
         ([134, 0], 0, "create scp ssh scp ssh delete"),  # another host was
         (["gone", 0], 0, "create scp ssh delete create scp ssh delete"),
-        ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh"),
+        (["taken", 0], 0, "create scp ssh delete create scp ssh delete"),
+        (["blind", 0], 1, "create scp ssh delete"),  # failed, and the slice is given back when that gets through
+        (["deleted", 0], 1, "create scp ssh"),  # who deleted it wants no other one
+        ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh delete"),
     ],
 )
 def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, monkeypatch, tmp_path):
-    for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
-        put_tool(tmp_path, tool, script)
-    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    script = queued_resources.script(replace(SPEC, restarts=2))
-    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ended, called = run_script(tmp_path, monkeypatch, codes)
     assert ended.returncode == exit_code, ended.stderr
-    assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"] == calls.split()
+    assert called == calls.split()
 
 
-def test_a_request_that_failed_before_is_made_anew(monkeypatch, tmp_path):
-    for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
-        put_tool(tmp_path, tool, script)
-    (tmp_path / "codes").write_text("0\n")
-    (tmp_path / "state").write_text("FAILED\n")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    ended = subprocess.run(["sh", "-c", queued_resources.script(SPEC)], cwd=tmp_path, capture_output=True, check=False)
-    assert ended.returncode == 0
-    assert [call for call in (tmp_path / "calls").read_text().split() if call != "describe"][:2] == ["delete", "create"]
-
-
-def test_a_request_that_is_gone_is_not_waited_for(monkeypatch, tmp_path):
-    for tool, script in (("gcloud", GCLOUD.replace("echo ACTIVE > state", ":")), ("git", ""), ("sleep", "")):
-        put_tool(tmp_path, tool, script)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    script = queued_resources.script(SPEC)
-    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert (ended.returncode, ended.stderr) == (1, "no request for study any more, or no connection\n")
-
-
-def test_a_connection_that_stays_lost_for_a_while_does_not_leave_the_slice_behind(monkeypatch, tmp_path):
-    """Neither a look nor a request gets through then, and after it the slice is there as before."""
-    away = "if [ -e away ]; then sed -i 1d away; [ -s away ] || rm away; exit 1; fi\n"
-    lost = GCLOUD.replace('case "$code" in', 'case "$code" in\n lost) printf "1\\n2\\n3\\n" > away; exit 255 ;;')
-    for tool, script in (("gcloud", away + lost), ("git", ""), ("sleep", "")):
-        put_tool(tmp_path, tool, script)
-    (tmp_path / "codes").write_text("lost\n0\n")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    script = queued_resources.script(replace(SPEC, restarts=2))
-    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [
+        (["ACTIVE"], "scp ssh delete"),
+        (["PROVISIONING", "ACTIVE"], "scp ssh delete"),
+        (["FAILED"], "delete create scp ssh delete"),
+        (["SUSPENDED"], "delete create scp ssh delete"),
+        (["SUSPENDING", "SUSPENDED"], "delete create scp ssh delete"),
+        ([*["DELETING"] * 50, ""], "create scp ssh delete"),
+    ],
+)
+def test_a_request_of_an_earlier_start_is_taken_or_made_anew(state, calls, monkeypatch, tmp_path):
+    ended, called = run_script(tmp_path, monkeypatch, state=state)
     assert ended.returncode == 0, ended.stderr
-    calls = [call for call in (tmp_path / "calls").read_text().split() if call != "describe"]
-    assert calls == ["create", "scp", "ssh", "scp", "ssh", "delete"]
+    assert called == calls.split()
+    assert (f"study: {state[0]}\n" in ended.stderr) == (state[0] != "ACTIVE")
+
+
+@pytest.mark.parametrize(
+    ("created", "words"),
+    [
+        ([], "there is no request: it was refused, or somebody deleted it"),
+        (["WAITING_FOR_RESOURCES", "FAILED"], "the request failed"),
+        (["PROVISIONING", "DELETING", ""], "there is no request: it was refused, or somebody deleted it"),
+    ],
+)
+def test_a_request_that_comes_to_nothing_ends_the_script(created, words, monkeypatch, tmp_path):
+    ended, called = run_script(tmp_path, monkeypatch, created=created)
+    assert (ended.returncode, called) == (1, ["create"])
+    assert ended.stderr.endswith(f"study: {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("away", "codes", "words"),
+    [
+        (1, [0], ""),  # at the first look, gcloud says why
+        (0, ["lost"], "study: no connection: look whether there is a slice, as it costs\n"),
+        (0, ["blind"], "study: not given back: look for it and delete it, as it costs\n"),
+    ],
+)
+def test_without_any_connection_the_script_ends(away, codes, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(queued_resources, "SILENT_LOOKS", 2)
+    ended, _ = run_script(tmp_path, monkeypatch, codes, away=away)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(words)
+
+
+def test_what_an_earlier_start_left_running_on_a_host_ends_first(monkeypatch, tmp_path):
+    """A host may learn late that the connection was lost; its training saves, and another one takes its place."""
+    save = "trap 'sleep 1; echo saved >> log; exit 143' TERM"
+    put_tool(tmp_path, "tar", "")
+    put_tool(tmp_path, "rl-llm", f"{save}; echo started >> log; until [ -e done ]; do sleep 0.1; done")
+    (tmp_path / "study" / "launch").mkdir(parents=True)
+    (tmp_path / "study" / "launch" / "mount_bucket.sh").touch()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    log = tmp_path / "study" / "log"
+    command = ["sh", "-c", queued_resources.remote(replace(SPEC, setup=(":",)))]
+    with subprocess.Popen(command, cwd=tmp_path) as first:
+        while not log.exists():
+            time.sleep(0.1)
+        with subprocess.Popen(command, cwd=tmp_path) as second:
+            assert first.wait() == 143
+            (tmp_path / "study" / "done").touch()
+            assert second.wait() == 0
+    assert log.read_text().split() == ["started", "saved", "started"]
 
 
 # Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.
@@ -254,8 +310,9 @@ def test_a_bucket_is_mounted_afresh(mounted, monkeypatch, tmp_path):
 
 def gcloud_lines() -> list[str]:
     """Every gcloud command of the researcher's script and of the README."""
-    script = [shlex.join(command) for command in queued_resources.gcloud_commands(replace(SPEC, spot=True)).values()]
-    return [*script, *re.findall(r"^gcloud .*$", README.replace("\\\n", " "), re.MULTILINE)]
+    specs = [replace(SPEC, spot=True), replace(SPEC, accelerator="v5p", topology="4x4x16")]
+    script = [shlex.join(command) for spec in specs for command in queued_resources.gcloud_commands(spec).values()]
+    return [*dict.fromkeys(script), *re.findall(r"^gcloud .*$", README.replace("\\\n", " "), re.MULTILINE)]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 
 from rl_llm import noise
 from rl_llm.mesh import MeshShape, make_mesh
-from rl_llm.model import ModelConfig, forward, init, load, save
+from rl_llm.model import ModelConfig, forward, init, load, save, tensor_files
 from rl_llm.model.config_fields import ConfigError
 from rl_llm.model.config_written import config_to_json
 from rl_llm.model.huggingface import read_model
@@ -296,6 +297,27 @@ def test_weights_that_are_not_the_models_are_refused_by_name(change: object, wor
     with pytest.raises(WeightsError) as refusal:
         load(folder)
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_that_are_not_finite_are_refused_and_counted(
+    dtype: Literal["float32", "bfloat16", "float16"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setattr(tensor_files, "PIECE", 7)  # so that they lie in several, and the last is not a whole one
+    config, params = load(GOLDEN / "qwen2")
+    save(config, params, tmp_path / "x", dtype=dtype)
+    file = tmp_path / "x" / "model.safetensors"
+    tensors = load_file(file)
+    values = tensors[WEIGHT].reshape(-1)
+    values[[0, 1, -1]] = jnp.finfo(dtype).max, jnp.finfo(dtype).tiny, jnp.finfo(dtype).smallest_subnormal
+    save_file(tensors, file)
+    load(tmp_path / "x")  # as large and as small as numbers are
+    values[[0, 5, -1]] = np.nan, -np.inf, np.inf
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match=re.escape(f"{WEIGHT} in {file}: 3 of {values.size} values are NaN")):
+        load(tmp_path / "x")
 
 
 @pytest.mark.parametrize("kept", [4, 100, -1])

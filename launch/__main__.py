@@ -30,12 +30,12 @@ EPILOG = f"""schedulers:
 
 examples (all of them only print; add --submit):
   python -m launch queued-resources experiments/quickstart.py --accelerator v6e --topology 4x4 --spot \\
-      --bucket gs://my-bucket/runs --project my-project --zone us-east5-b --setup '. launch/setup_tpu_vm.sh'
+      --bucket gs://my-bucket/runs --project my-project --zone us-east5-b --setup '. launch/setup_host.sh'
   python -m launch gke experiments/recipes.py:DAPO --accelerator v5p --topology 2x2x4 --bucket gs://my-bucket/runs \\
       --project my-project --zone us-east5-a --cluster my-cluster --image us-docker.pkg.dev/my-project/rl/rl-llm:1 \\
       --name dapo-1 -- --seed 1 --set optimizer.learning_rate=2e-6
   python -m launch skypilot experiments/quickstart.py --accelerator h100 --topology 2x8 --spot \\
-      --bucket gs://my-bucket/runs --setup 'pip install -e .'
+      --bucket gs://my-bucket/runs --setup 'JAX_EXTRA=cuda12 . launch/setup_host.sh'
 
 What stands after -- is passed on to `rl-llm train`.
 

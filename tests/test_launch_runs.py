@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from launch import queued_resources, slurm
 from launch.__main__ import EPILOG, main
+from launch.hardware import hardware_of
 from launch.spec import LaunchSpec
+from rl_llm.config import override
+from rl_llm.experiment import Experiment
+from rl_llm.loading import load_experiment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "launch" / "README.md").read_text()
@@ -134,6 +139,19 @@ def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
         experiment.parent.mkdir(exist_ok=True)
         experiment.touch()
         assert main([argument for argument in arguments if argument != "--submit"]) == 0, command
+
+
+def test_the_trainings_that_readme_starts_are_ones():
+    """The experiments take what is passed on to them, and their meshes have as many devices as the hardware has."""
+    commands = [shlex.split(line) for line in re.findall(r"^python -m launch (.*)$", README.replace("\\\n", " "), re.M)]
+    assert commands
+    for command in commands:
+        options = dict(pairwise(command))
+        _, experiment = load_experiment(command[1], Experiment)
+        mesh = override(experiment, [after for word, after in pairwise(command) if word == "--set"]).mesh
+        chips = hardware_of(options["--accelerator"], options["--topology"]).chips
+        assert mesh.fixed in (None, chips), command
+        assert chips % (mesh.fsdp * mesh.tensor) == 0, command
 
 
 # A stand-in for gcloud: one request, whose trainings end as the file `codes` says; `gone` takes the slice away. A look
@@ -268,6 +286,31 @@ def test_what_an_earlier_start_left_running_on_a_host_ends_first(monkeypatch, tm
             (tmp_path / "study" / "done").touch()
             assert second.wait() == 0
     assert log.read_text().split() == ["started", "saved", "started"]
+
+
+# A stand-in for a host's own Python: only its pip and uv are asked for something.
+PYTHON = """
+echo "$@" >> calls
+if [ "$3" = venv ]; then
+    mkdir -p .venv/bin
+    printf '#!/bin/sh\\necho 1.2.3\\n' > .venv/bin/python
+    chmod +x .venv/bin/python
+    echo "in_environment=yes" > .venv/bin/activate
+fi
+"""
+
+
+@pytest.mark.parametrize(("before", "extra"), [("", "tpu"), ("JAX_EXTRA=cuda12 ", "cuda12")])
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_host_gets_what_jax_wants_for_its_accelerator(before, extra, shell, monkeypatch, tmp_path):
+    put_tool(tmp_path, "python3", PYTHON)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script = f'{before}. {ROOT / "launch" / "setup_host.sh"} && [ "$in_environment" ]'
+    for _ in range(2):
+        subprocess.run([shell, "-c", script], cwd=tmp_path, check=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.endswith(f"jax[{extra}]==1.2.3") for call in calls].count(True) == 2
+    assert len([call for call in calls if " venv " in call]) == 1
 
 
 # Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.

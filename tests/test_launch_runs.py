@@ -142,16 +142,20 @@ def test_the_commands_that_are_shown_work(text, capsys, monkeypatch, tmp_path):
 
 
 def test_the_trainings_that_readme_starts_are_ones():
-    """The experiments take what is passed on to them, and their meshes have as many devices as the hardware has."""
+    """The experiments take what is passed on to them, their meshes have as many devices as the hardware has, and their
+    prompts divide over these.
+    """
     commands = [shlex.split(line) for line in re.findall(r"^python -m launch (.*)$", README.replace("\\\n", " "), re.M)]
     assert commands
     for command in commands:
         options = dict(pairwise(command))
         _, experiment = load_experiment(command[1], Experiment)
-        mesh = override(experiment, [after for word, after in pairwise(command) if word == "--set"]).mesh
-        chips = hardware_of(options["--accelerator"], options["--topology"]).chips
+        experiment = override(experiment, [after for word, after in pairwise(command) if word == "--set"])
+        chips, mesh = hardware_of(options["--accelerator"], options["--topology"]).chips, experiment.mesh
         assert mesh.fixed in (None, chips), command
         assert chips % (mesh.fsdp * mesh.tensor) == 0, command
+        for parts in (experiment.sampling_batches, experiment.updates_per_rollout * experiment.micro_batches):
+            assert experiment.prompts_per_step // parts % (chips // mesh.tensor) == 0, command
 
 
 # A stand-in for gcloud: one request, whose trainings end as the file `codes` says; `gone` takes the slice away. A look

@@ -355,6 +355,15 @@ def test_a_bucket_is_mounted_afresh(mounted, monkeypatch, tmp_path):
     assert (f"umount --lazy {folder}" in calls) == mounted
 
 
+def test_images_and_hosts_have_the_python_of_the_lock_file_that_they_install():
+    for file, version in (("Dockerfile", r"FROM python:(\S+)-slim"), ("setup_host.sh", r"--python (3\S+)")):
+        text = (ROOT / "launch" / file).read_text()
+        (lock,) = re.findall(r"-r (requirements/\S+)", text)
+        (python,) = re.findall(version, text)
+        assert (ROOT / lock).exists()
+        assert lock == f"requirements/py{python.replace('.', '')}.lock"
+
+
 def gcloud_lines() -> list[str]:
     """Every gcloud command of the researcher's script and of the README."""
     specs = [replace(SPEC, spot=True), replace(SPEC, accelerator="v5p", topology="4x4x16")]

@@ -120,7 +120,7 @@ def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device
     The chips of every host that are nearest make one block on slices of 4 x 4 chips, whose hosts have 2 x 2: libtpu
     compiles for that, for what lies around it, and not for every second row or column.
     """
-    if not hasattr(devices[0], "coords"):
+    if devices[0].platform != "tpu":  # a GPU has coordinates, too: its number on the host
         return lambda device: (0, 0)
     last = np.max([device.coords for device in devices], axis=0)
 

@@ -1,7 +1,6 @@
 """The mesh: sizes are resolved or refused by name, weights and rows lie where the table says."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -28,6 +27,18 @@ class Weight:
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What stands for a device that is not there."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, int, int] = (0, 0, 0)
+    platform: str = "cpu"
+    device_kind: str = "none"
+    core_on_chip: int = 0
 
 
 @pytest.mark.parametrize(
@@ -104,9 +115,17 @@ def test_meshes_that_do_not_make_up_the_devices_are_refused(learner: MeshShape, 
 
 def test_every_process_has_devices_of_both_meshes():
     """Those of another process cannot be had here: what stands for them is refused before a mesh is made."""
-    devices: list = [SimpleNamespace(process_index=index // 4) for index in range(8)]
+    devices: list = [Chip(index, index // 4) for index in range(8)]
     with pytest.raises(ValueError, match=r"take 3 \+ 5 devices, and each of the 2 processes .* multiples of 2"):
         make_meshes(MeshShape(3), MeshShape(5), devices)
+
+
+@pytest.mark.parametrize(("platform", "learning"), [("tpu", [1, 2]), ("gpu", [0, 1])])
+def test_chips_in_the_middle_of_a_tpu_slice_learn(platform: str, learning: list[int]):
+    """GPUs have coordinates, too, which say nothing of where they lie."""
+    devices: list = [Chip(index, 0, (index, 0, 0), platform) for index in range(4)]
+    meshes = make_meshes(MeshShape(2), MeshShape(2), devices)
+    assert [chip.id for chip in meshes.learner.devices.flat] == learning
 
 
 def test_logical_axes_of_weights_become_mesh_axes():

@@ -133,6 +133,9 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.Monkey
     [
         (("--topology", "v6e:9x9"), "v6e:9x9: unknown"),
         (("--topology", "v6e:2x2", "--search", "--mesh", "fsdp=4"), "leave out --mesh fsdp=4"),
+        (("--topology", "v6e:2x2", "--search", "--set", "mesh.fsdp=4"), "chooses mesh: leave out --set mesh.fsdp=4"),
+        (("--topology", "v6e:2x2", "--search", "--set", "micro_batches=2"), "leave out --set micro_batches=2"),
+        (("--topology", "v6e:2x2", "--mesh", "fsdp=4", "--set", "mesh.data=1"), "--mesh chooses mesh"),
         (("--topology", "v6e:2x2", "--steps", "0"), "--steps must be at least 1"),
         (("--topology", "v6e:2x2", "--json", "nowhere/plan.json"), "there is no folder nowhere"),
     ],

@@ -82,8 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from rl_llm.plan.topology import devices, topology
 
     slice_ = topology(arguments.topology)
-    if arguments.search and arguments.mesh:
-        raise PlanError(f"--search chooses the mesh: leave out --mesh {arguments.mesh}")
+    _check_chosen_once(arguments)
     if arguments.candidates is not None and not (arguments.search and arguments.candidates >= 1):
         raise PlanError(f"--candidates {arguments.candidates}: a number of at least 1, with --search")
     if arguments.steps is not None and arguments.steps < 1:
@@ -118,6 +117,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(as_json(plan), indent=2) + "\n")
     return FITS if plan.fits else DOES_NOT_FIT
+
+
+def _check_chosen_once(arguments: argparse.Namespace) -> None:
+    """What --search or --mesh chooses must not be set, too: that would say nothing."""
+    if arguments.search and arguments.mesh:
+        raise PlanError(f"--search chooses the mesh: leave out --mesh {arguments.mesh}")
+    chosen = ("mesh", "micro_batches", "sampling_batches") if arguments.search else ("mesh",) if arguments.mesh else ()
+    for override in arguments.overrides:
+        if (name := override.partition("=")[0].partition(".")[0].strip()) in chosen:
+            by = "--search" if arguments.search else "--mesh"
+            raise PlanError(f"{by} chooses {name}: leave out --set {override}")
 
 
 def _single(experiment: Any, arguments: argparse.Namespace, slice_: Any, parts: Any, efficiency: Any) -> Any:

@@ -27,7 +27,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
     for mesh in (both.learner, both.sampler):
         meshes.weight_shardings(mesh, weight_table(experiment.model))
-    _check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
+    check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
     problems: dict[str, Sequence[Problem]] = {
         split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()
     }
@@ -83,29 +83,37 @@ def fingerprint_of(problems: Problems, others: Others) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _check_shares(experiment: Experiment, ways: int, sampling_ways: int) -> None:
-    part = experiment.prompts_per_step // experiment.sampling_batches
-    if part % sampling_ways:
-        raise ValueError(
-            f"{part} prompts sampled at once (prompts_per_step / sampling_batches) do not divide over {sampling_ways} "
-            "data-parallel devices"
-        )
-    share = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
-    if share % ways:
-        raise ValueError(
-            f"an update's micro-batch of {share} prompts (prompts_per_step / updates_per_rollout / micro_batches) does "
-            f"not divide over {ways} data-parallel devices"
-        )
-    warm_start = experiment.warm_start
+def shares(experiment: Experiment) -> dict[str, int]:
+    """What has to divide over the devices that learn, by what decides it: prompts or rows of a part of an update."""
+    warm_start, mixture = experiment.warm_start, experiment.mixture
     file = warm_start and warm_start.demonstrations
-    shown = {
-        "warm_start.demonstrations_per_step": warm_start and warm_start.demonstrations_per_step,
-        "warm_start.demonstrations.rows_per_step / micro_batches": file and file.rows_per_step // file.micro_batches,
-        "mixture.per_update": experiment.mixture and experiment.mixture.per_update,
+    updates, parts = experiment.updates_per_rollout, experiment.micro_batches
+    found = {
+        f"prompts_per_step={experiment.prompts_per_step} / updates_per_rollout={updates} / micro_batches={parts}": (
+            experiment.prompts_per_step // (updates * parts)
+        )
     }
-    for name, count in shown.items():
-        if (count or 0) % ways:
-            raise ValueError(f"{name}={count} does not divide over {ways} data-parallel devices")
+    if file:
+        name = f"warm_start.demonstrations.rows_per_step={file.rows_per_step} / micro_batches={file.micro_batches}"
+        found[name] = file.rows_per_step // file.micro_batches
+    if warm_start and warm_start.demonstrations_per_step:
+        found["warm_start.demonstrations_per_step"] = warm_start.demonstrations_per_step
+    if mixture:
+        found["mixture.per_update"] = mixture.per_update
+    return found
+
+
+def check_shares(experiment: Experiment, learning: int, sampling: int) -> None:
+    """Raises ValueError unless rows divide over so many data-parallel devices of the learner and of the sampler."""
+    for name, count in shares(experiment).items():
+        if count % learning:
+            raise ValueError(f"{name}: {count} do not divide over {learning} data-parallel devices (data x fsdp)")
+    N, parts = experiment.prompts_per_step, experiment.sampling_batches
+    if (N // parts) % sampling:
+        raise ValueError(
+            f"prompts_per_step={N} / sampling_batches={parts}: {N // parts} do not divide over the sampler's "
+            f"{sampling} data-parallel devices (data x fsdp)"
+        )
 
 
 def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None:

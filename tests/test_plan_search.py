@@ -13,7 +13,8 @@ from experiments.plans import ABLATION, DOCS
 from rl_llm.experiment import Experiment
 from rl_llm.loading import load_experiment
 from rl_llm.mesh import MeshShape, make_mesh
-from rl_llm.model import Lora, parameter_count
+from rl_llm.model import Experts, Lora, parameter_count
+from rl_llm.optimizer import AdamW
 from rl_llm.plan.cost import Efficiency, cost
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.planning import on_mesh
@@ -22,6 +23,7 @@ from rl_llm.plan.search import GIB, TIE, candidates, sent_by_hand, state_bytes, 
 from rl_llm.plan.topology import topology
 from rl_llm.saved import carried
 from rl_llm.state import abstract_state
+from rl_llm.supervision import Conversations, Mixture, WarmStart
 
 ONE, SPREAD = MeshShape(1, 1, 1), MeshShape(2, 2, 1)
 PLAIN: Experiment = replace(EXPERIMENT, warm_start=None)
@@ -130,6 +132,26 @@ def test_an_estimate_is_near_what_was_compiled(path: Path):
         assert found.phases["update"].network == pytest.approx(plan["seconds"]["update"]["network"], rel=0.25)
 
 
+LINES = WarmStart(4, AdamW(1e-3), demonstrations=Conversations("chats.jsonl", rows_per_step=4, row_tokens=64))
+FEW = WarmStart(4, AdamW(1e-3), demonstrations_per_step=4, max_tokens=64)
+
+
+@pytest.mark.parametrize("change", [{"warm_start": LINES}, {"warm_start": FEW}, {"mixture": Mixture(4, 64)}])
+def test_every_row_that_is_learned_divides_over_a_mesh(change: dict):
+    """What `train` would refuse, and what would end the search: eight data-parallel chips for four rows."""
+    experiment = replace(PLAIN, model=replace(PLAIN.model, kv_heads=2, vocabulary=32), prompts_per_step=32)
+    assert len(candidates(experiment, topology("v6e:2x4"), Efficiency())) > 5
+    found = candidates(replace(experiment, **change), topology("v6e:2x4"), Efficiency())
+    assert {one.mesh.data * one.mesh.fsdp for one in found} == {4}
+
+
+@pytest.mark.parametrize(("count", "tensor"), [(3, {1}), (6, {1, 2}), (4, {1, 2, 4})])
+def test_experts_divide_over_tensor_and_what_is_in_them_need_not(count: int, tensor: set[int]):
+    model = replace(PLAIN.model, heads=4, kv_heads=4, vocabulary=32, feed_forward=33, experts=Experts(count, 2))
+    found = candidates(replace(PLAIN, model=model, prompts_per_step=32), topology("v6e:2x4"), Efficiency())
+    assert {one.mesh.tensor for one in found} == tensor
+
+
 def test_a_search_leaves_the_sampler_its_chips():
     """12 of 16 chips learn. What the sampler needs does not depend on the learner's mesh, nor has it the optimizer."""
     whole, slice_ = replace(ABLATION["qwen3_0_6b"], prompts_per_step=96), topology("v6e:4x4")
@@ -146,7 +168,7 @@ def test_a_search_leaves_the_sampler_its_chips():
     [
         (MeshShape(-1, 1, 2), r"sampler_mesh=MeshShape\(data=-1.*fix its sizes"),
         (MeshShape(16), "leaves none of 16 chips"),
-        (MeshShape(9), "no mesh of 7 chips divides prompts_per_step=128"),
+        (MeshShape(9), r"no mesh of 7 chips .*\(prompts_per_step=128 .*: 64\).*another sampler_mesh"),
     ],
 )
 def test_a_sampler_that_leaves_no_known_chips_ends_a_search(sampler: MeshShape, said: str):

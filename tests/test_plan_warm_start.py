@@ -59,5 +59,5 @@ def test_without_one_there_is_none():
 
 def test_rows_that_do_not_divide_over_the_chips_are_refused():
     both = make_meshes(MeshShape(2), None, jax.devices()[:2])
-    with pytest.raises(PlanError, match=r"rows_per_step=6 / micro_batches=2 do not divide over data x fsdp = 2 chips"):
+    with pytest.raises(PlanError, match=r"rows_per_step=6 / micro_batches=2: 3 do not divide over 2 data-"):
         abstract(learning(micro_batches=2, rows=6), both)

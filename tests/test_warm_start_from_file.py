@@ -151,7 +151,7 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int], message: str):
 def test_rows_that_do_not_divide_over_the_devices_are_refused_before_the_run(path: Path):
     experiment = replace(experiment_on(path), prompts_per_step=16)  # 4 rows, 8 devices
     with pytest.raises(
-        ValueError, match="rows_per_step / micro_batches=4 does not divide over 8 data-parallel devices"
+        ValueError, match="rows_per_step=4 / micro_batches=1: 4 do not divide over 8 data-parallel devices"
     ):
         prepare(experiment, 0)
 

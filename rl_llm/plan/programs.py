@@ -21,6 +21,7 @@ from rl_llm.noise import Purpose
 from rl_llm.packing import compile_packed_step
 from rl_llm.plan.collectives import Collective, collectives
 from rl_llm.plan.errors import PlanError
+from rl_llm.prepare import check_shares
 from rl_llm.recorded import Others
 from rl_llm.sampler import compile_sampler
 from rl_llm.saved import carried
@@ -88,7 +89,7 @@ def abstract(experiment: Experiment, both: Meshes) -> Abstract:
 
 def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     N, K, mesh = experiment.prompts_per_step, experiment.responses_per_prompt, both.learner
-    _check_shares(experiment, both)
+    check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
     learning = compile_learning(experiment, 0, mesh, Others(), ())
     optimizer = experiment.optimizer.build(experiment.policy_updates())
     state = abstract_state(experiment.model, optimizer, mesh, carried(experiment))
@@ -128,29 +129,6 @@ def _on_conversations(experiment: Experiment, mesh: Mesh) -> OnConversations | N
     sizes = file.rows_per_step, file.row_tokens
     rows = Packed(_shape(jnp.int32, *sizes), _shape(jnp.int32, *sizes), _shape(jnp.float32, *sizes))
     return OnConversations(update, abstract_state(model, optimizer, mesh), rows)
-
-
-def _check_shares(experiment: Experiment, both: Meshes) -> None:
-    N, ways = experiment.prompts_per_step, meshes.data_parallel_size(both.learner)
-    share = N // (experiment.updates_per_rollout * experiment.micro_batches)
-    if share % ways:
-        raise PlanError(
-            f"a micro-batch of {share} prompts (prompts_per_step={N} / updates_per_rollout="
-            f"{experiment.updates_per_rollout} / micro_batches={experiment.micro_batches}) does not divide over "
-            f"data x fsdp = {ways} chips"
-        )
-    file = conversations(experiment)
-    if file and (file.rows_per_step // file.micro_batches) % ways:
-        raise PlanError(
-            f"warm_start.demonstrations: rows_per_step={file.rows_per_step} / micro_batches={file.micro_batches} do "
-            f"not divide over data x fsdp = {ways} chips"
-        )
-    part, ways = N // experiment.sampling_batches, meshes.data_parallel_size(both.sampler)
-    if part % ways:
-        raise PlanError(
-            f"{part} prompts (prompts_per_step={N} / sampling_batches={experiment.sampling_batches}) do not divide "
-            f"over the sampler's data x fsdp = {ways} chips"
-        )
 
 
 def _shape(dtype: Any, *sizes: int) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """Which mesh and how many micro-batches: all sensible ones estimated, the best few compiled."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, prod
 
 import jax
@@ -16,6 +16,7 @@ from rl_llm.plan.cost import Efficiency, Sent, chips, cost
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.planning import on_mesh, sampler_copies
 from rl_llm.plan.topology import Topology
+from rl_llm.prepare import shares
 from rl_llm.recorded import Others
 
 GIB = 2**30
@@ -50,9 +51,10 @@ def candidates(experiment: Experiment, topology: Topology, e: Efficiency) -> lis
         cuts = [_estimate(experiment, topology, mesh, cut, passes, e) for cut in _cuts(experiment, mesh)]
         found += [next((one for one in cuts if one.fits), cuts[-1])] if cuts else []
     if not found:
+        rows = ", ".join(f"{name}: {count}" for name, count in shares(replace(experiment, micro_batches=1)).items())
         raise PlanError(
-            f"no mesh of {learning_chips} chips divides prompts_per_step={experiment.prompts_per_step} and the model: "
-            "choose a smaller slice, or more prompts"
+            f"no mesh of {learning_chips} chips divides the model and the rows of updates ({rows}): choose another "
+            f"slice{', another sampler_mesh' if experiment.sampler_mesh else ''} or other rows"
         )
     return sorted(found, key=lambda one: (not one.fits, one.fits and round(log(one.seconds) / TIE), one.gib))
 
@@ -71,18 +73,21 @@ def _learning_chips(experiment: Experiment, topology: Topology) -> int:
 
 
 def _meshes(experiment: Experiment, chips: int) -> Iterator[MeshShape]:
-    config = experiment.model
+    """Those that the weights divide over."""
+    config, critic = experiment.model, experiment.critic
+    weights = [*weight_table(config).values(), *(critic.table(config).values() if critic else ())]
     for tensor in _divisors(chips):
-        if config.kv_heads % tensor or config.feed_forward % tensor or config.vocabulary % tensor:
-            continue
         for fsdp in _divisors(chips // tensor):
-            if config.width % fsdp == 0:
-                yield MeshShape(chips // tensor // fsdp, fsdp, tensor)
+            mesh = MeshShape(chips // tensor // fsdp, fsdp, tensor)
+            if all(size % ways == 0 for weight in weights for size, ways in _split(weight, mesh)):
+                yield mesh
 
 
 def _cuts(experiment: Experiment, mesh: MeshShape) -> list[int]:
-    prompts = experiment.prompts_per_step // experiment.updates_per_rollout
-    return [cut for cut in _powers(prompts) if prompts % (cut * mesh.data * mesh.fsdp) == 0]
+    """The numbers of micro-batches with which the rows of updates divide over a mesh."""
+    ways, prompts = mesh.data * mesh.fsdp, experiment.prompts_per_step // experiment.updates_per_rollout
+    possible = [cut for cut in _powers(prompts) if prompts % cut == 0]
+    return [cut for cut in possible if not any(n % ways for n in shares(on_mesh(experiment, mesh, cut)).values())]
 
 
 def _powers(most: int) -> list[int]:
@@ -210,6 +215,12 @@ def _per_chip(table: Mapping[str, Weight], mesh: MeshShape) -> float:
     """How many numbers of the weights of a table a chip has."""
 
     def part(weight: Weight) -> float:
-        return prod(weight.shape) / prod(getattr(mesh, RULES[name]) for name in weight.axes if name)
+        return prod(weight.shape) / prod(ways for _, ways in _split(weight, mesh))
 
     return sum(part(weight) for weight in table.values())
+
+
+def _split(weight: Weight, mesh: MeshShape) -> list[tuple[int, int]]:
+    """The sizes of a weight that are split, and over how many chips each is."""
+    named = zip(weight.shape, weight.axes, strict=True)
+    return [(size, getattr(mesh, RULES[name])) for size, name in named if name]

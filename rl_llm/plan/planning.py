@@ -7,6 +7,7 @@ import jax
 
 from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape, make_meshes
+from rl_llm.model import trained_and_frozen
 from rl_llm.plan.cost import Cost, Efficiency, cost, sent_by_programs
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import (
@@ -113,7 +114,7 @@ def _need(made: Abstract, program: Program) -> Need:
     apart = made.meshes.apart and program.name == "sample"
     state = made.warm_start.state if made.warm_start and program.name == WARM_START else made.state
     parameters = bytes_per_chip(made.sampler_arguments[0] if apart else policy_of(state))
-    everything = parameters * sampler_copies(made.experiment) if apart else bytes_per_chip(state)
+    everything = _of_sampler(made) if apart else bytes_per_chip(state)
     updates = program.name in ("update", WARM_START)
     arguments = bytes_per_chip(update_state(state)) if updates else parameters
     beside = everything - arguments
@@ -127,9 +128,18 @@ def _need(made: Abstract, program: Program) -> Need:
     return Need(*(size / GIB for size in sizes))
 
 
-def sampler_copies(experiment: Experiment) -> int:
-    """Of the parameters, that a sampler on chips of its own has: while it answers ahead, newer ones are evaluated."""
-    return 2 if experiment.staleness and experiment.evaluation.every else 1
+def evaluates_ahead(experiment: Experiment) -> bool:
+    """Whether a sampler on chips of its own has what is trained twice: while it answers ahead, newer parameters are
+    evaluated.
+    """
+    return experiment.staleness > 0 and experiment.evaluation.every > 0
+
+
+def _of_sampler(made: Abstract) -> int:
+    """Bytes of all parameters that a chip of such a sampler has; what is frozen it has once."""
+    params = made.sampler_arguments[0]
+    trained, _ = trained_and_frozen(made.experiment.model, params)
+    return bytes_per_chip(params) + (bytes_per_chip(trained) if evaluates_ahead(made.experiment) else 0)
 
 
 def _need_to_send(made: Abstract) -> Need:
@@ -147,32 +157,13 @@ def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], ne
     if not tight:
         return None
     name = max(tight, key=lambda name: needs[name].peak)
-    need, experiment, shape = needs[name], made.experiment, made.meshes.learner.shape
-    lasting = need.parameters + need.state
-    if lasting > 0.5 * topology.usable_gib:
-        if shape["data"] > 1:
-            return (
-                f"parameters and optimizer take {lasting:.1f} GiB of every chip: spread them over more chips, --mesh "
-                f"data=1,fsdp={shape['fsdp'] * shape['data']},tensor={shape['tensor']}"
-            )
-        return f"parameters and optimizer take {lasting:.1f} GiB of every chip although spread over all: a larger slice"
+    need, experiment, shape = needs[name], made.experiment, mesh_of(made, name).shape
+    if need.parameters + need.state > 0.5 * topology.usable_gib:
+        return advice_on_state(made, name, need)
     if name == SENDING:
         return f"{name}: {need.temporaries:.1f} GiB of weights are whole for a moment: set sampler_mesh=None"
     if name == "sample":
-        if shape["tensor"] > experiment.model.kv_heads:
-            return f"tensor={shape['tensor']} copies key/value heads: at most tensor={experiment.model.kv_heads}"
-        rest = lasting if name in failed else need.peak - need.cache
-        times, most = 2, experiment.prompts_per_step // (shape["data"] * shape["fsdp"] * experiment.sampling_batches)
-        while need.cache / times + rest > 0.9 * topology.usable_gib and times < most:
-            times *= 2
-        rows = experiment.prompts_per_step * experiment.responses_per_prompt // experiment.sampling_batches
-        said = (
-            f"the keys and values of {rows} responses of {experiment.sampling.max_tokens} tokens take {need.cache:.1f} "
-            f"GiB of every chip"
-        )
-        if most < 2:
-            return f"{said}, and each has one prompt already: tensor={2 * shape['tensor']}, or a larger slice"
-        return f"{said}: sample fewer at a time, --set sampling_batches={times * experiment.sampling_batches}"
+        return advice_on_cache(made, topology, need, name in failed)
     ways = shape["data"] * shape["fsdp"]
     prompts = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
     if getattr(experiment.model, "remat", "nothing") == "nothing":
@@ -184,6 +175,37 @@ def _advice(made: Abstract, topology: Topology, programs: dict[str, Program], ne
     if ways > 1 and shape["tensor"] < experiment.model.kv_heads:
         return f"{name}: a micro-batch has one prompt for each of {ways} chips already: tensor={2 * shape['tensor']}"
     return f"{name}: shorter responses (sampling.max_tokens={experiment.sampling.max_tokens}), or a larger slice"
+
+
+def advice_on_state(made: Abstract, name: str, need: Need) -> str:
+    """What to change where parameters, and what else lasts, take most of the chips that a program runs on."""
+    shape, of_sampler = mesh_of(made, name).shape, made.meshes.apart and name == "sample"
+    what = "parameters" if of_sampler else "parameters and optimizer"
+    said, fsdp = f"{what} take {need.parameters + need.state:.1f} GiB of every chip", shape["fsdp"] * shape["data"]
+    if shape["data"] == 1:
+        return f"{said} although spread over all: a larger {'sampler_mesh' if of_sampler else 'slice'}"
+    flags = f"--mesh data=1,fsdp={fsdp},tensor={shape['tensor']}"
+    if of_sampler:
+        flags = f"--set sampler_mesh.data=1 --set sampler_mesh.fsdp={fsdp}"
+    return f"{said}: spread them over more chips, {flags}"
+
+
+def advice_on_cache(made: Abstract, topology: Topology, need: Need, failed: bool) -> str:
+    """What to change where responses do not fit beside the rest."""
+    experiment, shape = made.experiment, made.meshes.sampler.shape
+    tensor = "sampler_mesh.tensor" if made.meshes.apart else "tensor"
+    rest = need.parameters + need.state if failed else need.peak - need.cache
+    times, most = 2, experiment.prompts_per_step // (shape["data"] * shape["fsdp"] * experiment.sampling_batches)
+    while need.cache / times + rest > 0.9 * topology.usable_gib and times < most:
+        times *= 2
+    rows = experiment.prompts_per_step * experiment.responses_per_prompt // experiment.sampling_batches
+    said = (
+        f"the keys and values of {rows} responses of {experiment.sampling.max_tokens} tokens take {need.cache:.1f} "
+        f"GiB of every chip"
+    )
+    if most < 2:
+        return f"{said}, and each has one prompt already: {tensor}={2 * shape['tensor']}, or a larger slice"
+    return f"{said}: sample fewer at a time, --set sampling_batches={times * experiment.sampling_batches}"
 
 
 def _advice_on_rows(file: Conversations, ways: int) -> str:

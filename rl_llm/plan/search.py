@@ -14,7 +14,7 @@ from rl_llm.model import Weight, parameter_count, separated, weight_table
 from rl_llm.optimizer import AdamW
 from rl_llm.plan.cost import Efficiency, Sent, chips, cost
 from rl_llm.plan.errors import PlanError
-from rl_llm.plan.planning import on_mesh, sampler_copies
+from rl_llm.plan.planning import evaluates_ahead, on_mesh
 from rl_llm.plan.topology import Topology
 from rl_llm.prepare import shares
 from rl_llm.recorded import Others
@@ -116,12 +116,17 @@ def _sampling(experiment: Experiment, topology: Topology, mesh: MeshShape, sampl
     """The fewest sampling batches that should fit, or the most there are, and the bytes of a chip then."""
     config, N, ways = experiment.model, experiment.prompts_per_step, sampler.data * sampler.fsdp
     cache = 2 * config.layers * config.kv_heads * config.head_width * _itemsize(experiment) * _tokens(experiment)
-    weights = 4 * _per_chip(weight_table(config), sampler) * sampler_copies(experiment)
-    lasting = weights if experiment.sampler_mesh else state_bytes(experiment, mesh)
+    lasting = of_sampler(experiment, sampler) if experiment.sampler_mesh else state_bytes(experiment, mesh)
     lasting += _itemsize(experiment) * parameter_count(config) / sampler.tensor  # in the form that sampling reads
     possible = [parts for parts in _powers(N) if N % (parts * ways) == 0] or [1]
     needs = [(parts, lasting + cache / chips(sampler) / parts) for parts in possible]
     return next((one for one in needs if one[1] < 0.9 * GIB * topology.usable_gib), needs[-1])
+
+
+def of_sampler(experiment: Experiment, sampler: MeshShape) -> float:
+    """What stays on a chip of a sampler on chips of its own: float32 parameters."""
+    trained, frozen = separated(experiment.model, weight_table(experiment.model))
+    return 4 * ((1 + evaluates_ahead(experiment)) * _per_chip(trained, sampler) + _per_chip(frozen, sampler))
 
 
 def _tokens(experiment: Experiment) -> float:

@@ -136,7 +136,7 @@ def collector_of(run: Run, actor: Actor, others: Others, problems: Mapping[str, 
     if others.teacher is not None:
         model, params = others.teacher[0].model, others.teacher[1]
         sample, weights = compile_policy(model, actor.experiment, actor.meshes)
-        answering = replace(actor, sample=sample, weights=weights)
+        answering = replace(actor, sample=sample, weights=weights, sent={})
         teacher = answering, answering.placed(params)
     if others.reward_model is not None:
         score = scorer(others.reward_model, actor.meshes.learner)

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from test_techniques import WARM_STEPS, train
 
 from rl_llm.actor import compile_policy, open_actor
@@ -13,7 +16,10 @@ from rl_llm.config import fingerprint
 from rl_llm.loading import load_experiment
 from rl_llm.mesh import MeshShape, make_meshes, weight_shardings
 from rl_llm.model import Lora, init, joined, trained_and_frozen, weight_table
+from rl_llm.recorded import Others
 from rl_llm.text import encode_prompts
+from rl_llm.train_rl import collector_of
+from rl_llm.transfer import bytes_at_once
 from tests.data.tiny import base
 
 EXACT = ("tokens/generated", "reward/mean", "response/length", "response/truncated", "flops/generate")
@@ -78,3 +84,30 @@ def test_frozen_weights_are_sent_to_a_sampler_once():
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, still, sent)))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), now, before)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), other, first)
+
+
+def test_a_teacher_is_sent_beside_the_policy_and_not_in_its_place():
+    model = replace(base.model, lora=Lora(rank=2, alpha=4.0))
+    meshes = make_meshes(MeshShape(4), MeshShape(2, fsdp=2))
+    params = init(model, jax.random.key(0))
+    others: Any = None, Others(teacher=(base, init(base.model, jax.random.key(1)))), {"train": ()}
+    with open_actor(replace(base, model=model), meshes) as actor:
+        before = trained_and_frozen(model, actor.placed(params))[1]
+        teacher = collector_of(others[0], actor, *others[1:]).teacher
+        after = trained_and_frozen(model, actor.placed(params))[1]
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, before, after)))
+    np.testing.assert_array_equal(teacher[1]["embedding"], others[1].teacher[1]["embedding"])
+
+
+def test_what_is_whole_on_its_way_is_some_layers_or_what_is_split_along_its_first_axis():
+    meshes = make_meshes(MeshShape(2, 2), MeshShape(2, tensor=2))
+    MiB = 2**20
+
+    def at_once(shape: tuple[int, ...], before: tuple, after: tuple) -> int:
+        here, there = NamedSharding(meshes.learner, P(*before)), NamedSharding(meshes.sampler, P(*after))
+        return bytes_at_once(jax.ShapeDtypeStruct(shape, np.float32, sharding=here), there) // MiB
+
+    assert at_once((8, 2**11, 2**13), (None, "fsdp"), (None, "tensor")) == 256 + 128  # 64 MiB a layer
+    assert at_once((8, 2**14, 2**13), (None, "fsdp"), (None, None)) == 512 + 512  # at least a layer
+    assert at_once((2**14, 2**14), (None, "fsdp"), ("tensor", None)) == 1024 + 512
+    assert at_once((2**14,), (), ()) == 0

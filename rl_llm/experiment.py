@@ -87,7 +87,7 @@ class Experiment:
     change nothing else; `updates_per_rollout` are optimizer updates on disjoint shares of a rollout's prompts.
     With `staleness` s the sampler has the parameters of s steps before, as if it ran that much ahead of the
     learner, and a rollout is sampled and graded while the one before it is learned from; with a `sampler_mesh` by
-    devices of its own, those that follow the learner's. (A sampler of several CPU devices samples first, and only the
+    devices of its own (`mesh.make_meshes`). (A sampler of several CPU devices samples first, and only the
     grading goes on beside; refills of dynamic sampling, greedy baselines and a reward model's scores are made when the
     updates are done.) `reference` is what a KL divergence is measured from.
     `start` is a Hugging Face folder, or the folder of a run, whose policy this one begins with; else

@@ -84,9 +84,9 @@ class Meshes:
 
 def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax.Device] | None = None) -> Meshes:
     """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones of
-    every process learn (on TPUs: those in the middle of the slice) and its other ones sample, and one of the shapes may
-    leave a size open. Raises ValueError unless they make up all devices, and every process has as many of either as the
-    others (`move` needs that).
+    every process learn and its other ones sample (on TPUs the larger part are those in the middle of the slice), and
+    one of the shapes may leave a size open. Raises ValueError unless they make up all devices, and every process has
+    as many of either as the others (`move` needs that).
     """
     if sampler is None:
         return Meshes(mesh := make_mesh(learner, devices), mesh)
@@ -107,26 +107,26 @@ def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax
             f"mesh={learner} and sampler_mesh={sampler} take {learning} + {sampling} devices, and each of the "
             f"{processes} processes is to have as many of either as the others: choose multiples of {processes}"
         )
-    middle = _distance_from_the_middle(devices)
-    by_process = np.asarray(sorted(devices, key=lambda device: (device.process_index, middle(device))))
-    by_process = by_process.reshape(processes, -1)
+    middle, inwards = _distance_from_the_middle(devices), learning >= sampling
+    ordered = sorted(devices, key=lambda device: (device.process_index, middle(device) * (1 if inwards else -1)))
+    by_process = np.asarray(ordered).reshape(processes, -1)
     learners, samplers = np.split(by_process, [learning // processes], axis=1)
     return Meshes(make_mesh(learner, list(learners.flat)), make_mesh(sampler, list(samplers.flat)))
 
 
-def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device], tuple[int, int]]:
+def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device], int]:
     """How far a TPU chip lies from the middle of the slice: along its first axis, then along all. 0 for other devices.
 
     The chips of every host that are nearest make one block on slices of 4 x 4 chips, whose hosts have 2 x 2: libtpu
     compiles for that, for what lies around it, and not for every second row or column.
     """
     if devices[0].platform != "tpu":  # a GPU has coordinates, too: its number on the host
-        return lambda device: (0, 0)
+        return lambda device: 0
     last = np.max([device.coords for device in devices], axis=0)
 
-    def distance(device: jax.Device) -> tuple[int, int]:
+    def distance(device: jax.Device) -> int:
         along = abs(2 * np.asarray(device.coords) - last)
-        return int(along[0]), int(along.sum())
+        return int(along[0] * (1 + last.sum()) + along.sum())
 
     return distance
 

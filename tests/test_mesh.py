@@ -120,12 +120,15 @@ def test_every_process_has_devices_of_both_meshes():
         make_meshes(MeshShape(3), MeshShape(5), devices)
 
 
-@pytest.mark.parametrize(("platform", "learning"), [("tpu", [1, 2]), ("gpu", [0, 1])])
-def test_chips_in_the_middle_of_a_tpu_slice_learn(platform: str, learning: list[int]):
+@pytest.mark.parametrize(
+    ("platform", "sizes", "learning"),
+    [("tpu", (2, 2), {1, 2}), ("tpu", (3, 1), {0, 1, 2}), ("tpu", (1, 3), {0}), ("gpu", (2, 2), {0, 1})],
+)
+def test_the_larger_part_is_in_the_middle_of_a_tpu_slice(platform: str, sizes: tuple[int, int], learning: set[int]):
     """GPUs have coordinates, too, which say nothing of where they lie."""
     devices: list = [Chip(index, 0, (index, 0, 0), platform) for index in range(4)]
-    meshes = make_meshes(MeshShape(2), MeshShape(2), devices)
-    assert [chip.id for chip in meshes.learner.devices.flat] == learning
+    meshes = make_meshes(*map(MeshShape, sizes), devices)
+    assert {chip.id for chip in meshes.learner.devices.flat} == learning
 
 
 def test_logical_axes_of_weights_become_mesh_axes():

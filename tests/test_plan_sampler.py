@@ -11,9 +11,9 @@ from rl_llm.experiment import Experiment
 from rl_llm.mesh import MeshShape, make_meshes
 from rl_llm.model import parameter_count
 from rl_llm.plan.cost import Efficiency
+from rl_llm.plan.estimates import of_sampler
 from rl_llm.plan.planning import Need, Plan, advice_on_cache, advice_on_state, make_plan
 from rl_llm.plan.programs import GIB, abstract
-from rl_llm.plan.search import of_sampler
 from rl_llm.plan.topology import Topology
 
 APART = {"mesh": MeshShape(2), "sampler_mesh": MeshShape(2), "staleness": 1}

@@ -83,6 +83,11 @@ def make_plan(
         both = make_meshes(experiment.mesh, experiment.sampler_mesh, devices)
     except ValueError as error:
         raise PlanError(str(error)) from error
+    if both.apart and both.learner.size == both.sampler.size and not topology.takes_halves:
+        raise PlanError(
+            f"the compiler does not take half of every host's chips on {topology.name}: give a sampler_mesh other than "
+            f"{both.sampler.size} of {topology.chips} chips"
+        )
     experiment = replace(experiment, mesh=MeshShape(**both.learner.shape))
     made = abstract(experiment, both)
     programs = {}

@@ -40,6 +40,14 @@ class Topology:
         return prod(map(int, self.shape.split("x")))
 
     @property
+    def takes_halves(self) -> bool:
+        """Whether libtpu compiles for half of every host's chips. On flat slices from 8 x 8 on no half makes a block or
+        lies around one, and it ends the process (so it did for 8x8 and 8x16); other splits it takes there.
+        """
+        sides = tuple(map(int, self.shape.split("x")))
+        return len(sides) > 2 or min(sides) < 8
+
+    @property
     def usable_gib(self) -> float:
         """Memory of a chip that programs can have."""
         return self.chip.hbm_gib - RESERVED_GIB

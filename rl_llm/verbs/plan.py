@@ -151,14 +151,15 @@ def _search(
     experiment: Any, slice_: Any, parts: Any, efficiency: Any, arguments: argparse.Namespace
 ) -> tuple[Any, int]:
     """The fastest plan that fits among the most promising candidates, or the one that fails by least; and how many
-    were compiled.
+    were compiled. Raises PlanError where the compiler refuses all.
     """
     from rl_llm.plan.planning import make_plan, on_mesh
     from rl_llm.plan.search import candidates
     from rl_llm.runs.progress import Progress
 
     promising = candidates(experiment, slice_, efficiency)[: arguments.candidates or COMPILED]
-    plans = []
+    plans: list[Any] = []
+    refused = None
     with Progress() as display, display.phase("meshes compiled", len(promising)) as phase:
         for done, one in enumerate(promising, 1):
             display.say(
@@ -166,8 +167,14 @@ def _search(
                 f"{one.sampling_batches}; by a guess {one.gib:.0f} GiB of a chip and {one.seconds:.1f} s a step ..."
             )
             planned = on_mesh(experiment, one.mesh, one.micro_batches, one.sampling_batches)
-            plans.append(make_plan(planned, slice_, parts, efficiency, steps=arguments.steps))
+            try:
+                plans.append(make_plan(planned, slice_, parts, efficiency, steps=arguments.steps))
+            except PlanError as error:  # of a part of the slice that a `sampler_mesh` leaves
+                display.say(f"refused: {error}")
+                refused = error
             phase.update(done)
+    if refused and not plans:
+        raise refused
     fitting = [plan for plan in plans if plan.fits]
     if fitting:
         return min(fitting, key=lambda plan: plan.cost.seconds), len(plans)

@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile an experiment's own programs for a TPU slice on this machine, and say what they need of every chip, what
     they send, how long a step must take and what the run costs.
 
-    Needs the TPU compiler, pip install 'rl-llm[tpu]', and no TPU.
+    Needs the TPU compiler, pip install 'rl-llm[tpu]', and no TPU. The weights of a teacher or of a reward model, which
+    other runs have, are not counted.
     """
     try:
         return _run(arguments)

@@ -20,8 +20,8 @@ from rl_llm.plan.cost import Efficiency, cost
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.estimates import sent_by_hand, state_bytes, update_bytes
 from rl_llm.plan.planning import on_mesh
-from rl_llm.plan.programs import bytes_per_chip
-from rl_llm.plan.search import GIB, TIE, candidates
+from rl_llm.plan.programs import GIB, bytes_per_chip
+from rl_llm.plan.search import TIE, candidates
 from rl_llm.plan.topology import topology
 from rl_llm.saved import carried
 from rl_llm.state import abstract_state

@@ -21,11 +21,11 @@ from rl_llm.plan.estimates import (
     update_bytes,
 )
 from rl_llm.plan.planning import on_mesh
+from rl_llm.plan.programs import GIB
 from rl_llm.plan.topology import Topology
 from rl_llm.prepare import shares
 from rl_llm.recorded import Others
 
-GIB = 2**30
 SURE = 0.95  # of the memory: as near as the estimates of updates are
 ROOM = 0.9  # of the memory, for sampling: the estimate counts nothing that layers make on the way
 TIE = 0.02  # steps of the logarithm of the seconds: among those of one step, what takes less memory is first

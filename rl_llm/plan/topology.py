@@ -41,8 +41,9 @@ class Topology:
 
     @property
     def takes_halves(self) -> bool:
-        """Whether libtpu compiles for half of every host's chips. On flat slices from 8 x 8 on no half makes a block or
-        lies around one, and it ends the process (so it did for 8x8 and 8x16); other splits it takes there.
+        """Whether libtpu may be asked to compile for half of every host's chips. On flat slices from 8 x 8 on no half
+        makes a block or lies around one, and it ends the process (so it did for v6e 8x8 and 8x16; other splits it took
+        there). Where it says no instead, as of v5e slices beyond 4x4, whatever the split, it can be asked.
         """
         sides = tuple(map(int, self.shape.split("x")))
         return len(sides) > 2 or min(sides) < 8

@@ -16,8 +16,8 @@ from dataclasses import replace
 from experiments.quickstart import base as quickstart
 from rl_llm import algorithms
 from rl_llm.algorithms import Distillation, GeneralizedJSD
-from rl_llm.optimizer import AdamW
-from rl_llm.supervision import StoredResponses, Teacher
+from rl_llm.experiment import StoredResponses, Teacher
+from rl_llm.learner.optimizer import AdamW
 
 TEACHER = "runs/recipes/LITE_PPO-seed0"
 WARM_START = quickstart.warm_start

@@ -22,8 +22,8 @@ from dataclasses import replace
 from experiments.recipes import CRITIC, base, with_algorithm
 from rl_llm import algorithms
 from rl_llm.algorithms import LITE_PPO, KLPenalty
-from rl_llm.optimizer import AdamW
-from rl_llm.supervision import RewardModel, StoredResponses
+from rl_llm.experiment import RewardModel, StoredResponses
+from rl_llm.learner.optimizer import AdamW
 
 JUDGED = StoredResponses("runs/judged.jsonl")
 

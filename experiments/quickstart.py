@@ -6,11 +6,10 @@ Run:    rl-llm train experiments/quickstart.py --seed 0
 from dataclasses import replace
 
 from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING
-from rl_llm.experiment import Checkpointing, Evaluation, Experiment
+from rl_llm.experiment import Checkpointing, Evaluation, Experiment, SkillGate, WarmStart
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model import ModelConfig
-from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling
-from rl_llm.supervision import SkillGate, WarmStart
 from rl_llm.tasks.modular_sum import Demonstrations, ModularSum
 
 TASK = ModularSum(

@@ -20,11 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rl_llm.algorithms import LITE_PPO
-from rl_llm.experiment import Checkpointing, Evaluation, Experiment
+from rl_llm.experiment import Checkpointing, Conversations, Evaluation, Experiment, WarmStart
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model.families import QWEN3_4B
-from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling
-from rl_llm.supervision import Conversations, WarmStart
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from experiments.quickstart import base as quickstart
 from rl_llm import algorithms
-from rl_llm.critic import Critic
-from rl_llm.curriculum import Curriculum, DynamicSampling, Replay
-from rl_llm.experiment import Experiment
-from rl_llm.optimizer import AdamW
+from rl_llm.experiment import Curriculum, DynamicSampling, Experiment, Replay
+from rl_llm.learner.critic import Critic
+from rl_llm.learner.optimizer import AdamW
 
 CRITIC = Critic(AdamW(1e-3, warmup_updates=4, schedule="linear", final_fraction=0.1), pretraining_steps=2)
 

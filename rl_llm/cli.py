@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from rl_llm.commands import ablate, data_report, evaluate, export, plan, report, train
+from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
 from rl_llm.plan.environment import quieten_absent_tpu
-from rl_llm.verbs import ablate, data_report, evaluate, export, plan, report, train
-from rl_llm.verbs.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
 

@@ -4,15 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from rl_llm import mesh as meshes
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
-from rl_llm.noise import Purpose, generator
+from rl_llm.parallel import mesh as meshes
+from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem, Split
-from rl_llm.recorded import Others, others_of
-from rl_llm.stored import stored_answers
+from rl_llm.rollout.offline import stored_answers
+from rl_llm.rollout.text import encode_prompts, encode_responses
+from rl_llm.runs.load import Others, others_of
 from rl_llm.tasks.conversations import read_conversations
-from rl_llm.text import encode_prompts, encode_responses
 
 # Of each split; "stored": those with stored responses; "conversations": those of the warm start's file.
 Problems = Mapping[str, Sequence[Problem]]

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from rl_llm import mesh as meshes
-from rl_llm import noise
+from rl_llm import prng
 from rl_llm.model import (
     Caches,
     ModelConfig,
@@ -29,8 +28,9 @@ from rl_llm.model import (
     unembed,
     weight_table,
 )
-from rl_llm.numbers import PROGRAMS
-from rl_llm.population import of_any
+from rl_llm.parallel import mesh as meshes
+from rl_llm.parallel.numbers import PROGRAMS
+from rl_llm.parallel.population import of_any
 from rl_llm.types import Prompts, Rollout
 
 STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
@@ -125,7 +125,7 @@ def generate(
     """Sample K responses of at most `max_tokens` tokens to each prompt. Pure; `compile_sampler` jits and shards it."""
     N, K, T = prompts.tokens.shape[0], responses_per_prompt, max_tokens
     B = N * K
-    keys = noise.row_keys(step_key, prompts.ids, K)
+    keys = prng.row_keys(step_key, prompts.ids, K)
     hidden, prompt_cache = prefill(config, params, prompts.tokens, prompts.lengths)
     read = reader(config, params, prompts.lengths, prompt_cache)
     params = gathered_head(config, params)

@@ -3,12 +3,17 @@
 import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+
+# Tests share helpers across rooms, and the tools that write documentation are tested, too.
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent / "docs" / "tools"), *(str(room) for room in sorted(HERE.iterdir()) if room.is_dir())]
 
 # Now, as its logging closes the handlers that are there: absl's, later, would take stderr along.
 with contextlib.suppress(ImportError):  # the extra `slurm`
@@ -23,7 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the time is compilation. A cached program is the compiled one, bit for bit; its key covers the
 # versions, the flags and the machine's features, so a stale one is never taken.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_compilation_cache_dir", str(HERE.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)

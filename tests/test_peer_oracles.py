@@ -2,7 +2,7 @@
 
 The cases (tests/data/oracles, or the folder that RL_LLM_ORACLES names) hold inputs and outputs of verl, ROLL, OpenRLHF,
 TRL and prime-rl, with gradients for losses. How a case is put to our components is said in peers/*.py: `MATCHERS` by
-(peer, function). rl_llm/algorithms/peers.toml tells readers of it: which of our values is the peer's function, which
+(peer, function). docs/tools/peers.toml tells readers of it: which of our values is the peer's function, which
 cases are not reproduced, and why. Here it is held to what is done.
 """
 
@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peer_functions import left_out, plain, reasons, same, versions
 from peers import advantages, losses
 from peers.case import KINDS, Case, said
-
-from rl_llm.algorithms.peers import left_out, plain, reasons, same, versions
 
 FOLDER = Path(os.environ.get("RL_LLM_ORACLES") or Path(__file__).parent / "data" / "oracles")
 INDEX: dict[str, Any] = json.loads((FOLDER / "oracles.json").read_text())

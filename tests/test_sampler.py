@@ -11,10 +11,10 @@ import scipy.stats
 from flax import traverse_util
 from hypothesis import assume, given, settings
 
-from rl_llm import noise
-from rl_llm.mesh import MeshShape, make_mesh, over_batch
+from rl_llm import prng
 from rl_llm.model import ModelConfig, forward, weight_table
-from rl_llm.noise import Purpose
+from rl_llm.parallel.mesh import MeshShape, make_mesh, over_batch
+from rl_llm.prng import Purpose
 from rl_llm.sampler import STOP_SLOTS, Sampler, Sampling, cache_spans, compile_sampler, truncate
 from rl_llm.types import Prompts, Rollout
 
@@ -59,7 +59,7 @@ def drawn(
     prompts: Prompts = PROMPTS,
 ) -> Rollout:
     """A rollout as NumPy arrays."""
-    return jax.device_get(sampler(params, prompts, noise.key(*key), sampling.values(stops)))  # type: ignore[no-any-return]
+    return jax.device_get(sampler(params, prompts, prng.key(*key), sampling.values(stops)))  # type: ignore[no-any-return]
 
 
 compiled_forward = jax.jit(forward, static_argnums=0)
@@ -258,7 +258,7 @@ def test_a_generation_of_several_cache_spans_is_that_of_a_plain_forward_pass():
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_eight_devices_draw_what_one_draws(sampler: Sampler, shape: tuple[int, int, int]):
     mesh = make_mesh(MeshShape(*shape))
-    arguments: tuple[Any, ...] = (PARAMS, PROMPTS, noise.key(*KEY), Sampling(top_k=12).values(STOPS))
+    arguments: tuple[Any, ...] = (PARAMS, PROMPTS, prng.key(*KEY), Sampling(top_k=12).values(STOPS))
     spread = compile_sampler(CONFIG, mesh, K, T)(*arguments)
     assert spread.tokens.sharding.is_equivalent_to(over_batch(mesh), 2)
     alone = drawn(sampler, Sampling(top_k=12))
@@ -330,7 +330,7 @@ def test_more_stop_ids_than_there_is_room_for_are_refused():
 def test_a_limit_cuts_responses_and_is_no_other_program(sampler: Sampler):
     whole = drawn(sampler, stops=())
     compiled = sampler.compilations()  # type: ignore[attr-defined]
-    cut = sampler(PARAMS, PROMPTS, noise.key(*KEY), Sampling(T).values((), 3))
+    cut = sampler(PARAMS, PROMPTS, prng.key(*KEY), Sampling(T).values((), 3))
     assert sampler.compilations() == compiled  # type: ignore[attr-defined]
     np.testing.assert_array_equal(cut.mask, np.asarray(whole.mask) * (np.arange(T) < 3))
     np.testing.assert_array_equal(cut.tokens[:, :3], np.asarray(whole.tokens)[:, :3])

@@ -6,38 +6,39 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from program import (
+    EXPERIMENT,
+    STEPS,
+    TINY,
+    WARM_STEPS,
+    Finished,
+    finish,
+    outcome,
+    rl_llm,
+    start,
+    steps_done,
+    train,
+    uninterrupted,
+    wait_until,
+    without_time,
+)
 
 from rl_llm.algorithms import Clip
-from rl_llm.learning import of_all_updates
-from rl_llm.loading import load_experiment
 from rl_llm.model import Initialization
-from rl_llm.run import _commit
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.metrics import read_metrics, read_records
+from rl_llm.runs.metrics import read_records
+from rl_llm.runs.run import _commit
 from rl_llm.sampler import Sampling
 from rl_llm.types import Max, Mean
+from rl_llm.update.step import of_all_updates
 
-ROOT = Path(__file__).parent.parent
-TINY, HOSTILE = "tests/data/tiny.py", "tests/data/hostile.py"
-EXPERIMENT = load_experiment(str(ROOT / TINY))[1]
-WARM_STEPS, STEPS = EXPERIMENT.warm_start.steps, EXPERIMENT.warm_start.steps + EXPERIMENT.steps
-PATIENCE = 300.0  # seconds after which a process is taken to hang
-
-# The persistent cache is all that differs from a user's shell: most of a tiny run is compilation.
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
+HOSTILE = "tests/data/hostile.py"
 
 RL_KEYS = {
     *("reward/mean", "reward/accuracy", "reward/std", "reward/std_centered", "reward/zero_variance_groups"),
@@ -55,91 +56,6 @@ SHARES = (
     *("reward/mean", "reward/accuracy", "reward/zero_variance_groups", "response/truncated", "response/looping"),
     *("policy/clip_low", "policy/clip_high", "update/skipped"),
 )
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run that came to its end, and what its process printed."""
-
-    folder: Path
-    stdout: str
-    stderr: str
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        return read_metrics(self.folder)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text())
-
-
-def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    """`rl-llm ...` as a process of its own, in the project's folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rl_llm", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **CACHE, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that a signal can be sent to it and its children, and to nobody else
-    )
-
-
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a process at its end."""
-    try:
-        stdout, stderr = process.communicate(timeout=patience)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    return process.returncode, stdout, stderr
-
-
-def rl_llm(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
-    """Run a command to its end: exit code, standard output, standard error."""
-    return finish(start(*arguments, **environment))
-
-
-def train(folder: Path, *arguments: str, **environment: str) -> Finished:
-    """The tiny experiment in a folder, which must come to its end."""
-    code, stdout, stderr = rl_llm("train", TINY, "--out", folder, *arguments, **environment)
-    assert code == 0, stderr
-    return Finished(folder, stdout, stderr)
-
-
-@cache
-def uninterrupted(base: Path) -> Finished:
-    """The run that others are compared with: made once for all test modules."""
-    return train(base / "uninterrupted")
-
-
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition holds; a process that ends before that fails the test with its messages."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise AssertionError(f"the process ended first, or hangs: {process.communicate()}")
-        time.sleep(0.005)
-
-
-def steps_done(folder: Path) -> int:
-    """How many whole lines metrics.jsonl has by now."""
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metrics as they must repeat: all but the seconds."""
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
-
-
-def outcome(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary as it must repeat: all but the seconds, and the ledger, whose events have a time."""
-    return {name: value for name, value in summary.items() if name not in ("wall_seconds", "time", "ledger_head")}
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +121,7 @@ def test_the_commit_says_that_files_were_changed_since(tmp_path: Path, monkeypat
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "First"]):
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
-    monkeypatch.setattr("rl_llm.run.__file__", str(code))
+    monkeypatch.setattr("rl_llm.runs.run.__file__", str(code))
     clean = _commit()
     assert clean is not None
     assert re.fullmatch("[0-9a-f]{40}", clean)

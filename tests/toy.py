@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import Algorithm, Moments
-from rl_llm.learner import make_batch
+from rl_llm.learner.train_step import make_batch
 from rl_llm.types import Prompts, Rollout
 
 V, T = 3, 3  # token 0 ends a response

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from test_train import CACHE
+from program import CACHE
 
+from rl_llm.commands.ablate import train_members
 from rl_llm.studies.workers import Job, Workers, open_workers
-from rl_llm.verbs.ablate import train_members
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from statistics import median
 
 import jax
 
+from rl_llm.commands.ablate import train_members
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.streams import logs_of_threads, printing_to
-from rl_llm.verbs.ablate import train_members
 
 
 def main() -> None:

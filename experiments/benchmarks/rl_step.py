@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl_llm.algorithms import LITE_PPO
-from rl_llm.learner import Learner, compile_make_batch, compile_train_step
-from rl_llm.mesh import make_mesh, put_on_batch
+from rl_llm.learner.optimizer import AdamW
+from rl_llm.learner.state import Draw, init_state
+from rl_llm.learner.train_step import Learner, compile_make_batch, compile_train_step
 from rl_llm.model import ModelConfig, forward_flops, parameter_count
-from rl_llm.noise import Purpose, key
-from rl_llm.optimizer import AdamW
+from rl_llm.parallel.mesh import make_mesh, put_on_batch
+from rl_llm.prng import Purpose, key
 from rl_llm.sampler import Sampling, compile_sampler
-from rl_llm.state import Draw, init_state
 from rl_llm.types import Prompts
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from experiments.paper.scales import at_each_scale, base, starts
 from rl_llm.algorithms import LITE_PPO, Normalize
-from rl_llm.optimizer import AdamW
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
 from rl_llm.studies import Final, Hypothesis, Study

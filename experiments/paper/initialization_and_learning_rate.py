@@ -26,8 +26,8 @@ from dataclasses import replace
 
 from experiments.paper.scales import POLICIES, STRONG, TASK, at_each_scale, base, start, starts
 from rl_llm.experiment import Experiment
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model import Initialization
-from rl_llm.optimizer import AdamW
 from rl_llm.studies import Drop, Final, Hypothesis, Study
 from rl_llm.tasks.modular_sum import Demonstrations
 

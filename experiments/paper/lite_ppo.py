@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from experiments.paper.scales import at_each_scale, base, starts
 from rl_llm.algorithms import DAPO, GRPO, LITE_PPO, SoftOverlong, TokenMean
-from rl_llm.curriculum import DynamicSampling
+from rl_llm.experiment import DynamicSampling
 from rl_llm.studies import Drop, Final, Hypothesis, Speed, Study
 
 

@@ -23,9 +23,9 @@ from experiments.quickstart import base as quickstart
 from experiments.qwen3_4b_gsm8k import TOKENIZER
 from experiments.qwen3_4b_gsm8k import paper as qwen3
 from rl_llm.experiment import Checkpointing, Evaluation, Experiment
-from rl_llm.mesh import MeshShape
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model.families import QWEN3_8B
-from rl_llm.optimizer import AdamW
+from rl_llm.parallel.mesh import MeshShape
 from rl_llm.problem import Problem, Split
 from rl_llm.studies import Study
 from rl_llm.tasks.datasets import JsonlProblems

@@ -40,9 +40,9 @@ from rl_llm.algorithms.recipes import (
 )
 from rl_llm.algorithms.reference import Reference
 from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
-from rl_llm.algorithms.setting import Setting
 from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import FullKLInReward, KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.moments import Moments, deviations, mean, mixed, variance
-from rl_llm.algorithms.setting import Setting, refuse, require
+from rl_llm.algorithms.run_shape import Setting, refuse, require
 from rl_llm.types import Batch
 
 Level = Literal["none", "group", "batch", "running"]

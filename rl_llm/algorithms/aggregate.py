@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.setting import Setting, refuse
+from rl_llm.algorithms.run_shape import Setting, refuse
 from rl_llm.types import Batch
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.aggregate import TokenMean
+from rl_llm.algorithms.compatibility import check_together
 from rl_llm.algorithms.filters import Filter
-from rl_llm.algorithms.setting import Setting
-from rl_llm.algorithms.together import check_together
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.algorithms.whitening import Advantage
 from rl_llm.config import check_choices
 from rl_llm.types import Batch, Mean, Metrics
@@ -37,7 +37,7 @@ MAKERS = {
 @dataclass(frozen=True)
 class Algorithm:
     """A composition of components, each a frozen dataclass. It hashes by value; what is compiled for it takes its
-    floats as arguments (`rl_llm.numbers`).
+    floats as arguments (`rl_llm.parallel.numbers`).
 
     filters -> shaping -> advantage -> aggregate -> corrections on the whole batch, once; objective + regularizers on
     parts of it, at every update, and `value_loss`, weighed by `value_aggregate`, where a critic learns too. To add a

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.divergence import Divergence
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT
-from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.types import Batch
 
 Level = Literal["token", "sequence", "geometric"]

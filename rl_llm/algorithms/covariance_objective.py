@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.objective import check_bounds, clipped_surrogate, log_ratio, magnitude, ratio_metrics
-from rl_llm.algorithms.setting import Setting, refuse_on_policy
+from rl_llm.algorithms.run_shape import Setting, refuse_on_policy
 from rl_llm.types import Batch, Metrics, masked_mean
 
 

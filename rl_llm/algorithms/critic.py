@@ -12,7 +12,7 @@ from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.preference import bradley_terry
 from rl_llm.algorithms.preference_objective import check_groups, mean_over_pairs, over_tokens, preferred
 from rl_llm.algorithms.returns import at_last_token
-from rl_llm.algorithms.setting import Setting, refuse_on_policy, require
+from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.divergence import full_divergence
 from rl_llm.algorithms.objective import log_ratio, probability_moved, ratio_metrics
-from rl_llm.algorithms.setting import Setting, refuse_without_drift, require
+from rl_llm.algorithms.run_shape import Setting, refuse_without_drift, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 # Far above what rounding leaves of 1 - sum(p), a few ulp of a log-normalizer, and far below any mass worth learning.

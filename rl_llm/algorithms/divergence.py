@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget, acting
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio, magnitude
-from rl_llm.algorithms.setting import Setting, refuse, require
+from rl_llm.algorithms.run_shape import Setting, refuse, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 Estimator = Literal["k1", "abs", "k2", "k3"]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import by_group
 from rl_llm.algorithms.moments import mixed
-from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.types import Batch
 
 Filter = Callable[[Batch], jax.Array]

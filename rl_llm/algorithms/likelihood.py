@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.types import Batch, Metrics
 
 

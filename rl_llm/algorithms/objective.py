@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.setting import Setting, refuse_on_policy, refuse_without_drift
+from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, refuse_without_drift
 from rl_llm.types import Batch, Max, Metrics, masked_mean
 
 # exp(20) = 5e8: beyond it a ratio is only noise, and its gradient would overflow float32.

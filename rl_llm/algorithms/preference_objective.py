@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rl_llm.algorithms.advantage import by_group
 from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.preference import DPO, IPO, KTO, implicit_reward
-from rl_llm.algorithms.setting import Setting, require
+from rl_llm.algorithms.run_shape import Setting, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from rl_llm.algorithms.advantage import RLOO, Normalize
 from rl_llm.algorithms.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
 from rl_llm.algorithms.algorithm import Algorithm
+from rl_llm.algorithms.compatibility import THE_REWARD
 from rl_llm.algorithms.correction import ImportanceWeight
 from rl_llm.algorithms.critic import BradleyTerry, ValueLoss
 from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
@@ -18,7 +19,6 @@ from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.score_objective import CISPO
 from rl_llm.algorithms.sequence_objective import GSPO
 from rl_llm.algorithms.shaping import KLInReward
-from rl_llm.algorithms.together import THE_REWARD
 from rl_llm.algorithms.whitening import Whiten
 
 # Williams 1992, with the mean reward of the batch as the baseline.

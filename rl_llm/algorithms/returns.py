@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import ResponseAdvantage
-from rl_llm.algorithms.setting import Setting, require
+from rl_llm.algorithms.run_shape import Setting, require
 from rl_llm.types import Batch
 
 

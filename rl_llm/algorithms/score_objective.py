@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.objective import check_bounds, log_ratio, ratio_metrics
-from rl_llm.algorithms.setting import Setting, refuse_on_policy, refuse_without_drift
+from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, refuse_without_drift
 from rl_llm.types import Batch, Metrics
 
 

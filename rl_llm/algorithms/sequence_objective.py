@@ -17,8 +17,8 @@ from rl_llm.algorithms.objective import (
     one_with_the_gradient_of,
     ratio_metrics,
 )
+from rl_llm.algorithms.run_shape import Setting, refuse_on_policy
 from rl_llm.algorithms.score_objective import sequence_log_ratio
-from rl_llm.algorithms.setting import Setting, refuse_on_policy
 from rl_llm.types import Batch, Metrics
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import ResponseAdvantage, by_group, rewards_and_counted
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.algorithms.setting import Setting, require
+from rl_llm.algorithms.run_shape import Setting, require
 from rl_llm.types import Batch
 
 

@@ -15,7 +15,7 @@ from rl_llm.algorithms.distillation import with_rest
 from rl_llm.algorithms.divergence import Divergence, full_divergence
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
-from rl_llm.algorithms.setting import Setting, refuse, require
+from rl_llm.algorithms.run_shape import Setting, refuse, require
 from rl_llm.types import Batch
 
 

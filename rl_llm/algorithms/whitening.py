@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import GPG, Normalize
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.algorithms.setting import Setting
+from rl_llm.algorithms.run_shape import Setting
 from rl_llm.types import Batch
 
 Advantage = Callable[[Batch], jax.Array]

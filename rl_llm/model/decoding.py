@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rl_llm import mesh as meshes
 from rl_llm.model.attention import KeyValues, platform
 from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.views import View, prompt_mask, view_of, views_of
 from rl_llm.model.weights import weight_table
+from rl_llm.parallel import mesh as meshes
 
 Caches = Any  # KeyValues of [B, J, S, h] for each layer, or of [L, B, J, S, h] for all of them
 

@@ -11,12 +11,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rl_llm import mesh as meshes
 from rl_llm.model.attention import KeyValues, fused, kernel_for
 from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.views import View, own_mask, positions_in, prompt_mask, view_of, views_of
 from rl_llm.model.weights import weight_table
+from rl_llm.parallel import mesh as meshes
 
 HEADS = ("embedding", "head")
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import MeshShape
 from rl_llm.model import forward_flops, parameter_count
+from rl_llm.parallel.mesh import MeshShape
 from rl_llm.plan.programs import Program
 from rl_llm.plan.topology import Topology
 from rl_llm.sampler import cache_spans

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from math import prod
 
 from rl_llm.experiment import Experiment
-from rl_llm.likelihood import LOGITS_BYTES
-from rl_llm.mesh import RULES, MeshShape
+from rl_llm.learner.logprobs import LOGITS_BYTES
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model import Weight, parameter_count, separated, weight_table
-from rl_llm.optimizer import AdamW
+from rl_llm.parallel.mesh import RULES, MeshShape
 from rl_llm.plan.cost import Efficiency, Sent, chips
 from rl_llm.plan.planning import evaluates_ahead
 

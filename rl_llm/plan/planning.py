@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from rl_llm.experiment import Experiment
-from rl_llm.mesh import MeshShape, make_meshes
+from rl_llm.experiment import Conversations, Experiment
+from rl_llm.learner.state import policy_of
 from rl_llm.model import trained_and_frozen
+from rl_llm.parallel.mesh import MeshShape, make_meshes
+from rl_llm.parallel.transfer import bytes_at_once
 from rl_llm.plan.cost import Cost, Efficiency, cost, sent_by_programs
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.programs import (
@@ -26,9 +28,6 @@ from rl_llm.plan.programs import (
     update_state,
 )
 from rl_llm.plan.topology import Topology
-from rl_llm.state import policy_of
-from rl_llm.supervision import Conversations
-from rl_llm.transfer import bytes_at_once
 
 SENDING = "weights to the sampler"
 

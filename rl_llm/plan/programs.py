@@ -11,23 +11,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rl_llm import mesh as meshes
-from rl_llm import noise
-from rl_llm.experiment import Experiment
-from rl_llm.learning import Learning, compile_learning
-from rl_llm.mesh import Meshes
+from rl_llm import prng
+from rl_llm.experiment import Conversations, Experiment
+from rl_llm.learner.packing import compile_packed_step
+from rl_llm.learner.state import Update, abstract_state, policy_of
 from rl_llm.model import Weight, weight_table
-from rl_llm.noise import Purpose
-from rl_llm.packing import compile_packed_step
+from rl_llm.parallel import mesh as meshes
+from rl_llm.parallel.mesh import Meshes
 from rl_llm.plan.collectives import Collective, collectives
 from rl_llm.plan.errors import PlanError
 from rl_llm.prepare import check_shares
-from rl_llm.recorded import Others
+from rl_llm.prng import Purpose
+from rl_llm.runs.load import Others
+from rl_llm.runs.state import carried
 from rl_llm.sampler import compile_sampler
-from rl_llm.saved import carried
-from rl_llm.state import Update, abstract_state, policy_of
-from rl_llm.supervision import Conversations
 from rl_llm.types import Batch, Packed, Prompts, Rollout, TrainState
+from rl_llm.update.step import Learning, compile_learning
 
 GIB = 2**30
 WARM_START = "warm start"  # the program that learns the conversations of a file
@@ -96,7 +95,7 @@ def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     T, P, part = experiment.sampling.max_tokens, experiment.max_prompt_tokens, N // experiment.sampling_batches
     sample = compile_sampler(experiment.model, both.sampler, K, T)
     prompts = Prompts(_shape(jnp.int32, part, P), _shape(jnp.int32, part), _shape(jnp.int32, part))
-    key = jax.eval_shape(lambda: noise.key(0, Purpose.ROLLOUT))
+    key = jax.eval_shape(lambda: prng.key(0, Purpose.ROLLOUT))
     values = jax.eval_shape(lambda: experiment.sampling.values((), T))
     weights = meshes.weight_shardings(both.sampler, weight_table(experiment.model))
     params = jax.tree.map(
@@ -136,7 +135,7 @@ def _shape(dtype: Any, *sizes: int) -> jax.ShapeDtypeStruct:
 
 
 def _fields(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the fields that a batch may get besides its rollout and rewards (`rl_llm.fields`)."""
+    """The shapes of the fields that a batch may get besides its rollout and rewards (`rl_llm.update.batch_fields`)."""
     B, T = experiment.prompts_per_step * experiment.responses_per_prompt, experiment.sampling.max_tokens
     sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
     k = max((source.top_tokens for source in sources), default=0)

@@ -7,9 +7,8 @@ from math import log
 import jax
 
 from rl_llm.experiment import Experiment
-from rl_llm.learning import compile_learning
-from rl_llm.mesh import MeshShape, make_mesh
 from rl_llm.model import weight_table
+from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.plan.cost import Efficiency, cost
 from rl_llm.plan.errors import PlanError
 from rl_llm.plan.estimates import (
@@ -24,7 +23,8 @@ from rl_llm.plan.planning import on_mesh
 from rl_llm.plan.programs import GIB
 from rl_llm.plan.topology import Topology
 from rl_llm.prepare import shares
-from rl_llm.recorded import Others
+from rl_llm.runs.load import Others
+from rl_llm.update.step import compile_learning
 
 SURE = 0.95  # of the memory: as near as the estimates of updates are
 ROOM = 0.9  # of the memory, for sampling: the estimate counts nothing that layers make on the way

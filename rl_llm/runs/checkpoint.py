@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm import hosts
+from rl_llm.parallel import hosts
 from rl_llm.runs.files import canonical_json, synchronize_folder, write_atomically
 
 PyTree = Any

@@ -23,7 +23,9 @@ EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "sam
 LEDGER, CHECKPOINTS = "ledger.jsonl", "checkpoints"
 LOCK, HOLDER = ".lock", ".holder.json"
 IDENTITY = ("fingerprint", "seed", "problems", "tokenizer")
-"""The fields of experiment.json that a resumed run must share with the one it continues."""
+"""Fields of experiment.json that a resumed run must share with the run it continues."""
+FORMAT = 2
+"""Version of the records. In format 1 (no `format` field) a class was named by its module, so fingerprints differ."""
 
 
 class RunFolderError(Exception):
@@ -57,7 +59,7 @@ class RunFolder:
         path = Path(path).absolute()
         checkpoints = Checkpoints(path / CHECKPOINTS, keep)
         _identity(experiment)
-        content = _pretty(experiment)
+        content = _pretty({"format": FORMAT, **experiment})
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file: choose another --out")
         if (path / EXPERIMENT).exists():
@@ -97,12 +99,13 @@ class RunFolder:
         try:
             stored = json.loads((path / EXPERIMENT).read_bytes())
             stored_identity = _identity(stored)
+            check_format(stored, path)
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{path / EXPERIMENT} is damaged, so it cannot be resumed: {error}") from error
         if not (path / LEDGER).exists() and ((path / METRICS).exists() or (path / CHECKPOINTS).exists()):
             raise RunFolderError(f"{path} has lost its {LEDGER}: put it back, or choose another --out")
         if stored_identity != identity:
-            given = json.loads(_pretty(experiment))
+            given = json.loads(_pretty({"format": FORMAT, **experiment}))
             places = differences({**stored, "fingerprint": ""}, {**given, "fingerprint": ""})
             listed = "\n  ".join(places) or "only the fingerprint"
             raise RunFolderError(
@@ -177,6 +180,17 @@ class RunFolder:
                 write_atomically(path, b"".join(kept))
             dropped += len(lines) - len(kept)
         return dropped
+
+
+def check_format(record: dict[str, Any], path: Path) -> None:
+    """Raises RunFolderError for the experiment.json or study.json of a folder that another version has written."""
+    written = record.get("format", 1)
+    if written != FORMAT:
+        raise RunFolderError(
+            f"{path} is in record format {written}; this version of rl_llm reads format {FORMAT}. Finish or export it "
+            f"with the version that began it (commit {record.get('commit') or 'unknown'}), or start again in another "
+            "--out."
+        )
 
 
 def _take_lock(path: Path) -> Any:

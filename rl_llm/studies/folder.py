@@ -14,7 +14,7 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.runs.files import json_line, write_atomically
-from rl_llm.runs.folder import SUMMARY
+from rl_llm.runs.folder import FORMAT, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.study import Study, load_study
@@ -115,7 +115,7 @@ def open_study(
         raise StudyFolderError(f"{out} is not empty and holds no study: choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        asked = {"spec": spec, "scale": scale, "budget_tokens": budget_tokens, "folder": str(Path.cwd())}
+        asked = {"format": FORMAT, "spec": spec, "scale": scale, "budget_tokens": budget_tokens, "folder": str(Path.cwd())}
         write_atomically(path, json_line({**asked, **registered}))
     ledger = Ledger(out / LEDGER)
     _openings(out, registered["sha256"])
@@ -152,6 +152,10 @@ def _stored(out: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads((out / REGISTERED).read_text())
     except ValueError as error:
         raise StudyFolderError(f"{out / REGISTERED} is no JSON ({error}): it was edited or damaged") from error
+    try:
+        check_format(stored, out)
+    except RunFolderError as error:
+        raise StudyFolderError(str(error)) from error
     return stored
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 
 from rl_llm.experiment import Experiment
-from rl_llm.mesh import Meshes, make_mesh
-from rl_llm.numbers import Numbers
+from rl_llm.parallel.mesh import Meshes, make_mesh
+from rl_llm.parallel.numbers import Numbers
 from rl_llm.plan.programs import abstract, bytes_per_chip, lowered
 from rl_llm.studies.study import load_study
 

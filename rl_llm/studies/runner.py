@@ -1,6 +1,6 @@
 """A study is carried out: its members are given to workers, seed by seed, until all have ended or a budget is spent.
 
-A worker gets one member at a time, or as many as are to be one population (`rl_llm.population`).
+A worker gets one member at a time, or as many as are to be one population (`rl_llm.parallel.population`).
 """
 
 import time

@@ -13,10 +13,9 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.algorithms import REINFORCE
-from rl_llm.curriculum import Curriculum
-from rl_llm.experiment import Evaluation, Experiment
-from rl_llm.loading import ExperimentError, load_module
-from rl_llm.optimizer import AdamW
+from rl_llm.config import ExperimentError, load_module
+from rl_llm.experiment import Curriculum, Evaluation, Experiment
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.rewards.components import Reward
 from rl_llm.studies.hypothesis import Hypothesis
 

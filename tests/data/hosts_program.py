@@ -1,4 +1,4 @@
-"""What one of several processes finds when it uses rl_llm/hosts.py: run by tests/test_hosts.py, prints JSON.
+"""What one of several processes finds when it uses rl_llm/parallel/hosts.py: run by tests/test_hosts.py, prints JSON.
 
 Arguments: a folder that all share, and `save` or `restore`. Two devices in all, whoever has them.
 """
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rl_llm import hosts
-from rl_llm.mesh import MeshShape, make_mesh, over_batch, put_on_batch
+from rl_llm.parallel import hosts
+from rl_llm.parallel.mesh import MeshShape, make_mesh, over_batch, put_on_batch
 from rl_llm.runs.checkpoint import Checkpoints, state_sha256
 
 

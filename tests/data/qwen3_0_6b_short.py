@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from rl_llm.algorithms import LITE_PPO
 from rl_llm.experiment import Experiment
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model.families import QWEN3_0_6B
-from rl_llm.optimizer import AdamW
 from rl_llm.sampler import Sampling
 from rl_llm.tasks.modular_sum import ModularSum
 from rl_llm.tasks.tokenizer import CharacterTokenizer

@@ -5,7 +5,7 @@ Run:    rl-llm ablate tests/data/study.py --scale smoke --out runs/tiny-study
 
 from dataclasses import replace
 
-from rl_llm.optimizer import AdamW
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.studies import Final, Hypothesis, Last, Study
 from tests.data import tiny
 

@@ -25,12 +25,23 @@ from rl_llm.algorithms import (
     RewardToGo,
     ZeroVariance,
 )
-from rl_llm.critic import Critic
-from rl_llm.curriculum import Curriculum, Difficulty, DynamicSampling, Replay, ResponseLength
-from rl_llm.mesh import MeshShape
+from rl_llm.experiment import (
+    Conversations,
+    Curriculum,
+    Difficulty,
+    DynamicSampling,
+    Mixture,
+    Replay,
+    ResponseLength,
+    RewardModel,
+    StoredResponses,
+    Teacher,
+    WarmStart,
+)
+from rl_llm.learner.critic import Critic
+from rl_llm.learner.optimizer import AdamW
 from rl_llm.model import Lora
-from rl_llm.optimizer import AdamW
-from rl_llm.supervision import Conversations, Mixture, RewardModel, StoredResponses, Teacher, WarmStart
+from rl_llm.parallel.mesh import MeshShape
 from tests.data import tiny
 
 base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rl_llm import hosts
-from rl_llm.mesh import MeshShape, make_meshes
-from rl_llm.transfer import bytes_of, entries_at_once, move
+from rl_llm.parallel import hosts
+from rl_llm.parallel.mesh import MeshShape, make_meshes
+from rl_llm.parallel.transfer import bytes_of, entries_at_once, move
 
 # Name: shape, how it lies on either mesh.
 ARRAYS = {

@@ -16,7 +16,7 @@ from rl_llm.algorithms.returns import GAE, RewardToGo
 from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import KLInReward, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
-from rl_llm.evaluation import pass_at_k
+from rl_llm.rollout.evaluate import pass_at_k
 
 Outputs = Mapping[str, np.ndarray]
 

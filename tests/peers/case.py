@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peer_functions
+from catalogue import PARTS, components
 
-from rl_llm.algorithms import peers
-from rl_llm.catalogue import PARTS, components
 from rl_llm.types import Batch, Prompts
 
 
@@ -71,7 +71,7 @@ class Names(dict[str, Any]):
         return None
 
 
-def said(case: Case, entry: peers.Same) -> Any:
+def said(case: Case, entry: peer_functions.Same) -> Any:
     """What of ours is said to return the same as the peer in this case; None if that is said of other cases."""
     if (case.peer, case.function) not in entry.functions:
         return None

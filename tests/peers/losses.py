@@ -27,7 +27,7 @@ from rl_llm.algorithms.objective import DPPO, SAPO, Clip, PolicyGradient
 from rl_llm.algorithms.preference import DPO, IPO, bradley_terry, implicit_reward
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
-from rl_llm.likelihood import logp_and_entropy
+from rl_llm.learner.logprobs import logp_and_entropy
 
 # --- Policy losses. ---
 

@@ -1,0 +1,128 @@
+"""`rl-llm train`: one run."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rl_llm.commands.common import DONE, FAILED, PREEMPTED, STARTED, UsageError, add_experiment, load
+
+SUMMARY = "run an experiment"
+EXAMPLES = """examples:
+  rl-llm train experiments/quickstart.py                       the main job on two CPU cores, in minutes
+  rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
+  rl-llm train experiments/quickstart.py --out runs/slower --resume      go on after an interruption
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_experiment(parser)
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest good checkpoint in --out; start there if there is no run",
+    )
+
+
+def _seed(text: str) -> int:
+    """A seed that JAX and NumPy both take as it is."""
+    if not text.isdecimal() or not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to {2**32 - 1}, not {text!r}")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    """A folder of a file system: in a bucket there are no locks, no renames and no lines to append."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: a run folder is on a disk that all hosts of the run share; mount the bucket (gcsfuse) and give "
+            "the folder where it is mounted"
+        )
+    return Path(text)
+
+
+def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
+    """Run an experiment: warm start, reinforcement learning, evaluation before and after, report.
+
+    The run folder gets experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
+    report.html.
+    """
+    from rl_llm.parallel import hosts
+    from rl_llm.prepare import fingerprint_of, prepare
+    from rl_llm.runs.run import experiment_record, open_folder
+
+    name, experiment = load(arguments.experiment, arguments.overrides)
+    try:
+        hosts.join()
+    except hosts.HostsError as error:
+        raise UsageError(str(error)) from error
+    spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
+    from rl_llm.runs.checkpoint import CheckpointError
+    from rl_llm.runs.folder import RunFolderError
+    from rl_llm.runs.ledger import LedgerError
+    from rl_llm.runs.load import RecordError
+
+    try:
+        meshes, problems, others = prepare(experiment, arguments.seed)
+        identity = fingerprint_of(problems, others)
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, others.origins)
+        folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
+    except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
+        raise UsageError(str(error)) from error
+
+    from rl_llm.rewards.grader import GradingError
+    from rl_llm.runs.preemption import Preempted
+    from rl_llm.train import GateError, train
+
+    with folder:
+        try:
+            summary = train(experiment, arguments.seed, meshes, problems, others, folder, started)
+        except Preempted as stop:
+            again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
+            again += "".join(f" --set {item}" for item in arguments.overrides)
+            if hosts.writes():
+                print(f"{stop}; go on with:\n  {again}", file=sys.stderr)
+            return PREEMPTED
+        except RunFolderError as error:
+            raise UsageError(str(error)) from error
+        except (GateError, GradingError, CheckpointError) as error:
+            print(f"rl-llm train: {error}", file=sys.stderr)
+            return FAILED
+        except (Exception, KeyboardInterrupt):  # all others are raised in all processes of a run
+            hosts.leave_others(FAILED)
+            raise
+    if hosts.writes():
+        _print_summary(summary)
+        print(f"run folder  {out}\nreport      {summary['report']}")
+    return DONE
+
+
+def _default_folder(spec: str, name: str, seed: int) -> Path:
+    stem = Path(spec.partition(":")[0] if not Path(spec).exists() else spec).stem
+    return Path("runs") / f"{stem}{'' if name == 'base' else '-' + name}-seed{seed}"
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("held-out problems", "before RL", "after RL")
+    for title, key, form in (
+        ("accuracy, sampled", "accuracy", "{:.1%}"),
+        ("accuracy, greedy", "greedy", "{:.1%}"),
+        ("response length, tokens", "response_length", "{:.1f}"),
+    ):
+        table.add_row(title, *(form.format(summary[f"{key}_{when}"]) for when in ("before", "after")))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{summary['tokens_generated']:,} tokens generated, {summary['flops']:.3g} FLOPs of RL, "
+        f"{summary['wall_seconds']:.0f} s"
+    )
+    if summary["findings"]:
+        found = ", ".join(f"{finding['name']} (step {finding['step']})" for finding in summary["findings"])
+        console.print(f"findings    {found}: see the report", markup=False, highlight=False, soft_wrap=True)

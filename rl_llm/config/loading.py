@@ -1,0 +1,85 @@
+"""Experiments are Python files: load one, by its path and the name of a value in it."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+from rl_llm.config.values import is_component, nearest
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be loaded; the message says what is missing and what there is."""
+
+
+def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
+    """(NAME, value) for `path/to/file.py[:NAME]`: a variable of the file, a key of its ABLATION, or SCALE/NAME for one
+    of the `experiments` of its STUDY at that scale.
+
+    NAME is `base` where it is not given. A file below the current folder is imported as a part of it, any
+    other as a part of its own folder, so that it can import its neighbours and worker processes can import
+    it. For that the folder is added to the end of `sys.path`, where it hides no installed module.
+
+    Raises `ExperimentError` where the file or NAME is missing, the import fails, or the value is no dataclass
+    value of the wanted `kind`.
+    """
+    head, _, tail = spec.rpartition(":")
+    path, name = (spec, "base") if spec.endswith(".py") else (head, tail)
+    if not path.endswith(".py"):
+        raise ExperimentError(f"{spec}: an experiment is path/to/file.py or path/to/file.py:NAME")
+    module = load_module(path)
+    ablation = getattr(module, "ABLATION", {})
+    studies = getattr(module, "STUDY", {})
+    studied = {f"{scale}/{key}": item for scale in studies for key, item in studies[scale].experiments.items()}
+    everything = {**studied, **ablation, **vars(module)}
+    held = {key: item for key, item in everything.items() if is_component(item) and isinstance(item, kind)}
+    if name not in held:
+        given = f"{name} is {everything[name]!r}" if name in everything else f"there is no {name!r}"
+        listing = ", ".join(held) or "no experiment"
+        raise ExperimentError(f"{spec}: {given}{nearest(name, held)}; {path} has: {listing}")
+    if name in ablation and ablation[name] != held[name]:
+        raise ExperimentError(f"{spec}: {name} is a variable and, with another value, a key of ABLATION")
+    return name, held[name]
+
+
+def load_module(path: str) -> types.ModuleType:
+    """The module of a Python file. Raises ExperimentError where there is none, and where its import fails."""
+    file = Path(path)
+    if file.suffix != ".py":
+        raise ExperimentError(f"{path} is no Python file: give path/to/file.py")
+    if not file.is_file():
+        hint = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
+        raise ExperimentError(f"{path}: there is no file {file}{hint}")
+    return _import(file.resolve())
+
+
+def _import(path: Path) -> types.ModuleType:
+    root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    importlib.invalidate_caches()
+    parts = path.relative_to(root).with_suffix("").parts
+    name = ".".join(parts)
+    try:
+        found = importlib.util.find_spec(name) if all(part.isidentifier() for part in parts) else None
+        if found is not None and found.origin is not None and Path(found.origin).resolve() == path:
+            return importlib.import_module(name)
+        return _import_alone(path)
+    except (Exception, SystemExit) as error:  # whatever the file raises is an error of the file
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        raise ExperimentError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def _import_alone(path: Path) -> types.ModuleType:
+    """The module under a name made of its content: its own name is that of another module."""
+    name = f"{path.stem.replace('.', '_')}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None, path  # noqa: PT018
+    module = sys.modules[name] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

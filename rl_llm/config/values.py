@@ -1,0 +1,278 @@
+"""Experiments are values: override the fields of one, write it down, name it by its content.
+
+Everything here works on any frozen dataclass that holds plain values (bool, int, float, str, Path, None),
+tuples, and further dataclasses ("components"). The command line changes plain values; Python changes
+structure.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
+
+import msgspec
+
+Value = TypeVar("Value")
+
+# What JSON cannot say, or says differently from the Python of an experiment's file.
+_CONSTANTS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
+
+
+class OverrideError(ValueError):
+    """A `--set` assignment that cannot be made; the message names the place, the reason and the way out."""
+
+
+class _Assignment(typing.NamedTuple):
+    original: str
+    path: tuple[str, ...]
+    text: str
+
+    def refuse(self, reason: str) -> OverrideError:
+        return OverrideError(f"--set {self.original}: {reason}")
+
+
+def override(value: Value, assignments: Sequence[str]) -> Value:
+    """`value` with every assignment made, e.g. `["sampling.temperature=0.7", "seed=3"]`.
+
+    A path walks the fields of the components that are really there, and the elements of tuples by index. The
+    text is one of none/true/false/inf, JSON, or plain text, whichever first fits the field's annotation; an
+    integer fits a float field, and no other type stands for another. All assignments are made together, so a
+    component checks its final values only.
+
+    Raises `OverrideError` for an unknown name, a wrong type, structure instead of a plain value, a place set
+    twice, or a component that refuses its new values (a ValueError of its `__post_init__`).
+    """
+    parsed = [_parse(assignment) for assignment in assignments]
+    for index, second in enumerate(parsed):
+        for first in parsed[:index]:
+            if all(a == b for a, b in zip(first.path, second.path, strict=False)):
+                raise second.refuse(f"--set {first.original} already sets this place; keep one of them")
+    return cast(Value, _assign(value, type(value), parsed, 0, value)) if parsed else value
+
+
+def _parse(assignment: str) -> _Assignment:
+    place, equals, text = assignment.partition("=")
+    path = tuple(place.strip().split("."))
+    if not equals or not all(part.isidentifier() or part.isdecimal() for part in path):
+        raise OverrideError(f"--set {assignment}: write NAME=VALUE, e.g. sampling.temperature=0.7")
+    return _Assignment(assignment, path, text.strip())
+
+
+def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], depth: int, root: Any) -> Any:
+    """`value` rebuilt with the assignments below it; the first `depth` parts of their paths lead to it."""
+    if len(assignments[0].path) == depth:  # then it is the only one: no two assignments overlap
+        return _convert(assignments[0], value, annotation)
+    children = _children(value, annotation)
+    changed = {}
+    for part in dict.fromkeys(assignment.path[depth] for assignment in assignments):
+        below = [assignment for assignment in assignments if assignment.path[depth] == part]
+        if part not in children:
+            kind = type(value).__name__ if children else repr(value)
+            where = f"{'.'.join(below[0].path[:depth])} ({kind})" if depth else kind
+            hint = _elsewhere(below[0].path[depth:], root) or nearest(part, children)
+            listing = f"; it has: {', '.join(children)}" if children else ""
+            raise below[0].refuse(f"{where} has no {part!r}{hint}{listing}")
+        changed[part] = _assign(*children[part], below, depth + 1, root)
+    if isinstance(value, tuple):
+        return tuple(changed.get(str(index), item) for index, item in enumerate(value))
+    try:
+        return dataclasses.replace(value, **changed)
+    except ValueError as error:
+        texts = " ".join(f"--set {assignment.original}" for assignment in assignments)
+        raise OverrideError(f"{texts}: {type(value).__name__} refuses it: {error}") from error
+
+
+def _children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
+    """What an assignment can walk into: name -> (value, annotation)."""
+    if isinstance(value, tuple):
+        wanted = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else (Any, ...)
+        wanted = wanted[:1] * len(value) if Ellipsis in wanted else wanted
+        return {str(index): pair for index, pair in enumerate(zip(value, wanted, strict=True))}
+    if not is_component(value):
+        return {}
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value) if f.init}
+
+
+def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
+    """The value of the annotated type that the text of an assignment stands for."""
+    place, text = ".".join(assignment.path), assignment.text
+    wanted = None if is_component(current) else _plain(annotation)
+    if wanted in (None, types.NoneType):
+        names = ", ".join(f"{place}.{name}" for name in _children(current, annotation))
+        now = type(current).__name__ if names else repr(current)
+        raise assignment.refuse(
+            f"{place} is structure (now {now}). The command line "
+            "changes values, Python changes structure: use dataclasses.replace in the experiment's file"
+            f"{f', or set a value in it: {names}' if names else ''}"
+        )
+    candidates: list[Any] = [_CONSTANTS[text.lower()]] if text.lower() in _CONSTANTS else []
+    with contextlib.suppress(msgspec.DecodeError):
+        candidates.append(msgspec.json.decode(text))
+    for candidate in [*candidates, text]:
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(candidate, wanted, dec_hook=lambda kind, raw: kind(raw))
+    name = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+    raise assignment.refuse(f"{place} wants {name}, got {text!r}")
+
+
+def _plain(annotation: Any) -> Any:
+    """The part of an annotation whose values a command line can write; None where there is no such part."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal or annotation in (bool, int, float, str, Path, types.NoneType):
+        return annotation
+    if origin is Annotated:
+        return None if _plain(arguments[0]) is None else annotation
+    if origin in (Union, types.UnionType):
+        members = tuple(part for part in map(_plain, arguments) if part is not None)
+        if str in members:  # then a path is written as one: msgspec takes no union with Path
+            members = tuple(part for part in members if part is not Path)
+        return Union[members] if members else None  # noqa: UP007 (the members are known only here)
+    if origin is tuple and all(part is Ellipsis or _plain(part) == part for part in arguments):
+        return annotation
+    return None
+
+
+def check_choices(value: Any, place: str = "", annotation: Any = Any) -> None:
+    """Raises ValueError for a field, of a component or of what it is made of, that has none of the values which its
+    annotation (a `Literal`) names: Python itself lets every value pass.
+    """
+    for name, (child, wanted) in _children(value, annotation).items():
+        where = f"{place}.{name}" if place else name
+        choices = _choices(wanted)
+        if choices and child not in choices:
+            names = [choice for choice in choices if isinstance(choice, str)]
+            hint = nearest(child, names) if isinstance(child, str) else ""
+            listing = ", ".join(map(repr, choices))
+            raise ValueError(f"{where}={child!r} must be one of {listing}{hint}")
+        check_choices(child, where, wanted)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """All values of an annotation, where it names them; none elsewhere."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal or annotation is types.NoneType:
+        return arguments or (None,)
+    if origin is Annotated:
+        return _choices(arguments[0])
+    members = [_choices(part) for part in arguments] if origin in (Union, types.UnionType) else []
+    return sum(members, ()) if all(members) else ()
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A question that can follow a wrong name, about the one of `names` most like it; empty where none is."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _elsewhere(path: Sequence[str], root: Any) -> str:
+    """A hint for a right name at another place, e.g. `optimizer.learning_rate` for `learning_rate`."""
+    found = [place for place in _places(root, "") if f".{place}".endswith("." + ".".join(path))]
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+
+
+def _places(value: Any, prefix: str) -> Iterator[str]:
+    for name, (child, _) in _children(value, Any).items():
+        yield prefix + name
+        yield from _places(child, f"{prefix}{name}.")
+
+
+def is_component(value: Any) -> bool:
+    """Whether it is a value of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def to_json(value: Any) -> Any:
+    """Encode `value` as JSON: a component becomes `{"class": NAME, field: ...}`.
+
+    NAME is the bare class name for this package's classes, so moving one to another module changes no record, and
+    `module.Name` for everyone else's. Tuples become lists, paths strings, functions and classes their NAME, infinities
+    and NaN strings (JSON has no numbers for them).
+
+    Raises TypeError for any other value, and ValueError for two classes or functions with one NAME; both name the
+    place.
+    """
+    return _encode(value, "value", {}, naming=False)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of the canonical JSON of an experiment, as 64 hexadecimal digits.
+
+    Fields declared with `dataclasses.field(metadata={"fingerprint": False})` are left out: a run needs them, but its
+    result does not depend on them (mesh, folders). Equal values have equal fingerprints, 1 and 1.0 included.
+    """
+    canonical = json.dumps(_encode(value, "value", {}, naming=True), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _encode(value: Any, place: str, names: dict[str, Any], *, naming: bool) -> Any:
+    """Encode `value` as JSON. With `naming`, keep only what a fingerprint counts and write equal numbers alike.
+
+    `names` collects each class and function under its recorded name.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        written = value if math.isfinite(value) else str(value)
+        return int(value) if naming and value.is_integer() else written
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, tuple | list):
+        return [_encode(item, f"{place}[{index}]", names, naming=naming) for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _encode(item, f"{place}[{key!r}]", names, naming=naming) for key, item in value.items()}
+    if is_component(value):
+        encoded = {"class": _recorded_name(type(value), place, names)}
+        for field in dataclasses.fields(value):
+            if field.metadata.get("fingerprint", True) or not naming:
+                item = getattr(value, field.name)
+                encoded[field.name] = _encode(item, f"{place}.{field.name}", names, naming=naming)
+        return encoded
+    # Lambdas and local functions are refused: two of them would share a name.
+    if (isinstance(value, type) or inspect.isroutine(value)) and "<" not in value.__qualname__:
+        return _recorded_name(value, place, names)
+    raise TypeError(f"{place} is {value!r} ({type(value).__name__}), which JSON cannot name")
+
+
+def _recorded_name(item: Any, place: str, names: dict[str, Any]) -> str:
+    """Name of a class or function in records, independent of the module where the package keeps it."""
+    package = __name__.partition(".")[0]
+    ours = str(item.__module__).partition(".")[0] == package
+    name = item.__qualname__ if ours else f"{item.__module__}.{item.__qualname__}"
+    other = names.setdefault(name, item)
+    if other != item:
+        raise ValueError(
+            f"{place}: {item.__module__} and {other.__module__} both define {name!r}, so records cannot tell them "
+            "apart; rename one of the two"
+        )
+    return name
+
+
+def differences(first: Any, second: Any, place: str = "") -> list[str]:
+    """Where two results of `to_json` differ, e.g. `algorithm.objective.high: 0.2 -> 0.28`; empty if equal."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.get("class") == second.get("class"):
+        pairs = [(key, first.get(key, "absent"), second.get(key, "absent")) for key in {**first, **second}]
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(first, second, strict=True))]
+    elif first == second and isinstance(first, bool) == isinstance(second, bool):
+        return []
+    else:
+        return [f"{place}: {_show(first)} -> {_show(second)}"]
+    prefix = f"{place}." if place else ""
+    return [line for name, one, other in pairs for line in differences(one, other, prefix + name)]
+
+
+def _show(value: Any) -> str:
+    """JSON in the words of Python: `Clip(low=0.2, high=0.28)`."""
+    if isinstance(value, dict):
+        fields = [f"{key}={_show(item)}" for key, item in value.items() if key != "class"]
+        return f"{value.get('class', '').rpartition('.')[2]}({', '.join(fields)})"
+    return f"[{', '.join(map(_show, value))}]" if isinstance(value, list) else str(value)

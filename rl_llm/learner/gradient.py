@@ -1,0 +1,74 @@
+"""From a loss over a batch to an update: the gradient, made in parts that fit the memory, and one optimizer step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rl_llm.learner.optimizer import Optimizer
+from rl_llm.types import Mean, Metrics, Sum, merge_metrics
+
+Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
+
+
+def loss_and_gradient(loss: Loss, params: Any, batch: Any, micro_batches: int) -> tuple[jax.Array, Metrics, Any]:
+    """Sum of `loss(params, part)` over parts of the batch, one part in memory at a time -> (loss, metrics, gradient).
+
+    Part m takes every `micro_batches`-th group (a prompt with its rows): a contiguous cut would put a part on few
+    devices.
+    """
+    gradient_of = jax.value_and_grad(loss, has_aux=True)
+    if micro_batches == 1:
+        (value, metrics), gradient = gradient_of(params, batch)
+        return value, metrics, gradient
+    parts = split(batch, micro_batches)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_of, params, first))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        ((value, metrics), gradient), ((v, m), g) = total, gradient_of(params, part)
+        return ((value + v, merge_metrics(metrics, m)), jax.tree.map(jnp.add, gradient, g)), None
+
+    ((value, metrics), gradient), _ = jax.lax.scan(add, zeros, parts)
+    return value, metrics, gradient
+
+
+def split(batch: Any, parts: int) -> Any:
+    """Leaves [N, ...] or [N * K, ...] -> [parts, N / parts, ...] or [parts, N * K / parts, ...]; the N groups that the
+    batch says it has stay whole.
+    """
+    return _cut(batch, batch.groups, parts)
+
+
+def in_parts(function: Callable[[Any], Any], rows: Any, groups: int, parts: int) -> Any:
+    """`function(rows)` that gives rows, for one part of the groups in memory at a time; cut as `split` does."""
+    if parts == 1:
+        return function(rows)
+
+    def whole(x: jax.Array) -> jax.Array:
+        grouped = x.reshape(parts, groups // parts, -1, *x.shape[2:])
+        return jnp.moveaxis(grouped, 1, 0).reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(whole, jax.lax.map(function, _cut(rows, groups, parts)))
+
+
+def _cut(rows: Any, N: int, parts: int) -> Any:
+    def cut(x: jax.Array) -> jax.Array:
+        grouped = x.reshape(N // parts, parts, x.shape[0] // N, *x.shape[1:])
+        return jnp.moveaxis(grouped, 1, 0).reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+    return jax.tree.map(cut, rows)
+
+
+def apply_gradient(
+    optimizer: Optimizer, params: dict, opt_state: Any, gradient: dict, name: str = "update"
+) -> tuple[dict, Any, Metrics]:
+    """One optimizer update. A gradient that is not finite changes nothing and is counted in `name`/skipped."""
+    updates, after = optimizer.update(gradient, opt_state, params)
+    metrics: Metrics = {
+        f"{name}/gradient_norm": Mean(optax.tree.norm(gradient), jnp.float32(1.0)),
+        f"{name}/skipped": Sum((after.total_notfinite - opt_state.total_notfinite).astype(jnp.float32)),
+    }
+    return optax.apply_updates(params, updates), after, metrics

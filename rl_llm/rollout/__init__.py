@@ -1,0 +1,1 @@
+"""From problems to graded responses: sampling, grading, stored responses, evaluation."""

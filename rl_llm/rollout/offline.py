@@ -1,0 +1,114 @@
+"""Stored responses as the answers of a step: what a sampler and a verifier would have given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rl_llm.experiment import Experiment
+from rl_llm.problem import Problem
+from rl_llm.rewards.worker import Grade
+from rl_llm.rollout.engine import Answers
+from rl_llm.rollout.text import encode_prompts, pad
+from rl_llm.types import Rollout
+
+
+def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple[Answers, dict[str, np.ndarray]]:
+    """The responses that came with these problems, as answers (a right one is one of reward 1 or more), and the fields
+    of their batch. Log-probabilities are 0: nobody knows them.
+
+    Raises ValueError naming a response that does not fit.
+    """
+    responses = [response for problem in problems for response in problem.metadata["responses"]]
+    rewards = [float(reward) for problem in problems for reward in problem.metadata["rewards"]]
+    tokenizer, T = experiment.tokenizer, experiment.sampling.max_tokens
+    for problem in problems:
+        _check_origin(problem, experiment)
+    rows = [row for problem in problems for row in _token_rows(problem, experiment)]
+    tokens, lengths = pad(rows, T), np.array([len(row) for row in rows])
+    mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
+    last = tokens[np.arange(len(tokens)), mask.sum(axis=1).astype(int) - 1]
+    nothing = np.zeros_like(mask)
+    rollout = Rollout(
+        prompts=encode_prompts(tokenizer, problems, experiment.max_prompt_tokens),
+        tokens=tokens,
+        mask=mask,
+        truncated=~np.isin(last, tokenizer.stop_ids),
+        logp=nothing,
+        policy_logp=nothing,
+        model_logp=nothing,
+    )
+    grades = [Grade("ok", reward, float(reward >= 1.0)) for reward in rewards]
+    return Answers(rollout, responses, grades, 0.0, 0.0), _teachers_fields(experiment, problems)
+
+
+def _check_origin(problem: Problem, experiment: Experiment) -> None:
+    place, tokenizer = problem.metadata["place"], experiment.tokenizer.fingerprint()
+    if problem.metadata.get("tokenizer", tokenizer) != tokenizer:
+        raise ValueError(f"{place}: its tokens are those of another tokenizer")
+    temperature = problem.metadata.get("temperature", experiment.sampling.temperature)
+    if "teacher_logp" in problem.metadata and temperature != experiment.sampling.temperature:
+        raise ValueError(
+            f"{place}: its logits are those at temperature {temperature}, not at sampling.temperature="
+            f"{experiment.sampling.temperature}"
+        )
+
+
+def _token_rows(problem: Problem, experiment: Experiment) -> list[list[int]]:
+    """The tokens that were sampled, or those of the text with an end token."""
+    tokenizer, T, V = experiment.tokenizer, experiment.sampling.max_tokens, experiment.model.vocabulary
+    rows = problem.metadata.get("tokens")
+    if rows is None:
+        rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in problem.metadata["responses"]]
+    for row in rows:
+        ids = isinstance(row, list) and all(type(token) is int and 0 <= token < V for token in row)
+        fits = ids and 1 <= len(row) <= T
+        if not fits or not set(tokenizer.stop_ids).isdisjoint(row[:-1]):
+            raise ValueError(
+                f"{problem.metadata['place']}: the tokens {str(row)[:60]}: a response has 1 to sampling.max_tokens={T} "
+                f"of them, ids below {V}, the end's only at the end"
+            )
+    return list(rows)
+
+
+def _teachers_fields(experiment: Experiment, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+    """teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] of the stored ones; nothing where none are asked for.
+
+    At padding they are the same for all, and weigh nothing.
+    """
+    k = experiment.responses.top_tokens if experiment.responses else 0
+    if not k:
+        return {}
+    shape = (len(problems) * experiment.responses_per_prompt, experiment.sampling.max_tokens, k)
+    tokens, logps = np.zeros(shape, np.int32), np.full(shape, -np.log(k), np.float32)
+    row = 0
+    for problem in problems:
+        lengths = map(len, _token_rows(problem, experiment))
+        taught = (problem.metadata[name] for name in ("teacher_tokens", "teacher_logp"))
+        for length, ids, logp in zip(lengths, *taught, strict=True):
+            _check_taught(problem, experiment, length, ids, logp)
+            tokens[row, :length], logps[row, :length] = np.array(ids)[:, :k], np.array(logp)[:, :k]
+            row += 1
+    return {"teacher_tokens": tokens, "teacher_logp": logps}
+
+
+def _check_taught(problem: Problem, experiment: Experiment, length: int, ids: Any, logp: Any) -> None:
+    """Raises ValueError unless ids and logp are those of distributions at every place of a response."""
+    V, k = experiment.model.vocabulary, experiment.responses.top_tokens if experiment.responses else 0
+    try:
+        given, logps = np.array(ids), np.array(logp, np.float64)
+    except (ValueError, TypeError):
+        given = logps = np.zeros(0)
+    fits = given.ndim == 2 and given.shape == logps.shape and given.shape[0] == length and given.shape[1] >= k
+    if not fits or given.dtype.kind != "i":
+        raise ValueError(
+            f"{problem.metadata['place']}: teacher_tokens and teacher_logp have, for each of the {length} tokens of a "
+            f"response, {k} or more ids and as many log-probabilities"
+        )
+    different = all(len(set(place)) == len(place) for place in given.tolist())
+    if not different or given.min() < 0 or given.max() >= V:
+        raise ValueError(f"{problem.metadata['place']}: teacher_tokens are different ids below the vocabulary's {V}")
+    if not np.isfinite(logps).all() or (np.exp(logps).sum(axis=1) > 1 + 1e-4).any():
+        raise ValueError(
+            f"{problem.metadata['place']}: teacher_logp are finite, and probabilities sum to no more than 1"
+        )

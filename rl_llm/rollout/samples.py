@@ -1,0 +1,66 @@
+"""All responses of an evaluation as a file that other runs can learn from (`StoredResponses`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from rl_llm.learner.logprobs import compile_likeliest
+from rl_llm.parallel import hosts
+from rl_llm.problem import Problem
+from rl_llm.rollout.engine import Actor, Answers
+from rl_llm.runs.files import json_line
+
+
+class SamplesFile:
+    """Use it in a `with` statement. A line holds a prompt, its responses, their rewards and tokens; with `logits` k
+    also the k likeliest tokens at each place under the policy that answered, and their log-probabilities. Of several
+    processes the first one writes it.
+    """
+
+    def __init__(self, actor: Actor, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
+        experiment = actor.experiment
+        self._actor, self._params, self._path, self._logits = actor, params, path, logits
+        self._temperature = temperature
+        self._tokenizer = experiment.tokenizer.fingerprint()
+        self._unfinished = path.with_name(f"{path.name}.unfinished")
+        self._likeliest = compile_likeliest(experiment.model, actor.meshes.learner, logits)
+
+    def __enter__(self) -> Self:
+        self._file = self._unfinished.open("wb") if hosts.writes() else None
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            if failure is None:
+                self._unfinished.rename(self._path)
+
+    def add(self, problems: Sequence[Problem], answers: Answers) -> None:
+        """Write the answers to the problems; rows that follow them are no one's."""
+        K = self._actor.experiment.responses_per_prompt
+        tokens, mask = hosts.to_host((answers.rollout.tokens, answers.rollout.mask))
+        lengths = mask.sum(axis=1).astype(int)
+        columns: dict[str, Sequence[Any]] = {
+            "responses": answers.responses,
+            "rewards": [grade.reward for grade in answers.grades],
+            "tokens": cut(tokens, lengths),
+        }
+        if self._logits:
+            found = self._likeliest(self._params, answers.rollout, jnp.float32(self._temperature))
+            ids, logps = hosts.to_host(found)
+            columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
+        if self._file is None:
+            return
+        for n, problem in enumerate(problems):
+            rows = slice(n * K, (n + 1) * K)
+            line = {"prompt": problem.prompt, "tokenizer": self._tokenizer, "temperature": self._temperature}
+            line |= {name: list(column[rows]) for name, column in columns.items()}
+            self._file.write(json_line(line))
+
+
+def cut(rows: np.ndarray, lengths: np.ndarray) -> list[list]:
+    """Rows without their padding, as JSON has them."""
+    return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]

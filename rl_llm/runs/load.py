@@ -1,0 +1,144 @@
+"""Other runs, read from their folders: the experiment as it was, the newest good state."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rl_llm.config import ExperimentError, OverrideError, differences, fingerprint, load_experiment, override, to_json
+from rl_llm.experiment import Experiment
+from rl_llm.learner.state import policy_of
+from rl_llm.model import ModelConfig, merged, weight_table
+from rl_llm.model.huggingface import is_huggingface, read_config, read_model
+from rl_llm.parallel.mesh import weight_shardings
+from rl_llm.runs.checkpoint import CheckpointError, Restored
+from rl_llm.runs.folder import SUMMARY, RunFolderError, check_format
+from rl_llm.runs.run import read_experiment_record
+from rl_llm.runs.state import restore
+from rl_llm.types import TrainState
+
+
+class RecordError(Exception):
+    """A run folder does not serve. The message names it and says why."""
+
+
+def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment of a run folder, loaded again, and its experiment.json.
+
+    Raises RecordError where that cannot be done, or where its file now says something else.
+    """
+    try:
+        record = read_experiment_record(Path(folder))
+        check_format(record, Path(folder))
+        _, experiment = load_experiment(_spec_of(record), Experiment)
+        experiment = override(experiment, record["overrides"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError, ExperimentError, OverrideError) as error:
+        raise RecordError(f"{folder}: experiment.json cannot be loaded: {error}") from error
+    except RunFolderError as error:
+        raise RecordError(str(error)) from error
+    now = fingerprint(experiment)
+    if now != record["fingerprint"]:
+        raise RecordError(f"{record['spec']} has changed since the run in {folder}: recorded fingerprint {record['fingerprint'][:12]}, now {now[:12]}")
+    _check_tokenizer(experiment, record, folder)
+    return experiment, record
+
+
+def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Path | str) -> None:
+    """A tokenizer may be read from files, and they may have changed since."""
+    try:
+        same = experiment.tokenizer.fingerprint() == record["tokenizer"]
+    except (ValueError, OSError) as error:
+        begun = record["folder"]
+        raise RecordError(f"{folder}: the tokenizer of this run, begun in {begun}, cannot be read: {error}") from error
+    if not same:
+        raise RecordError(
+            f"{folder}: the tokenizer or its chat template is not the one that this run was begun with: its tokens "
+            f"would mean something else. Put the files back ({experiment.tokenizer})"
+        )
+
+
+def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
+    """The newest good checkpoint of a run folder; CheckpointError if there is none."""
+    restored = restore(experiment, Path(folder), mesh)
+    if restored is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet")
+    return restored
+
+
+@dataclass(frozen=True)
+class Others:
+    """What an experiment takes from other runs, on the mesh; None where it takes nothing.
+
+    start: the parameters that the run begins with, of a run or a Hugging Face folder. teacher: its experiment and
+    parameters. reward_model: its experiment and the parameters of its critic. `origins` says which checkpoints these
+    are.
+    """
+
+    origins: tuple[str, ...] = ()
+    start: dict | None = None
+    teacher: tuple[Experiment, dict] | None = None
+    reward_model: tuple[Experiment, dict] | None = None
+
+
+def check_start(experiment: Experiment, found: ModelConfig) -> None:
+    """Raises RecordError unless the model that a run is to begin with is the experiment's."""
+    wrong = differences(to_json(experiment.model.stored), to_json(found.stored), "model")
+    if wrong:
+        raise RecordError(f"start={experiment.start} is another model than the experiment's: {'; '.join(wrong)}")
+
+
+def others_of(experiment: Experiment, mesh: Mesh) -> Others:
+    """Read what an experiment takes from other runs, or from a Hugging Face folder. Raises RecordError, CheckpointError
+    or ValueError naming the folder.
+    """
+    origins: list[str] = []
+
+    def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
+        other, record = recorded_experiment(folder)
+        if record["tokenizer"] != experiment.tokenizer.fingerprint():
+            raise RecordError(f"{name}={folder}: its tokenizer is another one, so its tokens mean something else")
+        if not (Path(folder) / SUMMARY).is_file():
+            raise RecordError(f"{name}={folder} is a run that has not finished: resume it first")
+        restored = newest_state(other, folder, mesh)
+        origins.append(f"{name}: {record['fingerprint']}, seed {record['seed']}, step {restored.step}")
+        return other, restored.state
+
+    start = teacher = reward_model = None
+    if experiment.start == "":
+        raise RecordError("start is empty: --set start=DIR, a Hugging Face folder or the folder of a finished run")
+    if experiment.start is not None and is_huggingface(experiment.start):
+        check_start(experiment, read_config(experiment.start))
+        loaded = read_model(experiment.start, mesh)
+        origins.append(f"start: {loaded.digest}")
+        start = loaded.params
+    elif experiment.start is not None:
+        other, state = read("start", experiment.start)
+        check_start(experiment, other.model)
+        start = _merged(other, state, mesh)[1]
+    if experiment.teacher is not None:
+        other, state = read("teacher.run", experiment.teacher.run)
+        teacher = _merged(other, state, mesh)
+    if experiment.reward_model is not None:
+        other, state = read("reward_model.run", experiment.reward_model.run)
+        if state.critic is None or not getattr(other.algorithm.value_loss, "after_token", False):
+            raise RecordError(
+                f"reward_model.run={experiment.reward_model.run}: that run trained no critic that judges whole "
+                "responses (value_loss=BradleyTerry()), so there is nothing that scores"
+            )
+        reward_model = other, state.critic.params
+    return Others(tuple(origins), start, teacher, reward_model)
+
+
+def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Experiment, dict]:
+    """The experiment and the policy of a run, without adapters: they are merged in."""
+    model, params = merged(experiment.model, policy_of(state))
+    return replace(experiment, model=model), jax.device_put(params, weight_shardings(mesh, weight_table(model)))
+
+
+def _spec_of(record: dict[str, Any]) -> str:
+    """The spec of a run: as it was given, or from the folder it was given in."""
+    spec = str(record["spec"])
+    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
+    return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)

@@ -1,0 +1,286 @@
+"""A run in progress on the host: its folder, metrics, progress display and stop signal, and what of it survives a
+restart.
+"""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rl_llm import config
+from rl_llm.experiment import Experiment
+from rl_llm.parallel import hosts
+from rl_llm.problem import Problem
+from rl_llm.rewards.grader import refuse_all_failed
+from rl_llm.rewards.worker import Grade
+from rl_llm.runs.checkpoint import state_sha256
+from rl_llm.runs.curves import Sampled
+from rl_llm.runs.findings import Finding, find, find_all
+from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderError
+from rl_llm.runs.ledger import GENESIS, Ledger
+from rl_llm.runs.metrics import MetricsLog, read_metrics
+from rl_llm.runs.preemption import Preempted, StopSignal
+from rl_llm.runs.progress import Progress
+from rl_llm.runs.state import restore, save
+from rl_llm.types import Metrics, TrainState
+
+NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
+FAILURES_SHOWN = 10  # different messages of failed gradings; all are counted in metrics.jsonl
+Values = dict[str, Any]  # JSON values by name
+PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # that can change a run's numbers
+
+
+def experiment_record(
+    experiment: Experiment,
+    spec: str,
+    overrides: Sequence[str],
+    seed: int,
+    problems: str,
+    others: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What experiment.json holds: the experiment fully resolved, and all it takes to run it again. `problems` is their
+    fingerprint (`prepare.fingerprint_of`), `others` says which checkpoints of other runs are made use of.
+    """
+    return {
+        "spec": spec,
+        "folder": str(Path.cwd()),
+        "overrides": list(overrides),
+        "seed": seed,
+        "fingerprint": config.fingerprint(experiment),
+        "problems": problems,
+        "others": list(others),
+        "tokenizer": experiment.tokenizer.fingerprint(),
+        "experiment": config.to_json(experiment),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "devices": [str(device) for device in jax.devices()],
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this code, `-dirty` where files were changed since, if it lies in a git repository and git is
+    there to ask.
+    """
+    named = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # by no tag
+    git = ["git", "-C", str(Path(__file__).parent), *named]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
+
+
+@dataclass
+class Run:
+    """Made by `open_run`. `step` counts warm-start and RL steps together; `progress` (JSON) is saved with every
+    checkpoint.
+    """
+
+    experiment: Experiment
+    seed: int
+    folder: RunFolder
+    metrics: MetricsLog
+    display: Progress
+    stop: StopSignal
+    started: float
+    step: int = 0
+    progress: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_DONE))
+    saved: int | None = None
+    failures: set[str] = field(default_factory=set)
+
+    def record(self, phase: str, values: Values, metrics: Metrics, seconds: dict[str, float]) -> Values:
+        """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
+        self.step += 1
+        results = {name: float(metric.result()) for name, metric in jax.device_get(metrics).items()}
+        self.progress["tokens"] += _generated(values)
+        self.progress["flops"] += values.get("flops/generate", 0.0) + values.get("flops/update", 0.0)
+        totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
+        line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
+        self.metrics.write(line)
+        if "evaluation/accuracy" in line and self.folder.writes:
+            self._raise(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
+        return line
+
+    def spends_budget(self, values: Values | None = None) -> bool:
+        """Whether the budget of tokens has been reached, or will have been by the step with these values."""
+        budget = self.experiment.token_budget
+        return budget is not None and self.progress["tokens"] + _generated(values or {}) >= budget
+
+    def _raise(self, findings: Sequence[Finding]) -> None:
+        """Say, and enter in the ledger, the findings that it does not have yet: a resumed run makes some again."""
+        entries = Ledger.verify(self.folder.path / LEDGER) if findings else []
+        known = {entry["data"]["name"] for entry in entries if entry["event"] == "finding"}
+        for finding in findings:
+            if finding.name not in known:
+                self.folder.ledger.append("finding", **asdict(finding))
+                self.display.say(f"{finding.name} (step {finding.step}): {finding.text}")
+
+    def report_failures(self, grades: Sequence[Grade]) -> None:
+        """Say, and enter in the ledger, every way of failing to be graded that was not seen before; GradingError where
+        all failed.
+        """
+        for grade in grades:
+            failure = f"{grade.status}: {grade.message}"
+            if grade.status != "ok" and failure not in self.failures and len(self.failures) < FAILURES_SHOWN:
+                self.failures.add(failure)
+                self.folder.ledger.append("grading_failed", step=self.step + 1, failure=failure)
+                self.display.say(f"a response of step {self.step + 1} could not be graded, {failure}")
+        refuse_all_failed(grades)
+
+    def checkpoint_if_due(self, state: TrainState) -> None:
+        """Between two steps: save if it is time to, and if any process was told to stop, save and raise Preempted."""
+        stop = hosts.any_of(self.stop.requested)
+        if stop or self.step % self.experiment.checkpointing.every == 0:
+            self.save(state)
+        if stop:
+            self.folder.ledger.append("preempted", step=self.step)
+            raise Preempted(f"stopped by SIGTERM at step {self.step}; the state is saved in {self.folder.path}")
+
+    def save(self, state: TrainState) -> None:
+        """Checkpoint the state of this step, once."""
+        if self.saved == self.step:
+            return
+        save(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()})
+        self.saved = self.step
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of this run, those before a resume included."""
+        return float(self.progress["seconds"]) + time.monotonic() - self.started
+
+    def finish(self, state: TrainState, train_problems: Sequence[Problem]) -> dict[str, Any]:
+        """Write summary.json and the ledger's last event; returns the summary."""
+        data_state = {"seed": self.seed, "step": self.step, "problems": [problem.id for problem in train_problems]}
+        before, after = self.progress["before"], self.progress["after"]
+        lines = read_metrics(self.folder.path) if self.folder.writes else []  # of the others no summary is written
+        findings = find_all(lines, sampled_in(self.experiment))
+        self._raise(findings)
+        phases = ("generate", "grade", "update", "step")
+        summary = {
+            "accuracy_before": before["accuracy"],
+            "accuracy_after": after["accuracy"],
+            "greedy_before": before["greedy"],
+            "greedy_after": after["greedy"],
+            "response_length_before": before["response_length"],
+            "response_length_after": after["response_length"],
+            "skill": self.progress.get("skill"),
+            "tokens_generated": self.progress["tokens"],
+            "tokens_evaluated": self.progress["tokens_evaluated"],
+            "flops": self.progress["flops"],
+            "findings": [asdict(finding) for finding in findings],
+            "updates_skipped": sum(line.get("update/skipped", 0) for line in lines),
+            "wall_seconds": self.seconds(),
+            "time": {name: sum(line.get(f"time/{name}", 0.0) for line in lines) for name in phases},
+            "seed": self.seed,
+            "steps": self.step,
+            "state_sha256": state_sha256(state, data_state),
+        }
+        self.folder.ledger.append("finished", **{name: summary[name] for name in ("accuracy_after", "state_sha256")})
+        summary["ledger_head"] = self.folder.ledger.head
+        self.folder.write_summary(summary)
+        return summary
+
+
+def _generated(values: Values) -> int:
+    """Tokens that a step generated."""
+    return int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
+
+
+def sampled_in(experiment: Experiment) -> Sampled:
+    """What the numbers of an experiment's RL steps are about."""
+    own = experiment.responses is None and (experiment.teacher is None or experiment.teacher.on_policy == 1)
+    rewarded = experiment.algorithm.reads_reward
+    return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded)
+
+
+def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
+    """A new run folder, or with `resume` the one that is there (a new one if there is none): opened by the process that
+    writes, then by the others. Raises RunFolderError where they are not to run the same.
+    """
+    identities = hosts.gather([str(out), *(record[name] for name in IDENTITY)])
+    if any(identity != identities[0] for identity in identities):
+        raise RunFolderError(f"the processes were not given the same command: {identities}")
+    opened: list[RunFolder] = []
+
+    def open_it() -> None:
+        there = resume and (out / "experiment.json").exists()
+        opened.append((RunFolder.resume if there else RunFolder.create)(out, record, keep))
+
+    def follow() -> None:
+        if not opened:
+            opened.append(RunFolder.follow(out, keep))
+
+    hosts.on_writer(open_it)
+    hosts.together(follow)  # all have read the ledger before anything is written to it
+    return opened[0]
+
+
+@contextmanager
+def open_run(
+    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh
+) -> Iterator[tuple[Run, TrainState | None]]:
+    """The run of an open folder, with its newest good state if it has one.
+
+    Restoring drops the lines of metrics.jsonl and samples.jsonl that came after that state: they will be written again.
+    """
+    with ExitStack() as stack:
+        display = stack.enter_context(Progress(quiet=not folder.writes))
+        begun = folder.ledger.head != GENESIS
+        restored = restore(experiment, folder.path, mesh) if begun else None
+        step = restored.step if restored else 0
+        if begun:
+            hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
+            rejected = restored.rejected if restored else []
+            folder.ledger.append("resumed", step=step, rejected=rejected)
+            refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
+            display.say(f"resuming {folder.path} at step {step}{refused}")
+            for name, (then, now) in changed_surroundings(folder.path).items():
+                display.say(f"  with {name} {now}, begun with {then}: bits may differ from those of an unbroken run")
+        else:
+            folder.ledger.append("started", seed=seed)
+        metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if begun else None))
+        stop = stack.enter_context(StopSignal())
+        run = Run(experiment, seed, folder, metrics, display, stop, started, step)
+        if restored:
+            run.progress, run.saved = dict(restored.progress), step
+        yield run, restored.state if restored else None
+
+
+def _go_back(folder: RunFolder, restored: int | None) -> None:
+    """Drop the lines that came after the restored step. Raises RunFolderError unless metrics.jsonl has the line of
+    every step up to it.
+    """
+    folder.truncate_after(-1 if restored is None else restored)
+    run_path, step = folder.path, restored or 0
+    there = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
+    missing = sorted(set(range(1, step + 1)) - there)
+    if missing:
+        raise RunFolderError(
+            f"{run_path / METRICS} lacks {len(missing)} of the steps up to {step} (the first is {missing[0]}): it was "
+            "changed after it was written. Put it back, or choose another --out."
+        )
+
+
+def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
+    """Packages, Python and devices that are not those a run folder was begun with: name -> (then, now)."""
+    record = read_experiment_record(run_path)
+    then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
+    now = {name: version(name) for name in PACKAGES}
+    now |= {"Python": platform.python_version(), "devices": ", ".join(map(str, jax.devices()))}
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
+
+
+def read_experiment_record(run_path: Path) -> dict[str, Any]:
+    """The experiment.json of a run folder; raises FileNotFoundError naming the folder when there is none."""
+    path = run_path / "experiment.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_path} is not a run folder: it has no experiment.json")
+    return dict(json.loads(path.read_text()))

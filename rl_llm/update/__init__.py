@@ -1,0 +1,1 @@
+"""From experience to updates: batch fields, the RL step, the warm start."""

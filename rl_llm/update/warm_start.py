@@ -1,0 +1,148 @@
+"""The warm start: supervised learning on demonstrations, as updates of the same parameters.
+
+A demonstration is a rollout that somebody else made, with reward 1: maximum likelihood is the policy gradient with
+advantage 1, so for the task's own the batch, the update and the metrics are those of RL. Conversations of a file are
+longer, and less alike in length: they are packed (`rl_llm.learner.packing`).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rl_llm.experiment import Conversations, Experiment, WarmStart
+from rl_llm.learner.optimizer import Optimizer
+from rl_llm.learner.packing import compile_packed_step, pack, rows_from
+from rl_llm.learner.state import Draw, init_state
+from rl_llm.learner.train_step import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
+from rl_llm.model import with_adapters
+from rl_llm.parallel.mesh import put_on_batch
+from rl_llm.prng import Purpose, generator, key
+from rl_llm.problem import Problem
+from rl_llm.rollout.text import encode_prompts, encode_responses
+from rl_llm.runs.run import Run
+from rl_llm.types import Batch, Metrics, Packed, TrainState
+
+
+class Lessons(NamedTuple):
+    """What a warm start learns from: the batches of its steps, on the host, with what to say about each; and one update
+    on such a batch.
+    """
+
+    batches: Iterator[tuple[Any, dict[str, float]]]
+    update: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def warm_start(
+    run: Run, state: TrainState | None, problems: Mapping[str, Sequence[Problem]], mesh: Mesh, start: dict | None
+) -> TrainState:
+    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made: of the
+    parameters `start`, or of random ones.
+
+    Without a warm start in the experiment that is all.
+    """
+    experiment, settings = run.experiment, run.experiment.warm_start
+    optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
+    if state is None:
+        seed = key(run.seed, Purpose.PARAMETERS)
+        drawn = Draw(seed, experiment.initialization)
+        state = init_state(
+            experiment.model, optimizer, mesh, drawn if start is None else with_adapters(experiment.model, start, seed)
+        )
+    if settings is None or run.step >= settings.steps:
+        return state
+    if settings.demonstrations is None:
+        lessons = of_task(run, settings, optimizer, problems["train"], mesh)
+    else:
+        lessons = of_file(run, settings.demonstrations, optimizer, problems["conversations"], mesh)
+    rate = settings.optimizer.rate(settings.steps)
+    with run.display.phase("warm start", settings.steps, run.step) as phase:
+        for step in range(run.step, settings.steps):
+            begun = time.perf_counter()
+            batch, values = next(lessons.batches)
+            state, metrics = lessons.update(state, put_on_batch(mesh, batch))
+            values = {"update/learning_rate": float(rate(step)), **values}
+            kept = {name: metric for name, metric in metrics.items() if not name.startswith("agreement/")}
+            line = run.record("warm_start", values, kept, {"time/step": time.perf_counter() - begun})
+            if run.step < settings.steps:  # the last state is saved once it has been evaluated
+                run.checkpoint_if_due(state)
+            tokens = int(values["tokens/demonstrated"])
+            phase.update(step + 1, tokens=tokens, loss=line["loss"], entropy=line["policy/entropy"])
+    return state
+
+
+def of_task(
+    run: Run,
+    settings: WarmStart,
+    optimizer: Optimizer,
+    problems: Sequence[Problem],
+    mesh: Mesh,
+) -> Lessons:
+    """The task's demonstrations for training problems, from the run's next step on."""
+    size, max_tokens = settings.demonstrations_per_step, settings.max_tokens
+    assert size is not None
+    assert max_tokens is not None
+    update = compile_train_step(Learner(run.experiment.model, MAXIMUM_LIKELIHOOD, optimizer), mesh)
+
+    def of_step(step: int) -> tuple[Batch, dict[str, float]]:
+        draw = generator(run.seed, Purpose.DEMONSTRATIONS, step)
+        batch, tokens = demonstrations(run.experiment, problems, draw, size, max_tokens)
+        return batch, {"tokens/demonstrated": tokens}
+
+    def learn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, batch, jnp.int32(0), jnp.float32(1.0), None)
+
+    return Lessons(map(of_step, count(run.step)), learn)
+
+
+def of_file(
+    run: Run,
+    settings: Conversations,
+    optimizer: Optimizer,
+    conversations: Sequence[Problem],
+    mesh: Mesh,
+) -> Lessons:
+    """The conversations of a file, packed, from the run's next step on. `packing/filled` is the share of the slots that
+    hold tokens.
+    """
+    size = settings.rows_per_step
+    lengths = [len(conversation.metadata["tokens"]) for conversation in conversations]
+    rows = rows_from(run.step * size, lengths, settings.row_tokens, run.seed)
+
+    def batches() -> Iterator[tuple[Packed, dict[str, float]]]:
+        while True:
+            batch = pack(conversations, list(islice(rows, size)), settings.row_tokens)
+            learned, filled = int((batch.weight > 0).sum()), float((batch.segments > 0).mean())
+            yield batch, {"tokens/demonstrated": learned, "packing/filled": filled}
+
+    return Lessons(batches(), compile_packed_step(run.experiment.model, optimizer, mesh, settings.micro_batches))
+
+
+def demonstrations(
+    experiment: Experiment, problems: Sequence[Problem], draw: np.random.Generator, count: int, max_tokens: int
+) -> tuple[Batch, int]:
+    """A batch of the task's demonstrations for `count` problems drawn by a generator, and its number of response
+    tokens. Its weights sum to 1.
+    """
+    chosen = [problems[index] for index in draw.integers(len(problems), size=count)]
+    responses = [experiment.task.demonstrate(problem, draw) for problem in chosen]  # type: ignore[attr-defined]
+    prompts = encode_prompts(experiment.tokenizer, chosen, experiment.max_prompt_tokens)
+    tokens, mask = encode_responses(experiment.tokenizer, responses, max_tokens, "max_tokens of the demonstrations")
+    nothing, ones = np.zeros_like(mask), np.ones(len(chosen), np.float32)
+    batch = Batch(
+        prompts=prompts,
+        tokens=tokens,
+        mask=mask,
+        truncated=ones < 0,
+        old_logp=nothing,
+        sampler_logp=nothing,
+        reward=ones,
+        kept=ones > 0,
+        advantage=mask,
+        weight=mask / mask.sum(),
+    )
+    return batch, int(mask.sum())

@@ -1,0 +1,164 @@
+"""`rl-llm ablate`: members are the runs that their commands make, whatever happens to the processes that run them."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from program import Finished, finish, outcome, rl_llm, start, steps_done, wait_until, without_time
+
+from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.metrics import read_metrics
+from rl_llm.studies.workers import Ended, Job, Workers, open_workers
+
+MODULE = "tests/data/study.py"
+
+
+def obey(commands: Sequence[list[str]], logs: Sequence[Path]) -> list[int]:
+    """A job: say something and end as told."""
+    (how,) = commands[0]
+    print("told to", how, flush=True)
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "wait":
+        signal.sigwait([signal.SIGTERM])
+        return [143]
+    return [int(how)]
+
+
+def until_ended(workers: Workers[str], count: int) -> list[Ended[str]]:
+    ended: list[Ended[str]] = []
+    deadline = time.monotonic() + 60
+    while len(ended) < count:
+        assert time.monotonic() < deadline
+        ended += workers.ended()
+    return ended
+
+
+def test_workers_tell_how_tasks_ended_and_outlive_one_that_is_killed(tmp_path: Path):
+    with open_workers([None], tmp_path / "compiled") as workers:
+        codes = {}
+        for task, how in (("first", "0"), ("second", "die"), ("third", "7")):
+            assert workers.idle
+            workers.give(task, Job(obey, [[how]], [tmp_path / "logs" / f"{task}.log"]))
+            assert workers.busy
+            codes[task] = until_ended(workers, 1)[0].codes
+    assert codes == {"first": [0], "second": [-signal.SIGKILL], "third": [7]}
+    assert (tmp_path / "logs" / "third.log").read_text() == "told to 7\n"
+
+
+def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: the job waits for it
+    try:
+        with open_workers([[min(os.sched_getaffinity(0))]], tmp_path) as workers:
+            workers.give("only", Job(obey, [["wait"]], [tmp_path / "log"]))
+            while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
+                time.sleep(0.05)
+            workers.stop(signal.SIGTERM)
+            assert until_ended(workers, 1)[0].codes == [143]
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.py"], ["no file nowhere.py"]),
+        ([MODULE], ["no scale 'cpu'; it has smoke"]),
+        ([MODULE, "--scale", "smoke", "--seeds", "0"], ["'0' is not a whole number from 1 up"]),
+        ([MODULE, "--scale", "smoke", "--budget-dollars", "3"], ["--dollars-per-hour P go together"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "0"], ["--budget-minutes 0: a budget and a price are more"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "nan"], ["--budget-minutes nan: a budget"]),
+        (["experiments/quickstart.py", "--budget-tokens", "9"], ["schedule='linear'", "token_budget=9"]),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_written(arguments: list[str], words: list[str], tmp_path: Path):
+    code, _, stderr = rl_llm("ablate", *arguments, "--out", tmp_path / "study")
+    assert code == 2
+    assert all(word in stderr for word in words), stderr
+    assert not (tmp_path / "study").exists()
+
+
+def ablate(folder: Path, *arguments: str) -> Finished:
+    code, stdout, stderr = rl_llm("ablate", MODULE, "--scale", "smoke", "--out", folder, *arguments)
+    assert code == 0, stderr
+    return Finished(folder, stdout, stderr)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return ablate(tmp_path_factory.mktemp("study") / "study", "--seeds", "2")
+
+
+@pytest.mark.slow
+def test_a_member_is_bit_for_bit_the_run_of_its_command(study: Finished, tmp_path: Path):
+    warm = next((study.folder / "starts").glob("*-seed1"))
+    spec = f"{MODULE}:smoke/fast"
+    code, _, stderr = rl_llm("train", spec, "--seed", "1", "--out", tmp_path / "run", "--set", f"start={warm}")
+    assert code == 0, stderr
+    single, member = Finished(tmp_path / "run", "", ""), Finished(study.folder / "fast-seed1", "", "")
+    assert without_time(single.metrics) == without_time(member.metrics)
+    assert outcome(single.summary) == outcome(member.summary)
+
+
+@pytest.mark.slow
+def test_arms_that_are_the_same_are_bitwise_the_same_and_seeds_may_be_added(study: Finished):
+    before = results(study.folder)
+    assert before["verdicts"][1]["identical"]
+    assert before["verdicts"][1]["outcome"] == "supported"
+    again = ablate(study.folder, "--seeds", "3", "--resume")
+    after = results(study.folder)
+    for arm, states in before["states"].items():
+        assert states.items() <= after["states"][arm].items()
+    assert "seed 2" in again.stderr
+    assert "seed 0" not in again.stderr
+    events = [entry["event"] for entry in Ledger.verify(study.folder / "ledger.jsonl")]
+    assert events.count("member") == 4 * 3
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_goes_on_to_the_same_numbers(study: Finished, tmp_path: Path):
+    folder = tmp_path / "study"
+    process = start("ablate", MODULE, "--scale", "smoke", "--out", folder, "--seeds", "2")
+    warm = folder / "starts"
+    wait_until(process, lambda: any(steps_done(run) > 3 for run in warm.glob("*")) if warm.exists() else False)
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = finish(process)
+    assert code == 143, stderr
+    assert "go on with the same command and --resume" in stderr
+    ablate(folder, "--seeds", "2", "--resume")
+    of = {arm: {seed: states[seed] for seed in ("0", "1")} for arm, states in results(study.folder)["states"].items()}
+    assert results(folder)["states"] == of
+
+
+@pytest.mark.slow
+def test_a_member_that_fails_leaves_the_others(tmp_path: Path):
+    source = (Path(__file__).parents[1] / "data" / "study.py").read_text()
+    broken = "replace(base, optimizer=AdamW(1e-4), task=replace(base.task, modulus=7))"
+    (tmp_path / "broken.py").write_text(source.replace("replace(base, optimizer=AdamW(1e-4))", broken))
+    code, stdout, stderr = rl_llm(
+        "ablate", tmp_path / "broken.py", "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "1"
+    )
+    assert code == 1
+    assert "slow seed 0 failed: exit code 2" in stderr
+    assert (tmp_path / "study" / "fast-seed0" / "summary.json").exists()
+    assert "undecided" in stdout
+
+
+@pytest.mark.slow
+def test_no_member_is_begun_that_would_end_beyond_the_budget(tmp_path: Path):
+    code, _, stderr = rl_llm(
+        "ablate", MODULE, "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "2", "--budget-minutes", "0.01"
+    )
+    assert code == 0
+    assert "members were left to a larger budget: go on with --resume" in stderr
+    done = [path for path in tmp_path.glob("study/**/summary.json")]
+    assert 0 < len(done) < 8
+    assert read_metrics(done[0].parent)

@@ -1,0 +1,37 @@
+"""docs/techniques.md is what the code says."""
+
+import importlib
+import inspect
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import peer_functions
+from catalogue import AROUND, PARTS, catalogue, components
+
+from rl_llm import algorithms
+
+PAGE = Path(__file__).parents[2] / "docs" / "techniques.md"
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == catalogue(), "run: python docs/tools/catalogue.py > docs/techniques.md"
+
+
+def test_every_exported_component_is_on_the_page():
+    shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
+    exported = {name for name in algorithms.__all__ if inspect.isclass(getattr(algorithms, name))}
+    kinds = {name for name in exported if is_dataclass(getattr(algorithms, name))}
+    assert kinds - shown - {kind.__name__ for kind in AROUND} == {"Algorithm", "Setting", "Moments"}
+
+
+def test_every_check_says_what_it_refuses():
+    kinds = [kind for modules in PARTS.values() for module in modules for kind in components(module)]
+    assert [kind.__name__ for kind in kinds if hasattr(kind, "check") and not kind.check.__doc__] == []
+
+
+def test_what_is_told_of_peers_is_told_of_our_components_and_functions():
+    shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
+    assert set(peer_functions.components()) <= shown
+    for ours in peer_functions.plain().values():
+        module, _, name = ours.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"rl_llm.{module}"), name))

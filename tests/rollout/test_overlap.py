@@ -1,0 +1,158 @@
+"""A rollout is sampled, read and graded while a step is learned from: shown by a sampler that waits to be let go."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl_llm.algorithms import ImportanceWeight, Normalize, ReMax, ZeroVariance
+from rl_llm.experiment import DynamicSampling, Experiment
+from rl_llm.learner.optimizer import AdamW
+from rl_llm.learner.state import Draw, init_state, policy_of
+from rl_llm.parallel.mesh import Meshes, make_mesh, replicated
+from rl_llm.rollout.collect import Collector
+from rl_llm.rollout.engine import Actor, open_actor
+from rl_llm.runs.folder import IDENTITY, RunFolder
+from rl_llm.runs.load import Others
+from rl_llm.runs.run import Run, open_run
+from rl_llm.runs.state import carried
+from rl_llm.sampler import Sampler, generate
+from rl_llm.types import Rollout, TrainState
+from rl_llm.update.step import compile_learning, of_sampler, remembered
+from tests.data.tiny import cold
+
+PATIENCE = 20_000_000  # looks at a closed door after which a sampler goes on in any case: minutes
+MESH = make_mesh(devices=jax.devices()[:1])
+STALE = replace(cold, staleness=1, algorithm=replace(cold.algorithm, corrections=(ImportanceWeight(),)))
+PROBLEMS = STALE.task.problems("train", STALE.train_problems, 0)
+
+
+class Door:
+    """What a program on the CPU waits for. A callback could wait as well, but programs with callbacks are dispatched
+    only once they are through; so the program looks at memory of the host again and again.
+    """
+
+    def __init__(self) -> None:
+        memory = np.zeros(32, np.int32)  # the CPU takes memory over as an array only where it is aligned to 64 bytes
+        start = -memory.ctypes.data % 64 // memory.itemsize
+        self._memory = memory[start : start + 1]
+        on_device = jax.dlpack.from_dlpack(self._memory)
+        assert on_device.unsafe_buffer_pointer() == self._memory.ctypes.data
+        # Placed where the other arguments lie: else the program would be given a copy.
+        self.array = jax.make_array_from_single_device_arrays((1,), replicated(MESH), [on_device])
+
+    def open(self) -> None:
+        self._memory[0] = 1
+
+
+def held(door: Door) -> Sampler:
+    """The sampler's program, but it does not come to its end before the door is opened."""
+
+    @jax.jit
+    def sample_then_wait(door: jax.Array, *arguments: Any) -> Rollout:
+        sizes = {"responses_per_prompt": STALE.responses_per_prompt, "max_tokens": STALE.sampling.max_tokens}
+        rollout = generate(STALE.model, *arguments, **sizes)
+        # The product keeps the loop from being compiled into one that looks only once.
+        looks, product = jax.lax.while_loop(
+            lambda loop: (door[0] == 0) & (loop[0] < PATIENCE),
+            lambda loop: (loop[0] + 1, loop[1] @ loop[1]),
+            (jnp.int32(0), jnp.eye(64)),
+        )
+        waited = jnp.minimum(looks, 0) + jnp.minimum(product[0, 0].astype(jnp.int32), 0)  # 0, but no compiler knows
+        return replace(rollout, tokens=rollout.tokens + waited)
+
+    return partial(sample_then_wait, door.array)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    folder = RunFolder.create(tmp_path / "run", dict.fromkeys(IDENTITY, 0))
+    with folder, open_run(STALE, 0, folder, 0.0, MESH) as (run, _):
+        yield run
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    with open_actor(STALE, Meshes(MESH, MESH)) as actor:
+        yield actor
+
+
+def first_state(experiment: Experiment) -> TrainState:
+    optimizer = experiment.optimizer.build(experiment.policy_updates())
+    return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), carried(experiment))
+
+
+@pytest.mark.slow
+def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor):
+    learning = compile_learning(STALE, 0, MESH, Others(), PROBLEMS)
+    state = remembered(first_state(STALE))
+    first = Collector(run, actor, PROBLEMS)
+    collected = first.finish(first.begin(0, of_sampler(state)))
+
+    door = Door()
+    collector = replace(first, actor=replace(actor, sample=held(door)))
+    begun = collector.begin(1, of_sampler(state))
+    state, _ = jax.block_until_ready(learning.step(state, collected.experience, 0))
+    assert int(state.step) == STALE.updates_per_rollout
+    assert begun.pending is not None
+    assert not begun.pending.read.done(), "the update waited for the sampler, or the sampler for nobody"
+    door.open()
+    answers = collector.finish(begun).answers
+    assert len(answers.grades) == len(answers.responses) == STALE.prompts_per_step * STALE.responses_per_prompt
+    again = first.finish(first.begin(1, begun.params))  # the parameters are still those that sampled
+    assert again.problems != collected.problems
+    assert begun.params is state.past[0]
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(actor: Actor):
+    class Mute:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(STALE.tokenizer, name)
+
+        def decode(self, ids: Any) -> str:
+            raise RuntimeError("no words")
+
+    broken = replace(actor, experiment=replace(STALE))
+    object.__setattr__(broken.experiment, "tokenizer", Mute())
+    problems = PROBLEMS[: STALE.prompts_per_step]
+    pending = broken.ask(first_state(STALE).params, problems, jax.random.key(0), STALE.sampling)
+    with pytest.raises(RuntimeError, match="no words"):
+        pending.result()
+
+
+@pytest.mark.parametrize("kind", ["dynamic sampling", pytest.param("greedy baseline", marks=pytest.mark.slow)])
+def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: str, run: Run, actor: Actor):
+    """Nobody has given their buffers away."""
+    changes: dict[str, Any] = {"algorithm": replace(STALE.algorithm, advantage=ReMax())}
+    if kind == "dynamic sampling":
+        algorithm = replace(STALE.algorithm, advantage=Normalize(), filters=(ZeroVariance(),))
+        changes = {"algorithm": algorithm, "dynamic_sampling": DynamicSampling(max_rollouts=2)}
+    experiment = replace(STALE, optimizer=AdamW(0.1), **changes)
+    run.experiment = experiment
+    learning = compile_learning(experiment, 0, MESH, Others(), PROBLEMS)
+    taken: list[np.ndarray] = []
+
+    def sample(*arguments: Any) -> Rollout:
+        rollout = actor.sample(*arguments)
+        taken.append(np.asarray(rollout.tokens))
+        return rollout
+
+    collector = Collector(run, replace(actor, experiment=experiment, sample=sample), PROBLEMS)
+    state = remembered(first_state(experiment))
+    collected = collector.finish(collector.begin(0, of_sampler(state)))
+    first, begun, other = (collector.begin(1, of_sampler(state)) for _ in range(3))
+    collector.finish(first)
+    rewards = jnp.arange(collected.experience.reward.shape[0]) % 2.0  # of this model's own answers too few are right
+    state, _ = jax.block_until_ready(learning.step(state, replace(collected.experience, reward=rewards), 0))
+    values = collector.finish(begun).values
+    assert values.get("sampling/rollouts") == 2 or values["tokens/greedy"] > 0
+    collector.finish(replace(other, params=policy_of(state)))
+    *_, before, after, moved = taken  # what was asked for when a rollout was there
+    np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(after, moved)

@@ -1,0 +1,347 @@
+"""What a run says against itself: every finding where it belongs, none in a healthy run, the same after a resume."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from program import CACHE, ROOT, WARM_STEPS, Finished, train
+
+from rl_llm.runs.curves import Accuracy, Sampled
+from rl_llm.runs.findings import TESTS, find, find_all
+from rl_llm.runs.ledger import Ledger
+
+STEPS, EVERY = 60, 10
+SAMPLED = Sampled(prompts=48, samples=8)
+SETTINGS = (  # truncated by a limit of 3 tokens, from the tenth step on known, at the twelfth evaluated
+    *("--set", "sampling.max_tokens=3", "--set", "steps=12", "--set", "evaluation.every=3"),
+    *("--set", "checkpointing.every=1"),
+)
+Line = dict[str, Any]
+
+
+def learned(done: float) -> float:
+    """A healthy learning curve, from 0.4 to 0.95, over the share of the run that is done."""
+    return 0.4 + 0.55 / (1 + np.exp(5 - 14 * done))
+
+
+def run_of(**changes: Callable[[float], float]) -> list[Line]:
+    """The lines of a run after a warm start: healthy and noisy but for the metrics whose course is given."""
+    noise = np.random.default_rng(0).normal(scale=0.02, size=(STEPS, 2))
+    lines: list[Line] = [{"step": step, "phase": "warm_start", "loss": 1.0} for step in range(1, 4)]
+    for step in range(STEPS):
+        done = step / (STEPS - 1)
+        skill = learned(done) + noise[step, 0]
+        healthy = {
+            "reward/mean": skill,
+            "reward/accuracy": skill,
+            "reward/std": np.sqrt(learned(done) * (1 - learned(done))),
+            "reward/zero_variance_groups": 0.1 + 0.7 * done,
+            "component/accuracy": skill,
+            "response/length": 15 + 25 * learned(done),
+            "response/truncated": 0.02,
+            "policy/entropy": 0.5 * np.exp(-3 * done),
+            "update/skipped": 0.0,
+        }
+        if (step + 1) % EVERY == 0:
+            healthy["evaluation/accuracy"] = learned(done) + noise[step, 1]
+        given = {name.replace("__", "/"): float(course(done)) for name, course in changes.items()}
+        if (step + 1) % EVERY:
+            given.pop("evaluation/accuracy", None)
+        lines.append({"step": 4 + step, "phase": "rl", **healthy, **given})
+    return lines
+
+
+def named(lines: list[Line], sampled: Sampled = SAMPLED) -> list[str]:
+    return [finding.name for finding in find_all(lines, sampled)]
+
+
+def flat(value: float) -> Callable[[float], float]:
+    return lambda done: value
+
+
+def falling(done: float) -> float:
+    return 0.6 - 0.25 * max(done - 0.4, 0) / 0.6
+
+
+def rising(done: float) -> float:
+    return 0.6 + 0.05 * done
+
+
+def wavy(done: float) -> float:
+    """About one half, differing from step to step."""
+    return 0.5 + 0.02 * np.sin(300 * done)
+
+
+UNWELL: dict[str, tuple[dict[str, Callable[[float], float]], list[str]]] = {
+    "overfitting": (
+        {"evaluation__accuracy": falling, **dict.fromkeys(("reward__accuracy", "reward__mean"), rising)},
+        ["fell from 0.6", "to 0.421", "train_problems"],
+    ),
+    "overfitting, from the first on": (
+        {"evaluation__accuracy": flat(0.2), "reward__accuracy": learned, "reward__mean": learned},
+        ["problems is 0.200", "train_problems"],
+    ),
+    "accuracy_lost": (
+        {"evaluation__accuracy": falling, "reward__accuracy": falling, "reward__mean": falling},
+        ["to 0.421", "learning rate"],
+    ),
+    "reward_misleads": (
+        {
+            "reward__mean": lambda done: wavy(done) + done,
+            "component__format": flat(1.0),
+            "component__brevity": lambda done: wavy(done) + done,
+            **dict.fromkeys(("reward__accuracy", "evaluation__accuracy", "component__accuracy"), wavy),
+        },
+        ["did not follow", "components moved: brevity by +0."],
+    ),
+    "length_runs_away": (
+        {
+            "response__length": lambda done: 100 + 300 * done,
+            **dict.fromkeys(("reward__mean", "reward__accuracy", "evaluation__accuracy"), wavy),
+        },
+        ["SoftOverlong", "no better"],
+    ),
+    "truncation": ({"response__truncated": flat(0.4)}, ["40% of responses", "sampling.max_tokens"]),
+    "exploration_ended": (
+        {
+            "policy__entropy": lambda done: 0.5 * np.exp(-12 * done),
+            "reward__zero_variance_groups": lambda done: 0.1 + 0.7 * done,
+            **dict.fromkeys(("reward__mean", "reward__accuracy", "evaluation__accuracy"), wavy),
+        },
+        ["nats per token", "Clip.high"],
+    ),
+    "no_signal": (
+        {
+            "reward__zero_variance_groups": flat(0.97),
+            **dict.fromkeys(("reward__mean", "reward__accuracy", "evaluation__accuracy"), flat(0.01)),
+        },
+        ["97% of groups", "Curriculum.difficulty"],
+    ),
+    "updates_skipped": ({"update__skipped": lambda done: float(done > 0.9)}, ["not finite"]),
+}
+
+
+def test_every_test_has_a_case():
+    assert {name.partition(",")[0] for name in UNWELL} == {test.__name__ for test in TESTS}
+
+
+def test_a_healthy_run_has_no_findings():
+    assert named(run_of()) == []
+
+
+@pytest.mark.parametrize("name", UNWELL)
+def test_a_finding_is_made_alone_once_with_its_numbers_and_a_way_out(name: str):
+    changes, said = UNWELL[name]
+    (finding,) = find_all(run_of(**changes), SAMPLED)
+    assert finding.name == name.partition(",")[0]
+    assert [text for text in said if text not in finding.text] == []
+
+
+def test_a_finding_names_the_first_evaluation_that_shows_it():
+    (finding,) = find_all(run_of(response__truncated=lambda done: 0.9 * (done > 0.4)), SAMPLED)
+    assert finding.step == 3 + 30  # of RL steps 21 to 30, 6 of 10 are cut off
+
+
+EXCUSED: dict[str, tuple[dict[str, Callable[[float], float]], Sampled]] = {
+    "a reward that goes on to brevity where nearly all is right": (
+        {
+            "reward__mean": lambda done: wavy(done) + done,
+            **dict.fromkeys(("reward__accuracy", "evaluation__accuracy"), lambda done: wavy(done) + 0.45),
+        },
+        SAMPLED,
+    ),
+    "length that accuracy pays for": (
+        {"response__length": lambda done: 10 + 900 * learned(done)},
+        SAMPLED,
+    ),
+    "easy problems to train on first": (
+        {
+            "evaluation__accuracy": flat(0.5),
+            "curriculum__problems": lambda done: 100 + 400 * done,
+            **dict.fromkeys(("reward__accuracy", "reward__mean"), flat(0.9)),
+        },
+        SAMPLED,
+    ),
+    "a limit that a curriculum widens": (
+        {"response__truncated": flat(0.4), "curriculum__max_tokens": lambda done: 16 + 60 * done},
+        SAMPLED,
+    ),
+    "low entropy of a policy that is right": (
+        {
+            "policy__entropy": flat(0.001),
+            **dict.fromkeys(("reward__accuracy", "reward__mean", "evaluation__accuracy"), flat(0.95)),
+        },
+        SAMPLED,
+    ),
+    "rewards that nothing is learned from": (
+        {"reward__zero_variance_groups": flat(1.0)},
+        Sampled(48, 8, rewarded=False),
+    ),
+    "responses that are not the policy's own": (
+        {"response__truncated": flat(1.0), "reward__zero_variance_groups": flat(1.0)},
+        Sampled(48, 8, own=False),
+    ),
+    "a fall within the error of few samples": (
+        {"evaluation__accuracy": falling, "reward__accuracy": falling, "reward__mean": falling},
+        Sampled(8, 4),
+    ),
+    "training problems that become harder": (
+        {
+            "reward__mean": falling,
+            "reward__accuracy": falling,
+            "evaluation__accuracy": flat(float("nan")),
+            "curriculum__solved": lambda done: 100 * done,
+        },
+        SAMPLED,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EXCUSED)
+def test_what_only_looks_like_it_is_no_finding(what: str):
+    changes, sampled = EXCUSED[what]
+    assert named(run_of(**changes), sampled) == []
+
+
+def collapsing(course: Callable[[float], float]) -> list[Line]:
+    """A run of 16 steps, evaluated at every second, whose training and validation accuracy both are of this course: a
+    step's responses are those of the policy before its update, its evaluation is of that after it.
+    """
+    lines = run_of()[3:19]
+    for step, line in enumerate(lines):
+        line.pop("evaluation/accuracy", None)
+        line |= dict.fromkeys(("reward/mean", "reward/accuracy"), course(step / 16))
+        line |= {"evaluation/accuracy": course((step + 1) / 16)} if step % 2 else {}
+    return lines
+
+
+COLLAPSES: dict[str, Callable[[float], float]] = {
+    "from the start on": lambda done: 0.65 * (1 - done),
+    "at once, in the middle": lambda done: 0.4 + 0.4 * done if done < 0.6 else 0.2,
+    "at once, right before an evaluation": lambda done: 0.4 + 0.4 * done if done < 14 / 16 else 0.2,
+}
+
+
+@pytest.mark.parametrize("when", COLLAPSES)
+@pytest.mark.parametrize("prompts", [32, 256])
+def test_a_fast_collapse_is_not_taken_for_problems_learned_by_heart(when: str, prompts: int):
+    assert named(collapsing(COLLAPSES[when]), Sampled(prompts, samples=8)) == ["accuracy_lost"]
+
+
+@pytest.mark.parametrize(("reward", "found"), [(4.0, {"accuracy_lost", "reward_misleads"}), (0.0, {"accuracy_lost"})])
+def test_a_reward_may_lead_at_first_and_mislead_later(reward: float, found: set[str]):
+    """Longer responses, say: right more often as long as they come to an end."""
+    lines = collapsing(lambda done: 0.35 + 0.5 * done if done < 0.6 else 0.65 - 1.2 * (done - 0.6))
+    for step, line in enumerate(lines):
+        line |= {"reward/mean": 3 + reward * step / 16 + 0.1 * (step % 2), "reward/std": 1.5}
+    assert set(named(lines)) == found
+
+
+def test_problems_learned_by_heart_do_not_hide_that_these_are_lost_too():
+    both = dict.fromkeys(("reward__accuracy", "reward__mean"), lambda done: 0.95 if done < 0.6 else 0.8)
+    lines = run_of(evaluation__accuracy=lambda done: 0.8 if done < 0.6 else 0.3, **both)
+    assert named(lines, Sampled(prompts=200, samples=8)) == ["overfitting", "accuracy_lost"]
+
+
+def test_without_validation_accuracy_is_that_of_training():
+    lines = run_of(reward__mean=falling, reward__accuracy=falling, evaluation__accuracy=flat(float("nan")))
+    assert named(lines) == ["accuracy_lost"]
+
+
+def test_a_run_without_rl_steps_has_none():
+    assert find_all([], SAMPLED) == find_all(run_of()[:3], SAMPLED) == find(run_of()[:3], SAMPLED) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=20, max_size=60))
+def test_a_reward_that_is_the_accuracy_never_misleads(course: list[float]):
+    lines = run_of()[3:]
+    for line, right in zip(lines, course, strict=False):
+        line |= {"reward/mean": 2 * right - 1, "reward/accuracy": right}
+    assert "reward_misleads" not in named(lines[: len(course)])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, STEPS // EVERY))
+def test_all_findings_are_those_that_were_made_on_the_way(seed: int, evaluations: int):
+    """What a resumed run finds again of its lines is what it had found."""
+    walk = np.random.default_rng(seed).normal(scale=0.1, size=(STEPS, 3)).cumsum(axis=0)
+    lines = run_of()
+    for line, moved in zip(lines[3:], walk, strict=True):
+        accuracy, truncated, right = np.clip(0.5 + moved, 0, 1)
+        line |= {"response/truncated": truncated, "reward/accuracy": right}
+        line |= {"evaluation/accuracy": accuracy} if "evaluation/accuracy" in line else {}
+    end = 3 + EVERY * evaluations
+    known: dict[str, int] = {}
+    for steps in range(3 + EVERY, end + 1, EVERY):
+        for finding in find(lines[:steps], SAMPLED):
+            known.setdefault(finding.name, finding.step)
+    assert {finding.name: finding.step for finding in find_all(lines[:end], SAMPLED)} == known
+
+
+@pytest.mark.parametrize(("then", "now"), [(0.3, 0.4), (0.0, 1.0), (0.5, 0.5)])
+def test_the_error_of_a_difference_is_that_of_repeated_draws(then: float, now: float):
+    draws = np.random.default_rng(0).binomial(400, (then, now), size=(20_000, 2)) / 400
+    difference, error = Accuracy(2, now, 400).less(Accuracy(1, then, 400))
+    assert difference == pytest.approx(now - then)
+    assert error == pytest.approx((draws[:, 1] - draws[:, 0]).std(), rel=0.02, abs=0.004)
+
+
+def quickstart(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The summary of a run of the quickstart, minutes long."""
+    command = [sys.executable, "-m", "rl_llm", "train", "experiments/quickstart.py", "--out", str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | CACHE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_quickstart_has_no_findings(tmp_path: Path):
+    summary = quickstart(tmp_path / "run")
+    assert (summary["findings"], summary["accuracy_after"] > 0.9) == ([], True)
+
+
+@pytest.mark.slow
+def test_the_quickstart_on_few_problems_is_found_to_learn_them_by_heart(tmp_path: Path):
+    few = ("train_problems=48", "warm_start.steps=300", "warm_start.gate.minimum=0", "optimizer.learning_rate=2e-3")
+    summary = quickstart(tmp_path / "run", *(part for change in (*few, "steps=20") for part in ("--set", change)))
+    assert "overfitting" in [finding["name"] for finding in summary["findings"]]
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run most of whose responses are cut off."""
+    return train(tmp_path_factory.mktemp("cut_off") / "run", *SETTINGS)
+
+
+def events(run: Finished) -> list[Line]:
+    return [entry["data"] for entry in Ledger.verify(run.folder / "ledger.jsonl") if entry["event"] == "finding"]
+
+
+def test_a_run_says_records_and_reports_what_it_finds(cut_off: Finished):
+    (finding,) = cut_off.summary["findings"]
+    assert (finding["name"], finding["step"]) == ("truncation", WARM_STEPS + 12)
+    assert events(cut_off) == [finding]
+    assert cut_off.stderr.count(finding["text"]) == 1
+    assert "findings    truncation (step 28)" in cut_off.stdout
+    assert finding["text"] in (cut_off.folder / "report.html").read_text()
+
+
+def test_a_resumed_run_finds_the_same_and_enters_it_once(cut_off: Finished, tmp_path: Path):
+    """From a checkpoint before the finding, which the ledger holds already."""
+    folder = tmp_path / "run"
+    shutil.copytree(cut_off.folder, folder)
+    (folder / "summary.json").unlink()
+    for step in (WARM_STEPS + 11, WARM_STEPS + 12):
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    resumed = train(folder, *SETTINGS, "--resume")
+    assert f"resuming {folder} at step {WARM_STEPS + 10}" in resumed.stderr
+    assert json.dumps(resumed.summary["findings"]) == json.dumps(cut_off.summary["findings"])
+    assert events(resumed) == events(cut_off)

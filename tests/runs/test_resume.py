@@ -1,0 +1,233 @@
+"""Interrupted anywhere, by any means, and resumed: the run is the one that was never interrupted, bit for bit."""
+
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from program import (
+    STEPS,
+    TINY,
+    WARM_STEPS,
+    Finished,
+    assert_same_run,
+    finish,
+    rl_llm,
+    start,
+    steps_done,
+    train,
+    uninterrupted,
+    wait_until,
+)
+
+from rl_llm.runs.ledger import Ledger
+
+OFTEN = ("--set", "checkpointing.every=1")  # so that a phase lasts, and many kills fall into a save
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return uninterrupted(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def copy(whole: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run, to do something to."""
+    shutil.copytree(whole.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def saving(folder: Path) -> bool:
+    """Whether a checkpoint is being written just now."""
+    return any((folder / "checkpoints").glob("*.unfinished"))
+
+
+def test_killed_while_saving_in_both_phases_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path):
+    folder = tmp_path / "run"
+    for steps in (3, WARM_STEPS + 2):
+        process = start("train", TINY, "--out", folder, *OFTEN, "--resume")
+        wait_until(process, lambda steps=steps: steps_done(folder) >= steps and saving(folder))
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    resumed = train(folder, "--resume")
+    assert_same_run(resumed, whole)
+    events = [entry["event"] for entry in Ledger.verify(folder / "ledger.jsonl")]
+    assert (events.count("started"), events.count("resumed")) == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, str, int]], Finished]:
+    """A run told to stop in the warm start, and again in RL: what each process said and the steps done by then, and
+    the run as it ended."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    processes, command = [], ["train", TINY, "--out", str(folder), *OFTEN]
+    for steps in (3, WARM_STEPS + 1):
+        process = start(*command)
+        wait_until(process, lambda steps=steps: steps_done(folder) >= steps)
+        process.send_signal(signal.SIGTERM)
+        code, _, stderr = finish(process)
+        processes.append((code, stderr, steps_done(folder)))
+        command = shlex.split(stderr.splitlines()[-1])[1:]  # as a user would: by what the message says
+    code, stdout, stderr = rl_llm(*command)
+    assert code == 0, stderr
+    return processes, Finished(folder, stdout, stderr)
+
+
+@pytest.mark.parametrize(("index", "first", "last"), [(0, 3, WARM_STEPS), (1, WARM_STEPS + 1, STEPS - 1)])
+def test_sigterm_saves_exits_143_and_says_how_to_go_on(stopped: tuple, index: int, first: int, last: int):
+    code, stderr, steps = stopped[0][index]
+    assert code == 143
+    assert first <= steps <= last
+    assert f"stopped by SIGTERM at step {steps}; the state is saved" in stderr
+    assert re.search(r"\n  rl-llm train .*--resume", stderr)
+    assert "Traceback" not in stderr
+
+
+def test_stopped_twice_and_resumed_it_ends_as_if_never_stopped(stopped: tuple, whole: Finished):
+    assert_same_run(stopped[1], whole)
+
+
+def test_a_stopped_run_goes_on_at_the_very_step(stopped: tuple):
+    """Nothing is done twice: the state was saved at the step the process stopped at."""
+    events = Ledger.verify(stopped[1].folder / "ledger.jsonl")
+    assert [entry["data"]["step"] for entry in events if entry["event"] in ("preempted", "resumed")] == [
+        steps for *_, steps in stopped[0] for _ in range(2)
+    ]
+
+
+def test_the_seconds_before_an_interruption_count(stopped: tuple):
+    run = stopped[1]
+    assert run.summary["wall_seconds"] > sum(line["time/step"] for line in run.metrics)
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly(whole: Finished, copy: Path):
+    """One bit of the newest: the run goes on from the one before, and ends in the same state."""
+    newest = copy / "checkpoints" / str(STEPS)
+    arrays = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    resumed = train(copy, "--resume")
+    assert f"rejected checkpoint {STEPS}: " in resumed.stderr
+    assert f"{arrays.relative_to(newest)} was changed after it was saved" in resumed.stderr
+    assert_same_run(resumed, whole)
+
+
+def test_a_finished_run_can_be_resumed_and_stays_what_it_is(whole: Finished, copy: Path):
+    """Told other values that do not decide the result, too."""
+    resumed = train(copy, "--resume", "--set", "checkpointing.every=3", "--set", "grading.workers=1")
+    assert_same_run(resumed, whole)
+    assert (copy / "experiment.json").read_bytes() == (whole.folder / "experiment.json").read_bytes()
+
+
+def test_resuming_with_other_packages_is_said(copy: Path):
+    """It is allowed, but the promise of equal bits holds for equal versions only."""
+    record = json.loads((copy / "experiment.json").read_text())
+    now = record["versions"]["jax"]
+    record["versions"]["jax"] = "0.1.2"
+    (copy / "experiment.json").write_text(json.dumps(record))
+    resumed = train(copy, "--resume")
+    assert f"with jax {now}, begun with 0.1.2: bits may differ" in resumed.stderr
+    assert "numpy" not in resumed.stderr
+
+
+def test_problems_that_have_changed_are_not_resumed_on(copy: Path):
+    """A data file edited, or a generator changed, between stop and resume."""
+    record = json.loads((copy / "experiment.json").read_text())
+    then, record["problems"] = record["problems"], "0" * 64
+    (copy / "experiment.json").write_text(json.dumps(record))
+    code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
+    assert (code, f"problems: {'0' * 64} -> {then}" in stderr) == (2, True), stderr
+
+
+def test_metrics_that_lack_a_line_are_not_resumed_on(copy: Path):
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_bytes(b"".join(lines[:2] + lines[5:]))
+    code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
+    assert (code, "lacks 3 of the steps up to 22 (the first is 3)" in stderr) == (2, True), stderr
+    assert "Traceback" not in stderr
+
+
+def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):
+    for seal in (copy / "checkpoints").glob("*/seal.json"):
+        seal.write_text("{}")
+    code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
+    assert code == 1
+    assert "none of the 3 checkpoints" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "holds a run already: continue it with --resume"),
+        (("--resume", "--seed", "1"), "seed: 0 -> 1"),
+        (("--resume", "--set", "optimizer.learning_rate=0.02"), "experiment.optimizer.learning_rate: 0.01 -> 0.02"),
+    ],
+)
+def test_a_finished_folder_is_not_taken_for_another_run(whole: Finished, arguments: tuple[str, ...], message: str):
+    before = snapshot(whole.folder)
+    code, _, stderr = rl_llm("train", TINY, "--out", whole.folder, *arguments)
+    assert (code, message in stderr) == (2, True), stderr
+    assert snapshot(whole.folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_again_and_again_at_random_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path, seed: int):
+    """Wherever the kill falls: in imports, compilation, a save, evaluation, the report."""
+    draw, folder, kills = random.Random(seed), tmp_path / "run", 0
+    while not (folder / "report.html").exists():
+        process = start("train", TINY, "--out", folder, *OFTEN, "--resume")
+        begun, target = time.monotonic(), steps_done(folder) + draw.randrange(8)
+        seconds = draw.uniform(0.0, 3.0)  # for kills between the steps
+        while process.poll() is None and (steps_done(folder) < target or time.monotonic() < begun + seconds):
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0.0, 0.3))
+        process.kill()
+        code, _, stderr = finish(process)
+        assert code in (0, -signal.SIGKILL), stderr
+        kills += code == -signal.SIGKILL
+    assert kills > 0
+    assert_same_run(train(folder, "--resume"), whole)
+
+
+@pytest.mark.slow
+def test_killed_in_one_save_after_another_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path):
+    folder, draw = tmp_path / "run", random.Random(0)
+    for _ in range(8):
+        process = start("train", TINY, "--out", folder, *OFTEN, "--resume")
+        done = steps_done(folder)
+        wait_until(process, lambda done=done: steps_done(folder) > done and saving(folder))
+        time.sleep(draw.uniform(0.0, 0.1))
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
+    assert_same_run(train(folder, "--resume"), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_its_processes_loses_nothing(whole: Finished, tmp_path: Path, number: int, code: int):
+    """As a terminal (Ctrl-C) or a scheduler sends it: the grading processes get it too."""
+    folder = tmp_path / "run"
+    process = start("train", TINY, "--out", folder, *OFTEN)
+    wait_until(process, lambda: steps_done(folder) > WARM_STEPS)
+    os.killpg(process.pid, number)
+    ended, _, stderr = finish(process)
+    assert (ended, "--resume" in stderr) == (code, True), stderr
+    assert_same_run(train(folder, "--resume"), whole)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes().hex()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,151 @@
+"""Conversations of a file: what the assistant says is learned, behind the tokens it would be sampled behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_datasets import write
+
+from rl_llm.problem import Problem
+from rl_llm.tasks.conversations import read_conversations
+from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
+from rl_llm.tasks.tokenizer import CharacterTokenizer
+
+FOLDERS = Path(__file__).parents[1] / "data" / "tokenizers"
+ALL = pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma3"])
+CHARACTERS = CharacterTokenizer(tuple("0123456789+="))
+
+
+def said(*texts: str, system: str | None = None) -> dict[str, Any]:
+    """User and assistant take turns."""
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    return {"messages": [*([{"role": "system", "content": system}] if system else []), *turns]}
+
+
+def read(path: Path, *lines: Any, tokenizer: Any = CHARACTERS, row_tokens: int = 500) -> list[Problem]:
+    return read_conversations(write(path / "chats.jsonl", *lines), None, tokenizer, row_tokens)
+
+
+def learned(tokenizer: HuggingFaceTokenizer, problem: Problem) -> list[str]:
+    """The texts that are learned, one for each span of learned tokens, end tokens written out."""
+    tokens, marks = problem.metadata["tokens"], problem.metadata["learned"]
+    spans = np.split(tokens, np.flatnonzero(np.diff(marks)) + 1)
+    return [tokenizer._files.tokenizer.decode(span.tolist(), skip_special_tokens=False) for span in spans[1::2]]
+
+
+def test_of_a_pair_the_response_and_its_end_are_learned(tmp_path: Path):
+    (found,) = read(tmp_path, {"prompt": "1+2=", "response": "3", "source": "somewhere"})
+    assert found.metadata["tokens"].tolist() == [*CHARACTERS.encode("1+2=3"), CHARACTERS.end_id]
+    assert found.metadata["learned"].tolist() == [False] * 4 + [True] * 2
+
+
+def test_conversations_come_in_the_files_order(tmp_path: Path):
+    lines = [{"prompt": f"{n}=", "response": str(n)} for n in range(30)]
+    assert [json.loads(problem.prompt) for problem in read(tmp_path, *lines)] == lines
+
+
+@ALL
+def test_of_a_chat_every_turn_of_the_assistant_is_learned_with_its_end(name: str, tmp_path: Path):
+    tokenizer = HuggingFaceTokenizer(FOLDERS / name, chat=True, system="Be brief.")
+    chat = said("What is 1 + 2?", "It is 3.", "And 2 + 2?", "That is 4.", system="You calculate.")
+    (found,) = read(tmp_path, chat, tokenizer=tokenizer)
+    end = tokenizer._files.tokenizer.id_to_token(tokenizer.end_id)
+    assert learned(tokenizer, found) == [f"It is 3.{end}", f"That is 4.{end}"]
+    shown, turn = tokenizer.encode_chat(chat["messages"][:-1], "That is 4.")
+    assert found.metadata["tokens"].tolist() == shown + turn  # what it would be sampled behind
+
+
+@ALL
+def test_a_chat_of_one_turn_is_the_pair(name: str, tmp_path: Path):
+    tokenizer = HuggingFaceTokenizer(FOLDERS / name, chat=True, system="Be brief.")
+    pair = {"prompt": "What is 1 + 2?", "response": "It is 3."}
+    one, other = read(tmp_path, said(*pair.values()), pair, tokenizer=tokenizer)
+    for field in ("tokens", "learned"):
+        np.testing.assert_array_equal(one.metadata[field], other.metadata[field])
+
+
+def test_a_template_that_rewrites_earlier_turns_makes_a_sequence_for_each(tmp_path: Path):
+    """As Qwen3's, which leaves the thoughts of earlier turns out."""
+    tokenizer = with_template(
+        tmp_path,
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+    first, second = read(tmp_path, said("1?", "one", "2?", "two"), tokenizer=tokenizer)
+    assert learned(tokenizer, first) == ["<think></think>one<|im_end|>"]
+    assert learned(tokenizer, second) == ["<think></think>two<|im_end|>"]
+    assert tokenizer.encode("one")[0] in second.metadata["tokens"]
+
+
+def with_template(folder: Path, template: str) -> HuggingFaceTokenizer:
+    """Qwen's files with another template."""
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / file).write_bytes((FOLDERS / "qwen3" / file).read_bytes())
+    (folder / "chat_template.jinja").write_text(template)
+    return HuggingFaceTokenizer(folder, chat=True)
+
+
+GOOD = {"prompt": "1=", "response": "1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[1]", "list instead of a JSON object"),
+        ({"text": "1"}, "neither 'messages' nor 'prompt'; there are 'text'"),
+        ({"prompt": "1="}, "the field 'response' is missing"),
+        ({"prompt": "1=", "response": ""}, "the field 'response' is ''"),
+        (GOOD | said("1", "2"), "a line has either 'messages', or 'prompt' and 'response'"),
+        ({"messages": "hello"}, "'messages' is 'hello': it must be a list"),
+        ({"messages": []}, "the last message must be the assistant's"),
+        (said("1", "2", "3"), "the last message must be the assistant's"),
+        ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: it needs a role, one of system, user, assis"),
+        ({"messages": [{"role": "user"}]}, "messages[0]: the field 'content' is missing"),
+        ({"messages": [{"role": "user", "content": "1", "name": "x"}]}, "messages[0]: it has 'name', which would not"),
+        ({"messages": said("1", "2")["messages"][1:]}, "a user's message must stand before the assistant's first one"),
+        ({"messages": [*said("1", "2")["messages"], *said("1", "2")["messages"][1:]]}, "two messages of the assistant"),
+        ({"messages": [*said("1")["messages"], *said("1", "2", system="3")["messages"]]}, "only the first message may"),
+        (said("1", "2"), "CharacterTokenizer has no chat template"),
+        ({"prompt": "1=", "response": "x"}, "character 'x'"),
+        ({"prompt": "1=", "response": "1" * 18}, "has 21 tokens; a row has warm_start.demonstrations.row_tokens=20"),
+    ],
+)
+def test_a_line_that_does_not_serve_is_named(tmp_path: Path, line: Any, reason: str):
+    with pytest.raises(ValueError, match=r"chats.jsonl:2: ") as caught:
+        read(tmp_path, GOOD, line, GOOD, row_tokens=20)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
+            "otherwise",
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "has 0 end tokens"),
+        ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}<|im_end|>", "otherwise"),
+    ],
+)
+def test_a_template_that_hides_the_response_is_refused_with_the_line(tmp_path: Path, template: str, reason: str):
+    with pytest.raises(ValueError, match=rf"chats.jsonl:1: .*{reason}"):
+        read(tmp_path, said("1", "one"), tokenizer=with_template(tmp_path, template))
+
+
+@pytest.mark.parametrize("line", [said("1", "one<|im_end|>"), {"prompt": "1", "response": "<|im_end|>"}])
+def test_an_end_within_a_response_is_refused_with_the_line(tmp_path: Path, line: Any):
+    with pytest.raises(ValueError, match=r"chats.jsonl:1: .*end token"):
+        read(tmp_path, line, tokenizer=HuggingFaceTokenizer(FOLDERS / "qwen3", chat=True))
+
+
+def test_messages_need_the_template_to_be_on(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"chats.jsonl:1: .*tokenizer.chat=false"):
+        read(tmp_path, said("1", "one"), tokenizer=HuggingFaceTokenizer(FOLDERS / "qwen3"))
+
+
+def test_a_missing_file_is_named_with_what_it_should_hold(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"demonstrations.path='.*nothing.jsonl' is no file.*\"messages\""):
+        read_conversations(tmp_path / "nothing.jsonl", None, CHARACTERS, 10)

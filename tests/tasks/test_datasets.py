@@ -1,0 +1,215 @@
+"""JSONL files as tasks: what is refused, the prepared copy, the order, and how answers are compared."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rl_llm.problem import Problem, split_of
+from rl_llm.tasks.datasets import JsonlProblems
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[1] / "data" / "gsm8k_style.jsonl"
+SPLITS = ("train", "validation", "held_out")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return JsonlProblems(EXAMPLE, data_dir=tmp_path_factory.mktemp("prepared"))
+
+
+def write(path: Path, *lines: object) -> Path:
+    """A JSONL file; a line that is no text is written as JSON."""
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def line(number: int) -> dict[str, str]:
+    return {"question": f"What is {number} + 1?", "answer": f"{number} + 1 = {number + 1}. #### {number + 1}"}
+
+
+def problems_of_all_splits(task: JsonlProblems) -> list[Problem]:
+    return [problem for split in SPLITS for problem in task.problems(split, 1000, seed=0)]
+
+
+def test_every_line_is_a_problem_of_one_split(task):
+    lines = [json.loads(text) for text in EXAMPLE.read_text().splitlines()]
+    problems = {problem.prompt: problem for problem in problems_of_all_splits(task)}
+    assert len(problems) == len(lines) == 40
+    for record in lines:
+        problem = problems[record["question"]]
+        assert record["answer"] == f"{problem.metadata['solution']}\n#### {problem.answer}"
+    for split in SPLITS:
+        assert {split_of(problem.prompt) for problem in task.problems(split, 1000, seed=0)} == {split}
+
+
+def test_the_seed_decides_the_order(task):
+    orders = [[problem.prompt for problem in task.problems("train", 1000, seed)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_a_smaller_count_gives_the_first_problems(task):
+    assert task.problems("train", 5, seed=0) == task.problems("train", 1000, seed=0)[:5]
+
+
+def test_the_name_is_the_file_s(task):
+    assert task.name == "gsm8k_style"
+
+
+def test_the_copy_lies_beside_the_file_and_is_used_again(tmp_path):
+    task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(50))))
+    first = problems_of_all_splits(task)
+    (copy,) = (tmp_path / ".tfds").iterdir()
+    written = {path: path.stat().st_mtime_ns for path in copy.rglob("*.array_record*")}
+    assert len(written) == 3
+    assert problems_of_all_splits(task) == first
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.array_record*")} == written
+
+
+def test_a_changed_file_is_prepared_anew(tmp_path):
+    task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(50))))
+    before = problems_of_all_splits(task)
+    write(tmp_path / "sums.jsonl", *map(line, range(51)))
+    after = problems_of_all_splits(task)
+    assert {problem.prompt for problem in after} - {problem.prompt for problem in before} == {"What is 50 + 1?"}
+
+
+def test_the_answer_pattern_decides_the_answer(tmp_path):
+    path = write(tmp_path / "boxed.jsonl", *({**line(n), "answer": f"so [{n}]"} for n in range(50)))
+    assert {problem.answer for problem in problems_of_all_splits(JsonlProblems(path, r"\[(\d+)\]"))} == {
+        str(number) for number in range(50)
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"question": "What', "Unterminated string"),
+        ("", "Expecting value"),
+        ("[1, 2]", "list instead of a JSON object"),
+        ({"question": "What?"}, "the field 'answer' is missing; there are 'question'"),
+        ({"answer": "#### 1"}, "the field 'question' is missing"),
+        ({"question": None, "answer": "#### 1"}, "the field 'question' is None"),
+        ({"question": " ", "answer": "#### 1"}, "the field 'question' is ' '"),
+        ({"question": "What?", "answer": 1}, "the field 'answer' is 1"),
+        ({"question": "What?", "answer": "It is 1."}, "is not found in 'answer', which ends in 'It is 1.'"),
+        ({"question": "What?", "answer": "It is #### "}, "is not found in 'answer'"),
+        (line(0), "the same question stands in line 1"),
+    ],
+)
+def test_a_malformed_line_is_refused_with_its_place(tmp_path, broken, reason):
+    path = write(tmp_path / "sums.jsonl", line(0), line(1), broken, line(2))
+    with pytest.raises(ValueError, match=r"sums.jsonl:3: ") as caught:
+        JsonlProblems(path).problems("train", 1, seed=0)
+    assert reason in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_line_that_is_no_text_is_refused_with_its_place(tmp_path):
+    (tmp_path / "sums.jsonl").write_bytes(json.dumps(line(0)).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"sums.jsonl:2: 'utf-8' codec can't decode"):
+        JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
+
+
+@pytest.mark.parametrize("question", ["Caf\u00e9?", "Cafe\u0301? ", " Caf\u00e9?"])
+def test_spellings_of_one_question_are_one_problem(tmp_path, question):
+    path = write(tmp_path / "sums.jsonl", {**line(0), "question": "Caf\u00e9?"}, {**line(1), "question": question})
+    with pytest.raises(ValueError, match=r"sums.jsonl:2: the same question stands in line 1"):
+        JsonlProblems(path).problems("train", 1, seed=0)
+
+
+def test_text_that_cannot_be_written_and_endless_nesting_are_refused_with_their_place(tmp_path):
+    for broken in (b'{"question": "\\ud800?", "answer": "#### 1"}', b"[" * 100_000):
+        (tmp_path / "sums.jsonl").write_bytes(json.dumps(line(0)).encode() + b"\n" + broken + b"\n")
+        with pytest.raises(ValueError, match=r"sums.jsonl:2: "):
+            JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"sums.jsonl is empty"):
+        JsonlProblems(write(tmp_path / "sums.jsonl")).problems("train", 1, seed=0)
+
+
+def test_a_split_without_problems_is_refused(tmp_path):
+    numbers = [number for number in range(50) if split_of(line(number)["question"]) == "train"]
+    task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, numbers)))
+    with pytest.raises(ValueError, match=rf"has no held_out problems, only \{{'train': {len(numbers)}\}}"):
+        task.problems("held_out", 1, seed=0)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 65536, -1])  # at 65536 bytes, reading gives None and no error
+def test_a_damaged_copy_is_refused(tmp_path, kept):
+    task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(50))))
+    before = task.problems("train", 1000, seed=0)
+    (records,) = tmp_path.rglob("*train.array_record*")
+    records.write_bytes(records.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"prepared copy of .*sums.jsonl is damaged"):
+        task.problems("train", 1000, seed=0)
+    shutil.rmtree(records.parent)
+    assert task.problems("train", 1000, seed=0) == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(", "is not a regular expression"), ("####", "has 0 groups"), ("(a)(b)", "has 2 groups")],
+)
+def test_a_wrong_answer_pattern_is_refused(pattern, message):
+    with pytest.raises(ValueError, match=message):
+        JsonlProblems(EXAMPLE, answer_pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("stored", "response", "accuracy"),
+    [
+        ("1,000", "<answer>1000</answer>", 1.0),
+        ("1000", "<answer> $1,000.00 </answer>", 1.0),
+        ("1000.0", "it is #### 1000", 1.0),
+        ("0.5", "<answer>.50</answer>", 1.0),
+        ("-3", "<answer>-3.</answer>", 1.0),
+        ("8,000", "4000 * 2 makes 8,000, I think.", 1.0),
+        ("4", "7-3=7-3=4", 1.0),
+        ("-4", "3 - 7 is -4", 1.0),
+        ("0.5", "so it is .5", 1.0),
+        ("5", "the answer is .5", 0.0),
+        ("5", "x = -.5", 0.0),
+        ("2.5", "it costs $2.5.", 1.0),
+        ("Paris", "<answer>paris.</answer>", 1.0),
+        ("12", "<answer>1,2</answer>", 0.0),
+        ("3", "<answer>-3</answer>", 0.0),
+        ("4", "<answer>5</answer> #### 4", 0.0),
+        ("4", "4 #### 5", 0.0),
+        ("4", "<answer></answer>", 0.0),
+        ("4", "no idea", 0.0),
+        ("4", "", 0.0),
+        ("4", "1" * 10_000, 0.0),
+        ("4", "<answer>sNaN</answer>", 0.0),
+        ("4", "<answer>1e999999999</answer>", 0.0),
+    ],
+)
+def test_answers_are_compared_as_numbers(task, stored, response, accuracy):
+    assert task.verify(Problem(id=0, prompt="", answer=stored), response) == accuracy
+
+
+def test_neither_tensorflow_nor_a_word_to_the_terminal(tmp_path):
+    program = (
+        "import sys\n"
+        "from rl_llm.tasks.datasets import JsonlProblems\n"
+        "assert not {'jax', 'grain', 'tensorflow_datasets'} & set(sys.modules)\n"
+        f"assert JsonlProblems({str(EXAMPLE)!r}, data_dir={str(tmp_path)!r}).problems('train', 5, seed=0)\n"
+        "assert {'grain', 'tensorflow_datasets'} <= set(sys.modules)\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(ImportError, match=r"pip install 'rl_llm\[data\]'"):
+        JsonlProblems(EXAMPLE, data_dir=tmp_path).problems("train", 1, seed=0)

@@ -11,14 +11,14 @@ from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem, Split
 from rl_llm.rollout.offline import stored_answers
 from rl_llm.rollout.text import encode_prompts, encode_responses
-from rl_llm.runs.load import Others, others_of
+from rl_llm.runs.load import SourceModels, load_source_models
 from rl_llm.tasks.conversations import read_conversations
 
 # Of each split; "stored": those with stored responses; "conversations": those of the warm start's file.
 Problems = Mapping[str, Sequence[Problem]]
 
 
-def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems, Others]:
+def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems, SourceModels]:
     """The meshes, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError
     for what cannot work on this machine or with this task.
     """
@@ -48,7 +48,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     file = experiment.warm_start and experiment.warm_start.demonstrations
     if file:
         problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
-    return both, problems, others_of(experiment, both.learner)
+    return both, problems, load_source_models(experiment, both.learner)
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:
@@ -71,7 +71,7 @@ def problems_of_split(experiment: Experiment, split: Split, count: int, seed: in
     return experiment.task.problems(split, max(count, own), seed)[:count]
 
 
-def fingerprint_of(problems: Problems, others: Others) -> str:
+def fingerprint_of(problems: Problems, sources: SourceModels) -> str:
     """SHA-256 over the problems of every split and what is taken from other runs: a run that is resumed must meet what
     it was begun with.
     """
@@ -79,7 +79,7 @@ def fingerprint_of(problems: Problems, others: Others) -> str:
         split: [[p.id, p.prompt, p.answer, *([dict(p.metadata)] if split == "stored" else [])] for p in found]
         for split, found in problems.items()
     }
-    content |= {"others": list(others.origins)} if others.origins else {}
+    content |= {"sources": list(sources.origins)} if sources.origins else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,11 +20,11 @@ from rl_llm.model import (
     Caches,
     ModelConfig,
     decode,
+    decode_context,
     gathered_head,
-    grown,
-    no_caches,
+    grow_cache,
+    init_cache,
     prefill,
-    reader,
     unembed,
     weight_table,
 )
@@ -127,7 +127,7 @@ def generate(
     B = N * K
     keys = prng.row_keys(step_key, prompts.ids, K)
     hidden, prompt_cache = prefill(config, params, prompts.tokens, prompts.lengths)
-    read = reader(config, params, prompts.lengths, prompt_cache)
+    read = decode_context(config, params, prompts.lengths, prompt_cache)
     params = gathered_head(config, params)
     last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
 
@@ -152,10 +152,10 @@ def generate(
         return (loop.step <= span) & of_any((loop.step < values.limit) & ~jnp.all(loop.ended))
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
-    loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, no_caches(config, B, T))
+    loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, init_cache(config, B, T))
     loop = draw(loop, jnp.repeat(unembed(config, params, last), K, axis=0))
     for span in cache_spans(T):
-        loop = loop._replace(caches=grown(loop.caches, span))
+        loop = loop._replace(caches=grow_cache(loop.caches, span))
         loop = jax.lax.while_loop(partial(going, span), partial(advance, span), loop)
     return Rollout(prompts=prompts, truncated=~loop.ended, **loop.record._asdict())
 

@@ -28,7 +28,7 @@ LAYERS = (
     {"plan", "train_rl"},
     {"collect", "evaluation", "learning", "prepare"},
     {"fields", "observe", "scoring", "stored", "train_sft"},
-    {"actor", "recorded"},
+    {"engine", "recorded"},
     {"run", "text"},
     {"saved"},
     {"experiment"},

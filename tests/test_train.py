@@ -36,7 +36,7 @@ from rl_llm.runs.metrics import read_records
 from rl_llm.runs.run import _commit
 from rl_llm.sampler import Sampling
 from rl_llm.types import Max, Mean
-from rl_llm.update.step import of_all_updates
+from rl_llm.update.step import merge_update_metrics
 
 HOSTILE = "tests/data/hostile.py"
 
@@ -285,7 +285,7 @@ def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
 def test_a_steps_metrics_are_those_of_all_its_updates_but_for_the_agreement():
     first = {"loss": Mean(jnp.float32(2), jnp.float32(1)), "agreement/max": Max(jnp.float32(1e-6))}
     second = {"loss": Mean(jnp.float32(4), jnp.float32(1)), "agreement/max": Max(jnp.float32(0.1))}
-    together = of_all_updates([first, second])
+    together = merge_update_metrics([first, second])
     assert float(together["loss"].result()) == 3.0
     assert float(together["agreement/max"].result()) == pytest.approx(1e-6)
 

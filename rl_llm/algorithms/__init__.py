@@ -40,7 +40,7 @@ from rl_llm.algorithms.recipes import (
 )
 from rl_llm.algorithms.reference import Reference
 from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
 from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.algorithms.several_rewards import GDPO
@@ -124,10 +124,10 @@ __all__ = [
     "ReverseKL",
     "RewardAtLeast",
     "RewardToGo",
+    "RunShape",
     "SequenceClip",
     "SequenceMean",
     "SequenceSum",
-    "Setting",
     "SoftOverlong",
     "TokenMean",
     "Unpaired",

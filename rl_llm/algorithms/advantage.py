@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.moments import Moments, deviations, mean, mixed, variance
-from rl_llm.algorithms.run_shape import Setting, refuse, require
+from rl_llm.algorithms.run_shape import RunShape, refuse, require
 from rl_llm.types import Batch
 
 Level = Literal["none", "group", "batch", "running"]
@@ -30,7 +30,7 @@ class ResponseAdvantage(ABC):
         """The optional fields of a batch that must be there."""
         return ()
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where a response has no others to be compared with."""
         if setting.responses_per_prompt == 1:
             raise ValueError(
@@ -90,7 +90,7 @@ class Normalize(ResponseAdvantage):
     def needs(self) -> tuple[str, ...]:
         return ("moments",) if "running" in (self.mean, self.std) else ()
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where a level has a single reward to look at, and for `std_of` where there is one group."""
         if setting.prompts_per_step == 1:
             refuse(self, ("std_of",), "with prompts_per_step=1: the group's mean is that of the batch")
@@ -161,7 +161,7 @@ class ReMax(ResponseAdvantage):
     def needs(self) -> tuple[str, ...]:
         return ("greedy_reward",)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Acts in every setting: the baseline is another response."""
 
     def of_responses(self, batch: Batch) -> jax.Array:
@@ -242,7 +242,7 @@ class PassAtK(ResponseAdvantage):
         if self.k < 1:
             raise ValueError(f"PassAtK.k must be at least 1, not {self.k}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where there is but one set of k responses."""
         super().check(setting)
         if self.k >= setting.responses_per_prompt:

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.run_shape import Setting, refuse
+from rl_llm.algorithms.run_shape import RunShape, refuse
 from rl_llm.types import Batch
 
 
@@ -36,7 +36,7 @@ class TokenMean:
                 f"TokenMean.scope='mini-batch' needs mini_batches >= 2, not {self.mini_batches}: one is the batch"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for shares that are not those of the updates, and for a group that is the batch."""
         if self.scope == "group" and setting.prompts_per_step == 1:
             refuse(self, ("scope",), "with prompts_per_step=1: the group is the batch")
@@ -131,7 +131,7 @@ class Balanced:
     a third class.
     """
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for groups of one, which have one sign: every response would count the same."""
         if setting.responses_per_prompt == 1:
             raise ValueError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rl_llm.algorithms.aggregate import TokenMean
 from rl_llm.algorithms.compatibility import check_together
 from rl_llm.algorithms.filters import Filter
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.algorithms.whitening import Advantage
 from rl_llm.config import check_choices
 from rl_llm.types import Batch, Mean, Metrics
@@ -78,7 +78,7 @@ class Algorithm:
             name: _next(coefficients[name], component, metrics, responses) for name, component in self.adaptive.items()
         }
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError naming a knob that has a value which there is not, or that cannot act in this setting."""
         check_choices(self)
         for component in self.components:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.divergence import Divergence
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.types import Batch
 
 Level = Literal["token", "sequence", "geometric"]
@@ -32,7 +32,7 @@ def sampler_log_ratio(batch: Batch, level: Level) -> jax.Array:
     return jnp.clip(away, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def refuse_same_sampler(component: object, setting: Setting) -> None:
+def refuse_same_sampler(component: object, setting: RunShape) -> None:
     """Raises ValueError where the sampler is the policy itself, so that every factor would be 1."""
     if not setting.sampler_differs:
         raise ValueError(
@@ -62,7 +62,7 @@ class ImportanceWeight:
     def __post_init__(self) -> None:
         check_range(self, self.lower, self.upper)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where the sampler is the policy itself."""
         refuse_same_sampler(self, setting)
 
@@ -91,7 +91,7 @@ class RatioMask:
         if self.lower is None and self.upper is None:
             raise ValueError("RatioMask without a lower and an upper bound masks nothing: set one of them")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where the sampler is the policy itself."""
         refuse_same_sampler(self, setting)
 
@@ -115,7 +115,7 @@ class DivergenceMask:
         if not self.limit > 0:
             raise ValueError(f"DivergenceMask.limit must be greater than 0, not {self.limit}: it is the largest KL")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where the sampler is the policy itself."""
         refuse_same_sampler(self, setting)
 
@@ -146,7 +146,7 @@ class OffPolicyMask:
         if not self.limit > 0:
             raise ValueError(f"OffPolicyMask.limit must be greater than 0, not {self.limit}: it is the largest KL")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where the sampler is the policy itself."""
         refuse_same_sampler(self, setting)
 

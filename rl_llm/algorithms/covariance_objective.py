@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.objective import check_bounds, clipped_surrogate, log_ratio, magnitude, ratio_metrics
-from rl_llm.algorithms.run_shape import Setting, refuse_on_policy
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy
 from rl_llm.types import Batch, Metrics, masked_mean
 
 
@@ -41,7 +41,7 @@ def how_many(share: float, batch: Batch) -> jax.Array:
     return jnp.maximum(jnp.floor(share * tokens * (1 + 1e-6)).astype(jnp.int32), 1)
 
 
-def refuse_parts(component: object, setting: Setting) -> None:
+def refuse_parts(component: object, setting: RunShape) -> None:
     """Raises ValueError where an update is computed in parts, of which none sees the whole covariance."""
     if setting.micro_batches > 1:
         raise ValueError(
@@ -76,7 +76,7 @@ class ClipCov:
         if not self.floor < self.ceiling:
             raise ValueError(f"ClipCov needs floor < ceiling, not floor={self.floor}, ceiling={self.ceiling}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError with micro-batches, and for bounds that were set where no ratio ever leaves 1."""
         refuse_parts(self, setting)
         refuse_on_policy(self, ("low", "high"), setting)
@@ -107,7 +107,7 @@ class KLCov:
         if not self.coefficient > 0:
             raise ValueError(f"KLCov.coefficient must be greater than 0, not {self.coefficient}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError with micro-batches, and where no ratio ever leaves 1, so that there is nothing to hold."""
         refuse_parts(self, setting)
         if setting.updates_per_rollout == 1:

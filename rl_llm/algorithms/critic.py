@@ -12,7 +12,7 @@ from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.preference import bradley_terry
 from rl_llm.algorithms.preference_objective import check_groups, mean_over_pairs, over_tokens, preferred
 from rl_llm.algorithms.returns import at_last_token
-from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, require
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 
@@ -32,7 +32,7 @@ class ValueLoss:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"ValueLoss.clip must be greater than 0, not {self.clip}: set None for no clip")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for a clip where no value has moved when the only update begins."""
         refuse_on_policy(self, ("clip",), setting)
 
@@ -64,7 +64,7 @@ class BradleyTerry:
     reads_reward = True
     after_token = True  # a response is judged when it has been read to its end
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for groups of one, which have no pairs."""
         check_groups(self, setting)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.divergence import full_divergence
 from rl_llm.algorithms.objective import log_ratio, probability_moved, ratio_metrics
-from rl_llm.algorithms.run_shape import Setting, refuse_without_drift, require
+from rl_llm.algorithms.run_shape import RunShape, refuse_without_drift, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 # Far above what rounding leaves of 1 - sum(p), a few ulp of a log-normalizer, and far below any mass worth learning.
@@ -64,7 +64,7 @@ class ReverseKL:
         if not 0 < self.low <= 1:
             raise ValueError(f"ReverseKL.low is a difference of probabilities: it lies in (0, 1], not {self.low}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for a bound that was set where pi is the sampler's distribution."""
         refuse_without_drift(self, ("low",), setting)
 
@@ -114,7 +114,7 @@ class Distillation:
         if not self.coefficient > 0:
             raise ValueError(f"Distillation.coefficient must be greater than 0, not {self.coefficient}: leave it out")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Acts in every setting."""
 
     def __call__(

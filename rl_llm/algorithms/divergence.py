@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget, acting
 from rl_llm.algorithms.objective import LOG_RATIO_LIMIT, log_ratio, magnitude
-from rl_llm.algorithms.run_shape import Setting, refuse, require
+from rl_llm.algorithms.run_shape import RunShape, refuse, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 Estimator = Literal["k1", "abs", "k2", "k3"]
@@ -128,7 +128,7 @@ class DriftPenalty:
         if not self.coefficient > 0:
             raise ValueError(f"DriftPenalty.coefficient must be greater than 0, not {self.coefficient}: leave it out")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where pi is what it comes from at every update, and for an origin that was set where the
         sampler is pi_old.
         """

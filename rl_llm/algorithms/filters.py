@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import by_group
 from rl_llm.algorithms.moments import mixed
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.types import Batch
 
 Filter = Callable[[Batch], jax.Array]
@@ -60,7 +60,7 @@ class ZeroVariance:
 
     of_groups = True
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where every group would be dropped."""
         if setting.responses_per_prompt == 1:
             raise ValueError(

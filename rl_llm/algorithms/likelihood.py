@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.types import Batch, Metrics
 
 
@@ -30,7 +30,7 @@ class PositiveLikelihood:
                 f"PositiveLikelihood.coefficient must be greater than 0, not {self.coefficient}: leave it out"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Acts in every setting."""
 
     def __call__(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, refuse_without_drift
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy, refuse_without_drift
 from rl_llm.types import Batch, Max, Metrics, masked_mean
 
 # exp(20) = 5e8: beyond it a ratio is only noise, and its gradient would overflow float32.
@@ -66,7 +66,7 @@ def check_bounds(component: object, low: float, high: float) -> None:
 class PolicyGradient:
     """-A log pi (REINFORCE, Williams 1992). With advantage 1 on accepted responses it is maximum likelihood on them."""
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Acts in every setting."""
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -79,7 +79,7 @@ class Nothing:
 
     reads_advantage = reads_reward = False
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Acts in every setting."""
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -107,7 +107,7 @@ class Clip:
                 f"Clip.cap={self.cap} must be greater than 1 + high = {1 + self.high}: it is for ratios beyond `high`"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for bounds that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high", "cap"), setting)
 
@@ -133,7 +133,7 @@ class GPPO:
     def __post_init__(self) -> None:
         check_bounds(self, self.low, self.high)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for bounds that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high"), setting)
 
@@ -160,7 +160,7 @@ class SAPO:
                 f"tau_negative={self.tau_negative}"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for temperatures that were set where no ratio ever leaves 1: the gradient there is A."""
         refuse_on_policy(self, ("tau_positive", "tau_negative"), setting)
 
@@ -195,7 +195,7 @@ class DPPO:
                 f"high={self.high}"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for fields that were set where pi is the sampler's distribution."""
         refuse_without_drift(self, ("low", "high", "symmetric"), setting)
 

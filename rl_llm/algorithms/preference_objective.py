@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rl_llm.algorithms.advantage import by_group
 from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.preference import DPO, IPO, KTO, implicit_reward
-from rl_llm.algorithms.run_shape import Setting, require
+from rl_llm.algorithms.run_shape import RunShape, require
 from rl_llm.types import Batch, Metrics, masked_mean
 
 
@@ -39,7 +39,7 @@ def over_tokens(rows: jax.Array, batch: Batch) -> jax.Array:
     return rows[:, None] * shares
 
 
-def check_groups(component: object, setting: Setting) -> None:
+def check_groups(component: object, setting: RunShape) -> None:
     """Raises ValueError for groups of one, which have no pairs."""
     if setting.responses_per_prompt == 1:
         raise ValueError(
@@ -63,7 +63,7 @@ class Pairwise:
     aggregates = (SequenceSum,)  # `Algorithm.check` refuses others
     reads_advantage = False
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for groups of one, which have no pairs."""
         check_groups(self, setting)
 
@@ -96,7 +96,7 @@ class Unpaired:
     aggregates = (SequenceSum,)
     reads_advantage = False
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for one prompt, to which there is no other to pair its responses with."""
         if setting.prompts_per_step == 1:
             raise ValueError("Unpaired with prompts_per_step=1: the KL is estimated on responses to other prompts")

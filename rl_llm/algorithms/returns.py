@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import ResponseAdvantage
-from rl_llm.algorithms.run_shape import Setting, require
+from rl_llm.algorithms.run_shape import RunShape, require
 from rl_llm.types import Batch
 
 
@@ -76,7 +76,7 @@ class RewardToGo:
         """Whose rewards are looked at beside the response's own."""
         return frozenset() if self.outcome is None else frozenset(self.outcome.statistics)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where the outcome's knobs cannot act."""
         if self.outcome is not None:
             self.outcome.check(setting)
@@ -109,7 +109,7 @@ class LengthAdaptive:
         if not self.alpha > 0:
             raise ValueError(f"LengthAdaptive.alpha must be greater than 0, not {self.alpha}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where even the longest response has lam = 0."""
         if 0 < setting.max_tokens * self.alpha <= 1:
             raise ValueError(
@@ -144,7 +144,7 @@ class GAE:
             if isinstance(lam, float | int) and not 0 <= lam <= 1:
                 raise ValueError(f"GAE.{name} must lie in [0, 1], not {lam}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where a length-adaptive lambda could not act."""
         if isinstance(self.lam, LengthAdaptive):
             self.lam.check(setting)

@@ -7,7 +7,7 @@ from rl_llm.types import Batch
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunShape:
     """The sizes of a run: prompts and responses per step, optimizer updates made on each rollout, parts in which the
     batch of an update is computed; and whether the sampler's distribution is another than the policy's when the updates
     begin (weights some steps behind, or top-k and top-p truncation); the optional fields of a batch that are made; and
@@ -37,13 +37,13 @@ def refuse(component: Any, names: tuple[str, ...], where: str) -> None:
             raise ValueError(f"{place} cannot act {where}; leave it at its default {field.default!r}")
 
 
-def refuse_on_policy(component: Any, names: tuple[str, ...], setting: Setting) -> None:
+def refuse_on_policy(component: Any, names: tuple[str, ...], setting: RunShape) -> None:
     """Raise ValueError if one of these fields was set where pi is still pi_old: at the only update of a rollout."""
     if setting.updates_per_rollout == 1:
         refuse(component, names, "with one on-policy update per rollout (no ratio leaves 1): set updates_per_rollout")
 
 
-def refuse_without_drift(component: Any, names: tuple[str, ...], setting: Setting) -> None:
+def refuse_without_drift(component: Any, names: tuple[str, ...], setting: RunShape) -> None:
     """Raise ValueError if one of these fields was set where pi is the sampler's distribution at every update."""
     if setting.updates_per_rollout == 1 and not setting.sampler_differs:
         refuse(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.objective import check_bounds, log_ratio, ratio_metrics
-from rl_llm.algorithms.run_shape import Setting, refuse_on_policy, refuse_without_drift
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy, refuse_without_drift
 from rl_llm.types import Batch, Metrics
 
 
@@ -36,7 +36,7 @@ class CISPO:
     def __post_init__(self) -> None:
         check_bounds(self, self.low, self.high)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for fields that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high", "masked"), setting)
 
@@ -64,7 +64,7 @@ class AIPO:
         if not self.cap > 0:
             raise ValueError(f"AIPO.cap must be greater than 0, not {self.cap}: it is the largest weight of a token")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for a cap that was set where no ratio leaves 1."""
         if self.cap >= 1:
             refuse_without_drift(self, ("cap",), setting)
@@ -88,7 +88,7 @@ class TOPR:
     from_sampler = True
     reads_reward = True
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for a level that was set where no ratio leaves 1."""
         refuse_without_drift(self, ("level",), setting)
 
@@ -121,7 +121,7 @@ class VESPO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"VESPO.{name} must be greater than 0, not {getattr(self, name)}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for shapes that were set where no ratio leaves 1."""
         refuse_without_drift(self, ("k_positive", "lambda_positive", "k_negative", "lambda_negative"), setting)
 

@@ -17,7 +17,7 @@ from rl_llm.algorithms.objective import (
     one_with_the_gradient_of,
     ratio_metrics,
 )
-from rl_llm.algorithms.run_shape import Setting, refuse_on_policy
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy
 from rl_llm.algorithms.score_objective import sequence_log_ratio
 from rl_llm.types import Batch, Metrics
 
@@ -45,7 +45,7 @@ class GSPO:
     def __post_init__(self) -> None:
         check_bounds(self, self.low, self.high)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for bounds that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high"), setting)
 
@@ -69,7 +69,7 @@ class SequenceClip:
     def __post_init__(self) -> None:
         check_bounds(self, self.low, self.high)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for bounds that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high"), setting)
 
@@ -92,7 +92,7 @@ class GMPO:
         if not (self.low > 0 and self.high > 0):
             raise ValueError(f"GMPO needs low > 0 and high > 0, not low={self.low}, high={self.high}")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for bounds that were set where no ratio ever leaves 1."""
         refuse_on_policy(self, ("low", "high"), setting)
 

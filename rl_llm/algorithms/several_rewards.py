@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import ResponseAdvantage, by_group, rewards_and_counted
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.algorithms.run_shape import Setting, require
+from rl_llm.algorithms.run_shape import RunShape, require
 from rl_llm.types import Batch
 
 
@@ -36,7 +36,7 @@ class GDPO(ResponseAdvantage):
     def needs(self) -> tuple[str, ...]:
         return ("rewards",)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError for groups of one, and for weights that are not as many as the rewards."""
         super().check(setting)
         if setting.components not in (0, len(self.weights)):

@@ -15,7 +15,7 @@ from rl_llm.algorithms.distillation import with_rest
 from rl_llm.algorithms.divergence import Divergence, full_divergence
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
-from rl_llm.algorithms.run_shape import Setting, refuse, require
+from rl_llm.algorithms.run_shape import RunShape, refuse, require
 from rl_llm.types import Batch
 
 
@@ -47,7 +47,7 @@ class SoftOverlong:
         if not self.factor > 0:
             raise ValueError(f"SoftOverlong.factor must be greater than 0, not {self.factor}: it is a fine")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where no response is long enough to be fined, or for more than `factor`."""
         longest = setting.max_tokens or self.max_length + 1
         if longest <= self.max_length - self.buffer:
@@ -78,7 +78,7 @@ class RepetitionPenalty:
                 f"RepetitionPenalty needs coefficient > 0 and n >= 1, not coefficient={self.coefficient}, n={self.n}"
             )
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError where no two n-grams fit into a response."""
         if 0 < setting.max_tokens <= self.n:
             raise ValueError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rl_llm.algorithms.advantage import GPG, Normalize
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.algorithms.run_shape import Setting
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.types import Batch
 
 Advantage = Callable[[Batch], jax.Array]
@@ -35,7 +35,7 @@ class Around:
         """Whose rewards are looked at beside the response's own."""
         return frozenset(self.advantage.statistics)
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError if the inner advantage does."""
         self.advantage.check(setting)
 
@@ -65,7 +65,7 @@ class Whiten(Around):
         if not self.eps > 0:
             raise ValueError(f"Whiten.eps must be greater than 0, not {self.eps}: equal advantages have a std of 0")
 
-    def check(self, setting: Setting) -> None:
+    def check(self, setting: RunShape) -> None:
         """Raises ValueError if the inner advantage does, where there is a single response to look at, and for what is
         the same number everywhere inside (a mean or a std of all rewards, GPG's factor, other whitening): it is taken
         off or divided out again.

@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.load import RecordError
 
     try:
-        meshes, problems, others = prepare(experiment, arguments.seed)
-        identity = fingerprint_of(problems, others)
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, others.origins)
+        meshes, problems, sources = prepare(experiment, arguments.seed)
+        identity = fingerprint_of(problems, sources)
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, sources.origins)
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
     except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
         raise UsageError(str(error)) from error
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
 
     with folder:
         try:
-            summary = train(experiment, arguments.seed, meshes, problems, others, folder, started)
+            summary = train(experiment, arguments.seed, meshes, problems, sources, folder, started)
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         except (GateError, GradingError, CheckpointError) as error:
             print(f"rl-llm train: {error}", file=sys.stderr)
             return FAILED
-        except (Exception, KeyboardInterrupt):  # all others are raised in all processes of a run
+        except (Exception, KeyboardInterrupt):  # the others are raised in all processes of a run
             hosts.leave_others(FAILED)
             raise
     if hosts.writes():

@@ -8,7 +8,7 @@ when the value is made.
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rl_llm.algorithms import Algorithm, Reference, Setting
+from rl_llm.algorithms import Algorithm, Reference, RunShape
 from rl_llm.config import check_choices
 from rl_llm.experiment.checks import check_budget, check_over_time, check_supervision, check_tokenizers, teaching
 from rl_llm.experiment.curriculum import Curriculum, DynamicSampling, Replay
@@ -234,7 +234,7 @@ class Experiment:
                     f"curriculum.{name}.steps={part.steps} are more than steps={self.steps}: it would not end"
                 )
 
-    def _setting(self) -> Setting:
+    def _setting(self) -> RunShape:
         truncated = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p) != (0, 1.0, 0.0)
         behind = self.staleness > 0 or self.replay is not None
         elsewhere = self.teacher is not None and self.teacher.on_policy < 1
@@ -243,7 +243,7 @@ class Experiment:
         made |= {"ref_logp"} if self.teacher else set()
         made |= {"value", "returns"} if self.critic else set()
         made |= {"teacher_tokens", "teacher_logp", "old_top_logp"} if teaching(self) else set()
-        return Setting(
+        return RunShape(
             self.prompts_per_step,
             self.responses_per_prompt,
             self.updates_per_rollout,

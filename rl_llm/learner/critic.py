@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rl_llm.learner.logprobs import response_hidden
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.model import ModelConfig, Weight, merged, weight_table
+from rl_llm.model import ModelConfig, Weight, merge_adapters, weight_table
 from rl_llm.types import Prompts
 
 HEAD = "value_head"
@@ -54,7 +54,7 @@ class Critic:
         """Its parameters beside a policy that has these. A network of its own learns with all its weights: it
         begins with the policy's adapters merged in.
         """
-        whole = {} if self.shared else merged(config, params)[1]
+        whole = {} if self.shared else merge_adapters(config, params)[1]
         body = {name: weight for name, weight in whole.items() if name != "head"}
         return {**jax.tree.map(jnp.copy, body), HEAD: jnp.zeros(config.width)}
 

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from rl_llm.learner.gradient import apply_gradient, loss_and_gradient
 from rl_llm.learner.logprobs import expert_load, predict
 from rl_llm.learner.optimizer import Optimizer
-from rl_llm.learner.state import NOTHING, Update, compile_update
-from rl_llm.model import ModelConfig, joined, packed
+from rl_llm.learner.state import PARAMS_ONLY, Update, compile_update
+from rl_llm.model import ModelConfig, join_params, packed
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel.numbers import PROGRAMS, Numbers
 from rl_llm.prng import Purpose, generator
@@ -94,11 +94,11 @@ def _compile_packed_step(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, 
         numbers: Numbers[Optimizer], state: TrainState, batch: Packed, frozen: dict | None = None
     ) -> tuple[TrainState, Metrics]:
         def loss(trained: dict, part: Packed) -> tuple[jax.Array, Metrics]:
-            return packed_loss(config, joined(trained, frozen), part)
+            return packed_loss(config, join_params(trained, frozen), part)
 
         value, metrics, gradient = loss_and_gradient(loss, state.params, batch, micro_batches)
         params, opt_state, more = apply_gradient(numbers.value, state.params, state.opt_state, gradient)
         metrics |= more | {"loss": Mean(value, jnp.float32(1.0))}
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return compile_update(packed_step, config, optimizer, mesh, NOTHING, (meshes.over_batch(mesh),))
+    return compile_update(packed_step, config, optimizer, mesh, PARAMS_ONLY, (meshes.over_batch(mesh),))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rl_llm.algorithms import no_moments
 from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import Optimizer
-from rl_llm.model import Initialization, ModelConfig, init, joined, separated, trained_and_frozen, weight_table
+from rl_llm.model import Initialization, ModelConfig, init, join_params, split_flat, split_params, weight_table
 from rl_llm.model.weights import AS_DECLARED
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel.numbers import PROGRAMS, Numbers
@@ -21,7 +21,7 @@ from rl_llm.types import CriticState, Experience, Metrics, TrainState
 
 
 @dataclass(frozen=True)
-class Carried:
+class StateSpec:
     """What a train state carries besides parameters and optimizer: a critic with its optimizer, a reference policy (in
     the memory of the host, to `offload` it), the parameters of `past` steps, the moments of rewards, coefficients that
     are adapted (with the values they begin with), and `replay` experiences of a shape.
@@ -38,7 +38,7 @@ class Carried:
     experience: Experience | None = None
 
 
-NOTHING = Carried()
+PARAMS_ONLY = StateSpec()
 
 
 @dataclass(frozen=True)
@@ -54,78 +54,78 @@ def init_state(
     optimizer: Optimizer,
     mesh: Mesh,
     first: dict | Draw,
-    carried: Carried = NOTHING,
+    spec: StateSpec = PARAMS_ONLY,
 ) -> TrainState:
     """A state of step 0 on the mesh, from parameters that are there or to be drawn. The reference and the past
     parameters are those of these that are trained, and there is nothing to replay. What is not trained is not copied.
     """
-    structures = Numbers.of((optimizer, replace(carried, experience=None))).structure
-    leaves, tree = jax.tree.flatten(carried.experience)
+    structures = Numbers.of((optimizer, replace(spec, experience=None))).structure
+    leaves, tree = jax.tree.flatten(spec.experience)
     drawn = isinstance(first, Draw)
     build, shardings = _compile_init(config, mesh, *structures, tuple(leaves), tree, drawn)
-    coefficients = dict(carried.coefficients)
+    coefficients = dict(spec.coefficients)
     if isinstance(first, Draw):
         state: TrainState = build((first.key, Numbers.of(first.initialization)), coefficients)
     else:
-        given = trained_and_frozen(config, first)
+        given = split_params(config, first)
         state = replace(build(given, coefficients), frozen=jax.device_put(given[1], shardings.frozen))
-    if carried.offload:
+    if spec.offload:
         state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
     return state
 
 
 @lru_cache(maxsize=PROGRAMS)
 def _compile_init(
-    config: ModelConfig, mesh: Mesh, optimizer: Optimizer, carried: Carried, leaves: tuple, tree: Any, drawn: bool
+    config: ModelConfig, mesh: Mesh, optimizer: Optimizer, spec: StateSpec, leaves: tuple, tree: Any, drawn: bool
 ) -> tuple[Callable[[Any, dict[str, float]], TrainState], TrainState]:
     """(parameters, or a key and how to draw with it; the first coefficients) -> a state with what is trained on the
     devices; and its shardings. Only structures are looked at. `leaves` and `tree` are the shape of what is
     replayed.
     """
-    carried = replace(carried, experience=jax.tree.unflatten(tree, leaves))
+    spec = replace(spec, experience=jax.tree.unflatten(tree, leaves))
 
     def copy(params: dict) -> dict:
         """Another buffer: a state is donated at every update, and one buffer cannot be given away twice."""
         return jax.tree.map(jnp.copy, params)
 
     def first_critic(params: dict) -> CriticState | None:
-        if carried.critic is None or carried.critic_optimizer is None:
+        if spec.critic is None or spec.critic_optimizer is None:
             return None
-        own = carried.critic.first_params(config, params)
-        return CriticState(own, carried.critic_optimizer.init(own))
+        own = spec.critic.first_params(config, params)
+        return CriticState(own, spec.critic_optimizer.init(own))
 
     def nothing(experience: Experience | None) -> Experience:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
 
     def build(given: Any, coefficients: dict[str, float]) -> TrainState:
-        params, frozen = trained_and_frozen(config, init(config, given[0], given[1].value)) if drawn else given
+        params, frozen = split_params(config, init(config, given[0], given[1].value)) if drawn else given
         return TrainState(
             step=jnp.int32(0),
             params=params,
             opt_state=optimizer.init(params),
             frozen=frozen if drawn else None,
-            critic=first_critic(joined(params, frozen)),
-            reference=copy(params) if carried.reference else None,
-            past=tuple(copy(params) for _ in range(carried.past)) or None,
-            moments=no_moments() if carried.moments else None,
+            critic=first_critic(join_params(params, frozen)),
+            reference=copy(params) if spec.reference else None,
+            past=tuple(copy(params) for _ in range(spec.past)) or None,
+            moments=no_moments() if spec.moments else None,
             coefficients={name: jnp.float32(value) for name, value in coefficients.items()} or None,
-            replay=tuple(nothing(carried.experience) for _ in range(carried.replay)) or None,
+            replay=tuple(nothing(spec.experience) for _ in range(spec.replay)) or None,
         )
 
-    shardings = state_shardings(config, optimizer, mesh, replace(carried, offload=False))
+    shardings = state_shardings(config, optimizer, mesh, replace(spec, offload=False))
     return jax.jit(build, out_shardings=shardings if drawn else replace(shardings, frozen=None)), shardings
 
 
 def policy_of(state: TrainState, trained: dict | None = None) -> dict:
     """All parameters of a state's policy: those that are trained, or others in their place, and the frozen ones."""
-    return joined(state.params if trained is None else trained, state.frozen)
+    return join_params(state.params if trained is None else trained, state.frozen)
 
 
-def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carried: Carried = NOTHING) -> TrainState:
+def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> TrainState:
     """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, experiences
     over the batch, scalars everywhere.
     """
-    trained, frozen = separated(config, weight_table(config))
+    trained, frozen = split_flat(config, weight_table(config))
     weights, same = meshes.weight_shardings(mesh, trained), meshes.replicated(mesh)
 
     def optimizer_state(optimizer: Optimizer, params: Callable[[], dict], weights: dict) -> Any:
@@ -141,32 +141,32 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carri
         return init(config, jax.random.key(0))
 
     critic = None
-    if carried.critic is not None and carried.critic_optimizer is not None:
-        own = meshes.weight_shardings(mesh, carried.critic.table(config))
-        first = carried.critic.first_params
-        critic = CriticState(own, optimizer_state(carried.critic_optimizer, lambda: first(config, random()), own))
-    rows = jax.tree.map(lambda _: meshes.over_batch(mesh), carried.experience)
+    if spec.critic is not None and spec.critic_optimizer is not None:
+        own = meshes.weight_shardings(mesh, spec.critic.table(config))
+        first = spec.critic.first_params
+        critic = CriticState(own, optimizer_state(spec.critic_optimizer, lambda: first(config, random()), own))
+    rows = jax.tree.map(lambda _: meshes.over_batch(mesh), spec.experience)
     return TrainState(
         step=same,
         params=weights,
-        opt_state=optimizer_state(optimizer, lambda: trained_and_frozen(config, random())[0], weights),
+        opt_state=optimizer_state(optimizer, lambda: split_params(config, random())[0], weights),
         frozen=meshes.weight_shardings(mesh, frozen) or None,
         critic=critic,
-        reference=(meshes.on_host(weights) if carried.offload else weights) if carried.reference else None,
-        past=(weights,) * carried.past or None,
-        moments=jax.tree.map(lambda _: same, no_moments()) if carried.moments else None,
-        coefficients={name: same for name, _ in carried.coefficients} or None,
-        replay=(rows,) * carried.replay or None,
+        reference=(meshes.on_host(weights) if spec.offload else weights) if spec.reference else None,
+        past=(weights,) * spec.past or None,
+        moments=jax.tree.map(lambda _: same, no_moments()) if spec.moments else None,
+        coefficients={name: same for name, _ in spec.coefficients} or None,
+        replay=(rows,) * spec.replay or None,
     )
 
 
-def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, carried: Carried = NOTHING) -> TrainState:
+def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> TrainState:
     """Shapes, types and shardings of a state, without making it: what a checkpoint is restored to."""
-    shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, Draw(jax.random.key(0)), carried))
+    shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, Draw(jax.random.key(0)), spec))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shape,
-        state_shardings(config, optimizer, mesh, carried),
+        state_shardings(config, optimizer, mesh, spec),
     )
 
 
@@ -175,14 +175,14 @@ def compile_update(
     config: ModelConfig,
     optimizer: Optimizer,
     mesh: Mesh,
-    carried: Carried,
+    spec: StateSpec,
     arguments: tuple,
 ) -> Any:
     """(numbers, state, others) -> (state, metrics) of `step` jitted for a mesh, with the shardings of its other
     `arguments`: the program of an `Update`. The state is donated, so it is updated in place; but what is frozen is not,
     for a sampler may be reading it: `step` gets it as its last argument, where there is some.
     """
-    states, same = state_shardings(config, optimizer, mesh, carried), meshes.replicated(mesh)
+    states, same = state_shardings(config, optimizer, mesh, spec), meshes.replicated(mesh)
     frozen, states = states.frozen, replace(states, frozen=None)
     return meshes.compile(
         step,

@@ -29,8 +29,8 @@ from rl_llm.learner.critic import Critic
 from rl_llm.learner.gradient import apply_gradient, loss_and_gradient, split
 from rl_llm.learner.logprobs import expert_load, predict, read_responses, response_hidden
 from rl_llm.learner.optimizer import Optimizer
-from rl_llm.learner.state import NOTHING, Carried, Update, compile_update
-from rl_llm.model import ModelConfig, joined
+from rl_llm.learner.state import PARAMS_ONLY, StateSpec, Update, compile_update
+from rl_llm.model import ModelConfig, join_params
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel.numbers import PROGRAMS, Numbers
 from rl_llm.parallel.population import program
@@ -172,7 +172,7 @@ def joint_loss(
     trained, `frozen` the policy's others.
     """
     trained, of_critic = params
-    policy = joined(trained, frozen)
+    policy = join_params(trained, frozen)
     loss, metrics, hidden = policy_loss(config, algorithm, temperature, coefficients, policy, batch)
     if critic is not None and of_critic is not None:
         extra, more = value_loss(config, algorithm, critic, of_critic, batch, hidden)
@@ -194,7 +194,7 @@ class Learner:
     critic: Critic | None = None
     critic_optimizer: Optimizer | None = None
 
-    def share(self, batch: Batch, update: jax.Array) -> Batch:
+    def mini_batch(self, batch: Batch, update: jax.Array) -> Batch:
         """What the `update`-th of the updates on a batch sees: its share of the prompts.
 
         The shares' weights are those of the whole batch times the number of updates, so the mean of the updates'
@@ -222,7 +222,7 @@ class Learner:
         critic = state.critic
         both = (state.params, critic.params if critic else None)
         value, metrics, (gradient, of_critic) = loss_and_gradient(
-            loss, both, self.share(batch, update), self.micro_batches
+            loss, both, self.mini_batch(batch, update), self.micro_batches
         )
         if demonstrations is not None:
             likelihood = partial(of_both, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
@@ -246,13 +246,13 @@ class Learner:
         def loss(params: dict, part: Batch) -> tuple[jax.Array, Metrics]:
             hidden = None
             if critic.shared:
-                policy = joined(state.params, frozen)
+                policy = join_params(state.params, frozen)
                 hidden = response_hidden(self.config, policy, part.prompts, part.tokens)
             value, metrics = value_loss(self.config, self.algorithm, critic, params, part, hidden)
             return value, jax.lax.stop_gradient(metrics)
 
         value, metrics, gradient = loss_and_gradient(
-            loss, state.critic.params, self.share(batch, update), self.micro_batches
+            loss, state.critic.params, self.mini_batch(batch, update), self.micro_batches
         )
         updated, more = self._update_critic(state.critic, gradient)
         return replace(state, critic=updated), metrics | more | {"loss": Mean(value, jnp.float32(1.0))}
@@ -265,31 +265,31 @@ class Learner:
         return CriticState(params, opt_state), metrics
 
 
-def compile_train_step(learner: Learner, mesh: Mesh, carried: Carried = NOTHING) -> Update:
+def compile_train_step(learner: Learner, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> Update:
     """`Learner.train_step` jitted for a mesh. Learners that differ in numbers share a program."""
     numbers = Numbers.of(learner)
-    return Update(_compile_train_step(numbers.structure, mesh, Numbers.of(carried).structure), numbers)
+    return Update(_compile_train_step(numbers.structure, mesh, Numbers.of(spec).structure), numbers)
 
 
 @lru_cache(maxsize=PROGRAMS)
-def _compile_train_step(learner: Learner, mesh: Mesh, carried: Carried) -> Any:
+def _compile_train_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Any:
     def train_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
         return numbers.value.train_step(*arguments)
 
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(train_step, learner.config, learner.optimizer, mesh, carried, (rows, same, same, rows))
+    return compile_update(train_step, learner.config, learner.optimizer, mesh, spec, (rows, same, same, rows))
 
 
-def compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Update:
+def compile_critic_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Update:
     """`Learner.critic_step` likewise."""
     numbers = Numbers.of(learner)
-    return Update(_compile_critic_step(numbers.structure, mesh, Numbers.of(carried).structure), numbers)
+    return Update(_compile_critic_step(numbers.structure, mesh, Numbers.of(spec).structure), numbers)
 
 
 @lru_cache(maxsize=PROGRAMS)
-def _compile_critic_step(learner: Learner, mesh: Mesh, carried: Carried) -> Any:
+def _compile_critic_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Any:
     def critic_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
         return numbers.value.critic_step(*arguments)
 
     rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(critic_step, learner.config, learner.optimizer, mesh, carried, (rows, same))
+    return compile_update(critic_step, learner.config, learner.optimizer, mesh, spec, (rows, same))

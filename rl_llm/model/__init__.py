@@ -2,10 +2,10 @@
 
 from rl_llm.model.attention import KeyValues, platform
 from rl_llm.model.config import Experts, Lora, ModelConfig, RopeScaling, SlidingWindow
-from rl_llm.model.decoding import Caches, decode, grown, no_caches, reader
+from rl_llm.model.decoding import Caches, decode, decode_context, grow_cache, init_cache
 from rl_llm.model.flops import forward_flops
 from rl_llm.model.huggingface import load, save
-from rl_llm.model.lora import joined, merged, separated, trained_and_frozen, with_adapters
+from rl_llm.model.lora import add_adapters, join_params, merge_adapters, split_flat, split_params
 from rl_llm.model.transformer import extend, forward, gathered_head, packed, prefill, unembed
 from rl_llm.model.weights import Initialization, Weight, init, parameter_count, weight_table
 
@@ -19,26 +19,26 @@ __all__ = [
     "RopeScaling",
     "SlidingWindow",
     "Weight",
+    "add_adapters",
     "decode",
+    "decode_context",
     "extend",
     "forward",
     "forward_flops",
     "gathered_head",
-    "grown",
+    "grow_cache",
     "init",
-    "joined",
+    "init_cache",
+    "join_params",
     "load",
-    "merged",
-    "no_caches",
+    "merge_adapters",
     "packed",
     "parameter_count",
     "platform",
     "prefill",
-    "reader",
     "save",
-    "separated",
-    "trained_and_frozen",
+    "split_flat",
+    "split_params",
     "unembed",
     "weight_table",
-    "with_adapters",
 ]

@@ -32,7 +32,7 @@ class Reader(NamedTuple):
     prompts: Any
 
 
-def reader(config: ModelConfig, params: dict, lengths: jax.Array, prompt_cache: KeyValues) -> Reader:
+def decode_context(config: ModelConfig, params: dict, lengths: jax.Array, prompt_cache: KeyValues) -> Reader:
     """Made once per generation: slices of weights taken inside its loop would be copied at every step, and float32
     masters of a bfloat16 model would be read at twice the bytes.
     """
@@ -50,9 +50,11 @@ def reader(config: ModelConfig, params: dict, lengths: jax.Array, prompt_cache: 
     return Reader(lengths, *zip(*((take(layers), take(prompt_cache)) for take in each), strict=True))
 
 
-def no_caches(config: ModelConfig, rows: int, slots: int) -> Caches:
-    """Empty caches of `rows` responses of at most `slots` tokens, in the type that attention reads them in; on CPU in
-    float32, where converting 16-bit values costs more than reading twice the bytes, and of no slots yet: see `grown`.
+def init_cache(config: ModelConfig, rows: int, slots: int) -> Caches:
+    """Empty caches for `rows` responses of at most `slots` tokens; on CPU with no slots yet (see `grow_cache`).
+
+    The dtype is the one attention reads. On CPU that is float32: converting 16-bit values costs more than reading
+    twice the bytes.
     """
     J, h = config.kv_heads, config.head_width
     if platform() == "cpu":
@@ -60,7 +62,7 @@ def no_caches(config: ModelConfig, rows: int, slots: int) -> Caches:
     return KeyValues(*(jnp.zeros((config.layers, rows, J, slots, h), config.compute_dtype) for _ in range(2)))
 
 
-def grown(caches: Caches, span: int) -> Caches:
+def grow_cache(caches: Caches, span: int) -> Caches:
     """Caches of at least `span` slots. Those of accelerators have all slots from the beginning, since growing needs the
     old ones and the new ones at once; a step looks at the first `span` of them.
     """

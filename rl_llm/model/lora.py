@@ -18,7 +18,7 @@ from rl_llm.model.weights import LORA_A, LORA_B, draw, weight_table
 Value = TypeVar("Value")
 
 
-def separated(config: ModelConfig, by_path: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+def split_flat(config: ModelConfig, by_path: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
     """What belongs to the weights that are trained, and to those that are not: the adapters are where the model has
     some, else all are.
     """
@@ -30,26 +30,26 @@ def separated(config: ModelConfig, by_path: Mapping[str, Value]) -> tuple[dict[s
     return ours, {path: value for path, value in by_path.items() if not trained(path)}
 
 
-def trained_and_frozen(config: ModelConfig, params: dict) -> tuple[dict, dict | None]:
+def split_params(config: ModelConfig, params: dict) -> tuple[dict, dict | None]:
     """The parameters that are trained, and those that stay as they are (None where all are trained)."""
-    trained, frozen = separated(config, traverse_util.flatten_dict(params, sep="/"))
+    trained, frozen = split_flat(config, traverse_util.flatten_dict(params, sep="/"))
     return traverse_util.unflatten_dict(trained, sep="/"), traverse_util.unflatten_dict(frozen, sep="/") or None
 
 
-def joined(trained: dict, frozen: dict | None) -> dict:
+def join_params(trained: dict, frozen: dict | None) -> dict:
     """All parameters of a model again."""
     if frozen is None:
         return trained
     return {**frozen, "layers": {**frozen["layers"], **trained["layers"]}}
 
 
-def with_adapters(config: ModelConfig, params: dict, key: jax.Array) -> dict:
+def add_adapters(config: ModelConfig, params: dict, key: jax.Array) -> dict:
     """The parameters of a model without adapters, beside the first ones of its adapters: those that `init` draws."""
-    table, _ = separated(config, weight_table(config))
-    return joined(draw(table, key), params) if config.lora else params
+    table, _ = split_flat(config, weight_table(config))
+    return join_params(draw(table, key), params) if config.lora else params
 
 
-def merged(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
+def merge_adapters(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
     """The model of the same shape without adapters that computes the same, up to rounding: W + alpha / rank * A B."""
     if config.lora is None:
         return config, params

@@ -8,7 +8,7 @@ from math import prod
 from rl_llm.experiment import Experiment
 from rl_llm.learner.logprobs import LOGITS_BYTES
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.model import Weight, parameter_count, separated, weight_table
+from rl_llm.model import Weight, parameter_count, split_flat, weight_table
 from rl_llm.parallel.mesh import RULES, MeshShape
 from rl_llm.plan.cost import Efficiency, Sent, chips
 from rl_llm.plan.planning import evaluates_ahead
@@ -16,7 +16,7 @@ from rl_llm.plan.planning import evaluates_ahead
 
 def of_sampler(experiment: Experiment, sampler: MeshShape) -> float:
     """What stays on a chip of a sampler on chips of its own: float32 parameters."""
-    trained, frozen = separated(experiment.model, weight_table(experiment.model))
+    trained, frozen = split_flat(experiment.model, weight_table(experiment.model))
     return 4 * ((1 + evaluates_ahead(experiment)) * _per_chip(trained, sampler) + _per_chip(frozen, sampler))
 
 
@@ -66,7 +66,7 @@ def sent_by_hand(experiment: Experiment, sampler: MeshShape, e: Efficiency) -> S
     )
     # The head's gradient is summed over all rows for each chunk of logits; other gradients for each micro-batch, for
     # which weights spread over `fsdp` are gathered.
-    table = separated(config, weight_table(config))[0]
+    table = split_flat(config, weight_table(config))[0]
     trained = sum(prod(weight.shape) for weight in table.values())
     chunks = rows * experiment.sampling.max_tokens / ways * 4 * V / mesh.tensor / LOGITS_BYTES
     head = chunks * 8 * D * V / mesh.tensor * around(ways) * (config.lora is None)
@@ -80,7 +80,7 @@ def state_bytes(experiment: Experiment, mesh: MeshShape) -> float:
     those of past steps and of a reference on the devices; the same for a critic of its own.
     """
     optimizer, critic = experiment.optimizer, experiment.critic
-    trained, frozen = separated(experiment.model, weight_table(experiment.model))
+    trained, frozen = split_flat(experiment.model, weight_table(experiment.model))
     copies = experiment.staleness + (experiment.reference is not None and not experiment.reference.offload)
     kept = (4 * (1 + copies) + _moments(optimizer)) * _per_chip(trained, mesh) + 4 * _per_chip(frozen, mesh)
     if critic is not None:
@@ -97,7 +97,7 @@ def update_bytes(experiment: Experiment, mesh: MeshShape, micro_batches: int, to
     fsdp=8, tensor=2 (28.5 GiB a chip; cut to 12 layers 18.9) and Qwen3-8B over fsdp=4, tensor=4 (27.2), remat="layers".
     """
     config, tensor = experiment.model, mesh.tensor
-    trained, _ = separated(config, weight_table(config))
+    trained, _ = split_flat(config, weight_table(config))
     gradient = 4 * _per_chip(trained, mesh)
     if experiment.critic is not None:
         gradient += 4 * _per_chip(experiment.critic.table(config), mesh)

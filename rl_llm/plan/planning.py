@@ -7,7 +7,7 @@ import jax
 
 from rl_llm.experiment import Conversations, Experiment
 from rl_llm.learner.state import policy_of
-from rl_llm.model import trained_and_frozen
+from rl_llm.model import split_params
 from rl_llm.parallel.mesh import MeshShape, make_meshes
 from rl_llm.parallel.transfer import bytes_at_once
 from rl_llm.plan.cost import Cost, Efficiency, cost, sent_by_programs
@@ -142,7 +142,7 @@ def evaluates_ahead(experiment: Experiment) -> bool:
 def _of_sampler(made: Abstract) -> int:
     """Bytes of all parameters that a chip of such a sampler has; what is frozen it has once."""
     params = made.sampler_arguments[0]
-    trained, _ = trained_and_frozen(made.experiment.model, params)
+    trained, _ = split_params(made.experiment.model, params)
     return bytes_per_chip(params) + (bytes_per_chip(trained) if evaluates_ahead(made.experiment) else 0)
 
 

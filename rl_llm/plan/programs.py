@@ -22,8 +22,8 @@ from rl_llm.plan.collectives import Collective, collectives
 from rl_llm.plan.errors import PlanError
 from rl_llm.prepare import check_shares
 from rl_llm.prng import Purpose
-from rl_llm.runs.load import Others
-from rl_llm.runs.state import carried
+from rl_llm.runs.load import SourceModels
+from rl_llm.runs.state import state_spec
 from rl_llm.sampler import compile_sampler
 from rl_llm.types import Batch, Packed, Prompts, Rollout, TrainState
 from rl_llm.update.step import Learning, compile_learning
@@ -89,9 +89,9 @@ def abstract(experiment: Experiment, both: Meshes) -> Abstract:
 def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
     N, K, mesh = experiment.prompts_per_step, experiment.responses_per_prompt, both.learner
     check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
-    learning = compile_learning(experiment, 0, mesh, Others(), ())
+    learning = compile_learning(experiment, 0, mesh, SourceModels(), ())
     optimizer = experiment.optimizer.build(experiment.policy_updates())
-    state = abstract_state(experiment.model, optimizer, mesh, carried(experiment))
+    state = abstract_state(experiment.model, optimizer, mesh, state_spec(experiment))
     T, P, part = experiment.sampling.max_tokens, experiment.max_prompt_tokens, N // experiment.sampling_batches
     sample = compile_sampler(experiment.model, both.sampler, K, T)
     prompts = Prompts(_shape(jnp.int32, part, P), _shape(jnp.int32, part), _shape(jnp.int32, part))

@@ -23,7 +23,7 @@ from rl_llm.plan.planning import on_mesh
 from rl_llm.plan.programs import GIB
 from rl_llm.plan.topology import Topology
 from rl_llm.prepare import shares
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.update.step import compile_learning
 
 SURE = 0.95  # of the memory: as near as the estimates of updates are
@@ -51,7 +51,7 @@ def candidates(experiment: Experiment, topology: Topology, e: Efficiency) -> lis
     as it is. Raises PlanError where there is no such mesh, or where `sampler_mesh` does not say how many chips it
     leaves.
     """
-    learning = compile_learning(experiment, 0, make_mesh(MeshShape(), jax.devices()[:1]), Others(), ())
+    learning = compile_learning(experiment, 0, make_mesh(MeshShape(), jax.devices()[:1]), SourceModels(), ())
     passes = learning.passes(experiment.pretraining_steps)
     learning_chips, found = _learning_chips(experiment, topology), []
     for mesh in _meshes(experiment, learning_chips):

@@ -23,7 +23,7 @@ from rl_llm.parallel.mesh import put_on_batch
 from rl_llm.prng import Purpose, generator, key
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
-from rl_llm.rollout.engine import Actor, Answers, PendingAnswers
+from rl_llm.rollout.engine import Answers, PendingAnswers, RolloutEngine
 from rl_llm.rollout.offline import stored_answers
 from rl_llm.rollout.reward_model import Scorer
 from rl_llm.runs.run import Run
@@ -35,7 +35,7 @@ class Begun:
     """A step's first rollout, being sampled and graded (None where responses are stored), and what makes it."""
 
     step: int
-    actor: Actor
+    engine: RolloutEngine
     params: dict
     problems: list[Problem]
     cursor: Cursor
@@ -61,23 +61,23 @@ class Collector:
     """
 
     run: Run
-    actor: Actor
+    engine: RolloutEngine
     problems: Sequence[Problem]
-    teacher: tuple[Actor, dict] | None = None
+    teacher: tuple[RolloutEngine, dict] | None = None
     score: Scorer | None = None
 
     def begin(self, step: int, params: dict) -> Begun:
         """Choose the problems of a step and begin to sample responses with these parameters, which must stay until
         `finish`.
         """
-        experiment, actor = self.run.experiment, self.actor
+        experiment, engine = self.run.experiment, self.engine
         problems, cursor = self._choose(step, Cursor(*self.run.progress.get("cursor", (0, 0))), set())
         if experiment.responses is not None:
-            return Begun(step, actor, params, problems, cursor, None)
+            return Begun(step, engine, params, problems, cursor, None)
         if self.teacher is not None and not self._on_policy(step):
-            actor, params = self.teacher
-        params = actor.placed(params)
-        return Begun(step, actor, params, problems, cursor, self._ask(step, actor, params, problems))
+            engine, params = self.teacher
+        params = engine.placed(params)
+        return Begun(step, engine, params, problems, cursor, self._ask(step, engine, params, problems))
 
     def finish(self, begun: Begun) -> Collected:
         """Wait for the grades and make the step's experience."""
@@ -117,7 +117,7 @@ class Collector:
                 more, cursor = self._choose(begun.step, cursor, {problem.id for problem in problems})
             except TooFewProblems:
                 break
-            further = self._graded(self._ask(begun.step, begun.actor, begun.params, more))
+            further = self._graded(self._ask(begun.step, begun.engine, begun.params, more))
             problems, answers, rollouts = problems + more, joined(answers, further), rollouts + 1
             kept = np.concatenate([kept, self._informative(further)])
         values: dict[str, float] = {"sampling/rollouts": rollouts, "sampling/informative_groups": int(kept.sum())}
@@ -134,9 +134,9 @@ class Collector:
         length, longest = self.run.experiment.curriculum.length, self.run.experiment.sampling.max_tokens
         return longest if length is None else length.limit(longest, step)
 
-    def _ask(self, step: int, actor: Actor, params: dict, problems: Sequence[Problem]) -> PendingAnswers:
+    def _ask(self, step: int, engine: RolloutEngine, params: dict, problems: Sequence[Problem]) -> PendingAnswers:
         noise_key = key(self.run.seed, Purpose.ROLLOUT, step)
-        return actor.ask(params, problems, noise_key, self.run.experiment.sampling, limit=self._limit(step))
+        return engine.ask(params, problems, noise_key, self.run.experiment.sampling, limit=self._limit(step))
 
     def _choose(self, step: int, cursor: Cursor, asked: set[int]) -> tuple[list[Problem], Cursor]:
         """The next problems of the curriculum; when too few are left unsolved, all are asked anew."""
@@ -185,7 +185,7 @@ class Collector:
         noise_key = key(self.run.seed, Purpose.ROLLOUT, begun.step)
         sampling = self.run.experiment.sampling.at(0.0)
         answers = self._graded(
-            begun.actor.ask(begun.params, problems, noise_key, sampling, limit=self._limit(begun.step))
+            begun.engine.ask(begun.params, problems, noise_key, sampling, limit=self._limit(begun.step))
         )
         tokens = hosts.to_host(answers.rollout.mask).sum() / self.run.experiment.responses_per_prompt
         return answers.rewards, int(tokens)
@@ -202,7 +202,7 @@ class Collector:
 
     def _experience(self, answers: Answers, fields: dict[str, Any]) -> Experience:
         experience: Experience = put_on_batch(
-            self.actor.meshes.learner, Experience(answers.rollout, answers.rewards, fields)
+            self.engine.meshes.learner, Experience(answers.rollout, answers.rewards, fields)
         )
         return experience
 

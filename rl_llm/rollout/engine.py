@@ -1,4 +1,4 @@
-"""The actor: a policy put to problems. prompts -> rollout -> text -> grades, with the compiled sampler, the grading
+"""The engine: a policy put to problems. prompts -> rollout -> text -> grades, with the compiled sampler, the grading
 pool and the reading thread of one run.
 """
 
@@ -16,7 +16,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
-from rl_llm.model import ModelConfig, separated, weight_table
+from rl_llm.model import ModelConfig, split_flat, weight_table
 from rl_llm.parallel import hosts, population
 from rl_llm.parallel.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
 from rl_llm.parallel.numbers import PROGRAMS
@@ -53,7 +53,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class PendingAnswers:
-    """A rollout on its way: being sampled by the devices, then read by the actor's thread, which hands the texts of the
+    """A rollout on its way: being sampled by the devices, then read by the engine's thread, which hands the texts of the
     rows that this process answers for to the graders.
     """
 
@@ -99,9 +99,9 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Actor:
+class RolloutEngine:
     """What it takes to answer `experiment.prompts_per_step` problems at a time, K responses each. Made by
-    `open_actor`. Rollouts come on the learner's mesh, wherever they were sampled; `weights` are the shardings of what
+    `open_engine`. Rollouts come on the learner's mesh, wherever they were sampled; `weights` are the shardings of what
     samples, `sent` the frozen ones that a sampler on devices of its own has, by path: from what, and as they are there.
     """
 
@@ -120,7 +120,7 @@ class Actor:
         if not self.meshes.apart:
             return params
         ours, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, self.weights))
-        _, frozen = separated(self.experiment.model, ours)
+        _, frozen = split_flat(self.experiment.model, ours)
         known = {path: moved for path, (source, moved) in self.sent.items() if frozen.get(path) is source}
         new = {path: array for path, array in ours.items() if path not in known}
         moved = known | move(new, {path: there[path] for path in new})
@@ -175,8 +175,8 @@ class Actor:
 
 
 @contextmanager
-def open_actor(experiment: Experiment, meshes: Meshes) -> Iterator[Actor]:
-    """An experiment's actor; its grading processes and its thread end with the `with` block, which waits for a rollout
+def open_engine(experiment: Experiment, meshes: Meshes) -> Iterator[RolloutEngine]:
+    """An experiment's engine; its grading processes and its thread end with the `with` block, which waits for a rollout
     that is under way. Members of a population share the processes, which end with it.
     """
     grading = experiment.grading
@@ -185,11 +185,11 @@ def open_actor(experiment: Experiment, meshes: Meshes) -> Iterator[Actor]:
         population.shared(own, own.key) as grader,
         ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
     ):
-        sample, weights = compile_policy(experiment.model, experiment, meshes)
-        yield Actor(experiment, meshes, sample, weights, grader, reader)
+        sample, weights = compile_policy_sampler(experiment.model, experiment, meshes)
+        yield RolloutEngine(experiment, meshes, sample, weights, grader, reader)
 
 
-def compile_policy(model: ModelConfig, experiment: Experiment, meshes: Meshes) -> tuple[Sampler, dict]:
+def compile_policy_sampler(model: ModelConfig, experiment: Experiment, meshes: Meshes) -> tuple[Sampler, dict]:
     """The sampler of an experiment for a model, given prompts on the host, and the shardings of the model's weights. It
     samples `sampling_batches` parts of the prompts one after the other: only one of them has its caches in memory.
     """

@@ -17,7 +17,7 @@ from rl_llm.parallel.mesh import Meshes
 from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import refuse_all_failed
-from rl_llm.rollout.engine import Actor, Answers, open_actor
+from rl_llm.rollout.engine import Answers, RolloutEngine, open_engine
 from rl_llm.rollout.samples import SamplesFile
 from rl_llm.runs.load import newest_state
 from rl_llm.sampler import Sampling
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def evaluate(
-    actor: Actor,
+    engine: RolloutEngine,
     params: dict,
     problems: Sequence[Problem],
     key: jax.Array,
@@ -50,15 +50,15 @@ def evaluate(
     neighbours, so the outcome is that of the problems alone. `keep` is given the problems of every call and the
     answers, of which the first rows are theirs. Raises GradingError when no answer could be graded.
     """
-    N, K = actor.experiment.prompts_per_step, actor.experiment.responses_per_prompt
+    N, K = engine.experiment.prompts_per_step, engine.experiment.responses_per_prompt
     if not problems:
         raise ValueError("nothing to evaluate on: the list of problems is empty")
-    params = actor.placed(params)
+    params = engine.placed(params)
     accuracies, lengths, cut, samples, grades = [], [], [], [], []
     for start in range(0, len(problems), N):
         part = list(problems[start : start + N])
         filled = (part * (-(-N // len(part))))[:N]
-        answers = actor.answer(params, filled, key, sampling, prefix)
+        answers = engine.answer(params, filled, key, sampling, prefix)
         rows = len(part) * K
         if keep is not None:
             keep(part, answers)
@@ -115,11 +115,11 @@ def evaluate_checkpoint(
     Raises CheckpointError when the folder has no good checkpoint.
     """
     restored = newest_state(experiment, folder, meshes.learner)
-    with open_actor(experiment, meshes) as actor:
+    with open_engine(experiment, meshes) as engine:
         params = policy_of(restored.state)
-        with SamplesFile(actor, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
+        with SamplesFile(engine, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None
-            outcome = evaluate(actor, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)
+            outcome = evaluate(engine, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)
     return {
         "step": restored.step,
         "problems": len(problems),

@@ -10,7 +10,7 @@ import numpy as np
 from rl_llm.learner.logprobs import compile_likeliest
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
-from rl_llm.rollout.engine import Actor, Answers
+from rl_llm.rollout.engine import Answers, RolloutEngine
 from rl_llm.runs.files import json_line
 
 
@@ -20,13 +20,13 @@ class SamplesFile:
     processes the first one writes it.
     """
 
-    def __init__(self, actor: Actor, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
-        experiment = actor.experiment
-        self._actor, self._params, self._path, self._logits = actor, params, path, logits
+    def __init__(self, engine: RolloutEngine, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
+        experiment = engine.experiment
+        self._engine, self._params, self._path, self._logits = engine, params, path, logits
         self._temperature = temperature
         self._tokenizer = experiment.tokenizer.fingerprint()
         self._unfinished = path.with_name(f"{path.name}.unfinished")
-        self._likeliest = compile_likeliest(experiment.model, actor.meshes.learner, logits)
+        self._likeliest = compile_likeliest(experiment.model, engine.meshes.learner, logits)
 
     def __enter__(self) -> Self:
         self._file = self._unfinished.open("wb") if hosts.writes() else None
@@ -40,7 +40,7 @@ class SamplesFile:
 
     def add(self, problems: Sequence[Problem], answers: Answers) -> None:
         """Write the answers to the problems; rows that follow them are no one's."""
-        K = self._actor.experiment.responses_per_prompt
+        K = self._engine.experiment.responses_per_prompt
         tokens, mask = hosts.to_host((answers.rollout.tokens, answers.rollout.mask))
         lengths = mask.sum(axis=1).astype(int)
         columns: dict[str, Sequence[Any]] = {

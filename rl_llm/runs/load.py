@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from rl_llm.config import ExperimentError, OverrideError, differences, fingerprint, load_experiment, override, to_json
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
-from rl_llm.model import ModelConfig, merged, weight_table
+from rl_llm.model import ModelConfig, merge_adapters, weight_table
 from rl_llm.model.huggingface import is_huggingface, read_config, read_model
 from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
@@ -40,7 +40,10 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
         raise RecordError(str(error)) from error
     now = fingerprint(experiment)
     if now != record["fingerprint"]:
-        raise RecordError(f"{record['spec']} has changed since the run in {folder}: recorded fingerprint {record['fingerprint'][:12]}, now {now[:12]}")
+        raise RecordError(
+            f"{record['spec']} has changed since the run in {folder}: fingerprint mismatch, recorded "
+            f"{record['fingerprint'][:12]}, now {now[:12]}"
+        )
     _check_tokenizer(experiment, record, folder)
     return experiment, record
 
@@ -68,7 +71,7 @@ def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Rest
 
 
 @dataclass(frozen=True)
-class Others:
+class SourceModels:
     """What an experiment takes from other runs, on the mesh; None where it takes nothing.
 
     start: the parameters that the run begins with, of a run or a Hugging Face folder. teacher: its experiment and
@@ -89,7 +92,7 @@ def check_start(experiment: Experiment, found: ModelConfig) -> None:
         raise RecordError(f"start={experiment.start} is another model than the experiment's: {'; '.join(wrong)}")
 
 
-def others_of(experiment: Experiment, mesh: Mesh) -> Others:
+def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
     """Read what an experiment takes from other runs, or from a Hugging Face folder. Raises RecordError, CheckpointError
     or ValueError naming the folder.
     """
@@ -128,12 +131,12 @@ def others_of(experiment: Experiment, mesh: Mesh) -> Others:
                 "responses (value_loss=BradleyTerry()), so there is nothing that scores"
             )
         reward_model = other, state.critic.params
-    return Others(tuple(origins), start, teacher, reward_model)
+    return SourceModels(tuple(origins), start, teacher, reward_model)
 
 
 def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Experiment, dict]:
     """The experiment and the policy of a run, without adapters: they are merged in."""
-    model, params = merged(experiment.model, policy_of(state))
+    model, params = merge_adapters(experiment.model, policy_of(state))
     return replace(experiment, model=model), jax.device_put(params, weight_shardings(mesh, weight_table(model)))
 
 

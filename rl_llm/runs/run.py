@@ -45,10 +45,10 @@ def experiment_record(
     overrides: Sequence[str],
     seed: int,
     problems: str,
-    others: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What experiment.json holds: the experiment fully resolved, and all it takes to run it again. `problems` is their
-    fingerprint (`prepare.fingerprint_of`), `others` says which checkpoints of other runs are made use of.
+    fingerprint (`prepare.fingerprint_of`), `sources` names the checkpoints of other runs that it uses.
     """
     return {
         "spec": spec,
@@ -57,7 +57,7 @@ def experiment_record(
         "seed": seed,
         "fingerprint": config.fingerprint(experiment),
         "problems": problems,
-        "others": list(others),
+        "sources": list(sources),
         "tokenizer": experiment.tokenizer.fingerprint(),
         "experiment": config.to_json(experiment),
         "versions": {name: version(name) for name in PACKAGES},

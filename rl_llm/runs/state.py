@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
-from rl_llm.learner.state import NOTHING, Carried, abstract_state
+from rl_llm.learner.state import PARAMS_ONLY, StateSpec, abstract_state
 from rl_llm.parallel import hosts
 from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
 from rl_llm.runs.folder import RunFolder
@@ -42,10 +42,10 @@ def restore(experiment: Experiment, folder: Path, mesh: Mesh) -> Restored | None
     return replace(restored, state=replace(restored.state, frozen=frozen.state))
 
 
-def carried(experiment: Experiment) -> Carried:
+def state_spec(experiment: Experiment) -> StateSpec:
     """What the state of an experiment's RL carries from step to step."""
     algorithm, critic, replay = experiment.algorithm, experiment.critic, experiment.replay
-    return Carried(
+    return StateSpec(
         critic=critic,
         critic_optimizer=critic.optimizer.build(experiment.rollout_updates(experiment.steps)) if critic else None,
         reference=experiment.reference is not None,
@@ -82,9 +82,9 @@ def template_of(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]]
 
     def template(progress: dict[str, Any]) -> TrainState:
         if progress.get("reinforcing"):
-            optimizer, extra = experiment.optimizer.build(experiment.policy_updates()), carried(experiment)
+            optimizer, extra = experiment.optimizer.build(experiment.policy_updates()), state_spec(experiment)
         else:
-            optimizer, extra = warm.build(experiment.warm_steps), NOTHING
+            optimizer, extra = warm.build(experiment.warm_steps), PARAMS_ONLY
         return abstract_state(experiment.model, optimizer, mesh, extra)
 
     return template

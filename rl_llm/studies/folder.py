@@ -115,7 +115,13 @@ def open_study(
         raise StudyFolderError(f"{out} is not empty and holds no study: choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        asked = {"format": FORMAT, "spec": spec, "scale": scale, "budget_tokens": budget_tokens, "folder": str(Path.cwd())}
+        asked = {
+            "format": FORMAT,
+            "spec": spec,
+            "scale": scale,
+            "budget_tokens": budget_tokens,
+            "folder": str(Path.cwd()),
+        }
         write_atomically(path, json_line({**asked, **registered}))
     ledger = Ledger(out / LEDGER)
     _openings(out, registered["sha256"])

@@ -18,7 +18,7 @@ from rl_llm.model import ModelConfig, weight_table
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel.mesh import on_devices, put_on_batch
 from rl_llm.parallel.numbers import PROGRAMS, Numbers
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.types import Experience, Rollout, TrainState
 
 Logps = Callable[[dict, Rollout, jax.Array], jax.Array]
@@ -34,7 +34,7 @@ class Fields:
     names: frozenset[str]
     experiment: Experiment
     mesh: Mesh
-    others: Others
+    sources: SourceModels
     logps: Logps
     logps_at: Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]
     values: Callable[[dict | None, dict, Rollout], jax.Array]
@@ -65,7 +65,7 @@ class Fields:
         if "value" in names:
             made["value"] = self.values(policy, state.critic.params, rollout)
         if self.teacher_likeliest is not None:
-            params = self.others.teacher[1] if self.others.teacher else reference
+            params = self.sources.teacher[1] if self.sources.teacher else reference
             found = self.teacher_likeliest(params, rollout, self._temperature)
             made["teacher_tokens"], made["teacher_logp"] = found
         if "old_top_logp" in names:
@@ -84,20 +84,20 @@ class Fields:
         return policy_of(state, on_devices(state.reference) if settings.offload else state.reference)
 
     def _ref_logp(self, reference: dict, rollout: Rollout) -> jax.Array:
-        if self.teacher_logps and self.others.teacher:
-            return self.teacher_logps(self.others.teacher[1], rollout, self._temperature)
+        if self.teacher_logps and self.sources.teacher:
+            return self.teacher_logps(self.sources.teacher[1], rollout, self._temperature)
         return self.logps(reference, rollout, self._temperature)
 
     def _kl_baseline(self, policy: dict, reference: dict, rollout: Rollout) -> jax.Array:
         """f32[B], one number: the mean of log(pi / ref) over responses to the prompt before theirs (KTO)."""
-        others = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
-        others = put_on_batch(self.mesh, others)
-        of_policy, of_reference = (self.logps(params, others, self._temperature) for params in (policy, reference))
+        shifted = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
+        shifted = put_on_batch(self.mesh, shifted)
+        of_policy, of_reference = (self.logps(params, shifted, self._temperature) for params in (policy, reference))
         gain = of_policy - of_reference
         return jnp.full(gain.shape[0], jnp.mean(jnp.sum(gain, axis=1)))
 
 
-def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
+def fields_for(experiment: Experiment, mesh: Mesh, sources: SourceModels) -> Fields:
     """What the experiment's algorithm needs; and the policy's own log-probabilities where another one sampled."""
     names = set(experiment.algorithm.needs) - MADE_WITH_THE_BATCH
     teacher, stored = experiment.teacher, experiment.responses
@@ -107,8 +107,8 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
         names.add("sampler_logp")
     teacher_logps = teacher_likeliest = None
     parts = experiment.updates_per_rollout * experiment.micro_batches  # as small as what an update has in memory
-    model, source = (others.teacher[0].model, teacher) if others.teacher else (experiment.model, experiment.reference)
-    if others.teacher is not None:
+    model, source = (sources.teacher[0].model, teacher) if sources.teacher else (experiment.model, experiment.reference)
+    if sources.teacher is not None:
         teacher_logps = compile_logps(model, mesh, parts)
     if source is not None and source.top_tokens:
         teacher_likeliest = compile_likeliest(model, mesh, source.top_tokens, parts)
@@ -116,7 +116,7 @@ def fields_for(experiment: Experiment, mesh: Mesh, others: Others) -> Fields:
         frozenset(names),
         experiment,
         mesh,
-        others,
+        sources,
         compile_logps(experiment.model, mesh, parts),
         compile_logps_at(experiment.model, mesh, parts),
         compile_values(experiment, mesh, parts),

@@ -20,8 +20,8 @@ from rl_llm.parallel.numbers import PROGRAMS, Numbers
 from rl_llm.parallel.population import program
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem
-from rl_llm.runs.load import Others
-from rl_llm.runs.state import carried
+from rl_llm.runs.load import SourceModels
+from rl_llm.runs.state import state_spec
 from rl_llm.types import Batch, Experience, Mean, Metrics, TrainState, merge_metrics
 from rl_llm.update.batch_fields import Fields, fields_for
 from rl_llm.update.warm_start import demonstrations
@@ -65,7 +65,7 @@ class Learning:
         for age in experiment.replay.drawn(self.seed, step) if experiment.replay else ():
             state, more = self._learn(state, replay[-age], step, draw, replayed=True)
             metrics += more
-        together = of_all_updates(metrics)
+        together = merge_update_metrics(metrics)
         if experiment.reference is not None:
             state = replace(state, reference=self._reference_after(experiment.reference, state, step + 1))
         if state.coefficients is not None and step >= experiment.pretraining_steps:
@@ -112,10 +112,10 @@ class Learning:
 
 
 def compile_learning(
-    experiment: Experiment, seed: int, mesh: Mesh, others: Others, problems: Sequence[Problem]
+    experiment: Experiment, seed: int, mesh: Mesh, sources: SourceModels, problems: Sequence[Problem]
 ) -> Learning:
     """The programs of an experiment's steps; each is compiled when it is first called."""
-    carries, critic = carried(experiment), experiment.critic
+    carries, critic = state_spec(experiment), experiment.critic
     learner = Learner(
         experiment.model,
         experiment.algorithm,
@@ -131,7 +131,7 @@ def compile_learning(
         seed,
         mesh,
         problems,
-        fields_for(experiment, mesh, others),
+        fields_for(experiment, mesh, sources),
         compile_make_batch(experiment.algorithm, mesh),
         compile_make_batch(experiment.algorithm, mesh, replayed=True),
         compile_train_step(learner, mesh, in_update),
@@ -154,19 +154,19 @@ def _compile_adapted(structure: Algorithm) -> Any:
     return program(adapted)
 
 
-def of_sampler(state: TrainState) -> dict:
-    """The parameters that sample next: the oldest that are remembered, or the present ones."""
+def sampler_params(state: TrainState) -> dict:
+    """Parameters that sample next: the oldest of the past, or the current ones without a past."""
     return policy_of(state, state.past[0] if state.past else None)
 
 
-def remembered(state: TrainState) -> TrainState:
+def push_past_params(state: TrainState) -> TrainState:
     """Before a step's updates: the parameters that they will overwrite take the place of the oldest of the past."""
     if state.past is None:
         return state
     return replace(state, past=(*state.past[1:], jax.tree.map(jnp.copy, state.params)))
 
 
-def of_all_updates(metrics: Sequence[Metrics]) -> Metrics:
+def merge_update_metrics(metrics: Sequence[Metrics]) -> Metrics:
     """Metrics of a step's updates together; agreement is the first update's: after it the learner is another policy."""
     together = reduce(merge_metrics, metrics)
     return together | {name: metric for name, metric in metrics[0].items() if name.startswith("agreement/")}

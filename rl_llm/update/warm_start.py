@@ -19,7 +19,7 @@ from rl_llm.learner.optimizer import Optimizer
 from rl_llm.learner.packing import compile_packed_step, pack, rows_from
 from rl_llm.learner.state import Draw, init_state
 from rl_llm.learner.train_step import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
-from rl_llm.model import with_adapters
+from rl_llm.model import add_adapters
 from rl_llm.parallel.mesh import put_on_batch
 from rl_llm.prng import Purpose, generator, key
 from rl_llm.problem import Problem
@@ -51,7 +51,7 @@ def warm_start(
         seed = key(run.seed, Purpose.PARAMETERS)
         drawn = Draw(seed, experiment.initialization)
         state = init_state(
-            experiment.model, optimizer, mesh, drawn if start is None else with_adapters(experiment.model, start, seed)
+            experiment.model, optimizer, mesh, drawn if start is None else add_adapters(experiment.model, start, seed)
         )
     if settings is None or run.step >= settings.steps:
         return state

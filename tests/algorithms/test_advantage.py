@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.moments import no_moments, update
 from rl_llm.algorithms.returns import RewardToGo
@@ -259,7 +259,7 @@ def test_several_rewards_do_not_hide_each_other():
         found = advantages(component, np.zeros((N, K)), rewards=scaled)
         np.testing.assert_allclose(found, expected, atol=1e-3)
     with pytest.raises(ValueError, match=r"GDPO.weights=\(1.0, 0.5\) for 3 rewards"):
-        component.check(Setting(8, 8, 1, components=3))
+        component.check(RunShape(8, 8, 1, components=3))
 
 
 @pytest.mark.parametrize("component", [c for c in CENTRED + IN_THE_BATCH if not isinstance(c, PassAtK)], **ids)
@@ -354,7 +354,7 @@ def test_clipping_bounds_the_advantage_and_nothing_else():
     assert np.abs(free).max() > 2
 
 
-GROUP_OF_ONE = Setting(8, 1, 1)
+GROUP_OF_ONE = RunShape(8, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -365,17 +365,17 @@ GROUP_OF_ONE = Setting(8, 1, 1)
             for c in [*CENTRED, GDPO((1.0, 1.0)), Whiten(RLOO()), ClipAdvantage(OPO())]
         ),
         (RewardToGo(outcome=RLOO()), GROUP_OF_ONE, "RLOO compares the responses to one prompt"),
-        (PassAtK(8), Setting(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
-        (Whiten(ReMax(), over="responses"), Setting(1, 1, 1), "Whiten.over='responses' with a batch of one"),
-        (Whiten(Normalize(std="batch")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its std .* cannot act"),
-        (Normalize(std="batch", std_of="centred"), Setting(1, 8, 1), r"std_of='centred' cannot act with prompts_per"),
-        (Whiten(Whiten(RLOO()), over="responses"), Setting(8, 8, 1), r"Whiten around Whiten\(.* cannot act"),
-        (Whiten(GPG()), Setting(8, 8, 1), r"Whiten around GPG\(\): .* cannot act"),
-        (Whiten(Normalize("batch", "none")), Setting(8, 8, 1), r"Whiten around Normalize\(.*: its mean .* cannot act"),
+        (PassAtK(8), RunShape(8, 8, 1), r"PassAtK.k=8 with responses_per_prompt=8: all sets of a group are the same"),
+        (Whiten(ReMax(), over="responses"), RunShape(1, 1, 1), "Whiten.over='responses' with a batch of one"),
+        (Whiten(Normalize(std="batch")), RunShape(8, 8, 1), r"Whiten around Normalize\(.*: its std .* cannot act"),
+        (Normalize(std="batch", std_of="centred"), RunShape(1, 8, 1), r"std_of='centred' cannot act with prompts_per"),
+        (Whiten(Whiten(RLOO()), over="responses"), RunShape(8, 8, 1), r"Whiten around Whiten\(.* cannot act"),
+        (Whiten(GPG()), RunShape(8, 8, 1), r"Whiten around GPG\(\): .* cannot act"),
+        (Whiten(Normalize("batch", "none")), RunShape(8, 8, 1), r"Whiten around Normalize\(.*: its mean .* cannot act"),
     ],
     ids=str,
 )
-def test_what_cannot_act_in_the_setting_is_refused(component, setting: Setting, message: str):
+def test_what_cannot_act_in_the_setting_is_refused(component, setting: RunShape, message: str):
     with pytest.raises(ValueError, match=message):
         component.check(setting)
 

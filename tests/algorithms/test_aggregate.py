@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, SequenceSum, TokenMean, VLNorm
 from rl_llm.learner.train_step import split
 from rl_llm.types import Batch
@@ -131,9 +131,9 @@ def test_responses_of_one_token_weigh_the_same_under_every_mean():
         (lambda: FixedLength(0), "FixedLength.length must be at least 1 token, not 0"),
         (lambda: VLNorm(0), "VLNorm.length must be at least 1 token, not 0"),
         (lambda: VLNorm(8, alpha=1.5), "VLNorm.alpha must lie between 0 .* not 1.5"),
-        (lambda: TokenMean("mini-batch", 4).check(Setting(8, 8, 2)), "mini_batches=4 with updates_per_rollout=2"),
-        (lambda: TokenMean("group").check(Setting(1, 8, 1)), "scope='group' cannot act with prompts_per_step=1"),
-        (lambda: Balanced().check(Setting(8, 1, 1)), "Balanced with responses_per_prompt=1"),
+        (lambda: TokenMean("mini-batch", 4).check(RunShape(8, 8, 2)), "mini_batches=4 with updates_per_rollout=2"),
+        (lambda: TokenMean("group").check(RunShape(1, 8, 1)), "scope='group' cannot act with prompts_per_step=1"),
+        (lambda: Balanced().check(RunShape(8, 1, 1)), "Balanced with responses_per_prompt=1"),
     ],
 )
 def test_refusals(build, message: str):
@@ -142,5 +142,5 @@ def test_refusals(build, message: str):
 
 
 def test_accepted_where_they_act():
-    TokenMean("mini-batch", 4).check(Setting(8, 8, 4))
-    Balanced().check(Setting(8, 2, 1))
+    TokenMean("mini-batch", 4).check(RunShape(8, 8, 4))
+    Balanced().check(RunShape(8, 2, 1))

@@ -17,7 +17,7 @@ from rl_llm.algorithms import (
     Normalize,
     PolicyGradient,
     RewardAtLeast,
-    Setting,
+    RunShape,
     TokenMean,
 )
 from rl_llm.learner.train_step import make_batch
@@ -99,20 +99,20 @@ def test_nothing_accepted_is_no_gradient():
     [
         (
             replace(LITE_PPO, objective=Clip(high=0.28)),
-            Setting(8, 8, 1),
+            RunShape(8, 8, 1),
             r"Clip.high=0.28 cannot act with one on-policy",
         ),
-        (replace(LITE_PPO, objective=Clip(0.3, 0.3)), Setting(8, 8, 1), r"Clip.low=0.3 cannot act with one on-policy"),
-        (GRPO, Setting(8, 1, 1), r"Normalize.mean='group' with responses_per_prompt=1"),
+        (replace(LITE_PPO, objective=Clip(0.3, 0.3)), RunShape(8, 8, 1), r"Clip.low=0.3 cannot act with one on-policy"),
+        (GRPO, RunShape(8, 1, 1), r"Normalize.mean='group' with responses_per_prompt=1"),
         (
             replace(GRPO, advantage=Normalize(mean="batch", std="group")),
-            Setting(8, 1, 1),
+            RunShape(8, 1, 1),
             r"Normalize.std='group' with responses_per_prompt=1",
         ),
-        (replace(GRPO, advantage=Normalize(mean="batch", std="batch")), Setting(1, 1, 1), "a batch of one response"),
+        (replace(GRPO, advantage=Normalize(mean="batch", std="batch")), RunShape(1, 1, 1), "a batch of one response"),
     ],
 )
-def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, setting: Setting, message: str):
+def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, setting: RunShape, message: str):
     with pytest.raises(ValueError, match=message):
         algorithm.check(setting)
 
@@ -120,14 +120,14 @@ def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, 
 @pytest.mark.parametrize(
     ("algorithm", "setting"),
     [
-        (GRPO, Setting(8, 8, 1)),
-        (LITE_PPO, Setting(8, 2, 4)),
-        (REJECTION_SAMPLING, Setting(8, 1, 1)),
-        (replace(LITE_PPO, objective=Clip(0.2, 0.28)), Setting(8, 8, 2)),
-        (replace(LITE_PPO, advantage=Normalize(mean="batch", std="batch")), Setting(8, 1, 1)),
+        (GRPO, RunShape(8, 8, 1)),
+        (LITE_PPO, RunShape(8, 2, 4)),
+        (REJECTION_SAMPLING, RunShape(8, 1, 1)),
+        (replace(LITE_PPO, objective=Clip(0.2, 0.28)), RunShape(8, 8, 2)),
+        (replace(LITE_PPO, advantage=Normalize(mean="batch", std="batch")), RunShape(8, 1, 1)),
     ],
 )
-def test_recipes_are_accepted_where_their_knobs_act(algorithm: Algorithm, setting: Setting):
+def test_recipes_are_accepted_where_their_knobs_act(algorithm: Algorithm, setting: RunShape):
     algorithm.check(setting)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.objective import Clip, PolicyGradient
 from rl_llm.algorithms.score_objective import AIPO
@@ -175,8 +175,8 @@ def test_factors_are_finite_at_extreme_ratios(correction, ratio: float):
 def test_a_sampler_that_is_the_policy_needs_no_correction(correction):
     np.testing.assert_allclose(apply(correction, of(np.ones((2, 3)))), 1.0, rtol=1e-6)
     with pytest.raises(ValueError, match="cannot act where the sampler is the policy itself"):
-        correction.check(Setting(8, 8, 4))
-    correction.check(Setting(8, 8, 1, sampler_differs=True))
+        correction.check(RunShape(8, 8, 4))
+    correction.check(RunShape(8, 8, 1, sampler_differs=True))
 
 
 @pytest.mark.parametrize(

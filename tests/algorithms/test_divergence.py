@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.divergence import (
     AdaptiveKL,
     Divergence,
@@ -173,12 +173,12 @@ def test_the_coefficient_of_the_entropy_rises_below_the_target_and_waits_above_i
         (lambda: DriftPenalty(0.0), "DriftPenalty.coefficient must be greater than 0, not 0.0"),
         (lambda: AdaptiveKL(target=0.0), "target > 0 and horizon > 0, not target=0.0"),
         (lambda: EntropyTarget(0.5, step=2.0), "0 < step <= highest, not target=0.5, step=2.0, highest=1.0"),
-        (lambda: DriftPenalty().check(Setting(8, 8, 1)), "DriftPenalty.origin='sampler' with one on-policy update"),
+        (lambda: DriftPenalty().check(RunShape(8, 8, 1)), "DriftPenalty.origin='sampler' with one on-policy update"),
         (
-            lambda: DriftPenalty(origin="old").check(Setting(8, 8, 1, sampler_differs=True)),
+            lambda: DriftPenalty(origin="old").check(RunShape(8, 8, 1, sampler_differs=True)),
             "DriftPenalty.origin='old' with one on-policy update",
         ),
-        (lambda: DriftPenalty(origin="old").check(Setting(8, 8, 2)), "DriftPenalty.origin='old' cannot act where the"),
+        (lambda: DriftPenalty(origin="old").check(RunShape(8, 8, 2)), "DriftPenalty.origin='old' cannot act where the"),
         (
             lambda: KLPenalty()(jnp.zeros((1, 1)), jnp.zeros((1, 1)), batch(np.ones((1, 1), np.float32), 1)),
             "KLPenalty needs batch.ref_logp",
@@ -191,7 +191,7 @@ def test_refusals(build, message: str):
 
 
 def test_accepted_where_they_act():
-    DriftPenalty().check(Setting(8, 8, 1, sampler_differs=True))
-    DriftPenalty().check(Setting(8, 8, 2))
-    DriftPenalty(origin="old").check(Setting(8, 8, 2, sampler_differs=True))
+    DriftPenalty().check(RunShape(8, 8, 1, sampler_differs=True))
+    DriftPenalty().check(RunShape(8, 8, 2))
+    DriftPenalty(origin="old").check(RunShape(8, 8, 2, sampler_differs=True))
     EntropyBonus(0.0, EntropyTarget(0.5))

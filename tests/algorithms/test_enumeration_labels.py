@@ -177,7 +177,7 @@ def test_every_component_that_has_an_expectation_is_enumerated():
         "ZeroVariance",
         "DifficultyWindow",
     }
-    left_out |= {"DivergenceMask", "OffPolicyMask", "Setting", "Moments", "Reference", "AdaptiveKL", "EntropyTarget"}
+    left_out |= {"DivergenceMask", "OffPolicyMask", "RunShape", "Moments", "Reference", "AdaptiveKL", "EntropyTarget"}
     kinds = {kind for kind in vars(a).values() if is_dataclass(kind) and isinstance(kind, type)}
     assert {kind.__name__ for kind in kinds - tried} == left_out
 

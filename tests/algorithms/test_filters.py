@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.advantage import Normalize
 from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
 from rl_llm.types import Batch
@@ -71,7 +71,7 @@ def test_whether_a_dropped_reward_counts_changes_the_advantages_of_the_others():
 
 def test_filters_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match="ZeroVariance with responses_per_prompt=1 drops every group"):
-        ZeroVariance().check(Setting(8, 1, 1))
-    ZeroVariance().check(Setting(8, 2, 1))
+        ZeroVariance().check(RunShape(8, 1, 1))
+    ZeroVariance().check(RunShape(8, 2, 1))
     with pytest.raises(ValueError, match=r"low <= high, not low=0.9, high=0.1"):
         DifficultyWindow(0.9, 0.1)

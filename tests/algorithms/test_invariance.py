@@ -31,7 +31,7 @@ from test_knobs import (
 )
 
 import rl_llm.algorithms as a
-from rl_llm.algorithms import Algorithm, Moments, Setting
+from rl_llm.algorithms import Algorithm, Moments, RunShape
 from rl_llm.learner.gradient import split
 from rl_llm.learner.train_step import make_batch
 from rl_llm.types import Prompts, Rollout
@@ -227,7 +227,7 @@ def test_what_cannot_be_computed_in_parts_would_differ_and_is_refused(name: str)
     with pytest.raises(AssertionError, match="by_logp"):
         same(learned(ALGORITHMS[name], WIDE, 2), found_with(name, WIDE))
     with pytest.raises(ValueError, match="set micro_batches=1"):
-        ALGORITHMS[name].objective.check(Setting(N, K, 2, micro_batches=2))  # type: ignore[attr-defined]
+        ALGORITHMS[name].objective.check(RunShape(N, K, 2, micro_batches=2))  # type: ignore[attr-defined]
 
 
 # {0, 1} -> {-1, 1} is r -> 2 r - 1. A component in Lite PPO's place changes nothing about that, but:

@@ -18,7 +18,7 @@ import pytest
 
 import rl_llm.algorithms as a
 import rl_llm.algorithms as algorithms
-from rl_llm.algorithms import Algorithm, Clip, Moments, Normalize, Reference, RewardToGo, Setting, TokenMean
+from rl_llm.algorithms import Algorithm, Clip, Moments, Normalize, Reference, RewardToGo, RunShape, TokenMean
 from rl_llm.learner.train_step import make_batch
 from rl_llm.types import Mean, Prompts, Rollout
 
@@ -55,7 +55,7 @@ SLOTS = {
     "likelihood": "regularizers",
     "preference_objective": "objective",
 }
-NO_COMPONENTS = {"Algorithm", "Setting", "Moments", "Reference"}  # the last one is tried below
+NO_COMPONENTS = {"Algorithm", "RunShape", "Moments", "Reference"}  # the last one is tried below
 
 
 @jax.jit
@@ -241,7 +241,7 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
 REFUSED: dict[tuple[str, str], tuple[Any, str]] = {
     ("TokenMean", "mini_batches"): (lambda: algorithms.TokenMean("batch", 2), "mini_batches=2 cannot act"),
 }
-SETTING = Setting(8, 4, 2, made=frozenset({"ref_logp"}))
+SETTING = RunShape(8, 4, 2, made=frozenset({"ref_logp"}))
 CASES = [(kind, name) for kind, (_, others) in KNOBS.items() for name in others]
 
 
@@ -300,7 +300,7 @@ def test_a_reference_moves_only_if_it_is_told_to(changed: Reference, same: Refer
 
 
 def test_what_a_run_does_not_make_is_refused_by_name():
-    setting = Setting(8, 4, 2, made=frozenset({"moments"}))
+    setting = RunShape(8, 4, 2, made=frozenset({"moments"}))
     with pytest.raises(ValueError, match=r"KLPenalty need batch.ref_logp.*Experiment.reference"):
         algorithms.GRPO_KL.check(setting)
     with pytest.raises(ValueError, match=r"GAE need batch.value"):
@@ -310,7 +310,7 @@ def test_what_a_run_does_not_make_is_refused_by_name():
 def test_a_reward_of_tokens_that_nobody_reads_is_refused():
     shaped = replace(BASE, shaping=(algorithms.KLInReward(),))
     with pytest.raises(ValueError, match=r"KLInReward rewards single tokens, and Normalize sees"):
-        shaped.check(Setting(8, 4, 2, made=frozenset({"ref_logp"})))
+        shaped.check(RunShape(8, 4, 2, made=frozenset({"ref_logp"})))
 
 
 PLAIN = replace(BASE, advantage=Normalize("none", "none"))
@@ -318,14 +318,14 @@ PLAIN = replace(BASE, advantage=Normalize("none", "none"))
 
 @pytest.mark.parametrize("objective", [a.Pairwise(a.DPO()), a.Unpaired(a.KTO())], ids=repr)
 def test_a_loss_of_responses_is_refused_where_it_would_not_add_up(objective: Any):
-    setting = Setting(8, 4, 2, made=frozenset({"ref_logp", "kl_baseline"}))
+    setting = RunShape(8, 4, 2, made=frozenset({"ref_logp", "kl_baseline"}))
     replace(PLAIN, objective=objective, aggregate=a.SequenceSum()).check(setting)
     with pytest.raises(ValueError, match=rf"{type(objective).__name__} with TokenMean: .* only SequenceSum"):
         replace(PLAIN, objective=objective).check(setting)
 
 
 def test_an_algorithm_without_a_loss_is_refused():
-    setting = Setting(8, 4, 2, made=frozenset({"teacher_tokens", "teacher_logp"}))
+    setting = RunShape(8, 4, 2, made=frozenset({"teacher_tokens", "teacher_logp"}))
     replace(PLAIN, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(setting)
     with pytest.raises(ValueError, match=r"Nothing without regularizers"):
         replace(PLAIN, objective=a.Nothing()).check(setting)
@@ -343,7 +343,7 @@ def test_rows_that_no_filter_empties_are_not_counted(aggregate: Any):
         replace(critic, value_aggregate=aggregate).check(made)
 
 
-OFF_POLICY = Setting(8, 4, 1, sampler_differs=True, made=frozenset({"ref_logp"}))
+OFF_POLICY = RunShape(8, 4, 1, sampler_differs=True, made=frozenset({"ref_logp"}))
 
 
 @pytest.mark.parametrize("objective", [a.AIPO(), a.TOPR(), a.VESPO(), a.DPPO(), a.ReverseKL()], ids=repr)

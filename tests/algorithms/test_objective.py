@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.aggregate import SequenceMean, SequenceSum, TokenMean
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
 from rl_llm.algorithms.critic import ValueLoss
@@ -280,25 +280,25 @@ def test_values_that_mean_nothing_are_refused(build, message: str):
 )
 def test_bounds_of_a_ratio_need_one_that_moves(objective, message: str):
     with pytest.raises(ValueError, match=message):
-        objective.check(Setting(8, 8, 1))
-    objective.check(Setting(8, 8, 2))
+        objective.check(RunShape(8, 8, 1))
+    objective.check(RunShape(8, 8, 2))
 
 
 def test_bounds_on_the_ratio_to_the_sampler_act_where_it_is_behind():
     for objective in (DPPO(low=0.1), AIPO(cap=4.0), TOPR("token"), VESPO(k_positive=1.0), ReverseKL(low=0.1)):
-        objective.check(Setting(8, 8, 1, sampler_differs=True))
-    AIPO(cap=0.5).check(Setting(8, 8, 1))
+        objective.check(RunShape(8, 8, 1, sampler_differs=True))
+    AIPO(cap=0.5).check(RunShape(8, 8, 1))
 
 
 @pytest.mark.parametrize("objective", [ClipCov(), KLCov()], **ids)
 def test_covariances_are_not_computed_in_parts(objective):
     with pytest.raises(ValueError, match="with micro_batches=2: the covariance is over the whole batch"):
-        objective.check(Setting(8, 8, 2, micro_batches=2))
+        objective.check(RunShape(8, 8, 2, micro_batches=2))
 
 
 @pytest.mark.parametrize("objective", [*ON_POLICY, SequenceClip()], **ids)
 def test_defaults_are_accepted_everywhere(objective):
     objective = type(objective)()
     if not isinstance(objective, KLCov):  # without drift it would be the policy gradient under another name
-        objective.check(Setting(8, 8, 1))
-    objective.check(Setting(8, 8, 4))
+        objective.check(RunShape(8, 8, 1))
+    objective.check(RunShape(8, 8, 4))

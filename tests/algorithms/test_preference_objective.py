@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import DPO, IPO, KTO, BradleyTerry, Pairwise, SequenceSum, Setting, Unpaired
+from rl_llm.algorithms import DPO, IPO, KTO, BradleyTerry, Pairwise, RunShape, SequenceSum, Unpaired
 from rl_llm.learner.train_step import split
 from rl_llm.types import Batch, merge_metrics
 
@@ -137,8 +137,8 @@ def test_unpaired_tells_how_far_either_kind_has_moved():
 @pytest.mark.parametrize("loss", [Pairwise(DPO()), BradleyTerry()], ids=repr)
 def test_groups_of_one_are_refused(loss):
     with pytest.raises(ValueError, match=f"{type(loss).__name__} with responses_per_prompt=1"):
-        loss.check(Setting(8, 1, 1))
-    loss.check(Setting(8, 2, 1))
+        loss.check(RunShape(8, 1, 1))
+    loss.check(RunShape(8, 2, 1))
 
 
 @pytest.mark.parametrize("name", ["ref_logp", "kl_baseline"])

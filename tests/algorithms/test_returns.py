@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.advantage import RLOO, Normalize
 from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
@@ -101,7 +101,7 @@ def test_lambda_grows_with_the_response():
     component = GAE(1.0, LengthAdaptive(alpha))
     np.testing.assert_allclose(apply(component, source), estimates(source, at_last(source), 1.0, lam), atol=3e-6)
     with pytest.raises(ValueError, match=r"LengthAdaptive.alpha=0.1 cannot act on responses of 8 tokens"):
-        GAE(lam=LengthAdaptive(0.1)).check(Setting(8, 8, 1, max_tokens=8))
+        GAE(lam=LengthAdaptive(0.1)).check(RunShape(8, 8, 1, max_tokens=8))
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
@@ -154,6 +154,6 @@ def test_values_that_mean_nothing_are_refused(make, message: str):
 
 
 def test_gae_needs_a_critic():
-    GAE().check(Setting(8, 1, 1))
+    GAE().check(RunShape(8, 1, 1))
     with pytest.raises(ValueError, match=r"GAE needs batch\.value"):
         GAE()(batch(MASK, K))

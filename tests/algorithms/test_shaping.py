@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from peers.case import batch
 
-from rl_llm.algorithms import Setting
+from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.returns import token_rewards
 from rl_llm.algorithms.shaping import FullKLInReward, KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
 from rl_llm.types import Batch
@@ -129,7 +129,7 @@ def test_who_gives_rewards_to_tokens_says_so():
 )
 def test_what_cannot_act_on_these_responses_is_refused(component, message: str):
     with pytest.raises(ValueError, match=message):
-        component.check(Setting(8, 8, 1, max_tokens=32))
+        component.check(RunShape(8, 8, 1, max_tokens=32))
 
 
 def test_the_full_divergence_in_the_reward_is_what_the_estimates_from_single_tokens_expect():

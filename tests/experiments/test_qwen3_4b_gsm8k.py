@@ -20,7 +20,7 @@ from rl_llm.learner.state import Draw, init_state
 from rl_llm.learner.train_step import compile_make_batch
 from rl_llm.parallel.mesh import Meshes, make_mesh
 from rl_llm.rollout.collect import Collector
-from rl_llm.rollout.engine import open_actor
+from rl_llm.rollout.engine import open_engine
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.run import experiment_record, open_run
 from rl_llm.sampler import Sampling
@@ -71,14 +71,14 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
     with (
         RunFolder.create(tmp_path / "run", record) as folder,
         open_run(experiment, 0, folder, time.monotonic(), mesh) as (run, _),
-        open_actor(experiment, Meshes(mesh, mesh)) as actor,
+        open_engine(experiment, Meshes(mesh, mesh)) as engine,
     ):
 
         def noted(*arguments: Any) -> Rollout:
-            sampled.append(actor.sample(*arguments))
+            sampled.append(engine.sample(*arguments))
             return sampled[-1]
 
-        collector = Collector(run, replace(actor, sample=noted), experiment.task.problems("train", 16, 0))
+        collector = Collector(run, replace(engine, sample=noted), experiment.task.problems("train", 16, 0))
         collected = collector.finish(collector.begin(0, params))
     experience = collected.experience
     batch, _ = compile_make_batch(experiment.algorithm, mesh)(experience.rollout, experience.reward, {}, None, None)

@@ -18,7 +18,7 @@ from rl_llm.learner.critic import Critic
 from rl_llm.learner.gradient import apply_gradient
 from rl_llm.learner.logprobs import token_logps
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.learner.state import Carried, init_state
+from rl_llm.learner.state import StateSpec, init_state
 from rl_llm.learner.train_step import Learner, joint_loss, make_batch
 from rl_llm.parallel.mesh import make_mesh
 from rl_llm.types import Batch, Max, Mean, Metrics, Rollout, TrainState, masked_mean
@@ -103,8 +103,8 @@ def batch_of(algorithm: a.Algorithm, **made: Any) -> Batch:
     return jax.eval_shape(lambda: make_batch(algorithm, ROLLOUT, jnp.asarray(REWARD), made)[0])
 
 
-def state_of(**carried: Any) -> TrainState:
-    return jax.eval_shape(lambda: init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS, Carried(**carried)))
+def state_of(**spec: Any) -> TrainState:
+    return jax.eval_shape(lambda: init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS, StateSpec(**spec)))
 
 
 BATCH, STATE = batch_of(a.LITE_PPO), state_of()

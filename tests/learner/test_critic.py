@@ -13,7 +13,7 @@ from rl_llm import algorithms as a
 from rl_llm.learner.critic import Critic
 from rl_llm.learner.logprobs import response_hidden
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.learner.state import Carried, init_state
+from rl_llm.learner.state import StateSpec, init_state
 from rl_llm.learner.train_step import Learner, compile_critic_step, compile_train_step, make_batch
 from rl_llm.parallel.mesh import make_mesh
 from rl_llm.types import Batch, Rollout, TrainState
@@ -31,11 +31,11 @@ def batch_of(value: Any) -> Batch:
     return make_batch(a.PPO, rollout, jnp.asarray(REWARD), {"value": value})[0]
 
 
-def learner_and_state(critic: Critic) -> tuple[Learner, Carried, TrainState]:
+def learner_and_state(critic: Critic) -> tuple[Learner, StateSpec, TrainState]:
     optimizer = critic.optimizer.build(4)
     learner = Learner(CONFIG, a.PPO, OPTIMIZER, critic=critic, critic_optimizer=optimizer)
-    carried = Carried(critic=critic, critic_optimizer=optimizer)
-    return learner, carried, init_state(CONFIG, OPTIMIZER, MESH, PARAMS, carried)
+    spec = StateSpec(critic=critic, critic_optimizer=optimizer)
+    return learner, spec, init_state(CONFIG, OPTIMIZER, MESH, PARAMS, spec)
 
 
 def values(critic: Critic, params: dict, critic_params: dict, tokens: np.ndarray = TOKENS) -> np.ndarray:
@@ -46,9 +46,9 @@ def values(critic: Critic, params: dict, critic_params: dict, tokens: np.ndarray
 @pytest.mark.parametrize("critic", [OWN, SHARED], ids=["own", "shared"])
 def test_a_critic_begins_with_no_opinion_and_learns_what_comes(critic: Critic):
     """Alone, on the returns of one batch: its error falls, and the policy stays as it is."""
-    learner, carried, state = learner_and_state(critic)
+    learner, spec, state = learner_and_state(critic)
     assert not values(critic, PARAMS, jax.device_get(state.critic.params)).any()
-    step = compile_critic_step(learner, MESH, carried)
+    step = compile_critic_step(learner, MESH, spec)
     batch, errors = batch_of(jnp.zeros((N * K, T))), []
     for _ in range(8):
         state, metrics = step(state, batch, jnp.int32(0))
@@ -81,11 +81,11 @@ def test_a_head_of_the_policys_moves_the_policy_and_a_critic_of_its_own_does_not
     """At the first update the heads are 0 and pull at no hidden state; at the second a shared one does."""
 
     def after_two(critic: Critic | None) -> dict:
-        learner, carried, state = learner_and_state(critic or OWN)
+        learner, spec, state = learner_and_state(critic or OWN)
         if critic is None:
             learner = Learner(CONFIG, replace(a.PPO, value_loss=None), OPTIMIZER)
-            carried, state = Carried(), init_state(CONFIG, OPTIMIZER, MESH, PARAMS)
-        step = compile_train_step(learner, MESH, carried)
+            spec, state = StateSpec(), init_state(CONFIG, OPTIMIZER, MESH, PARAMS)
+        step = compile_train_step(learner, MESH, spec)
         for _ in range(2):
             state, _ = step(state, batch_of(jnp.zeros((N * K, T))), jnp.int32(0), jnp.float32(TEMPERATURE), None)
         found: dict = jax.device_get(state.params)

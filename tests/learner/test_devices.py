@@ -13,7 +13,7 @@ from test_learner import CONFIG, OPTIMIZER, PARAMS, PROMPTS, REWARD, TEMPERATURE
 from rl_llm import algorithms as a
 from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.learner.state import NOTHING, Carried, init_state
+from rl_llm.learner.state import PARAMS_ONLY, StateSpec, init_state
 from rl_llm.learner.train_step import Learner, compile_make_batch, compile_train_step
 from rl_llm.parallel.mesh import make_mesh, put_on_batch
 from rl_llm.types import Rollout
@@ -43,7 +43,7 @@ ALGORITHMS = {
 
 ADAM = AdamW(1e-3, beta1=0.5, max_gradient_norm=1e6)
 # A head on the policy, which learns from both losses; PPO has a network of its own.
-SHARED, OWN = (Carried(critic=x, critic_optimizer=ADAM.build(10)) for x in (Critic(ADAM, True, 0.5), Critic(ADAM)))
+SHARED, OWN = (StateSpec(critic=x, critic_optimizer=ADAM.build(10)) for x in (Critic(ADAM, True, 0.5), Critic(ADAM)))
 
 
 def rollout_and_fields() -> tuple[Rollout, dict[str, np.ndarray]]:
@@ -63,15 +63,15 @@ def updated(algorithm: a.Algorithm, devices: int) -> tuple[Any, Any, dict[str, f
     """
     mesh = make_mesh(devices=jax.devices()[:devices])
     coefficients = tuple((name, 0.2) for name in algorithm.adaptive)
-    carries = NOTHING if algorithm.value_loss is None else OWN if algorithm == a.PPO else SHARED
-    carried = replace(carries, coefficients=coefficients)
-    state = init_state(CONFIG, OPTIMIZER, mesh, PARAMS, carried)
+    carries = PARAMS_ONLY if algorithm.value_loss is None else OWN if algorithm == a.PPO else SHARED
+    spec = replace(carries, coefficients=coefficients)
+    state = init_state(CONFIG, OPTIMIZER, mesh, PARAMS, spec)
     rollout, fields = rollout_and_fields()
     made = {name: fields[name] for name in algorithm.needs & set(fields)}
     rows = put_on_batch(mesh, (rollout, (REWARD > 0).astype(np.float32), made))
     batch, _ = compile_make_batch(algorithm, mesh)(*rows, None, state.coefficients)
-    learner = Learner(CONFIG, algorithm, OPTIMIZER, critic=carried.critic, critic_optimizer=carried.critic_optimizer)
-    step = compile_train_step(learner, mesh, carried)
+    learner = Learner(CONFIG, algorithm, OPTIMIZER, critic=spec.critic, critic_optimizer=spec.critic_optimizer)
+    step = compile_train_step(learner, mesh, spec)
     state, metrics = step(state, batch, jnp.int32(0), jnp.float32(TEMPERATURE), None)
     states = [state.opt_state] + ([] if state.critic is None else [state.critic.opt_state])
     gradient = [jax.tree.map(lambda x: 2 * np.asarray(x), optax.tree_utils.tree_get(x, "mu")) for x in states]

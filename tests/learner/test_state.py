@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from rl_llm.learner.optimizer import AdamW
-from rl_llm.learner.state import Carried, Draw, abstract_state, init_state
+from rl_llm.learner.state import Draw, StateSpec, abstract_state, init_state
 from rl_llm.model import Initialization, ModelConfig, weight_table
 from rl_llm.parallel.mesh import HOST, MeshShape, make_mesh, on_devices, weight_shardings
 from rl_llm.runs.checkpoint import Checkpoints, state_sha256
@@ -17,7 +17,7 @@ from rl_llm.types import TrainState
 
 CONFIG = ModelConfig(vocabulary=16, width=16, layers=1, heads=4, kv_heads=2, head_width=4, feed_forward=24)
 OPTIMIZER = AdamW(1e-2, beta2=0.95, moments_dtype="bfloat16").build(10)
-CARRIED = Carried(reference=True, offload=True)
+CARRIED = StateSpec(reference=True, offload=True)
 MESH = make_mesh(MeshShape(2, fsdp=2, tensor=2))
 
 

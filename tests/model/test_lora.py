@@ -22,15 +22,15 @@ from rl_llm.model import (
     Experts,
     Lora,
     ModelConfig,
+    add_adapters,
     forward,
     init,
-    joined,
+    join_params,
     load,
-    merged,
+    merge_adapters,
     save,
-    trained_and_frozen,
+    split_params,
     weight_table,
-    with_adapters,
 )
 from rl_llm.parallel.mesh import MeshShape, make_mesh, put_on_batch
 from rl_llm.prng import Purpose
@@ -42,7 +42,7 @@ CONFIG = ModelConfig(
 )
 PARAMS = random_params(CONFIG)
 PARAMS["layers"] |= {name: 0.1 * (w - 1) / 0.3 for name, w in PARAMS["layers"].items() if name.endswith("_lora_b")}
-TRAINED, FROZEN = trained_and_frozen(CONFIG, PARAMS)
+TRAINED, FROZEN = split_params(CONFIG, PARAMS)
 BASE = {**PARAMS, "layers": {name: w for name, w in PARAMS["layers"].items() if "_lora_" not in name}}
 TOKENS = np.random.default_rng(1).integers(0, V, (3, 7), np.int32)
 OPTIMIZER = AdamW(learning_rate=1e-2).build(10)
@@ -63,7 +63,7 @@ def loss(trained: Any, config: ModelConfig, frozen: Any, batch: Batch) -> jax.Ar
 
 def test_an_adapter_that_has_learned_nothing_changes_nothing():
     fresh = {name: w * ("_lora_b" not in name) for name, w in TRAINED["layers"].items()}
-    found = forward(CONFIG, joined({"layers": fresh}, FROZEN), TOKENS)
+    found = forward(CONFIG, join_params({"layers": fresh}, FROZEN), TOKENS)
     np.testing.assert_array_equal(found, forward(CONFIG.base, BASE, TOKENS))
     assert np.abs(found - forward(CONFIG, PARAMS, TOKENS)).max() > 0.01
 
@@ -80,12 +80,12 @@ def test_the_first_adapters_are_of_rank_r_and_add_nothing():
 
 def test_beside_a_given_model_they_begin_as_beside_a_random_one():
     key = jax.random.key(3)
-    found = with_adapters(CONFIG, init(CONFIG.base, key), key)
+    found = add_adapters(CONFIG, init(CONFIG.base, key), key)
     jax.tree.map(np.testing.assert_array_equal, found, init(CONFIG, key))
 
 
 def test_merged_in_they_are_the_same_model():
-    config, params = merged(CONFIG, PARAMS)
+    config, params = merge_adapters(CONFIG, PARAMS)
     assert config == CONFIG.base
     np.testing.assert_allclose(forward(config, params, TOKENS), forward(CONFIG, PARAMS, TOKENS), atol=1e-5)
 
@@ -100,7 +100,7 @@ def test_an_exported_folder_is_the_adapted_model(tmp_path: Path):
 
 def test_their_gradient_is_that_of_the_merged_model(batch: Batch):
     def of_merged(trained: Any) -> jax.Array:
-        config, params = merged(CONFIG, joined(trained, FROZEN))
+        config, params = merge_adapters(CONFIG, join_params(trained, FROZEN))
         return loss(params, config, None, batch)
 
     found = jax.jit(jax.grad(loss), static_argnums=1)(TRAINED, CONFIG, FROZEN, batch)

@@ -19,16 +19,16 @@ from rl_llm.model import (
     RopeScaling,
     SlidingWindow,
     decode,
+    decode_context,
     decoding,
     extend,
     forward,
     forward_flops,
-    grown,
+    grow_cache,
     init,
-    no_caches,
+    init_cache,
     parameter_count,
     prefill,
-    reader,
     unembed,
     weight_table,
 )
@@ -72,7 +72,7 @@ class Readings(NamedTuple):
     prompt: jax.Array
 
 
-def joined(prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
+def whole_rows(prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
     """Each response right behind its prompt's last token [N * K, P + T], 0 behind it."""
     rows = np.zeros((N * K, P + T), np.int32)
     for b, response in enumerate(responses):
@@ -88,13 +88,13 @@ def read(config: ModelConfig, params: dict, prompts: jax.Array, responses: jax.A
     whole = jnp.take_along_axis(forward(config, params, rows), positions[:, :, None], axis=1)
     hidden, cache = prefill(config, params, prompts, jnp.asarray(LENGTHS))
     extended = unembed(config, params, extend(config, params, responses, cache, jnp.asarray(LENGTHS))[0])
-    reading = reader(config, params, jnp.asarray(LENGTHS), cache)
+    reading = decode_context(config, params, jnp.asarray(LENGTHS), cache)
 
     def step(caches: Caches, now: tuple[jax.Array, jax.Array]) -> tuple[Caches, jax.Array]:
         hidden, caches = decode(config, params, reading, now[1], now[0], caches, T)
         return caches, unembed(config, params, hidden)
 
-    _, decoded = jax.lax.scan(step, grown(no_caches(config, N * K, T), T), (jnp.arange(T), responses.T))
+    _, decoded = jax.lax.scan(step, grow_cache(init_cache(config, N * K, T), T), (jnp.arange(T), responses.T))
     return Readings(whole, extended, jnp.moveaxis(decoded, 0, 1), unembed(config, params, hidden))
 
 
@@ -122,7 +122,7 @@ compiled_read = jax.jit(read, static_argnums=0)
 
 
 def readings(config: ModelConfig, prompts: np.ndarray = PROMPTS, responses: np.ndarray = RESPONSES) -> Readings:
-    rows = joined(prompts, responses)
+    rows = whole_rows(prompts, responses)
     return Readings(*map(np.asarray, compiled_read(config, random_params(config), prompts, responses, rows)))
 
 
@@ -139,7 +139,7 @@ def test_prefill_and_decode_give_the_logits_of_forward(any_config: ModelConfig):
 def test_the_decoding_of_accelerators_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
     wanted = readings(OTHERS).decoded
     monkeypatch.setattr(decoding, "platform", lambda: "tpu")
-    arguments = (random_params(OTHERS), PROMPTS, RESPONSES, joined(PROMPTS, RESPONSES))
+    arguments = (random_params(OTHERS), PROMPTS, RESPONSES, whole_rows(PROMPTS, RESPONSES))
     found = jax.jit(lambda *arguments: read(OTHERS, *arguments))(*arguments)
     np.testing.assert_allclose(found.decoded, wanted, atol=1e-5)
 
@@ -176,7 +176,7 @@ def test_what_is_computed_again_is_kept_for_one_layer_at_a_time():
 
 
 def test_forward_is_the_transformer_of_the_papers(config: ModelConfig):
-    expected = np.stack([numpy_forward(config, random_params(config), row) for row in joined(PROMPTS, RESPONSES)])
+    expected = np.stack([numpy_forward(config, random_params(config), row) for row in whole_rows(PROMPTS, RESPONSES)])
     positions = np.repeat(LENGTHS, K)[:, None] + np.arange(T)
     expected = np.take_along_axis(expected, positions[:, :, None], axis=1)
     np.testing.assert_allclose(readings(config).forward, expected, atol=2e-5)
@@ -243,7 +243,7 @@ def test_a_token_does_change_what_comes_after_it():
 
 def test_bfloat16_compute_is_close_to_float32():
     reduced = replace(GROUPED, compute_dtype="bfloat16")
-    rows, params = joined(PROMPTS, RESPONSES), random_params(GROUPED)
+    rows, params = whole_rows(PROMPTS, RESPONSES), random_params(GROUPED)
     found = np.asarray(jax.jit(forward, static_argnums=0)(reduced, params, rows))
     positions = np.repeat(LENGTHS, K)[:, None] + np.arange(T)
     exact = readings(GROUPED).forward

@@ -12,12 +12,12 @@ from jax.sharding import PartitionSpec as P
 from test_techniques import WARM_STEPS, train
 
 from rl_llm.config import fingerprint, load_experiment
-from rl_llm.model import Lora, init, joined, trained_and_frozen, weight_table
+from rl_llm.model import Lora, init, join_params, split_params, weight_table
 from rl_llm.parallel.mesh import MeshShape, make_meshes, weight_shardings
 from rl_llm.parallel.transfer import bytes_at_once
-from rl_llm.rollout.engine import compile_policy, open_actor
+from rl_llm.rollout.engine import compile_policy_sampler, open_engine
 from rl_llm.rollout.text import encode_prompts
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.train import collector_of
 from tests.data.tiny import base
 
@@ -45,7 +45,7 @@ def test_prompts_sampled_in_parts_get_the_same_responses():
     prompts = encode_prompts(base.tokenizer, problems, base.max_prompt_tokens)
     values = base.sampling.values((base.tokenizer.end_id,))
     whole, parts = (
-        compile_policy(base.model, replace(base, sampling_batches=n), meshes)[0](
+        compile_policy_sampler(base.model, replace(base, sampling_batches=n), meshes)[0](
             params, prompts, jax.random.key(1), values
         )
         for n in (1, 4)
@@ -73,13 +73,13 @@ def test_frozen_weights_are_sent_to_a_sampler_once():
     experiment = replace(base, model=model)
     meshes = make_meshes(MeshShape(4), MeshShape(2, fsdp=2))
     params = jax.device_put(init(model, jax.random.key(0)), weight_shardings(meshes.learner, weight_table(model)))
-    trained, frozen = trained_and_frozen(model, params)
-    with open_actor(experiment, meshes) as actor:
-        first = actor.placed(params)
-        second = actor.placed(joined(jax.tree.map(lambda x: x + 1, trained), frozen))
-        other = actor.placed(jax.tree.map(lambda x: x + 1, params))
+    trained, frozen = split_params(model, params)
+    with open_engine(experiment, meshes) as engine:
+        first = engine.placed(params)
+        second = engine.placed(join_params(jax.tree.map(lambda x: x + 1, trained), frozen))
+        other = engine.placed(jax.tree.map(lambda x: x + 1, params))
     assert jax.tree.map(lambda x: x.sharding, first) == weight_shardings(meshes.sampler, weight_table(model))
-    (now, still), (before, sent) = trained_and_frozen(model, second), trained_and_frozen(model, first)
+    (now, still), (before, sent) = split_params(model, second), split_params(model, first)
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, still, sent)))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), now, before)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), other, first)
@@ -89,11 +89,11 @@ def test_a_teacher_is_sent_beside_the_policy_and_not_in_its_place():
     model = replace(base.model, lora=Lora(rank=2, alpha=4.0))
     meshes = make_meshes(MeshShape(4), MeshShape(2, fsdp=2))
     params = init(model, jax.random.key(0))
-    others: Any = None, Others(teacher=(base, init(base.model, jax.random.key(1)))), {"train": ()}
-    with open_actor(replace(base, model=model), meshes) as actor:
-        before = trained_and_frozen(model, actor.placed(params))[1]
-        teacher = collector_of(others[0], actor, *others[1:]).teacher
-        after = trained_and_frozen(model, actor.placed(params))[1]
+    others: Any = None, SourceModels(teacher=(base, init(base.model, jax.random.key(1)))), {"train": ()}
+    with open_engine(replace(base, model=model), meshes) as engine:
+        before = split_params(model, engine.placed(params))[1]
+        teacher = collector_of(others[0], engine, *others[1:]).teacher
+        after = split_params(model, engine.placed(params))[1]
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, before, after)))
     np.testing.assert_array_equal(teacher[1]["embedding"], others[1].teacher[1]["embedding"])
 

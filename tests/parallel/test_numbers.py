@@ -27,7 +27,7 @@ from rl_llm.parallel.mesh import Meshes, make_mesh
 from rl_llm.parallel.numbers import Numbers
 from rl_llm.prepare import counts
 from rl_llm.runs.folder import IDENTITY, RunFolder
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.train import train
 from rl_llm.update.step import compile_learning
 from tests.data import tiny
@@ -172,7 +172,7 @@ def compiled_by(experiment: Experiment, seed: int, folder: Path, caplog: pytest.
     jax.config.update("jax_log_compiles", True)  # in all threads: the sampler is called from one
     try:
         with opened, caplog.at_level(logging.WARNING):
-            train(experiment, seed, Meshes(MESH, MESH), problems, Others(), opened, time.monotonic())
+            train(experiment, seed, Meshes(MESH, MESH), problems, SourceModels(), opened, time.monotonic())
     finally:
         jax.config.update("jax_log_compiles", False)
     messages = [record.getMessage() for record in caplog.records]
@@ -189,7 +189,7 @@ def test_runs_that_differ_in_numbers_and_seed_share_all_programs(tmp_path: Path,
 
 def programs(experiment: Experiment) -> list[Any]:
     """The jitted functions of an experiment's steps."""
-    made = compile_learning(experiment, 0, MESH, Others(), ())
+    made = compile_learning(experiment, 0, MESH, SourceModels(), ())
     partials = made.build_batch, made.build_again, made.adapt, made.fields.logps
     return [getattr(each, "func", each) for each in partials] + [made.train_step.program, made.critic_step.program]
 

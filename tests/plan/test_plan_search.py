@@ -24,7 +24,7 @@ from rl_llm.plan.planning import on_mesh
 from rl_llm.plan.programs import GIB, bytes_per_chip
 from rl_llm.plan.search import TIE, candidates
 from rl_llm.plan.topology import topology
-from rl_llm.runs.state import carried
+from rl_llm.runs.state import state_spec
 
 ONE, SPREAD = MeshShape(1, 1, 1), MeshShape(2, 2, 1)
 PLAIN: Experiment = replace(EXPERIMENT, warm_start=None)
@@ -38,7 +38,7 @@ def test_a_state_takes_what_its_arrays_take(name: str, mesh: MeshShape):
     experiment = replace(load_experiment(f"{ROOT}/tests/data/techniques.py:{name}", Experiment)[1], replay=None)
     devices = make_mesh(mesh, jax.devices()[: mesh.fixed])
     optimizer = experiment.optimizer.build(experiment.policy_updates())
-    state = abstract_state(experiment.model, optimizer, devices, carried(experiment))
+    state = abstract_state(experiment.model, optimizer, devices, state_spec(experiment))
     scalars = 200  # bytes: counters and moments of rewards
     assert 0 <= bytes_per_chip(state) - state_bytes(experiment, mesh) < scalars
 

@@ -17,14 +17,14 @@ from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import Draw, init_state, policy_of
 from rl_llm.parallel.mesh import Meshes, make_mesh, replicated
 from rl_llm.rollout.collect import Collector
-from rl_llm.rollout.engine import Actor, open_actor
+from rl_llm.rollout.engine import RolloutEngine, open_engine
 from rl_llm.runs.folder import IDENTITY, RunFolder
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.runs.run import Run, open_run
-from rl_llm.runs.state import carried
+from rl_llm.runs.state import state_spec
 from rl_llm.sampler import Sampler, generate
 from rl_llm.types import Rollout, TrainState
-from rl_llm.update.step import compile_learning, of_sampler, remembered
+from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from tests.data.tiny import cold
 
 PATIENCE = 20_000_000  # looks at a closed door after which a sampler goes on in any case: minutes
@@ -78,26 +78,26 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.fixture
-def actor() -> Iterator[Actor]:
-    with open_actor(STALE, Meshes(MESH, MESH)) as actor:
-        yield actor
+def engine() -> Iterator[RolloutEngine]:
+    with open_engine(STALE, Meshes(MESH, MESH)) as engine:
+        yield engine
 
 
 def first_state(experiment: Experiment) -> TrainState:
     optimizer = experiment.optimizer.build(experiment.policy_updates())
-    return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), carried(experiment))
+    return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), state_spec(experiment))
 
 
 @pytest.mark.slow
-def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor):
-    learning = compile_learning(STALE, 0, MESH, Others(), PROBLEMS)
-    state = remembered(first_state(STALE))
-    first = Collector(run, actor, PROBLEMS)
-    collected = first.finish(first.begin(0, of_sampler(state)))
+def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, engine: RolloutEngine):
+    learning = compile_learning(STALE, 0, MESH, SourceModels(), PROBLEMS)
+    state = push_past_params(first_state(STALE))
+    first = Collector(run, engine, PROBLEMS)
+    collected = first.finish(first.begin(0, sampler_params(state)))
 
     door = Door()
-    collector = replace(first, actor=replace(actor, sample=held(door)))
-    begun = collector.begin(1, of_sampler(state))
+    collector = replace(first, engine=replace(engine, sample=held(door)))
+    begun = collector.begin(1, sampler_params(state))
     state, _ = jax.block_until_ready(learning.step(state, collected.experience, 0))
     assert int(state.step) == STALE.updates_per_rollout
     assert begun.pending is not None
@@ -110,7 +110,7 @@ def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, actor: Actor
     assert begun.params is state.past[0]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(actor: Actor):
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(engine: RolloutEngine):
     class Mute:
         def __getattr__(self, name: str) -> Any:
             return getattr(STALE.tokenizer, name)
@@ -118,7 +118,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(a
         def decode(self, ids: Any) -> str:
             raise RuntimeError("no words")
 
-    broken = replace(actor, experiment=replace(STALE))
+    broken = replace(engine, experiment=replace(STALE))
     object.__setattr__(broken.experiment, "tokenizer", Mute())
     problems = PROBLEMS[: STALE.prompts_per_step]
     pending = broken.ask(first_state(STALE).params, problems, jax.random.key(0), STALE.sampling)
@@ -127,7 +127,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(a
 
 
 @pytest.mark.parametrize("kind", ["dynamic sampling", pytest.param("greedy baseline", marks=pytest.mark.slow)])
-def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: str, run: Run, actor: Actor):
+def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: str, run: Run, engine: RolloutEngine):
     """Nobody has given their buffers away."""
     changes: dict[str, Any] = {"algorithm": replace(STALE.algorithm, advantage=ReMax())}
     if kind == "dynamic sampling":
@@ -135,18 +135,18 @@ def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: st
         changes = {"algorithm": algorithm, "dynamic_sampling": DynamicSampling(max_rollouts=2)}
     experiment = replace(STALE, optimizer=AdamW(0.1), **changes)
     run.experiment = experiment
-    learning = compile_learning(experiment, 0, MESH, Others(), PROBLEMS)
+    learning = compile_learning(experiment, 0, MESH, SourceModels(), PROBLEMS)
     taken: list[np.ndarray] = []
 
     def sample(*arguments: Any) -> Rollout:
-        rollout = actor.sample(*arguments)
+        rollout = engine.sample(*arguments)
         taken.append(np.asarray(rollout.tokens))
         return rollout
 
-    collector = Collector(run, replace(actor, experiment=experiment, sample=sample), PROBLEMS)
-    state = remembered(first_state(experiment))
-    collected = collector.finish(collector.begin(0, of_sampler(state)))
-    first, begun, other = (collector.begin(1, of_sampler(state)) for _ in range(3))
+    collector = Collector(run, replace(engine, experiment=experiment, sample=sample), PROBLEMS)
+    state = push_past_params(first_state(experiment))
+    collected = collector.finish(collector.begin(0, sampler_params(state)))
+    first, begun, other = (collector.begin(1, sampler_params(state)) for _ in range(3))
     collector.finish(first)
     rewards = jnp.arange(collected.experience.reward.shape[0]) % 2.0  # of this model's own answers too few are right
     state, _ = jax.block_until_ready(learning.step(state, replace(collected.experience, reward=rewards), 0))

@@ -1,4 +1,4 @@
-"""Techniques in whole runs: what they need is made, is carried from step to step, and survives an interruption."""
+"""Techniques in whole runs: what they need is made, is spec from step to step, and survives an interruption."""
 
 import json
 import math
@@ -39,7 +39,7 @@ from rl_llm.algorithms import (
     RepetitionPenalty,
     RewardAtLeast,
     RewardToGo,
-    Setting,
+    RunShape,
     SoftOverlong,
     TokenMean,
     Whiten,
@@ -318,7 +318,7 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
 def test_parts_that_do_not_go_together_are_refused(algorithm: algorithms.Algorithm, message: str):
     made = frozenset({"ref_logp", "kl_baseline", "value", "returns"})
     with pytest.raises(ValueError, match=message):
-        algorithm.check(Setting(8, 4, 2, made=made, max_tokens=16))
+        algorithm.check(RunShape(8, 4, 2, made=made, max_tokens=16))
 
 
 def test_a_correction_needs_a_sampler_that_differs():

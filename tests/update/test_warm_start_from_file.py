@@ -20,7 +20,7 @@ from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.prepare import fingerprint_of, prepare
 from rl_llm.prng import Purpose, key
 from rl_llm.runs.folder import RunFolderError
-from rl_llm.runs.load import Others
+from rl_llm.runs.load import SourceModels
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.runs.preemption import Preempted
 from rl_llm.runs.run import Run, experiment_record, open_folder, open_run
@@ -65,7 +65,7 @@ def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -
     assert experiment.warm_start.demonstrations is not None
     found = read_conversations(experiment.warm_start.demonstrations.path, None, experiment.tokenizer, S)
     problems = {"conversations": found}
-    record = experiment_record(experiment, TINY, [], 0, fingerprint_of(problems, Others()))
+    record = experiment_record(experiment, TINY, [], 0, fingerprint_of(problems, SourceModels()))
     with (
         open_folder(folder, record, True, 3) as opened,
         open_run(experiment, 0, opened, time.monotonic(), MESH) as started,

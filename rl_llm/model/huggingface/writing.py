@@ -28,7 +28,7 @@ from rl_llm.model.huggingface.tensor_files import (
     stored_tensors,
     write_file,
 )
-from rl_llm.model.lora import merged
+from rl_llm.model.lora import merge_adapters
 from rl_llm.model.weights import Weight, weight_table
 
 LARGEST_FILE = 5_000_000_000  # bytes; a model is written in several files beyond that
@@ -67,7 +67,7 @@ def save(
     changed is written back byte for byte. config.json is written last: what was cut off is no model. Raises
     ValueError where the folder is there already, or where the model is not that of its family or of `like`.
     """
-    config, params = merged(config, params)
+    config, params = merge_adapters(config, params)
     folder = epath.Path(folder)
     if folder.exists() and any(folder.iterdir()):
         cut_off = "" if is_huggingface(folder) else f" (it has no {CONFIG}: if an export was cut off there, remove it)"

@@ -15,7 +15,7 @@ from rl_llm.algorithms.compatibility import check_together
 from rl_llm.algorithms.filters import Filter
 from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.algorithms.whitening import Advantage
-from rl_llm.config import check_choices
+from rl_llm.config import check_fields
 from rl_llm.types import Batch, Mean, Metrics
 
 Aggregate = Callable[[jax.Array, Batch], jax.Array]
@@ -80,7 +80,7 @@ class Algorithm:
 
     def check(self, setting: RunShape) -> None:
         """Raises ValueError naming a knob that has a value which there is not, or that cannot act in this setting."""
-        check_choices(self)
+        check_fields(self)
         for component in self.components:
             if hasattr(component, "check"):
                 component.check(setting)

@@ -1,21 +1,33 @@
-"""Configuration as values: override, write down, fingerprint and load them. Imports no JAX."""
+"""Configuration as values: check, override, write down, fingerprint and load them. Imports no JAX."""
 
-from rl_llm.config.loading import ExperimentError, load_experiment, load_module
-from rl_llm.config.values import (
-    OverrideError,
-    check_choices,
-    differences,
-    fingerprint,
+from rl_llm.config.fields import (
+    Decay,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveOrInfinite,
+    PositiveShare,
+    UnitFloat,
+    check_fields,
     is_component,
     nearest,
-    override,
-    to_json,
 )
+from rl_llm.config.loading import ExperimentError, load_experiment, load_module
+from rl_llm.config.values import OverrideError, differences, fingerprint, override, to_json
 
 __all__ = [
+    "Decay",
     "ExperimentError",
+    "NonNegativeFloat",
+    "NonNegativeInt",
     "OverrideError",
-    "check_choices",
+    "PositiveFloat",
+    "PositiveInt",
+    "PositiveOrInfinite",
+    "PositiveShare",
+    "UnitFloat",
+    "check_fields",
     "differences",
     "fingerprint",
     "is_component",

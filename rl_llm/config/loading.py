@@ -9,7 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from rl_llm.config.values import is_component, nearest
+from rl_llm.config.fields import is_component, nearest
 
 
 class ExperimentError(ValueError):

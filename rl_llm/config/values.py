@@ -7,18 +7,19 @@ structure.
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
 import msgspec
+
+from rl_llm.config.fields import children, describe, is_component, nearest
 
 Value = TypeVar("Value")
 
@@ -70,17 +71,17 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
     """`value` rebuilt with the assignments below it; the first `depth` parts of their paths lead to it."""
     if len(assignments[0].path) == depth:  # then it is the only one: no two assignments overlap
         return _convert(assignments[0], value, annotation)
-    children = _children(value, annotation)
+    inside = children(value, annotation)
     changed = {}
     for part in dict.fromkeys(assignment.path[depth] for assignment in assignments):
         below = [assignment for assignment in assignments if assignment.path[depth] == part]
-        if part not in children:
-            kind = type(value).__name__ if children else repr(value)
+        if part not in inside:
+            kind = type(value).__name__ if inside else repr(value)
             where = f"{'.'.join(below[0].path[:depth])} ({kind})" if depth else kind
-            hint = _elsewhere(below[0].path[depth:], root) or nearest(part, children)
-            listing = f"; it has: {', '.join(children)}" if children else ""
+            hint = _elsewhere(below[0].path[depth:], root) or nearest(part, inside)
+            listing = f"; it has: {', '.join(inside)}" if inside else ""
             raise below[0].refuse(f"{where} has no {part!r}{hint}{listing}")
-        changed[part] = _assign(*children[part], below, depth + 1, root)
+        changed[part] = _assign(*inside[part], below, depth + 1, root)
     if isinstance(value, tuple):
         return tuple(changed.get(str(index), item) for index, item in enumerate(value))
     try:
@@ -90,24 +91,12 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
         raise OverrideError(f"{texts}: {type(value).__name__} refuses it: {error}") from error
 
 
-def _children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
-    """What an assignment can walk into: name -> (value, annotation)."""
-    if isinstance(value, tuple):
-        wanted = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else (Any, ...)
-        wanted = wanted[:1] * len(value) if Ellipsis in wanted else wanted
-        return {str(index): pair for index, pair in enumerate(zip(value, wanted, strict=True))}
-    if not is_component(value):
-        return {}
-    hints = typing.get_type_hints(type(value), include_extras=True)
-    return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value) if f.init}
-
-
 def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     """The value of the annotated type that the text of an assignment stands for."""
     place, text = ".".join(assignment.path), assignment.text
     wanted = None if is_component(current) else _plain(annotation)
     if wanted in (None, types.NoneType):
-        names = ", ".join(f"{place}.{name}" for name in _children(current, annotation))
+        names = ", ".join(f"{place}.{name}" for name in children(current, annotation))
         now = type(current).__name__ if names else repr(current)
         raise assignment.refuse(
             f"{place} is structure (now {now}). The command line "
@@ -120,8 +109,7 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     for candidate in [*candidates, text]:
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(candidate, wanted, dec_hook=lambda kind, raw: kind(raw))
-    name = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
-    raise assignment.refuse(f"{place} wants {name}, got {text!r}")
+    raise assignment.refuse(f"expected {describe(wanted)}, got {text!r}")
 
 
 def _plain(annotation: Any) -> Any:
@@ -141,38 +129,6 @@ def _plain(annotation: Any) -> Any:
     return None
 
 
-def check_choices(value: Any, place: str = "", annotation: Any = Any) -> None:
-    """Raises ValueError for a field, of a component or of what it is made of, that has none of the values which its
-    annotation (a `Literal`) names: Python itself lets every value pass.
-    """
-    for name, (child, wanted) in _children(value, annotation).items():
-        where = f"{place}.{name}" if place else name
-        choices = _choices(wanted)
-        if choices and child not in choices:
-            names = [choice for choice in choices if isinstance(choice, str)]
-            hint = nearest(child, names) if isinstance(child, str) else ""
-            listing = ", ".join(map(repr, choices))
-            raise ValueError(f"{where}={child!r} must be one of {listing}{hint}")
-        check_choices(child, where, wanted)
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """All values of an annotation, where it names them; none elsewhere."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal or annotation is types.NoneType:
-        return arguments or (None,)
-    if origin is Annotated:
-        return _choices(arguments[0])
-    members = [_choices(part) for part in arguments] if origin in (Union, types.UnionType) else []
-    return sum(members, ()) if all(members) else ()
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A question that can follow a wrong name, about the one of `names` most like it; empty where none is."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _elsewhere(path: Sequence[str], root: Any) -> str:
     """A hint for a right name at another place, e.g. `optimizer.learning_rate` for `learning_rate`."""
     found = [place for place in _places(root, "") if f".{place}".endswith("." + ".".join(path))]
@@ -180,14 +136,9 @@ def _elsewhere(path: Sequence[str], root: Any) -> str:
 
 
 def _places(value: Any, prefix: str) -> Iterator[str]:
-    for name, (child, _) in _children(value, Any).items():
+    for name, (child, _) in children(value, Any).items():
         yield prefix + name
         yield from _places(child, f"{prefix}{name}.")
-
-
-def is_component(value: Any) -> bool:
-    """Whether it is a value of a dataclass."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def to_json(value: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl_llm.algorithms import Algorithm, Reference, RunShape
-from rl_llm.config import check_choices
+from rl_llm.config import check_fields
 from rl_llm.experiment.checks import check_budget, check_over_time, check_supervision, check_tokenizers, teaching
 from rl_llm.experiment.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.experiment.sources import Mixture, RewardModel, StoredResponses, Teacher, WarmStart, at_least
@@ -153,7 +153,7 @@ class Experiment:
         return self.replay.updates(steps, self.updates_per_rollout)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         at_least(self, 1, "steps", "prompts_per_step", "responses_per_prompt", "updates_per_rollout", "micro_batches")
         at_least(self, 1, "max_prompt_tokens", "sampling_batches")
         at_least(self, 0, "staleness")

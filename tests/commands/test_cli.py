@@ -50,7 +50,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["train", PATH, "--set", "learning_rate=2e-4"],
         ["--set learning_rate=2e-4", "optimizer.learning_rate"],
     ),
-    "a type": (["train", PATH, "--set", "steps=many"], ["--set steps=many", "wants int, got 'many'"]),
+    "a type": (["train", PATH, "--set", "steps=many"], ["--set steps=many", "expected int, got 'many'"]),
     "a field set twice": (["train", PATH, "--set", "steps=3", "--set", "steps=4"], ["already sets this place"]),
     "no value": (["train", PATH, "--set", "steps"], ["--set steps", "NAME=VALUE"]),
     "structure": (["train", PATH, "--set", "algorithm=grpo"], ["--set algorithm=grpo", "dataclasses.replace"]),

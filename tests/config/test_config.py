@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_llm.config import (
+    Decay,
     OverrideError,
-    check_choices,
+    PositiveFloat,
+    PositiveInt,
+    PositiveOrInfinite,
+    check_fields,
     differences,
     fingerprint,
     override,
@@ -114,17 +119,17 @@ def test_override_reads_the_text_as_the_annotation_says(assignment: str, place: 
 @pytest.mark.parametrize(
     ("assignment", "parts"),
     [
-        ("steps=2.0", ["steps wants int", "'2.0'"]),
-        ("steps=true", ["steps wants int"]),
-        ("steps=many", ["steps wants int", "'many'"]),
-        ("learning_rate=true", ["learning_rate wants float"]),
-        ('learning_rate="1"', ["learning_rate wants float"]),
-        ("learning_rate=NaN", ["learning_rate wants float"]),
-        ("warm_start=1", ["warm_start wants bool"]),
-        ("betas=[0.9]", ["betas wants tuple[float, float]"]),
+        ("steps=2.0", ["expected int", "'2.0'"]),
+        ("steps=true", ["expected int"]),
+        ("steps=many", ["expected int", "'many'"]),
+        ("learning_rate=true", ["expected float"]),
+        ('learning_rate="1"', ["expected float"]),
+        ("learning_rate=NaN", ["expected float"]),
+        ("warm_start=1", ["expected bool"]),
+        ("betas=[0.9]", ["expected tuple[float, float]"]),
         ("betas.2=0.9", ["betas", "has no '2'", "0, 1"]),
-        ("temperature=0", ["temperature wants"]),
-        ("algorithm.std=grop", ["algorithm.std wants Literal['group', 'batch', 'none']", "'grop'"]),
+        ("temperature=0", ["expected float > 0, got '0'"]),
+        ("algorithm.std=grop", ["expected Literal['group', 'batch', 'none']", "'grop'"]),
         ("stpes=3", ["Trial", "no 'stpes'", "did you mean 'steps'?", "it has: algorithm, title"]),
         ("algorithm.objective.hihg=1", ["algorithm.objective (Clip)", "did you mean 'high'?", "low, high"]),
         ("objective.high=1", ["did you mean 'algorithm.objective.high'?"]),
@@ -175,11 +180,56 @@ def test_a_refusal_names_all_assignments_of_the_component():
 
 
 def test_a_value_that_its_annotation_does_not_name_is_refused_with_its_place():
-    check_choices(Trial())
+    check_fields(Trial())
     wrong = replace(Trial(), algorithm=Algorithm(std="batches"))  # type: ignore[arg-type]
-    said = r"^algorithm.std='batches' must be one of 'group', 'batch', 'none' \(did you mean 'batch'\?\)$"
+    said = r"^Trial\.algorithm\.std='batches' must be one of 'group', 'batch', 'none' \(did you mean 'batch'\?\)$"
     with pytest.raises(ValueError, match=said):
-        check_choices(wrong)
+        check_fields(wrong)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    limit: PositiveOrInfinite | None = None
+    count: PositiveInt = 1
+    betas: tuple[Decay, ...] = (0.9, 0.99)
+    schedule: PositiveFloat | Penalty = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def test_values_within_their_declared_ranges_pass():
+    Ranges(1.0, math.inf, 2, (0.0,), Penalty(-1.0))
+    assert Ranges(1, 3.5, schedule=2).rate == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rate": 0}, "Ranges.rate=0 is out of range; expected > 0 and <= 1"),
+        ({"rate": math.nan}, "Ranges.rate=nan is out of range; expected > 0 and <= 1"),
+        ({"limit": 0.0}, "Ranges.limit=0.0 is out of range; expected > 0"),
+        ({"limit": -math.inf}, "Ranges.limit=-inf is out of range"),
+        ({"count": 0}, "Ranges.count=0 is out of range; expected >= 1"),
+        ({"betas": (0.9, 1.0)}, "Ranges.betas.1=1.0 is out of range; expected >= 0 and < 1"),
+        ({"schedule": math.inf}, "Ranges.schedule=inf is out of range; expected > 0"),
+    ],
+)
+def test_a_value_outside_its_declared_range_is_refused(wrong: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Ranges(**wrong)
+
+
+def test_an_override_names_the_range_it_leaves():
+    with pytest.raises(OverrideError, match=r"--set rate=2: expected float > 0 and <= 1, got '2'"):
+        override(Ranges(), ["rate=2"])
+    with pytest.raises(OverrideError, match=r"expected int >= 1, got '0'"):
+        override(Ranges(), ["count=0"])
+    with pytest.raises(OverrideError, match=r"expected float > 0 \| None, got '0'"):
+        override(Ranges(), ["limit=0"])
+    with pytest.raises(OverrideError, match=r"Ranges.schedule=inf is out of range"):
+        override(Ranges(), ["schedule=inf"])
 
 
 def test_overrides_leave_the_original_and_the_rest_alone():

@@ -9,7 +9,7 @@ from rl_llm.model import weight_table
 from rl_llm.parallel import mesh as meshes
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem, Split
-from rl_llm.rollout.offline import stored_answers
+from rl_llm.rollout.offline import read_rollout
 from rl_llm.rollout.text import encode_prompts, encode_responses
 from rl_llm.runs.load import SourceModels, load_source_models
 from rl_llm.tasks.conversations import read_conversations
@@ -42,7 +42,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
         stored = experiment.responses.problems(experiment.responses_per_prompt)
         if len(stored) < experiment.prompts_per_step:
             raise ValueError(f"{experiment.responses.path} has {len(stored)} prompts: too few for a step")
-        stored_answers(experiment, stored)
+        read_rollout(experiment, stored)
         problems["stored"] = stored
     _check_widths(experiment, problems, seed)
     file = experiment.warm_start and experiment.warm_start.demonstrations

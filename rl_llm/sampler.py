@@ -1,76 +1,75 @@
 """The sampler: one jitted function from prompts to a rollout.
 
-Each prompt is read once and shared by its K responses; rows sample until all have ended. Temperature, truncations and
-stop ids are values, not programs: changing one compiles nothing. A row's noise is a function of (seed, purpose, step,
-problem, sample index, position) only, so its tokens do not depend on the batch it sits in.
+Each prompt is prefilled once for its K responses, and rows are sampled until all have ended. Temperature, truncations
+and stop ids are arguments of the program, so changing one compiles nothing. A row's noise is a function of (seed,
+purpose, step, problem, sample index, position), so its tokens do not depend on the batch around it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
 from rl_llm import prng
+from rl_llm.config.fields import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare, UnitFloat
 from rl_llm.model import (
     Caches,
     ModelConfig,
     decode,
     decode_context,
-    gathered_head,
+    gather_head,
     grow_cache,
+    init,
     init_cache,
     prefill,
     unembed,
     weight_table,
 )
-from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.numbers import PROGRAMS
-from rl_llm.parallel.population import of_any
+from rl_llm.parallel.population import any_member
+from rl_llm.parallel.programs import ROWS, SAME, BoundProgram, compile_program, laid_out
 from rl_llm.types import Prompts, Rollout
 
-STOP_SLOTS = 8  # the stop ids travel in an array of fixed size, so that their number is not part of the program
+STOP_SLOTS = 8  # stop ids are an array of fixed size, so their number is no part of the program
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How responses are drawn: softmax(logits / temperature), cut to the top_k tokens, then the top_p nucleus, then
-    min_p.
+class Sampling(Checked):
+    """Sampling from softmax(logits / temperature), truncated by top_k, then top_p, then min_p.
 
-    Off is top_k 0, top_p 1, min_p 0; temperature 0 takes the likeliest token. min_p drops tokens less likely than
-    min_p times the likeliest (arXiv 2407.01082); top_p is the nucleus of arXiv 1904.09751, renormalised after top_k
-    as is customary.
+    top_k 0, top_p 1 and min_p 0 are off; temperature 0 takes the likeliest token. top_p is the nucleus of arXiv
+    1904.09751, renormalised after top_k as is customary. min_p drops tokens less likely than min_p times the likeliest
+    (arXiv 2407.01082).
     """
 
-    max_tokens: int = 64
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    max_tokens: PositiveInt = 64
+    temperature: NonNegativeFloat = 1.0
+    top_k: NonNegativeInt = 0
+    top_p: PositiveShare = 1.0
+    min_p: UnitFloat = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"Sampling.max_tokens must be at least 1, not {self.max_tokens}")
-        if not (self.temperature == 0 or 1e-3 <= self.temperature < float("inf")):
+        super().__post_init__()
+        if 0 < self.temperature < 1e-3:
             raise ValueError(f"Sampling.temperature must be 0 (greedy) or at least 0.001, not {self.temperature}")
-        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise ValueError(f"Sampling needs top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, not {self}")
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
             raise ValueError(f"Sampling at temperature 0 is greedy: top_k, top_p and min_p cannot act ({self})")
 
     def at(self, temperature: float) -> "Sampling":
-        """The same at another temperature; at 0 without the truncations, which could not act."""
+        """Return the same sampling at another temperature; at 0 it drops the truncations, which cannot act."""
         if temperature == 0:
             return Sampling(self.max_tokens, temperature=0.0)
         return replace(self, temperature=temperature)
 
     def values(self, stop_ids: tuple[int, ...], limit: int | None = None) -> "SamplingValues":
-        """The traced values; responses are cut after `limit` tokens if that comes first. Raises ValueError
-        for more than STOP_SLOTS stop ids.
+        """Return the traced values of the sampler; `limit` caps the response length in tokens.
+
+        Raises ValueError for more than STOP_SLOTS stop ids.
         """
         if len(stop_ids) > STOP_SLOTS:
             raise ValueError(f"at most {STOP_SLOTS} stop ids, not {len(stop_ids)}: {stop_ids}")
@@ -84,7 +83,7 @@ class Sampling:
 
 @struct.dataclass
 class SamplingValues:
-    """`Sampling` as device scalars, stop_ids i32[STOP_SLOTS] padded with -1, and the longest response in tokens."""
+    """`Sampling` as device scalars; stop_ids i32[STOP_SLOTS] padded with -1; limit i32[], the longest response."""
 
     temperature: jax.Array
     top_k: jax.Array
@@ -95,7 +94,7 @@ class SamplingValues:
 
 
 class _Record(NamedTuple):
-    """What has been sampled so far: the response fields of `Rollout`, [B, T] each."""
+    """Tokens sampled so far: the response fields of `Rollout`, [B, T] each."""
 
     tokens: jax.Array
     mask: jax.Array
@@ -122,13 +121,17 @@ def generate(
     responses_per_prompt: int,
     max_tokens: int,
 ) -> Rollout:
-    """Sample K responses of at most `max_tokens` tokens to each prompt. Pure; `compile_sampler` jits and shards it."""
+    """Sample K responses of at most `max_tokens` tokens to each prompt.
+
+    Pure; `compile_sampler` jits and shards it. `step_key` names the step's noise (`rl_llm.prng`).
+    """
+    chex.assert_rank([prompts.tokens, prompts.lengths, prompts.ids], [2, 1, 1])
     N, K, T = prompts.tokens.shape[0], responses_per_prompt, max_tokens
     B = N * K
     keys = prng.row_keys(step_key, prompts.ids, K)
     hidden, prompt_cache = prefill(config, params, prompts.tokens, prompts.lengths)
     read = decode_context(config, params, prompts.lengths, prompt_cache)
-    params = gathered_head(config, params)
+    params = gather_head(config, params)
     last = jnp.take_along_axis(hidden, (prompts.lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def draw(loop: _Loop, logits: jax.Array) -> _Loop:
@@ -149,7 +152,7 @@ def generate(
         return draw(loop._replace(caches=caches), unembed(config, params, hidden))
 
     def going(span: int, loop: _Loop) -> jax.Array:
-        return (loop.step <= span) & of_any((loop.step < values.limit) & ~jnp.all(loop.ended))
+        return (loop.step <= span) & any_member((loop.step < values.limit) & ~jnp.all(loop.ended))
 
     empty = _Record(jnp.zeros((B, T), jnp.int32), *(jnp.zeros((B, T), jnp.float32) for _ in range(4)))
     loop = _Loop(jnp.int32(0), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), empty, init_cache(config, B, T))
@@ -161,10 +164,10 @@ def generate(
 
 
 def cache_spans(max_tokens: int) -> tuple[int, ...]:
-    """Cache sizes of the successive stages of decoding: attention costs what the cache holds, so it starts small.
+    """Cache sizes of the successive decoding stages, in slots.
 
-    Every span is a loop of its own in the program, hence few of them: an eighth, a quarter, a half, the whole, from
-    32 up.
+    Attention costs as much as the cache holds, so it starts small. Every span is a loop of its own in the program, so
+    there are few: an eighth, a quarter, a half and the whole, from 32 up.
     """
     whole = max_tokens - 1  # the last sampled token is never read
     return tuple(sorted({-(-whole // part) for part in (8, 4, 2) if whole // part >= 31} | ({whole} - {0})))
@@ -173,11 +176,12 @@ def cache_spans(max_tokens: int) -> tuple[int, ...]:
 def sample(
     logits: jax.Array, keys: jax.Array, values: SamplingValues
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Draw a token per row of logits f32[B, V] with its own key -> tokens i32[B], (logp, policy_logp, model_logp)
-    f32[B].
+    """Draw one token per row of logits f32[B, V], each with its own key.
 
-    By the Gumbel maximum: argmax(log p + Gumbel noise) is distributed as p.
+    Returns tokens i32[B] and (logp, policy_logp, model_logp), f32[B] each. Uses the Gumbel maximum: argmax(log p +
+    Gumbel noise) is distributed as p.
     """
+    chex.assert_rank(logits, 2)
     greedy = values.temperature == 0.0
     tempered = logits / jnp.where(greedy, 1.0, values.temperature)
     kept = truncate(tempered, values)
@@ -189,11 +193,10 @@ def sample(
 
 
 def truncate(logits: jax.Array, values: SamplingValues) -> jax.Array:
-    """Logits f32[B, V] with the tokens that top_k, top_p and min_p leave out at -inf. Ties with the last kept token
-    stay.
+    """Mask the tokens outside top_k, top_p and min_p: logits f32[B, V] with -inf there.
 
-    Without a sort, which takes a TPU's compiler minutes: each truncation is a threshold, found bit by bit. That is only
-    done when one is on.
+    Ties with the last kept token are kept. Each truncation is a threshold found bit by bit, because a TPU's compiler
+    takes minutes for a sort. The search runs only if a truncation is on.
     """
     V = logits.shape[-1]
 
@@ -211,19 +214,20 @@ def truncate(logits: jax.Array, values: SamplingValues) -> jax.Array:
         floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(values.min_p)  # log 0 = -inf: off
         return jnp.where((order >= jnp.maximum(threshold, nucleus)) & (logits >= floor), logits, -jnp.inf)
 
-    on = of_any((values.top_k > 0) | (values.top_p < 1.0) | (values.min_p > 0.0))
+    on = any_member((values.top_k > 0) | (values.top_p < 1.0) | (values.min_p > 0.0))
     return jax.lax.cond(on, cut, lambda logits: logits, logits)
 
 
 def _in_order(x: jax.Array) -> jax.Array:
-    """uint32 that are ordered as the float32 are: the bits of positive ones after those of negative ones, turned."""
+    """Map float32 to uint32 in the same order: negative numbers have their bits flipped and come first."""
     bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)  # -0.0 + 0.0 is 0.0
     return jnp.where(bits >> 31 == 0, bits | jnp.uint32(1 << 31), ~bits)
 
 
 def _largest(holds: Callable[[jax.Array], jax.Array], rows: int) -> jax.Array:
-    """The largest uint32[rows, 1] for which `holds`, which holds for 0 and for none above one that it does not hold
-    for.
+    """Largest uint32[rows, 1] that satisfies `holds`, found by bisection over bits.
+
+    `holds` must be monotone: true from 0 up to some value, false above it.
     """
 
     def with_bit(index: jax.Array, found: jax.Array) -> jax.Array:
@@ -237,17 +241,38 @@ def _logp_of(token: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
 
 
+def rollout_shape(config: ModelConfig, prompts: Prompts, responses_per_prompt: int, max_tokens: int) -> Rollout:
+    """Shapes and dtypes of the rollout that `generate` samples for prompts, or for shapes of prompts."""
+    key = jax.random.key(0)
+    values = Sampling().values(())
+    return jax.eval_shape(
+        lambda prompts: _generate(config, responses_per_prompt, max_tokens, init(config, key), prompts, key, values),
+        prompts,
+    )
+
+
+def prompts_shape(prompts: int, max_prompt_tokens: int) -> Prompts:
+    """Shapes and dtypes of a number of prompts."""
+    lengths = jax.ShapeDtypeStruct((prompts,), jnp.int32)
+    return Prompts(jax.ShapeDtypeStruct((prompts, max_prompt_tokens), jnp.int32), lengths, lengths)
+
+
 Sampler = Callable[[dict, Prompts, jax.Array, SamplingValues], Rollout]
 
 
-@lru_cache(maxsize=PROGRAMS)
-def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, max_tokens: int) -> Sampler:
-    """`generate` jitted for a mesh: weights sharded by their table, prompts and rows over the data-parallel axes."""
-    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
+def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, max_tokens: int) -> BoundProgram:
+    """Compile `generate` for a mesh as a program of (params, prompts, step_key, values).
 
-    def responses(*arguments: Any) -> Rollout:
-        return generate(config, *arguments, responses_per_prompt=responses_per_prompt, max_tokens=max_tokens)
+    Weights are sharded by their table, prompts and rows over the data-parallel axes.
+    """
+    return compile_program(
+        _generate,
+        mesh,
+        (config, responses_per_prompt, max_tokens),
+        inputs=(laid_out(weight_table(config)), ROWS, SAME, SAME),
+        outputs=ROWS,
+    )
 
-    weights = meshes.weight_shardings(mesh, weight_table(config))
-    compiled: Sampler = meshes.compile(responses, mesh, in_shardings=(weights, rows, same, same), out_shardings=rows)
-    return compiled
+
+def _generate(config: ModelConfig, responses_per_prompt: int, max_tokens: int, *arguments: Any) -> Rollout:
+    return generate(config, *arguments, responses_per_prompt=responses_per_prompt, max_tokens=max_tokens)

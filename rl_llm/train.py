@@ -3,8 +3,8 @@
     demonstrations -> warm start -> gate -> evaluate -> [ prompts -> rollout -> reward -> batch -> updates ] x steps
     -> evaluate
 
-Everything that decides what happens is in the `Experiment` and the seed. Every draw is a function of (seed, purpose,
-step), so a run that was killed and resumed from its newest checkpoint is the run that was never killed, bit for bit.
+The `Experiment` and the seed decide everything that happens. Every draw is a function of (seed, purpose, step), so a
+run that was killed and resumed from its newest checkpoint equals the run that was never killed, bit for bit.
 """
 
 import time
@@ -21,16 +21,16 @@ from rl_llm.parallel.mesh import Meshes
 from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.rollout.collect import Collector
-from rl_llm.rollout.engine import RolloutEngine, compile_policy_sampler, open_engine
-from rl_llm.rollout.evaluate import Outcome, evaluate
+from rl_llm.rollout.engine import GradedRollout, RolloutEngine, compile_policy_sampler, open_engine
+from rl_llm.rollout.evaluate import Evaluated, evaluate
 from rl_llm.rollout.metrics import describe_rollout, in_brief, training_samples
-from rl_llm.rollout.reward_model import scorer
+from rl_llm.rollout.reward_model import compile_scorer
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.report import write_report
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
-from rl_llm.types import TrainState
+from rl_llm.types import Metrics, TrainState
 from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from rl_llm.update.warm_start import warm_start
 
@@ -50,10 +50,10 @@ def train(
     folder: RunFolder,
     started: float,
 ) -> dict[str, Any]:
-    """Run an experiment in an open folder, from where it stands, and return its summary.
+    """Run an experiment in an open folder, from its newest state on, and return its summary.
 
-    `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time the program began at. Raises
-    GateError when the warm start did not teach the base skill, Preempted after a SIGTERM (the state is saved:
+    `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began.
+    Raises GateError if the warm start did not teach the base skill, and Preempted after a SIGTERM (the state is saved:
     resume).
     """
     with (
@@ -77,84 +77,93 @@ def train(
 def reinforce(
     run: Run, engine: RolloutEngine, sources: SourceModels, state: TrainState, problems: Mapping[str, Sequence[Problem]]
 ) -> TrainState:
-    """The RL steps that are still to be done: prompts -> rollout -> reward -> batch -> updates, and what to say about
-    each.
-    """
-    experiment, updates = run.experiment, run.experiment.policy_updates
-    config, K = experiment.model, experiment.responses_per_prompt
-    optimizer, rate = experiment.optimizer.build(updates()), experiment.optimizer.rate(updates())
-    collector = collector_of(run, engine, sources, problems)
-    mesh = engine.meshes.learner
+    """Make the remaining RL steps: prompts -> rollout -> reward -> batch -> updates."""
+    experiment, mesh = run.experiment, engine.meshes.learner
+    collector = open_collector(run, engine, sources, problems)
     learning = compile_learning(experiment, run.seed, mesh, sources, problems["train"])
     first = run.step - experiment.warm_steps
     if first == 0:  # RL takes the parameters of the warm start, not its optimizer's moments and schedule
-        state = init_state(config, optimizer, mesh, policy_of(state), state_spec(experiment))
+        spec = state_spec(experiment)
+        state = init_state(experiment.model, experiment.policy_optimizer, mesh, policy_of(state), spec)
         run.progress["reinforcing"] = True
 
-    begun = None
+    pending = None
     with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
         for step in range(first, experiment.steps):
             if run.spends_budget():
                 break
             start = time.perf_counter()
-            collected = collector.finish(begun or collector.begin(step, sampler_params(state)))
-            begun = None  # nor its parameters, which a sampler on devices of its own need not have beside the next ones
+            graded = collector.wait(step, pending or collector.start(step, sampler_params(state)))
+            pending = None  # frees its parameters, which a sampler with its own devices must not hold beside new ones
             state = push_past_params(state)
-            answers, rollout = collected.answers, collected.experience.rollout
-            values = describe_rollout(answers, config, K, rollout, learning.passes(step)) | collected.values
+            values = describe_rollout(graded, experiment.model, experiment.responses_per_prompt, learning.passes(step))
             last = step + 1 == experiment.steps or run.spends_budget(values)
-            ahead = experiment.staleness > 0 and not last
-            begun = collector.begin(step + 1, sampler_params(state)) if ahead else None  # sampled during the update
+            if experiment.staleness > 0 and not last:  # sampled during the updates
+                pending = collector.start(step + 1, sampler_params(state))
 
             update_start = time.perf_counter()
-            state, metrics = jax.block_until_ready(learning.step(state, collected.experience, step))
+            assert graded.learned is not None
+            state, metrics = jax.block_until_ready(learning.update(state, graded.learned, step))
             updated = time.perf_counter()
 
-            values["update/learning_rate"] = float(rate(max(updates(step + 1) - 1, 0)))
-            every = experiment.evaluation.every
-            if every and (step + 1) % every == 0:
-                noise_key = key(run.seed, Purpose.EVALUATION, step)
-                outcome = assess(run, engine, policy_of(state), problems["validation"], noise_key, experiment.sampling)
-                values["evaluation/accuracy"] = outcome.accuracy
-                run.folder.samples(training_samples(run.step + 1, collected.problems, answers, K))
-            seconds = {
-                "time/generate": answers.generate_seconds,
-                "time/grade": answers.grade_seconds,
-                "time/update": updated - update_start,
-                "time/step": time.perf_counter() - start,
-            }
-            line = run.record("rl", values, metrics, seconds)
+            values |= evaluate_step(run, engine, policy_of(state), problems["validation"], graded, step)
+            seconds = {"time/update": updated - update_start, "time/step": time.perf_counter() - start}
+            line = report_step(run, graded, values, metrics, seconds, step)
             if not last:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(line))
     return state
 
 
-def collector_of(
+def open_collector(
     run: Run, engine: RolloutEngine, sources: SourceModels, problems: Mapping[str, Sequence[Problem]]
 ) -> Collector:
-    """The source of a run's experience: its own policy, a teacher in its place, or stored responses."""
+    """Open the collector of a run's rollouts: from its own policy, a teacher, or stored responses."""
     teacher, score = None, None
     if sources.teacher is not None:
         model, params = sources.teacher[0].model, sources.teacher[1]
         sample, weights = compile_policy_sampler(model, engine.experiment, engine.meshes)
         answering = replace(engine, sample=sample, weights=weights, sent={})
-        teacher = answering, answering.placed(params)
+        teacher = answering, answering.place(params)
     if sources.reward_model is not None:
-        score = scorer(sources.reward_model, engine.meshes.learner)
+        score = compile_scorer(sources.reward_model, engine.meshes.learner)
     return Collector(run, engine, problems.get("stored", problems["train"]), teacher, score)
 
 
-def assess(run: Run, engine: RolloutEngine, *arguments: Any) -> Outcome:
-    """`evaluate`, its tokens counted as a cost of the run."""
-    outcome = evaluate(engine, *arguments)
-    run.progress["tokens_evaluated"] += outcome.tokens
-    return outcome
+def evaluate_step(
+    run: Run, engine: RolloutEngine, params: dict, problems: Sequence[Problem], graded: GradedRollout, step: int
+) -> dict[str, float]:
+    """Validation accuracy after a step, and training samples to look at, if the experiment asks for them now."""
+    experiment = run.experiment
+    if not experiment.evaluation.every or (step + 1) % experiment.evaluation.every:
+        return {}
+    found = assess(run, engine, params, problems, key(run.seed, Purpose.EVALUATION, step), experiment.sampling)
+    run.folder.samples(training_samples(run.step + 1, graded, experiment.responses_per_prompt))
+    return {"evaluation/accuracy": found.accuracy}
+
+
+def report_step(
+    run: Run, graded: GradedRollout, values: dict[str, float], metrics: Metrics, seconds: dict[str, float], step: int
+) -> dict[str, Any]:
+    """Write the line of a step in metrics.jsonl, and return it."""
+    updates = run.experiment.policy_updates
+    rate = run.experiment.optimizer.rate(updates())
+    values = {**values, "update/learning_rate": float(rate(max(updates(step + 1) - 1, 0)))}
+    waited = {"time/generate": graded.generate_seconds, "time/grade": graded.grade_seconds}
+    return run.record("rl", values, metrics, waited | seconds)
+
+
+def assess(run: Run, engine: RolloutEngine, *arguments: Any) -> Evaluated:
+    """Run `evaluate` and count its tokens as a cost of the run."""
+    found = evaluate(engine, *arguments)
+    run.progress["tokens_evaluated"] += found.tokens
+    return found
 
 
 def check_skill(run: Run, engine: RolloutEngine, params: dict, problems: Sequence[Problem]) -> None:
-    """RL can only select what the policy sometimes does: refuse to start where it cannot do the task even when led to
-    it.
+    """Raise GateError if the policy cannot solve the task even when forced to start as the gate says.
+
+    RL can only select what the policy does sometimes.
     """
     gate = run.experiment.warm_start.gate if run.experiment.warm_start else None
     if gate is None:
@@ -163,35 +172,31 @@ def check_skill(run: Run, engine: RolloutEngine, params: dict, problems: Sequenc
     skill = assess(run, engine, params, problems, noise_key, run.experiment.sampling, gate.prefix).accuracy
     run.progress["skill"] = skill
     run.folder.ledger.append("gate", skill=skill, minimum=gate.minimum)
-    verdict = f"made to begin with {gate.prefix!r}, the policy solves {skill:.1%} of validation problems"
+    verdict = f"forced to start with {gate.prefix!r}, the policy solves {skill:.1%} of validation problems"
     run.display.say(verdict)
     if skill < gate.minimum:
         raise GateError(
-            f"{verdict}, less than the {gate.minimum:.0%} of warm_start.gate.minimum: it has not learned the step that "
-            "reinforcement learning would have to select. Train it longer (--set warm_start.steps=...), on better "
-            "demonstrations, or with another seed."
+            f"{verdict}; warm_start.gate.minimum is {gate.minimum:.0%}. The policy has not learned the step that RL "
+            "would have to select. Train it longer (--set warm_start.steps=...), on better demonstrations, or with "
+            "another seed."
         )
 
 
 def examine(run: Run, engine: RolloutEngine, params: dict, problems: Sequence[Problem], when: str) -> dict[str, Any]:
-    """Held-out accuracy, sampled and greedy, with samples for the report. The same noise before and after: a paired
-    comparison.
+    """Evaluate held-out accuracy, sampled and greedy, with samples for the report.
+
+    The noise before and after RL is the same, so the comparison is paired.
     """
     noise_key, sampling = key(run.seed, Purpose.EVALUATION), run.experiment.sampling
-    outcome = assess(run, engine, params, problems, noise_key, sampling)
+    found = assess(run, engine, params, problems, noise_key, sampling)
     greedy = assess(run, engine, params, problems, noise_key, sampling.at(0.0))
-    run.folder.samples({"step": run.step, "when": when} | sample for sample in outcome.samples[:SAMPLES_KEPT])
-    result = {
-        "accuracy": outcome.accuracy,
-        "greedy": greedy.accuracy,
-        "pass_at_k": {str(k): value for k, value in outcome.pass_at_k.items()},
-        "response_length": outcome.response_length,
-        "truncated": outcome.truncated,
-    }
+    run.folder.samples({"step": run.step, "when": when} | sample for sample in found.samples[:SAMPLES_KEPT])
+    numbers = found.numbers()
+    result = {"accuracy": numbers.pop("accuracy"), "greedy": greedy.accuracy, **numbers}
     run.folder.ledger.append("evaluated", when=when, step=run.step, **result)
     run.display.say(
-        f"{when} RL: {outcome.accuracy:.1%} of sampled and {greedy.accuracy:.1%} of greedy responses to held-out "
-        f"problems are right, {outcome.response_length:.1f} tokens on average\n"
-        + "\n".join(f"    {s['prompt']}  {s['response']}  [{s['reward']:g}]" for s in outcome.samples[:3])
+        f"{when} RL: {found.accuracy:.1%} of sampled and {greedy.accuracy:.1%} of greedy responses to held-out "
+        f"problems are right, {found.response_length:.1f} tokens on average\n"
+        + "\n".join(f"    {s['prompt']}  {s['response']}  [{s['reward']:g}]" for s in found.samples[:3])
     )
     return result

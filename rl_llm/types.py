@@ -3,10 +3,10 @@
 Dimensions, here and in every comment and einsum of the project:
     N prompts, K responses per prompt, B = N * K rows, P prompt length, T response length, S cache slots,
     D model width, H query heads, J key/value heads, G = H / J, h head width, F feed-forward width, L layers, V
-    vocabulary.
+    vocabulary, C reward components.
 
-Row b answers prompt b // K: rows are stored group by group, so a group needs no index and a prompt is stored, read by
-the model and cached once. Prompts and responses are right-padded separately; response token t has position length + t.
+Row b answers prompt b // K: rows are stored group by group, so a group needs no index, and a prompt is stored,
+prefilled and cached once. Prompts and responses are right-padded separately; response token t has position length + t.
 """
 
 from typing import Any
@@ -20,8 +20,9 @@ Leaf = Any  # jax.Array on the device, np.ndarray on the host; a sharding or a s
 
 @struct.dataclass
 class Prompts:
-    """tokens i32[N, P] right-padded, lengths i32[N] (>= 1), ids i32[N]: the problems' ids, which seed the sampling
-    noise.
+    """Prompts of a rollout.
+
+    tokens i32[N, P] right-padded; lengths i32[N], at least 1; ids i32[N], problem ids, which seed the sampling noise.
     """
 
     tokens: Leaf
@@ -31,13 +32,17 @@ class Prompts:
 
 @struct.dataclass
 class Rollout:
-    """What the sampler returns. Log-probabilities are natural logarithms and 0 where `mask` is 0.
+    """Sampled responses; once graded, with their rewards. Log-probabilities are natural, and 0 where `mask` is 0.
 
     tokens i32[B, T]; mask f32[B, T], 1 for every sampled token, the end token included; truncated bool[B], no end token
     within T. Three log-probabilities f32[B, T] of each sampled token: `logp` under the distribution that was sampled
     from (temperature and truncations applied), `policy_logp` under the softmax at the sampling temperature without
-    truncation (the policy that is trained), `model_logp` under the plain model (temperature 1). Without truncation
-    the first two are equal, at temperature 1 the last two.
+    truncation (the trained policy), `model_logp` under the plain model (temperature 1). Without truncation the first
+    two are equal, at temperature 1 the last two.
+
+    Grading adds reward f32[B], and if the algorithm needs them rewards f32[B, C] (components, unweighted) and
+    greedy_reward f32[B] (of the greedy response to the row's prompt). Stored responses may bring teacher_tokens
+    i32[B, T, k] and teacher_logp f32[B, T, k]. A field that is None is no part of the program.
     """
 
     prompts: Prompts
@@ -47,27 +52,32 @@ class Rollout:
     logp: Leaf
     policy_logp: Leaf
     model_logp: Leaf
+    reward: Leaf = None
+    rewards: Leaf = None
+    greedy_reward: Leaf = None
+    teacher_tokens: Leaf = None
+    teacher_logp: Leaf = None
 
 
 @struct.dataclass
 class Batch:
-    """A rollout with what an update needs of it, computed once on the whole batch.
+    """A rollout with everything an update needs of it, computed once on the whole batch.
 
-    reward f32[B]; old_logp f32[B, T], the policy's when the updates on this batch begin: the ratio's denominator;
-    sampler_logp f32[B, T], under the distribution that was really sampled from: what corrections divide by; advantage
+    reward f32[B]; old_logp f32[B, T], the policy's before the updates on this batch: the ratio's denominator;
+    sampler_logp f32[B, T], under the distribution that was sampled from: the denominator of corrections; advantage
     f32[B, T]; weight f32[B, T] (the loss is the weighted sum over all tokens, so it does not depend on how the batch is
     cut into micro-batches); kept bool[B], False where a filter dropped the row.
 
-    What only some techniques need is None elsewhere, and then no part of the program: rewards f32[B, C] (the components
-    of a composed reward), token_reward f32[B, T] (a reward at each token; without it `reward` comes at the last one),
-    greedy_reward f32[B] (of the greedy response to the row's prompt), ref_logp f32[B, T] (the reference policy's),
-    value f32[B, T] (a critic's, before the updates), returns f32[B, T] (what the critic learns), value_weight f32[B, T]
-    (`weight` of the critic's loss), counted bool[B] (False
-    where a filter keeps the reward out of means and spreads too), moments (of all rewards so far; only while advantages
-    are computed, as no part of a batch's rows), kl_baseline f32[B] (KTO's estimate of KL(pi || ref), the same in every
-    row), teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] (the teacher's k likeliest tokens at each position),
-    old_top_logp f32[B, T, k] (the policy's at those before the updates), student_logp f32[B, T, k] (the same,
-    differentiable; only while a loss is computed).
+    Fields that only some techniques need are None otherwise, and then no part of the program:
+    rewards f32[B, C], components of a composed reward; token_reward f32[B, T], a reward at each token (without it
+    `reward` comes at the last one); greedy_reward f32[B], of the greedy response to the row's prompt; ref_logp
+    f32[B, T], the reference policy's; value f32[B, T], a critic's before the updates; returns f32[B, T], the critic's
+    target; value_weight f32[B, T], `weight` of the critic's loss; counted bool[B], False where a filter keeps the
+    reward out of means and spreads too; moments, of all rewards so far (only while advantages are computed, and no
+    part of a batch's rows); kl_baseline f32[B], KTO's estimate of KL(pi || ref), equal in every row; teacher_tokens
+    i32[B, T, k] and teacher_logp f32[B, T, k], the teacher's k likeliest tokens at each position; old_top_logp
+    f32[B, T, k], the policy's at those before the updates; student_logp f32[B, T, k], the same, differentiable (only
+    while a loss is computed).
     """
 
     prompts: Prompts
@@ -97,16 +107,16 @@ class Batch:
 
     @property
     def groups(self) -> int:
-        """N: how many parts there are that stay whole wherever a batch is cut."""
+        """N: the number of parts that stay whole wherever a batch is cut."""
         return int(self.prompts.lengths.shape[0])
 
 
 @struct.dataclass
 class Packed:
-    """Rows of whole conversations, several to a row, to be learned by maximum likelihood.
+    """Rows of whole conversations, several to a row, for maximum likelihood.
 
-    tokens i32[B, S]; segments i32[B, S] numbers the conversations of a row from 1, 0 being padding; weight f32[B, S] of
-    each token's -log pi in the loss: 0 for what is only read, and 1 in all.
+    tokens i32[B, S]; segments i32[B, S] numbers the conversations of a row from 1, with 0 for padding; weight f32[B, S]
+    of each token's -log pi in the loss: 0 for context, and 1 in total.
     """
 
     tokens: Leaf
@@ -115,24 +125,13 @@ class Packed:
 
     @property
     def groups(self) -> int:
-        """B: a row is a part that stays whole."""
+        """B: each row stays whole."""
         return int(self.tokens.shape[0])
 
 
 @struct.dataclass
-class Experience:
-    """What was lived through once: a rollout, its rewards f32[B], and the fields of its batch, by name, that do not
-    depend on the policy that learns from it (each with rows [B, ...]).
-    """
-
-    rollout: Rollout
-    reward: Leaf
-    fields: dict[str, Any]
-
-
-@struct.dataclass
 class CriticState:
-    """The parameters of a critic and its optimizer's state."""
+    """Parameters of a critic and its optimizer's state."""
 
     params: Any
     opt_state: Any
@@ -140,13 +139,12 @@ class CriticState:
 
 @struct.dataclass
 class TrainState:
-    """All that training changes: step i32[] (updates done), params (those that are trained), opt_state.
+    """Everything that training changes: step i32[] (updates done), params (the trained ones), opt_state.
 
-    What only some runs need is None elsewhere, and then no part of the program: frozen, the policy's other parameters,
-    which stay as they are; critic; reference, the parameters that
-    a divergence is measured from; past, the parameters before each of the last steps, oldest first; moments, of all
-    rewards so far; coefficients f32[] that controllers adapt, by name; replay, the experiences of the last steps,
-    oldest first.
+    Fields that only some runs need are None otherwise, and then no part of the program: frozen, the policy's untrained
+    parameters; critic; reference, the parameters that a divergence is measured from; past, the parameters before each
+    of the last steps, oldest first; moments, of all rewards so far; coefficients f32[] that controllers adapt, by name;
+    replay, the graded rollouts of the last steps, oldest first.
     """
 
     step: Leaf
@@ -163,7 +161,7 @@ class TrainState:
 
 @struct.dataclass
 class Mean:
-    """A metric that averages: parts of a batch add their totals and counts."""
+    """Averaged metric: parts of a batch add their totals and counts."""
 
     total: jax.Array
     count: jax.Array
@@ -178,7 +176,7 @@ class Mean:
 
 @struct.dataclass
 class Sum:
-    """A metric that counts: parts of a batch, and updates, add up."""
+    """Summed metric, over the parts of a batch and over updates."""
 
     total: jax.Array
 
@@ -191,7 +189,7 @@ class Sum:
 
 @struct.dataclass
 class Max:
-    """A metric that keeps the largest value of its parts."""
+    """Largest value over the parts."""
 
     value: jax.Array
 
@@ -206,10 +204,10 @@ Metrics = dict[str, Mean | Sum | Max]
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> Mean:
-    """The mean of `values` where `mask` (same shape) is 1, as a metric."""
+    """Mean of `values` where `mask` (same shape) is 1, as a metric."""
     return Mean(jnp.sum(values * mask), jnp.sum(mask))
 
 
 def merge_metrics(a: Metrics, b: Metrics) -> Metrics:
-    """Metrics of two parts of a batch -> metrics of both together."""
+    """Merge the metrics of two parts of a batch."""
     return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=lambda x: isinstance(x, Mean | Sum | Max))

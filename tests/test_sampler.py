@@ -201,7 +201,7 @@ def test_temperature_zero_takes_the_likeliest_token(sampler: Sampler):
 
 def test_new_sampling_values_and_stop_ids_compile_nothing(sampler: Sampler):
     drawn(sampler)
-    compiled = sampler.compilations()  # type: ignore[attr-defined]
+    compiled = sampler.program.compilations()
     for stops, sampling in (
         ((), Sampling(temperature=0.5)),
         ((1,), Sampling(temperature=0)),
@@ -209,7 +209,7 @@ def test_new_sampling_values_and_stop_ids_compile_nothing(sampler: Sampler):
         (tuple(range(STOP_SLOTS)), Sampling(top_p=0.9, min_p=0.1)),
     ):
         drawn(sampler, sampling, stops, key=(7, Purpose.EVALUATION, len(stops)))
-    assert sampler.compilations() == compiled  # type: ignore[attr-defined]
+    assert sampler.program.compilations() == compiled
 
 
 @pytest.fixture(scope="module")
@@ -307,9 +307,10 @@ def test_the_likeliest_tokens_always_stay(sampling: Sampling):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
-        ({"temperature": -0.5}, r"temperature must be 0 \(greedy\) or at least 0.001, not -0.5"),
-        ({"temperature": float("nan")}, "not nan"),
+        ({"max_tokens": 0}, "Sampling.max_tokens=0 is out of range; expected >= 1"),
+        ({"temperature": 1e-4}, r"temperature must be 0 \(greedy\) or at least 0.001, not 0.0001"),
+        ({"temperature": -0.5}, "temperature=-0.5"),
+        ({"temperature": float("nan")}, "temperature=nan"),
         ({"top_k": -1}, "top_k=-1"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
@@ -329,9 +330,9 @@ def test_more_stop_ids_than_there_is_room_for_are_refused():
 
 def test_a_limit_cuts_responses_and_is_no_other_program(sampler: Sampler):
     whole = drawn(sampler, stops=())
-    compiled = sampler.compilations()  # type: ignore[attr-defined]
+    compiled = sampler.program.compilations()
     cut = sampler(PARAMS, PROMPTS, prng.key(*KEY), Sampling(T).values((), 3))
-    assert sampler.compilations() == compiled  # type: ignore[attr-defined]
+    assert sampler.program.compilations() == compiled
     np.testing.assert_array_equal(cut.mask, np.asarray(whole.mask) * (np.arange(T) < 3))
     np.testing.assert_array_equal(cut.tokens[:, :3], np.asarray(whole.tokens)[:, :3])
     assert cut.truncated.all()

@@ -85,9 +85,10 @@ def batches(
 
     def batch_of(row: jax.Array) -> Any:
         tokens, mask = jnp.asarray(TOKENS)[row], jnp.asarray(MASK)[row]
-        rollout = Rollout(prompts, tokens, mask, jnp.asarray(TRUNCATED)[row], sampled[row], begun[row], begun[row])
+        logp = begun[row]
+        rollout = Rollout(prompts, tokens, mask, jnp.asarray(TRUNCATED)[row], sampled[row], logp, logp, reward[row])
         fields = {name: jnp.asarray(value)[row] for name, value in made.items()}
-        return make_batch(algorithm, rollout, reward[row], fields, moments)[0]
+        return make_batch(algorithm, rollout, fields, moments)[0]
 
     return jnp.asarray(rows), jnp.prod(probability(sampler)[rows], axis=1), jax.vmap(batch_of)(jnp.asarray(rows))
 

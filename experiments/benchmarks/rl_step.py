@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import time
+from dataclasses import replace
 from math import gcd
 from statistics import median
 from typing import Any
@@ -83,7 +84,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
         marks = [_clock()]
         rollout = jax.block_until_ready(sample(state.params, prompts, key(0, Purpose.ROLLOUT, step), values))
         marks.append(_clock())
-        batch, _ = batch_of(rollout, rewards, {}, None, None)
+        batch, _ = batch_of(replace(rollout, reward=rewards), {}, None, None)
         state, metrics = update(state, batch, jnp.int32(0), jnp.float32(1.0), None)
         jax.block_until_ready(state)
         marks.append(_clock())

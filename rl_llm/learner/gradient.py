@@ -1,4 +1,4 @@
-"""From a loss over a batch to an update: the gradient, made in parts that fit the memory, and one optimizer step."""
+"""From a loss over a batch to an update: the gradient in micro-batches, and one optimizer step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +14,21 @@ Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
 
 
 def loss_and_gradient(loss: Loss, params: Any, batch: Any, micro_batches: int) -> tuple[jax.Array, Metrics, Any]:
-    """Sum of `loss(params, part)` over parts of the batch, one part in memory at a time -> (loss, metrics, gradient).
+    """Sum `loss(params, part)` over micro-batches, one in memory at a time; returns (loss, metrics, gradient).
 
-    Part m takes every `micro_batches`-th group (a prompt with its rows): a contiguous cut would put a part on few
-    devices.
+    Micro-batch m takes every `micro_batches`-th group (a prompt with its rows), because a contiguous cut would put it
+    on few devices.
     """
-    gradient_of = jax.value_and_grad(loss, has_aux=True)
+    gradient_fn = jax.value_and_grad(loss, has_aux=True)
     if micro_batches == 1:
-        (value, metrics), gradient = gradient_of(params, batch)
+        (value, metrics), gradient = gradient_fn(params, batch)
         return value, metrics, gradient
     parts = split(batch, micro_batches)
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_of, params, first))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, params, first))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
-        ((value, metrics), gradient), ((v, m), g) = total, gradient_of(params, part)
+        ((value, metrics), gradient), ((v, m), g) = total, gradient_fn(params, part)
         return ((value + v, merge_metrics(metrics, m)), jax.tree.map(jnp.add, gradient, g)), None
 
     ((value, metrics), gradient), _ = jax.lax.scan(add, zeros, parts)
@@ -36,14 +36,15 @@ def loss_and_gradient(loss: Loss, params: Any, batch: Any, micro_batches: int) -
 
 
 def split(batch: Any, parts: int) -> Any:
-    """Leaves [N, ...] or [N * K, ...] -> [parts, N / parts, ...] or [parts, N * K / parts, ...]; the N groups that the
-    batch says it has stay whole.
+    """Cut leaves [N, ...] into [parts, N / parts, ...] and [N * K, ...] into [parts, N * K / parts, ...].
+
+    The batch's N groups stay whole.
     """
     return _cut(batch, batch.groups, parts)
 
 
 def in_parts(function: Callable[[Any], Any], rows: Any, groups: int, parts: int) -> Any:
-    """`function(rows)` that gives rows, for one part of the groups in memory at a time; cut as `split` does."""
+    """Apply a function from rows to rows, one part of the groups in memory at a time; cut as `split` does."""
     if parts == 1:
         return function(rows)
 
@@ -65,7 +66,7 @@ def _cut(rows: Any, N: int, parts: int) -> Any:
 def apply_gradient(
     optimizer: Optimizer, params: dict, opt_state: Any, gradient: dict, name: str = "update"
 ) -> tuple[dict, Any, Metrics]:
-    """One optimizer update. A gradient that is not finite changes nothing and is counted in `name`/skipped."""
+    """Make one optimizer update; a gradient that is not finite changes nothing and counts in `name`/skipped."""
     updates, after = optimizer.update(gradient, opt_state, params)
     metrics: Metrics = {
         f"{name}/gradient_norm": Mean(optax.tree.norm(gradient), jnp.float32(1.0)),

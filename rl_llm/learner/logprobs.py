@@ -1,27 +1,30 @@
-"""How likely given responses are: hidden states, log-probabilities and entropies of tokens that were sampled before."""
+"""Log-probabilities and entropies of given responses, and the hidden states they come from."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rl_llm.learner.gradient import in_parts
-from rl_llm.model import ModelConfig, extend, gathered_head, platform, prefill, unembed, weight_table
+from rl_llm.model import ModelConfig, extend, gather_head, platform, prefill, unembed, weight_table
 from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.numbers import PROGRAMS
+from rl_llm.parallel.programs import ROWS, SAME, BoundProgram, compile_program, laid_out
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
-# Response positions whose logits exist at one time: [B, 32, V] instead of [B, T, V]. For accelerators at least as many,
-# and more where they fit into so many bytes of a device: for each chunk the head's gradient is summed over all rows.
+# Response positions with logits in memory at a time: [B, 32, V] instead of [B, T, V]. Accelerators take more if they
+# fit into LOGITS_BYTES of a device, because each chunk costs a sum of the head's gradient over all rows.
 HEAD_POSITIONS = 32
 LOGITS_BYTES = 1 << 29
 
+RolloutProgram = Callable[[dict, Any, jax.Array], Any]  # of (params, rows of a rollout, temperature)
+
 
 def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """logits f32[..., V], tokens i32[...] -> log softmax(logits) at the tokens and its entropy, f32[...] each."""
+    """Log softmax(logits f32[..., V]) at tokens i32[...], and the entropy of the softmax; f32[...] each."""
+    chex.assert_equal_shape_prefix([logits, tokens], tokens.ndim)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     logp = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - normalizer
     return logp, normalizer - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
@@ -30,10 +33,13 @@ def logp_and_entropy(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, j
 def read_responses(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, after_token: bool = False
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The hidden states f32[B, T, D] that predict the tokens i32[B, T] of responses, each that of the token before;
-    or, `after_token`, those of the tokens themselves. And the experts that read each token that was read (all but the
-    last, or all), i32[L, B, T - 1 or T, k], where the model has experts.
+    """Read responses, tokens i32[B, T], after their prompts.
+
+    Returns the hidden states f32[B, T, D] that predict each token (those of the token before it), or with `after_token`
+    those of the tokens themselves; and, if the model has experts, the experts of each token that was read, i32[L, B,
+    T - 1, k], or with `after_token` i32[L, B, T, k].
     """
+    chex.assert_rank(tokens, 2)
     B, T = tokens.shape
     prompt_hidden, cache = prefill(config, params, prompts.tokens, prompts.lengths)
     if after_token:
@@ -49,13 +55,15 @@ def read_responses(
 def response_hidden(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, after_token: bool = False
 ) -> jax.Array:
-    """The hidden states of `read_responses` alone."""
+    """Hidden states of `read_responses`."""
     return read_responses(config, params, prompts, tokens, after_token)[0]
 
 
 def expert_load(chosen: jax.Array, mask: jax.Array, experts: int) -> Metrics:
-    """How evenly tokens (mask f32[B, T]) are spread over experts, from those that read each, i32[L, B, T, k]: the
-    largest share of a layer's tokens that one expert reads, 1 being an equal share; and the fraction that reads none.
+    """Load of experts from the `chosen` experts i32[L, B, T, k] of tokens with mask f32[B, T].
+
+    Metrics: the largest share of a layer's tokens that one expert reads (1 is an equal share), and the fraction of
+    experts that read none.
     """
     L, _, _, k = chosen.shape
     weights = jnp.broadcast_to(mask[None, :, :, None], chosen.shape)
@@ -68,36 +76,36 @@ def expert_load(chosen: jax.Array, mask: jax.Array, experts: int) -> Metrics:
 
 
 def by_position(
-    of_logits: Callable[..., tuple], config: ModelConfig, params: dict, hidden: jax.Array, *others: jax.Array
+    function: Callable[..., tuple], config: ModelConfig, params: dict, hidden: jax.Array, *others: jax.Array
 ) -> tuple:
-    """`of_logits(logits, *others)` for hidden f32[B, T, D] and others [B, T, ...] -> a tuple of [B, T, ...].
+    """Apply `function(logits, *others)` to hidden f32[B, T, D] and others [B, T, ...]; returns a tuple of [B, T, ...].
 
-    Logits are made, used and forgotten in chunks of positions, and made again for the gradient.
+    Logits exist for one chunk of positions at a time and are recomputed for the gradient.
     """
     B, T = hidden.shape[:2]
-    head = gathered_head(config, params)
+    head = gather_head(config, params)
     chunk = min(T, _head_positions(config, B))
 
     @jax.checkpoint
-    def of_chunk(parts: tuple[jax.Array, ...]) -> tuple:
-        return of_logits(unembed(config, head, parts[0]), *parts[1:])
+    def chunk_outputs(parts: tuple[jax.Array, ...]) -> tuple:
+        return function(unembed(config, head, parts[0]), *parts[1:])
 
     def chunks(x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [T / chunk, B, chunk, ...], zero-padded."""
         padded = jnp.pad(x, ((0, 0), (0, -T % chunk)) + ((0, 0),) * (x.ndim - 2))
         return jnp.moveaxis(padded.reshape(B, -1, chunk, *x.shape[2:]), 1, 0)
 
-    parts = jax.lax.map(of_chunk, tuple(chunks(x) for x in (hidden, *others)))
+    parts = jax.lax.map(chunk_outputs, tuple(chunks(x) for x in (hidden, *others)))
     return tuple(jnp.moveaxis(part, 0, 1).reshape(B, -1, *part.shape[3:])[:, :T] for part in parts)
 
 
 def _head_positions(config: ModelConfig, rows: int) -> int:
-    """Positions whose logits exist at one time."""
+    """Number of positions with logits in memory at a time."""
     if platform() == "cpu":
         return HEAD_POSITIONS
     own_rows = max(1, rows // (meshes.ways("data") * meshes.ways("fsdp")))
-    bytes_of_position = 4 * own_rows * config.vocabulary // meshes.ways("tensor")
-    return max(HEAD_POSITIONS, LOGITS_BYTES // bytes_of_position)
+    position_bytes = 4 * own_rows * config.vocabulary // meshes.ways("tensor")
+    return max(HEAD_POSITIONS, LOGITS_BYTES // position_bytes)
 
 
 def predict(
@@ -108,24 +116,23 @@ def predict(
     temperature: jax.Array | float = 1.0,
     others: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
-    """log pi(token | prompt, tokens before) and the entropy of pi = softmax(logits / temperature), f32[B, T] each; and
-    with `others` i32[B, T, k] the log-probabilities f32[B, T, k] of those at the same places.
+    """Log-probabilities f32[B, T] of tokens and the entropy f32[B, T] of pi = softmax(logits / temperature).
+
+    With `others` i32[B, T, k], also the log-probabilities f32[B, T, k] of those tokens at the same positions.
     """
 
-    def of_logits(logits: jax.Array, tokens: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+    def outputs(logits: jax.Array, tokens: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
         logits = logits / temperature
         at_others = (jnp.take_along_axis(jax.nn.log_softmax(logits), ids, axis=-1) for ids in others)
         return (*logp_and_entropy(logits, tokens), *at_others)
 
-    return by_position(of_logits, config, params, hidden, tokens, *(() if others is None else (others,)))
+    return by_position(outputs, config, params, hidden, tokens, *(() if others is None else (others,)))
 
 
 def token_logps(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """log pi(token | prompt, tokens before) and the entropy of pi, f32[B, T] each, pi = softmax(logits /
-    temperature).
-    """
+    """Log pi(token | prompt, earlier tokens) and the entropy of pi = softmax(logits / temperature), f32[B, T] each."""
     logp, entropy = predict(config, params, response_hidden(config, params, prompts, tokens), tokens, temperature)
     return logp, entropy
 
@@ -133,68 +140,56 @@ def token_logps(
 def likeliest(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The k likeliest tokens at each place of responses, i32[B, T, k], and their log-probabilities f32[B, T, k]."""
+    """The k likeliest tokens at each position, i32[B, T, k], and their log-probabilities f32[B, T, k]."""
 
-    def of_logits(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def outputs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
         return ids, logps
 
-    ids, logps = by_position(of_logits, config, params, response_hidden(config, params, prompts, tokens))
+    ids, logps = by_position(outputs, config, params, response_hidden(config, params, prompts, tokens))
     return ids, logps
 
 
-@lru_cache(maxsize=PROGRAMS)
-def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable[[dict, Rollout, jax.Array], jax.Array]:
-    """(params, rollout, temperature) -> the log-probability f32[B, T] of every sampled token under other parameters, 0
-    at padding; jitted for a mesh.
-    """
-
-    def logps(params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
-        return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
-
-    return compile_over_rows(logps, config, mesh, parts)
+def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> RolloutProgram:
+    """Compile (params, rollout, temperature) -> log-probabilities f32[B, T] of the sampled tokens, 0 at padding."""
+    return _compile_over_rows(_sampled_logps, (), config, mesh, parts)
 
 
-@lru_cache(maxsize=PROGRAMS)
-def compile_logps_at(
-    config: ModelConfig, mesh: Mesh, parts: int = 1
-) -> Callable[[dict, tuple[Rollout, jax.Array], jax.Array], jax.Array]:
-    """(params, (rollout, ids i32[B, T, k]), temperature) -> the log-probabilities f32[B, T, k] of other tokens in the
-    place of the sampled ones; jitted for a mesh.
-    """
-
-    def logps_at(params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
-        rollout, ids = rows
-        hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
-        return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
-
-    return compile_over_rows(logps_at, config, mesh, parts)
+def _sampled_logps(config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
+    return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
 
 
-@lru_cache(maxsize=PROGRAMS)
-def compile_likeliest(
-    config: ModelConfig, mesh: Mesh, k: int, parts: int = 1
-) -> Callable[[dict, Rollout, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(params, rollout, temperature) -> the `k` likeliest tokens at each place, and their log-probabilities; jitted for
-    a mesh.
-    """
-
-    def at_each_place(params: dict, rollout: Rollout, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return likeliest(config, params, rollout.prompts, rollout.tokens, temperature, k)
-
-    return compile_over_rows(at_each_place, config, mesh, parts)
+def compile_logps_at(config: ModelConfig, mesh: Mesh, parts: int = 1) -> RolloutProgram:
+    """Compile (params, (rollout, ids i32[B, T, k]), temperature) -> log-probabilities f32[B, T, k] of the ids."""
+    return _compile_over_rows(_logps_at, (), config, mesh, parts)
 
 
-def compile_over_rows(function: Callable, config: ModelConfig, mesh: Mesh, parts: int = 1) -> Callable:
-    """A function of (params, rows of a rollout, one value more) that gives rows, jitted for a mesh; it reads so many
-    `parts` of the prompts one after the other.
-    """
+def _logps_at(config: ModelConfig, params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
+    rollout, ids = rows
+    hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
+    return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
 
-    def over_rows(params: dict, rows: Any, value: jax.Array) -> Any:
-        rollout = rows if isinstance(rows, Rollout) else rows[0]
-        return in_parts(lambda part: function(params, part, value), rows, rollout.prompts.lengths.shape[0], parts)
 
-    weights, rows = meshes.weight_shardings(mesh, weight_table(config)), meshes.over_batch(mesh)
-    same = meshes.replicated(mesh)
-    compiled: Callable = meshes.compile(over_rows, mesh, in_shardings=(weights, rows, same), out_shardings=rows)
-    return compiled
+def compile_likeliest(config: ModelConfig, mesh: Mesh, k: int, parts: int = 1) -> RolloutProgram:
+    """Compile (params, rollout, temperature) -> the `k` likeliest tokens per position and their log-probabilities."""
+    return _compile_over_rows(_likeliest, (k,), config, mesh, parts)
+
+
+def _likeliest(
+    k: int, config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return likeliest(config, params, rollout.prompts, rollout.tokens, temperature, k)
+
+
+def _compile_over_rows(function: Callable, static: tuple, config: ModelConfig, mesh: Mesh, parts: int) -> BoundProgram:
+    inputs = (laid_out(weight_table(config)), ROWS, SAME)
+    return compile_program(_over_rows, mesh, (function, static, config, parts), inputs=inputs, outputs=ROWS)
+
+
+def _over_rows(
+    function: Callable, static: tuple, config: ModelConfig, parts: int, params: dict, rows: Any, temperature: jax.Array
+) -> Any:
+    """`function` of the rows of a rollout, one of `parts` of its prompts in memory at a time."""
+    rollout = rows if isinstance(rows, Rollout) else rows[0]
+    groups = rollout.prompts.lengths.shape[0]
+    return in_parts(lambda part: function(*static, config, params, part, temperature), rows, groups, parts)

@@ -1,6 +1,5 @@
 """The optimizer: AdamW with warm-up, a schedule and global-norm clipping, as one optax chain."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rl_llm.config.fields import Checked, Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitFloat
+
 MOST_IN_BFLOAT16 = 0.99  # of beta: bfloat16 numbers lie 0.4 to 0.8 % apart
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Checked):
     """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself,
     which it would reach at the update after the last.
 
@@ -20,30 +21,19 @@ class AdamW:
     float32, and kept in `moments_dtype` from one update to the next; bfloat16 is half the memory.
     """
 
-    learning_rate: float
-    warmup_updates: int = 0
+    learning_rate: NonNegativeFloat
+    warmup_updates: NonNegativeInt = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    final_fraction: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
+    final_fraction: UnitFloat = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_gradient_norm: PositiveFloat = 1.0
     moments_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, holds, allowed in (
-            ("learning_rate", 0 <= self.learning_rate < math.inf, "0 or more, and finite"),
-            ("warmup_updates", self.warmup_updates >= 0, "0 or more"),
-            ("final_fraction", 0 <= self.final_fraction <= 1, "from 0 to 1"),
-            ("beta1", 0 <= self.beta1 < 1, "0 or more, and less than 1"),
-            ("beta2", 0 <= self.beta2 < 1, "0 or more, and less than 1"),
-            ("eps", 0 < self.eps < math.inf, "more than 0, and finite"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite"),
-            ("max_gradient_norm", 0 < self.max_gradient_norm < math.inf, "more than 0, and finite"),
-        ):
-            if not holds:
-                raise ValueError(f"AdamW.{name} must be {allowed}, not {getattr(self, name)}")
+        super().__post_init__()
         if self.moments_dtype == "bfloat16" and max(self.beta1, self.beta2) > MOST_IN_BFLOAT16:
             raise ValueError(
                 f"AdamW.moments_dtype='bfloat16' with beta1={self.beta1}, beta2={self.beta2}: a moment that an update "

@@ -1,14 +1,12 @@
-"""Whole conversations as rows: which of them share a row, the arrays, and the update that learns them.
+"""Packing: several whole conversations to a row, and the update that learns such rows.
 
-Rows of one length waste no place on padding, where a row of its own for every conversation wastes most of it. What is
-learned is the same: `model.packed` reads each conversation as if it were alone.
+A row per conversation would be mostly padding. Packing does not change what is learned: `model.read_packed` reads each
+conversation as if it were alone.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +17,17 @@ from rl_llm.learner.gradient import apply_gradient, loss_and_gradient
 from rl_llm.learner.logprobs import expert_load, predict
 from rl_llm.learner.optimizer import Optimizer
 from rl_llm.learner.state import PARAMS_ONLY, Update, compile_update
-from rl_llm.model import ModelConfig, join_params, packed
-from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.numbers import PROGRAMS, Numbers
+from rl_llm.model import ModelConfig, join_params, read_packed
+from rl_llm.parallel.programs import ROWS
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem
 from rl_llm.types import Mean, Metrics, Packed, TrainState, masked_mean
 
 
 def first_fit(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list[int]]:
-    """Each conversation in the first row that has room for it, in their order: the indices in each row. None may be
-    longer than a row.
+    """Put each conversation into the first row with room for it, in order; returns the indices in each row.
+
+    No conversation may be longer than a row.
     """
     free = np.full(len(lengths), row_tokens, np.int32)
     rows: list[list[int]] = []
@@ -43,8 +41,9 @@ def first_fit(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list
 
 
 def rows_from(first: int, lengths: Sequence[int], row_tokens: int, seed: int) -> Iterator[list[int]]:
-    """Endless rows of indices, from the `first`-th row of a run on. In every epoch all conversations come once, in an
-    order that (seed, epoch) gives, so a run that goes on counts the rows it had and carries nothing.
+    """Yield rows of indices without end, from the `first`-th row of a run on.
+
+    Every epoch has all conversations once, in an order given by (seed, epoch), so a resumed run only counts its rows.
     """
     for epoch in itertools.count():
         order = generator(seed, Purpose.DEMONSTRATIONS, epoch).permutation(len(lengths))
@@ -55,8 +54,10 @@ def rows_from(first: int, lengths: Sequence[int], row_tokens: int, seed: int) ->
 
 
 def pack(conversations: Sequence[Problem], rows: Sequence[Sequence[int]], row_tokens: int) -> Packed:
-    """The rows of a batch on the host. `metadata` of a conversation has its "tokens" i32[n], and "learned" bool[n] says
-    which of them are the model's own; all of these weigh the same in the whole batch.
+    """Pack conversations into the rows of a batch, on the host.
+
+    The `metadata` of a conversation has "tokens" i32[n] and "learned" bool[n], true for the assistant's own tokens. All
+    learned tokens of the batch have equal weight.
     """
     shape = (len(rows), row_tokens)
     tokens, segments, learned = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
@@ -70,10 +71,8 @@ def pack(conversations: Sequence[Problem], rows: Sequence[Sequence[int]], row_to
 
 
 def packed_loss(config: ModelConfig, params: dict, batch: Packed) -> tuple[jax.Array, Metrics]:
-    """The weighted sum of -log pi(token | those before it in its conversation), and the metrics of a part of a
-    batch.
-    """
-    hidden, chosen = packed(config, params, batch.tokens, batch.segments)
+    """Weighted sum of -log pi(token | earlier tokens of its conversation) over a part of a batch, and metrics."""
+    hidden, chosen = read_packed(config, params, batch.tokens, batch.segments)
     weight = batch.weight[:, 1:]  # a conversation's first token is never learned
     logp, entropy = predict(config, params, hidden[:, :-1], batch.tokens[:, 1:])
     metrics: Metrics = {"policy/entropy": masked_mean(entropy, (weight > 0).astype(jnp.float32))}
@@ -83,22 +82,23 @@ def packed_loss(config: ModelConfig, params: dict, batch: Packed) -> tuple[jax.A
 
 
 def compile_packed_step(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, micro_batches: int = 1) -> Update:
-    """One update on a batch of rows, jitted for a mesh: one program for all numbers of the optimizer."""
-    numbers = Numbers.of(optimizer)
-    return Update(_compile_packed_step(config, numbers.structure, mesh, micro_batches), numbers)
+    """Compile one update on packed rows: (state, rows) -> (state, metrics)."""
+    static = (config, micro_batches)
+    return compile_update(_packed_step, optimizer, config, optimizer, mesh, PARAMS_ONLY, (ROWS,), static)
 
 
-@lru_cache(maxsize=PROGRAMS)
-def _compile_packed_step(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, micro_batches: int) -> Any:
-    def packed_step(
-        numbers: Numbers[Optimizer], state: TrainState, batch: Packed, frozen: dict | None = None
-    ) -> tuple[TrainState, Metrics]:
-        def loss(trained: dict, part: Packed) -> tuple[jax.Array, Metrics]:
-            return packed_loss(config, join_params(trained, frozen), part)
+def _packed_step(
+    config: ModelConfig,
+    micro_batches: int,
+    optimizer: Optimizer,
+    state: TrainState,
+    batch: Packed,
+    frozen: dict | None = None,
+) -> tuple[TrainState, Metrics]:
+    def loss(trained: dict, part: Packed) -> tuple[jax.Array, Metrics]:
+        return packed_loss(config, join_params(trained, frozen), part)
 
-        value, metrics, gradient = loss_and_gradient(loss, state.params, batch, micro_batches)
-        params, opt_state, more = apply_gradient(numbers.value, state.params, state.opt_state, gradient)
-        metrics |= more | {"loss": Mean(value, jnp.float32(1.0))}
-        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-    return compile_update(packed_step, config, optimizer, mesh, PARAMS_ONLY, (meshes.over_batch(mesh),))
+    value, metrics, gradient = loss_and_gradient(loss, state.params, batch, micro_batches)
+    params, opt_state, more = apply_gradient(optimizer, state.params, state.opt_state, gradient)
+    metrics |= more | {"loss": Mean(value, jnp.float32(1.0))}
+    return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics

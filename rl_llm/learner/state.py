@@ -1,4 +1,4 @@
-"""The train state: made, placed on a mesh, and described for a checkpoint to be restored to."""
+"""The train state: built, placed on a mesh, and described for a checkpoint to be restored into."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,17 +14,20 @@ from rl_llm.algorithms import no_moments
 from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import Optimizer
 from rl_llm.model import Initialization, ModelConfig, init, join_params, split_flat, split_params, weight_table
-from rl_llm.model.weights import AS_DECLARED
+from rl_llm.model.weights import DEFAULT_INITIALIZATION
 from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.numbers import PROGRAMS, Numbers
-from rl_llm.types import CriticState, Experience, Metrics, TrainState
+from rl_llm.parallel.numbers import combine, partition
+from rl_llm.parallel.programs import PROGRAMS, SAME, BoundProgram, compile_program, laid_out
+from rl_llm.types import CriticState, Metrics, Rollout, TrainState
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a train state carries besides parameters and optimizer: a critic with its optimizer, a reference policy (in
-    the memory of the host, to `offload` it), the parameters of `past` steps, the moments of rewards, coefficients that
-    are adapted (with the values they begin with), and `replay` experiences of a shape.
+    """What a train state carries besides parameters and optimizer state.
+
+    critic and critic_optimizer; reference, a reference policy (kept in host memory with `offload`); past, the number of
+    earlier parameters; moments, of rewards; coefficients, adapted ones with their first values; replay, the number of
+    graded rollouts, each with the shapes of `replayed`.
     """
 
     critic: Critic | None = None
@@ -35,7 +38,7 @@ class StateSpec:
     moments: bool = False
     coefficients: tuple[tuple[str, float], ...] = ()
     replay: int = 0
-    experience: Experience | None = None
+    replayed: Rollout | None = None
 
 
 PARAMS_ONLY = StateSpec()
@@ -46,29 +49,27 @@ class Draw:
     """Parameters that are still to be drawn."""
 
     key: jax.Array
-    initialization: Initialization = AS_DECLARED
+    initialization: Initialization = DEFAULT_INITIALIZATION
 
 
 def init_state(
-    config: ModelConfig,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    first: dict | Draw,
-    spec: StateSpec = PARAMS_ONLY,
+    config: ModelConfig, optimizer: Optimizer, mesh: Mesh, first: dict | Draw, spec: StateSpec = PARAMS_ONLY
 ) -> TrainState:
-    """A state of step 0 on the mesh, from parameters that are there or to be drawn. The reference and the past
-    parameters are those of these that are trained, and there is nothing to replay. What is not trained is not copied.
+    """Build the state of step 0 on the mesh, from given parameters or from a draw.
+
+    The reference and the past parameters are copies of the trained ones, and replay is empty. Untrained parameters are
+    not copied.
     """
-    structures = Numbers.of((optimizer, replace(spec, experience=None))).structure
-    leaves, tree = jax.tree.flatten(spec.experience)
+    structures = partition((optimizer, spec))[1]
     drawn = isinstance(first, Draw)
-    build, shardings = _compile_init(config, mesh, *structures, tuple(leaves), tree, drawn)
+    build, shardings = _compile_init(config, mesh, *structures, drawn)
     coefficients = dict(spec.coefficients)
     if isinstance(first, Draw):
-        state: TrainState = build((first.key, Numbers.of(first.initialization)), coefficients)
+        floats, initialization = partition(first.initialization)
+        state: TrainState = build((first.key, floats), initialization, coefficients)
     else:
         given = split_params(config, first)
-        state = replace(build(given, coefficients), frozen=jax.device_put(given[1], shardings.frozen))
+        state = replace(build(given, None, coefficients), frozen=jax.device_put(given[1], shardings.frozen))
     if spec.offload:
         state = replace(state, reference=jax.device_put(state.reference, meshes.on_host(shardings.reference)))
     return state
@@ -76,16 +77,15 @@ def init_state(
 
 @lru_cache(maxsize=PROGRAMS)
 def _compile_init(
-    config: ModelConfig, mesh: Mesh, optimizer: Optimizer, spec: StateSpec, leaves: tuple, tree: Any, drawn: bool
-) -> tuple[Callable[[Any, dict[str, float]], TrainState], TrainState]:
-    """(parameters, or a key and how to draw with it; the first coefficients) -> a state with what is trained on the
-    devices; and its shardings. Only structures are looked at. `leaves` and `tree` are the shape of what is
-    replayed.
+    config: ModelConfig, mesh: Mesh, optimizer: Optimizer, spec: StateSpec, drawn: bool
+) -> tuple[Callable[..., TrainState], TrainState]:
+    """Compile (parameters, or a key and floats to draw with; initialization; coefficients) -> state, and its shardings.
+
+    Only structures are read from `optimizer` and `spec`.
     """
-    spec = replace(spec, experience=jax.tree.unflatten(tree, leaves))
 
     def copy(params: dict) -> dict:
-        """Another buffer: a state is donated at every update, and one buffer cannot be given away twice."""
+        """Another buffer: a state is donated at every update, and a buffer cannot be donated twice."""
         return jax.tree.map(jnp.copy, params)
 
     def first_critic(params: dict) -> CriticState | None:
@@ -94,11 +94,14 @@ def _compile_init(
         own = spec.critic.first_params(config, params)
         return CriticState(own, spec.critic_optimizer.init(own))
 
-    def nothing(experience: Experience | None) -> Experience:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
+    def zeros() -> Rollout:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec.replayed)
 
-    def build(given: Any, coefficients: dict[str, float]) -> TrainState:
-        params, frozen = split_params(config, init(config, given[0], given[1].value)) if drawn else given
+    def build(given: Any, initialization: Initialization | None, coefficients: dict[str, float]) -> TrainState:
+        if initialization is not None:
+            params, frozen = split_params(config, init(config, given[0], combine(given[1], initialization)))
+        else:
+            params, frozen = given
         return TrainState(
             step=jnp.int32(0),
             params=params,
@@ -109,21 +112,23 @@ def _compile_init(
             past=tuple(copy(params) for _ in range(spec.past)) or None,
             moments=no_moments() if spec.moments else None,
             coefficients={name: jnp.float32(value) for name, value in coefficients.items()} or None,
-            replay=tuple(nothing(spec.experience) for _ in range(spec.replay)) or None,
+            replay=tuple(zeros() for _ in range(spec.replay)) or None,
         )
 
     shardings = state_shardings(config, optimizer, mesh, replace(spec, offload=False))
-    return jax.jit(build, out_shardings=shardings if drawn else replace(shardings, frozen=None)), shardings
+    out = shardings if drawn else replace(shardings, frozen=None)
+    return jax.jit(build, static_argnums=1, out_shardings=out), shardings
 
 
 def policy_of(state: TrainState, trained: dict | None = None) -> dict:
-    """All parameters of a state's policy: those that are trained, or others in their place, and the frozen ones."""
+    """All parameters of a state's policy: its trained ones (or those given instead) joined with the frozen ones."""
     return join_params(state.params if trained is None else trained, state.frozen)
 
 
 def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> TrainState:
-    """The shardings of a train state: all parameters and optimizer moments lie where their weights lie, experiences
-    over the batch, scalars everywhere.
+    """Shardings of a train state.
+
+    Parameters and optimizer moments lie where their weights lie, rollouts over the batch axes, scalars everywhere.
     """
     trained, frozen = split_flat(config, weight_table(config))
     weights, same = meshes.weight_shardings(mesh, trained), meshes.replicated(mesh)
@@ -145,7 +150,7 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec:
         own = meshes.weight_shardings(mesh, spec.critic.table(config))
         first = spec.critic.first_params
         critic = CriticState(own, optimizer_state(spec.critic_optimizer, lambda: first(config, random()), own))
-    rows = jax.tree.map(lambda _: meshes.over_batch(mesh), spec.experience)
+    rows = jax.tree.map(lambda _: meshes.over_batch(mesh), spec.replayed)
     return TrainState(
         step=same,
         params=weights,
@@ -161,7 +166,7 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec:
 
 
 def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> TrainState:
-    """Shapes, types and shardings of a state, without making it: what a checkpoint is restored to."""
+    """Shapes, dtypes and shardings of a state, without building it: what a checkpoint is restored into."""
     shape = jax.eval_shape(lambda: init_state(config, optimizer, mesh, Draw(jax.random.key(0)), spec))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -170,46 +175,55 @@ def abstract_state(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec: 
     )
 
 
-def compile_update(
-    step: Callable[..., tuple[TrainState, Metrics]],
-    config: ModelConfig,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    spec: StateSpec,
-    arguments: tuple,
-) -> Any:
-    """(numbers, state, others) -> (state, metrics) of `step` jitted for a mesh, with the shardings of its other
-    `arguments`: the program of an `Update`. The state is donated, so it is updated in place; but what is frozen is not,
-    for a sampler may be reading it: `step` gets it as its last argument, where there is some.
-    """
-    states, same = state_shardings(config, optimizer, mesh, spec), meshes.replicated(mesh)
-    frozen, states = states.frozen, replace(states, frozen=None)
-    return meshes.compile(
-        step,
-        mesh,
-        in_shardings=(same, states, *arguments, *([] if frozen is None else [frozen])),
-        out_shardings=(states, same),
-        donate_argnums=1,
-    )
+@dataclass(frozen=True)
+class StateLayout:
+    """Layout of a train state in an update, without its frozen parameters (see `rl_llm.parallel.programs`)."""
+
+    config: ModelConfig
+    optimizer: Optimizer
+    spec: StateSpec
+
+    def shardings(self, mesh: Mesh) -> TrainState:
+        """Shardings by `state_shardings`."""
+        return replace(state_shardings(self.config, self.optimizer, mesh, self.spec), frozen=None)
 
 
 @dataclass(frozen=True)
 class Update:
-    """(state, others) -> (state, metrics): a jitted update with the numbers that it takes. Its caller keeps what is
-    frozen.
+    """A compiled update: (state, *arguments) -> (state, metrics). The state is donated, its frozen parameters are not.
+
+    A sampler may be reading the frozen parameters, so the program gets them as its last argument, if there are any.
     """
 
-    program: Any
-    numbers: Numbers[Any]
+    program: BoundProgram
 
-    def __call__(self, state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
-        after, metrics = self.program(*self._arguments(state, others))
+    def __call__(self, state: TrainState, *arguments: Any) -> tuple[TrainState, Metrics]:
+        after, metrics = self.program(*self._with_frozen(state, arguments))
         return replace(after, frozen=state.frozen), metrics
 
-    def lower(self, state: TrainState, *others: Any) -> Any:
-        """As of a jitted function."""
-        return self.program.lower(*self._arguments(state, others))
+    def lower(self, state: TrainState, *arguments: Any) -> Any:
+        """Lower the program, as `jax.jit(...).lower` does."""
+        return self.program.lower(*self._with_frozen(state, arguments))
 
-    def _arguments(self, state: TrainState, others: tuple) -> tuple:
+    def _with_frozen(self, state: TrainState, arguments: tuple) -> tuple:
         frozen = () if state.frozen is None else (state.frozen,)
-        return (self.numbers, replace(state, frozen=None), *others, *frozen)
+        return (replace(state, frozen=None), *arguments, *frozen)
+
+
+def compile_update(
+    step: Callable[..., tuple[TrainState, Metrics]],
+    value: Any,
+    config: ModelConfig,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    spec: StateSpec,
+    inputs: tuple,
+    static: tuple = (),
+) -> Update:
+    """Compile `step(*static, value, state, *arguments, frozen)` for a mesh; `inputs` are the layouts of `arguments`.
+
+    Values that differ in floats only share the program.
+    """
+    layout, frozen = StateLayout(config, optimizer, spec), split_flat(config, weight_table(config))[1]
+    inputs = (layout, *inputs, *([laid_out(frozen)] if frozen else []))
+    return Update(compile_program(step, mesh, static, (value,), inputs=inputs, outputs=(layout, SAME), donate=0))

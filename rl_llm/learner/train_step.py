@@ -1,15 +1,16 @@
-"""The learner: one batch from one rollout, and the jitted update of the policy and of its critic.
+"""The learner: one batch from one rollout, and the jitted update of the policy and its critic.
 
-The loss is a weighted sum over tokens whose weights were computed once on the whole batch, so an update does not
-depend on how its rows are cut into micro-batches, ordered or spread over devices, up to rounding.
+The loss is a weighted sum over tokens. Its weights are fixed once on the whole batch, so an update does not depend, up
+to rounding, on how rows are cut into micro-batches, ordered or spread over devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -31,19 +32,19 @@ from rl_llm.learner.logprobs import expert_load, predict, read_responses, respon
 from rl_llm.learner.optimizer import Optimizer
 from rl_llm.learner.state import PARAMS_ONLY, StateSpec, Update, compile_update
 from rl_llm.model import ModelConfig, join_params
-from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.numbers import PROGRAMS, Numbers
-from rl_llm.parallel.population import program
+from rl_llm.parallel.programs import ROWS, SAME, BoundProgram, compile_program
 from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
-# Maximum likelihood is the policy gradient with advantage 1: demonstrations are learned by the same updates.
+# Maximum likelihood is the policy gradient with advantage 1, so demonstrations are learned by the same updates.
 MAXIMUM_LIKELIHOOD = Algorithm(
     advantage=Normalize(mean="none", std="none"), objective=PolicyGradient(), aggregate=TokenMean()
 )
 
+TRAIN_STEP_INPUTS = (ROWS, SAME, SAME, ROWS)  # batch, update, temperature, demonstrations
 
-def first_batch(rollout: Rollout, reward: jax.Array) -> Batch:
-    """A rollout with its rewards f32[B], before anything was made of them."""
+
+def first_batch(rollout: Rollout) -> Batch:
+    """Batch of a graded rollout before filters, shaping, advantages and weights."""
     return Batch(
         prompts=rollout.prompts,
         tokens=rollout.tokens,
@@ -51,32 +52,45 @@ def first_batch(rollout: Rollout, reward: jax.Array) -> Batch:
         truncated=rollout.truncated,
         old_logp=rollout.policy_logp,
         sampler_logp=rollout.logp,
-        reward=reward,
-        kept=jnp.ones(reward.shape, bool),
+        reward=rollout.reward,
+        kept=jnp.ones(rollout.reward.shape, bool),
         advantage=jnp.zeros_like(rollout.mask),
         weight=jnp.zeros_like(rollout.mask),
+        rewards=rollout.rewards,
+        greedy_reward=rollout.greedy_reward,
+        teacher_tokens=rollout.teacher_tokens,
+        teacher_logp=rollout.teacher_logp,
     )
 
 
 def make_batch(
     algorithm: Algorithm,
     rollout: Rollout,
-    reward: jax.Array,
-    made: Mapping[str, Any] = MappingProxyType({}),
+    extra_fields: Mapping[str, Any] = MappingProxyType({}),
     moments: Moments | None = None,
     coefficients: Mapping[str, jax.Array] | None = None,
     *,
     replayed: bool = False,
 ) -> tuple[Batch, Moments | None]:
-    """Rollout and rewards f32[B] -> the batch of its updates: filters, shaping, advantages and weights of the whole
-    rollout at once; and the moments of all rewards with these. `coefficients` are those that controllers adapt; the
-    moments have the rewards of what is `replayed` already.
+    """Turn a graded rollout into the batch of its updates.
 
-    `made` are further fields of the batch: those that the algorithm needs, and `old_logp` where the sampler was some
-    steps behind. Elsewhere the ratio's old log-probabilities are the sampler's own: sampler and learner agree to
-    rounding (metrics agreement/*).
+    Filters, shaping, advantages and weights are computed on the whole rollout at once.
+
+    Args:
+      algorithm: the algorithm.
+      rollout: with `reward` f32[B].
+      extra_fields: further fields of the batch: those that the algorithm needs, and `old_logp` if the sampler lags
+        behind the learner. Otherwise the ratio's old log-probabilities are the sampler's own, because sampler and
+        learner agree to rounding (metrics agreement/*).
+      moments: of all earlier rewards, if the algorithm keeps them.
+      coefficients: adapted by controllers, by name.
+      replayed: whether `moments` include these rewards already.
+    Returns:
+      The batch, and the moments with these rewards.
     """
-    batch = apply_filters(algorithm.filters, replace(first_batch(rollout, reward), **made))
+    chex.assert_rank([rollout.tokens, rollout.mask, rollout.reward], [2, 2, 1])
+    chex.assert_equal_shape([rollout.tokens, rollout.mask, rollout.logp, rollout.policy_logp])
+    batch = apply_filters(algorithm.filters, replace(first_batch(rollout), **extra_fields))
     for shape in algorithm.shaping:
         batch = shape(batch, **with_coefficient(shape, coefficients))
     if moments is not None and not replayed:
@@ -97,22 +111,17 @@ def make_batch(
     return batch, moments
 
 
-def compile_make_batch(
-    algorithm: Algorithm, mesh: Mesh, replayed: bool = False
-) -> Callable[..., tuple[Batch, Moments | None]]:
-    """`make_batch` jitted for a mesh: rows stay where the sampler left them. One program for all numbers."""
-    numbers = Numbers.of(algorithm)
-    return partial(_compile_make_batch(numbers.structure, mesh, replayed), numbers)
+def compile_make_batch(algorithm: Algorithm, mesh: Mesh, replayed: bool = False) -> BoundProgram:
+    """Compile `make_batch` as a program of (rollout, extra_fields, moments, coefficients).
+
+    Rows stay on the devices where the sampler left them.
+    """
+    inputs, outputs = (ROWS, ROWS, SAME, SAME), (ROWS, SAME)
+    return compile_program(_make_batch, mesh, (replayed,), (algorithm,), inputs=inputs, outputs=outputs)
 
 
-@lru_cache(maxsize=PROGRAMS)
-def _compile_make_batch(structure: Algorithm, mesh: Mesh, replayed: bool) -> Any:
-    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-
-    def batch(numbers: Numbers[Algorithm], *arguments: Any) -> tuple[Batch, Moments | None]:
-        return make_batch(numbers.value, *arguments, replayed=replayed)
-
-    return program(batch, in_shardings=(same, rows, rows, rows, same, same), out_shardings=(rows, same))
+def _make_batch(replayed: bool, algorithm: Algorithm, *arguments: Any) -> tuple[Batch, Moments | None]:
+    return make_batch(algorithm, *arguments, replayed=replayed)
 
 
 def policy_loss(
@@ -123,7 +132,11 @@ def policy_loss(
     params: dict,
     batch: Batch,
 ) -> tuple[jax.Array, Metrics, jax.Array]:
-    """The weighted sum of per-token losses over a part of a batch, that part's metrics, and the hidden states."""
+    """Policy loss of a part of a batch: the weighted sum of its token losses.
+
+    Returns the loss f32[], the part's metrics, and the hidden states f32[B, T, D] that a shared critic reads.
+    """
+    chex.assert_rank([batch.tokens, batch.weight, batch.advantage], 2)
     hidden, chosen = read_responses(config, params, batch.prompts, batch.tokens)
     logp, entropy, *student = predict(config, params, hidden, batch.tokens, temperature, batch.teacher_tokens)
     logp, entropy = (jnp.where(batch.mask > 0, x, 0.0) for x in (logp, entropy))
@@ -150,7 +163,7 @@ def policy_loss(
 def value_loss(
     config: ModelConfig, algorithm: Algorithm, critic: Critic, params: dict, batch: Batch, hidden: jax.Array | None
 ) -> tuple[jax.Array, Metrics]:
-    """The weighted sum of a critic's losses over a part of a batch, and that part's metrics."""
+    """Critic loss of a part of a batch: the weighted sum of its token losses, and metrics."""
     after = getattr(algorithm.value_loss, "after_token", False)
     values = critic.values(config, params, batch.prompts, batch.tokens, hidden, after)
     assert algorithm.value_loss is not None
@@ -168,22 +181,24 @@ def joint_loss(
     batch: Batch,
     frozen: dict | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """What the policy and, where there is one, its critic minimise together. `params` are those of both that are
-    trained, `frozen` the policy's others.
+    """Loss that the policy and its critic, if any, minimise together.
+
+    `params` are the trained ones of both; `frozen` are the policy's other parameters.
     """
-    trained, of_critic = params
+    trained, critic_params = params
     policy = join_params(trained, frozen)
     loss, metrics, hidden = policy_loss(config, algorithm, temperature, coefficients, policy, batch)
-    if critic is not None and of_critic is not None:
-        extra, more = value_loss(config, algorithm, critic, of_critic, batch, hidden)
+    if critic is not None and critic_params is not None:
+        extra, more = value_loss(config, algorithm, critic, critic_params, batch, hidden)
         loss, metrics = loss + extra, metrics | more
     return loss, jax.lax.stop_gradient(metrics)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything about an update but its state: the policy's shape and algorithm, the optimizers, how a batch is cut.
-    All is static but the numbers of algorithm, optimizers and critic.
+    """An update without its state: model, algorithm, optimizers, and how a batch is cut.
+
+    Everything is static except the floats of algorithm, optimizers and critic.
     """
 
     config: ModelConfig = field(metadata={"static": True})
@@ -195,15 +210,15 @@ class Learner:
     critic_optimizer: Optimizer | None = None
 
     def mini_batch(self, batch: Batch, update: jax.Array) -> Batch:
-        """What the `update`-th of the updates on a batch sees: its share of the prompts.
+        """Mini-batch of the `update`-th update: its share of the prompts.
 
-        The shares' weights are those of the whole batch times the number of updates, so the mean of the updates'
-        gradients is the whole batch's gradient.
+        Its weights are those of the whole batch times the number of updates, so the mean of the updates' gradients is
+        the whole batch's gradient.
         """
         n = self.updates_per_rollout
-        share = jax.tree.map(lambda x: x[update], split(batch, n))
-        weight = None if share.value_weight is None else share.value_weight * n
-        return replace(share, weight=share.weight * n, value_weight=weight)
+        part = jax.tree.map(lambda x: x[update], split(batch, n))
+        value_weight = None if part.value_weight is None else part.value_weight * n
+        return replace(part, weight=part.weight * n, value_weight=value_weight)
 
     def train_step(
         self,
@@ -214,32 +229,34 @@ class Learner:
         demonstrations: Batch | None = None,
         frozen: dict | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """One update of the policy, and of its critic if it has one; `demonstrations` add their own loss to it.
-        `frozen` are the parameters that are not trained: no part of `state`, which is given away.
+        """Update the policy, and its critic if it has one.
+
+        `demonstrations` add their own loss. `frozen` are untrained parameters: they live outside `state`, which is
+        donated.
         """
-        of_both = partial(joint_loss, frozen=frozen)
-        loss = partial(of_both, self.config, self.algorithm, self.critic, temperature, state.coefficients)
+        joint = partial(joint_loss, frozen=frozen)
+        loss = partial(joint, self.config, self.algorithm, self.critic, temperature, state.coefficients)
         critic = state.critic
         both = (state.params, critic.params if critic else None)
-        value, metrics, (gradient, of_critic) = loss_and_gradient(
+        value, metrics, (gradient, critic_gradient) = loss_and_gradient(
             loss, both, self.mini_batch(batch, update), self.micro_batches
         )
         if demonstrations is not None:
-            likelihood = partial(of_both, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
+            likelihood = partial(joint, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
             more, _, (extra, _) = loss_and_gradient(likelihood, (state.params, None), demonstrations, 1)
             gradient = jax.tree.map(jnp.add, gradient, extra)
             metrics |= {"demonstrations/loss": Mean(more, jnp.float32(1.0))}
         params, opt_state, more_metrics = apply_gradient(self.optimizer, state.params, state.opt_state, gradient)
         metrics |= more_metrics | {"loss": Mean(value, jnp.float32(1.0))}
         if critic is not None:
-            critic, more_metrics = self._update_critic(critic, of_critic)
+            critic, more_metrics = self._update_critic(critic, critic_gradient)
             metrics |= more_metrics
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state, critic=critic), metrics
 
     def critic_step(
         self, state: TrainState, batch: Batch, update: jax.Array, frozen: dict | None = None
     ) -> tuple[TrainState, Metrics]:
-        """One update of the critic alone: the policy stays as it is."""
+        """Update the critic alone."""
         critic = self.critic
         assert critic is not None
 
@@ -266,30 +283,10 @@ class Learner:
 
 
 def compile_train_step(learner: Learner, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> Update:
-    """`Learner.train_step` jitted for a mesh. Learners that differ in numbers share a program."""
-    numbers = Numbers.of(learner)
-    return Update(_compile_train_step(numbers.structure, mesh, Numbers.of(spec).structure), numbers)
-
-
-@lru_cache(maxsize=PROGRAMS)
-def _compile_train_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Any:
-    def train_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
-        return numbers.value.train_step(*arguments)
-
-    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(train_step, learner.config, learner.optimizer, mesh, spec, (rows, same, same, rows))
+    """Compile `Learner.train_step`: (state, batch, update, temperature, demonstrations) -> (state, metrics)."""
+    return compile_update(Learner.train_step, learner, learner.config, learner.optimizer, mesh, spec, TRAIN_STEP_INPUTS)
 
 
 def compile_critic_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Update:
-    """`Learner.critic_step` likewise."""
-    numbers = Numbers.of(learner)
-    return Update(_compile_critic_step(numbers.structure, mesh, Numbers.of(spec).structure), numbers)
-
-
-@lru_cache(maxsize=PROGRAMS)
-def _compile_critic_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Any:
-    def critic_step(numbers: Numbers[Learner], *arguments: Any) -> tuple[TrainState, Metrics]:
-        return numbers.value.critic_step(*arguments)
-
-    rows, same = meshes.over_batch(mesh), meshes.replicated(mesh)
-    return compile_update(critic_step, learner.config, learner.optimizer, mesh, spec, (rows, same))
+    """Compile `Learner.critic_step`: (state, batch, update) -> (state, metrics)."""
+    return compile_update(Learner.critic_step, learner, learner.config, learner.optimizer, mesh, spec, (ROWS, SAME))

@@ -1,6 +1,5 @@
-"""The device mesh, and the one table that says which mesh axis each logical axis of a weight or a batch lies on."""
+"""The device mesh, and the table that maps logical axes of weights and batches to mesh axes."""
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,8 +10,6 @@ from flax import traverse_util
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rl_llm.parallel.population import Program, program
-
 AXES = ("data", "fsdp", "tensor")
 
 # Logical axis of a weight -> mesh axis. "width" over fsdp is ZeRO-3; the rest over tensor is Megatron's split.
@@ -21,7 +18,7 @@ RULES = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "feed_forward": "tensor",
-    "experts": "tensor",  # each device has some experts whole
+    "experts": "tensor",  # each device holds whole experts
     "width": "fsdp",
 }
 
@@ -31,7 +28,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 @dataclass(frozen=True)
 class MeshShape:
-    """Devices along each axis; -1 (at most once) takes what is left."""
+    """Devices along each axis; -1 (at most once) takes the rest."""
 
     data: int = -1
     fsdp: int = 1
@@ -44,14 +41,16 @@ class MeshShape:
 
     @property
     def fixed(self) -> int | None:
-        """How many devices it takes, where it says so."""
+        """Number of devices, or None if a size is open."""
         sizes = (self.data, self.fsdp, self.tensor)
         return None if -1 in sizes else int(np.prod(sizes))
 
 
 def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of AXES over `devices` (default: all); on TPUs, neighbours along an axis lie as near in the slice as may
-    be. Raises ValueError unless the sizes multiply to the number of devices.
+    """Make a mesh of AXES over `devices` (default: all).
+
+    On TPUs, neighbours along an axis lie as near in the slice as possible. Raises ValueError unless the sizes multiply
+    to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape.data, shape.fsdp, shape.tensor]
@@ -65,14 +64,14 @@ def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None =
         )
     try:
         placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    except AssertionError:  # it knows of boxes of chips only, which a `sampler_mesh` need not leave: as they come
+    except AssertionError:  # it knows only boxes of chips, and a `sampler_mesh` may leave another shape
         placed = np.asarray(devices).reshape(sizes)
     return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @dataclass(frozen=True)
 class Meshes:
-    """Where the learner works, and where the sampler does: on the same mesh, or on devices of its own."""
+    """Meshes of the learner and the sampler: the same one, or one each."""
 
     learner: Mesh
     sampler: Mesh
@@ -83,17 +82,18 @@ class Meshes:
 
 
 def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax.Device] | None = None) -> Meshes:
-    """Both meshes over `devices` (default: all), which they share where no `sampler` is given; else the first ones of
-    every process learn and its other ones sample (on TPUs the larger part are those in the middle of the slice), and
-    one of the shapes may leave a size open. Raises ValueError unless they make up all devices, and every process has
-    as many of either as the others (`move` needs that).
+    """Make both meshes over `devices` (default: all); without a `sampler` shape they share one mesh.
+
+    Otherwise the first devices of every process learn and its other devices sample; on TPUs the larger part lies in the
+    middle of the slice. One of the shapes may leave a size open. Raises ValueError unless the two use all devices, and
+    every process has equally many of each (`move` needs that).
     """
     if sampler is None:
         return Meshes(mesh := make_mesh(learner, devices), mesh)
     devices = jax.devices() if devices is None else devices
     learning, sampling = learner.fixed, sampler.fixed
     if learning is None and sampling is None:
-        raise ValueError(f"mesh={learner} and sampler_mesh={sampler} both take the devices that are left: fix one")
+        raise ValueError(f"mesh={learner} and sampler_mesh={sampler} both have an open size (-1); fix one")
     learning = len(devices) - sampling if learning is None else learning  # type: ignore[operator]
     sampling = len(devices) - learning if sampling is None else sampling
     if learning + sampling != len(devices) or min(learning, sampling) < 1:
@@ -104,8 +104,8 @@ def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax
     processes = len({device.process_index for device in devices})
     if learning % processes or sampling % processes:
         raise ValueError(
-            f"mesh={learner} and sampler_mesh={sampler} take {learning} + {sampling} devices, and each of the "
-            f"{processes} processes is to have as many of either as the others: choose multiples of {processes}"
+            f"mesh={learner} and sampler_mesh={sampler} take {learning} + {sampling} devices, which do not divide over "
+            f"the {processes} processes; choose multiples of {processes} for both"
         )
     middle, inwards = _distance_from_the_middle(devices), learning >= sampling
     ordered = sorted(devices, key=lambda device: (device.process_index, middle(device) * (1 if inwards else -1)))
@@ -115,12 +115,12 @@ def make_meshes(learner: MeshShape, sampler: MeshShape | None, devices: list[jax
 
 
 def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device], int]:
-    """How far a TPU chip lies from the middle of the slice: along its first axis, then along all. 0 for other devices.
+    """Distance of a TPU chip from the middle of the slice, along the first axis and then along all; 0 elsewhere.
 
-    The chips of every host that are nearest make one block on slices of 4 x 4 chips, whose hosts have 2 x 2: libtpu
-    compiles for that, for what lies around it, and not for every second row or column.
+    On slices of 4 x 4 chips, whose hosts have 2 x 2, the nearest chips of every host form one block. libtpu compiles
+    for that block and for the ring around it, but not for every second row or column.
     """
-    if devices[0].platform != "tpu":  # a GPU has coordinates, too: its number on the host
+    if devices[0].platform != "tpu":  # a GPU has coordinates too: its number on the host
         return lambda device: 0
     last = np.max([device.coords for device in devices], axis=0)
 
@@ -132,7 +132,7 @@ def _distance_from_the_middle(devices: list[jax.Device]) -> Callable[[jax.Device
 
 
 class Placeable(Protocol):
-    """A weight's shape and the logical axis of each dimension (None: not split)."""
+    """Shape of a weight and the logical axis of each dimension (None: not split)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -142,7 +142,7 @@ class Placeable(Protocol):
 
 
 def weight_shardings(mesh: Mesh, table: Mapping[str, Placeable]) -> dict:
-    """The pytree of NamedShardings of a weight table; raises ValueError naming a weight that does not divide."""
+    """Pytree of NamedShardings of a weight table; raises ValueError naming a weight that does not divide."""
 
     def place(path: str, weight: Placeable) -> NamedSharding:
         spec = [RULES[name] if name else None for name in weight.axes]
@@ -157,16 +157,16 @@ def weight_shardings(mesh: Mesh, table: Mapping[str, Placeable]) -> dict:
     return traverse_util.unflatten_dict({path: place(path, weight) for path, weight in table.items()}, sep="/")
 
 
-HOST = "pinned_host"  # the name of its memory to JAX, on every platform
+HOST = "pinned_host"  # JAX's name of host memory on every platform
 
 
 def on_host(tree: Any) -> Any:
-    """Arrays, moved to the memory of the hosts of their devices; or shardings, of that memory."""
+    """Move arrays to host memory; for shardings, return those of host memory."""
     return _in_memory(HOST, tree)
 
 
 def on_devices(tree: Any) -> Any:
-    """Arrays that `on_host` moved away, on their devices again."""
+    """Move arrays from host memory back to their devices."""
     return _in_memory("device", tree)
 
 
@@ -180,41 +180,42 @@ def _in_memory(kind: str, tree: Any) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Sharding with the same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis spread over the data-parallel devices."""
+    """Sharding with the leading axis spread over the data-parallel devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def data_parallel_size(mesh: Mesh) -> int:
-    """How many ways the rows are spread."""
+    """Number of data-parallel devices."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def pin_gathered(x: jax.Array, weight: Placeable) -> jax.Array:
-    """A weight whole along `fsdp`, split over `tensor` as ever, while a program is traced for a mesh (`compile`): for
-    what is read so often that gathering it each time would take longer than anything else.
+    """Gather a weight along `fsdp` while a program is traced for a mesh; it stays split over `tensor`.
+
+    For weights that are read so often that gathering them each time would dominate.
     """
     axes = [RULES[name] if name else None for name in weight.axes]
     return _pin(x, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes)))
 
 
 def pin_rows(x: jax.Array) -> jax.Array:
-    """x with its leading axis spread over the data-parallel devices, and over nothing else, while a program is traced
-    for a mesh.
+    """Pin x's leading axis to the data-parallel devices, and nothing else, while a program is traced for a mesh.
 
-    Without it a compiler may split hidden states along their width, as the embedding that they are taken from is split
-    over `fsdp`, and then add them up over `fsdp` after every product instead of gathering the weights.
+    Otherwise XLA may split hidden states along their width, like the embedding they come from, and then all-reduce over
+    `fsdp` after every product instead of gathering the weights.
     """
     return _pin(x, BATCH)
 
 
 def pin_tokens(x: jax.Array) -> jax.Array:
-    """Hidden states [B, T, D] with their rows as in `pin_rows`, and T over `tensor` where it divides: what a layer
-    keeps for the backward pass is then split over all devices (sequence parallelism, arXiv 2205.05198).
+    """Pin hidden states [B, T, D] as `pin_rows` does, and T over `tensor` if it divides.
+
+    Activations kept for the backward pass are then split over all devices (sequence parallelism, arXiv 2205.05198).
     """
     if x.shape[1] % ways("tensor"):
         return pin_rows(x)
@@ -222,7 +223,7 @@ def pin_tokens(x: jax.Array) -> jax.Array:
 
 
 def ways(axis: str) -> int:
-    """Devices along a mesh axis while a program is traced for a mesh; 1 elsewhere."""
+    """Number of devices along a mesh axis while a program is traced for a mesh; 1 otherwise."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else int(mesh.shape[axis])
 
@@ -232,8 +233,9 @@ def _pin(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def put_on_batch(mesh: Mesh, tree: Any) -> Any:
-    """Arrays on the host (the same in every process) or on devices -> on the mesh, with the leading axis spread over
-    the data-parallel devices.
+    """Put arrays on the mesh, with the leading axis over the data-parallel devices.
+
+    Arrays on the host must be the same in every process.
     """
     rows = over_batch(mesh)
     if jax.process_count() == 1:
@@ -253,41 +255,18 @@ def _same(array: jax.Array) -> jax.Array:
 
 
 def one_cpu(mesh: Mesh) -> bool:
-    """Whether programs on the mesh may be dispatched by another thread than the main one, and should be where they are
-    to run beside others: XLA runs what a thread dispatches to CPU devices one after the other.
+    """Whether the mesh is a single CPU device, whose programs overlap only if another thread dispatches them.
 
-    Elsewhere they should not. Devices that speak to each other must be given their programs in one order, which is that
-    of the main thread; an accelerator has a queue of its own, whoever fills it.
+    XLA runs the CPU programs of one thread one after the other. On other meshes only the main thread should dispatch:
+    devices that communicate need their programs in one order, and an accelerator has a queue anyway.
     """
     return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
 
 def one_at_a_time(mesh: Mesh) -> bool:
-    """Whether a program on the mesh must have ended before the next one is dispatched. Several CPU devices wait for
-    each other in threads of one pool: of two programs under way, each can hold the threads that the other waits for,
-    and XLA ends the process after 40 seconds (seen once, on a busy machine).
+    """Whether a program on the mesh must end before the next one is dispatched: on several CPU devices.
+
+    Their collectives wait in threads of one pool. Two programs under way can each hold threads that the other waits
+    for, and XLA aborts the process after 40 seconds (seen once, on a busy machine).
     """
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-
-
-def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """XLA options for the mesh's platform.
-
-    On CPU, products and reductions are kept out of YNNPACK fusions, which make the small shapes that a CPU trains
-    slower: experiments/benchmarks/rl_step.py with and without tells by how much.
-    """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else {}
-
-
-def compile(function: Callable, mesh: Mesh, **options: Any) -> Program:
-    """`population.program` of a function for a mesh, with the options of `jax.jit`. While it is traced, JAX knows the
-    mesh: the parts that a compiler cannot split by itself (fused attention, experts) look it up there.
-    """
-
-    @functools.wraps(function)
-    def on_mesh(*arguments: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*arguments)
-
-    return program(on_mesh, compiler_options=compiler_options(mesh), **options)

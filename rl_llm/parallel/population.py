@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-AXIS = "population"
+MEMBER_AXIS = "population"
 Result = TypeVar("Result")
 
 
@@ -172,7 +172,7 @@ def program(function: Callable, **options: Any) -> Program:
     def mapped(*arguments: Any) -> Any:
         token = _MAPPED.set(True)
         try:
-            return jax.vmap(function, axis_name=AXIS)(*arguments)
+            return jax.vmap(function, axis_name=MEMBER_AXIS)(*arguments)
         finally:
             _MAPPED.reset(token)
 
@@ -181,13 +181,13 @@ def program(function: Callable, **options: Any) -> Program:
     return Program(function.__name__, jax.jit(function, **options), jax.jit(mapped, **options), options)
 
 
-def of_any(flag: jax.Array) -> jax.Array:
+def any_member(flag: jax.Array) -> jax.Array:
     """Whether a flag is set in any member of the population that a program is traced for; elsewhere the flag.
 
     A loop or a branch that hangs on it stays one for all. On a flag of each member's own, `jax.vmap` computes both
     branches, and at every step of a loop chooses between the old and the new of all that it carries.
     """
-    return jax.lax.pmax(flag.astype(jnp.int32), AXIS) > 0 if _MAPPED.get() else flag
+    return jax.lax.pmax(flag.astype(jnp.int32), MEMBER_AXIS) > 0 if _MAPPED.get() else flag
 
 
 def is_member() -> bool:

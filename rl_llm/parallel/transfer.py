@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rl_llm.parallel.numbers import PROGRAMS
+from rl_llm.parallel.programs import PROGRAMS
 
 AT_ONCE = 2**28  # bytes of an array that are whole at a time
 

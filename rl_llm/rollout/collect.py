@@ -1,14 +1,13 @@
-"""How a step comes by its experience: problems are chosen, responses sampled and graded, or read from a file.
+"""Collects the graded rollout of each step: choose problems, sample responses, grade them (or read stored ones).
 
-`begin` starts the sampler, and what follows goes on by itself: a thread reads the rollout, other processes grade it.
-`finish` waits for that, and writes down in the run's progress which problems were used up. Between the two the learner
-can work; it waits for what `finish` adds: groups in the place of dropped ones, greedy baselines, a reward model's
-scores.
+`start` starts the sampler and returns; a thread then reads the rollout and other processes grade it. `wait` waits for
+them and records in the run's progress which problems were used. The learner can work between the two. It waits for the
+work that `wait` adds: resampled groups, greedy baselines, and the scores of a reward model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,41 +22,18 @@ from rl_llm.parallel.mesh import put_on_batch
 from rl_llm.prng import Purpose, generator, key
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
-from rl_llm.rollout.engine import Answers, PendingAnswers, RolloutEngine
-from rl_llm.rollout.offline import stored_answers
+from rl_llm.rollout.engine import GradedRollout, PendingRollout, RolloutEngine
+from rl_llm.rollout.offline import read_rollout
 from rl_llm.rollout.reward_model import Scorer
 from rl_llm.runs.run import Run
-from rl_llm.types import Experience
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A step's first rollout, being sampled and graded (None where responses are stored), and what makes it."""
-
-    step: int
-    engine: RolloutEngine
-    params: dict
-    problems: list[Problem]
-    cursor: Cursor
-    pending: PendingAnswers | None
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a step learns from: its experience; and for the record all problems asked, all their answers, and numbers
-    for metrics.jsonl.
-    """
-
-    experience: Experience
-    problems: list[Problem]
-    answers: Answers
-    values: dict[str, float] = field(default_factory=dict)
+from rl_llm.types import Rollout
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Collects for one run. `teacher` answers in the policy's place where the experiment says so; `score` is a reward
-    model's.
+    """Collects for one run.
+
+    `teacher` answers instead of the policy in the steps that the experiment gives it; `score` is a reward model's.
     """
 
     run: Run
@@ -66,65 +42,63 @@ class Collector:
     teacher: tuple[RolloutEngine, dict] | None = None
     score: Scorer | None = None
 
-    def begin(self, step: int, params: dict) -> Begun:
-        """Choose the problems of a step and begin to sample responses with these parameters, which must stay until
-        `finish`.
-        """
+    def start(self, step: int, params: dict) -> PendingRollout:
+        """Choose the problems of a step and start to sample responses with `params`, which must stay until `wait`."""
         experiment, engine = self.run.experiment, self.engine
         problems, cursor = self._choose(step, Cursor(*self.run.progress.get("cursor", (0, 0))), set())
         if experiment.responses is not None:
-            return Begun(step, engine, params, problems, cursor, None)
+            stored = partial(read_rollout, experiment, problems)
+            return PendingRollout(engine, params, problems, stored, cursor=cursor)
         if self.teacher is not None and not self._on_policy(step):
             engine, params = self.teacher
-        params = engine.placed(params)
-        return Begun(step, engine, params, problems, cursor, self._ask(step, engine, params, problems))
+        return replace(self._submit(step, engine, engine.place(params), problems), cursor=cursor)
 
-    def finish(self, begun: Begun) -> Collected:
-        """Wait for the grades and make the step's experience."""
-        if begun.pending is None:
-            return self._read(begun)
-        problems, answers, cursor = list(begun.problems), self._graded(begun.pending), begun.cursor
-        chosen, values = np.arange(len(problems)), dict[str, float]()
-        if self.run.experiment.dynamic_sampling is not None:
-            problems, answers, cursor, chosen, values = self._refilled(begun, problems, answers)
-        self._note(problems, answers, cursor)
-        learned = picked(answers, chosen, self.run.experiment.responses_per_prompt)
-        fields = {"rewards": _components(self.run.experiment, learned)} if self._wants("rewards") else {}
-        if self._wants("greedy_reward"):
-            fields["greedy_reward"], values["tokens/greedy"] = self._greedy(begun, [problems[i] for i in chosen])
-        values |= self._curriculum_values(begun.step)
-        return Collected(self._experience(learned, fields), problems, answers, values)
+    def wait(self, step: int, pending: PendingRollout) -> GradedRollout:
+        """Wait for the grades of a step; returns its rollout with the part to learn from."""
+        experiment = self.run.experiment
+        if experiment.responses is not None:
+            graded, cursor = pending.result(), pending.cursor
+            self.run.progress["cursor"] = [cursor.epoch, cursor.place]
+            stored = {"tokens/generated": 0, "tokens/stored": int(graded.rollout.mask.sum()), "flops/generate": 0.0}
+            return self._with_learned(graded, graded, stored | self._curriculum_values(step))
+        graded, cursor, values = self._grade(pending), pending.cursor, dict[str, float]()
+        groups = np.arange(len(graded.problems))
+        if experiment.dynamic_sampling is not None:
+            graded, cursor, groups, values = self._refill(step, pending, graded)
+        self._record(graded, cursor)
+        learned = select_groups(graded, groups, experiment.responses_per_prompt)
+        rollout = learned.rollout
+        if "rewards" in experiment.algorithm.needs:
+            rollout = replace(rollout, rewards=_components(experiment, learned.grades))
+        if "greedy_reward" in experiment.algorithm.needs:
+            greedy, values["tokens/greedy"] = self._greedy(step, pending, learned.problems)
+            rollout = replace(rollout, greedy_reward=greedy)
+        return self._with_learned(graded, replace(learned, rollout=rollout), values | self._curriculum_values(step))
 
-    def _read(self, begun: Begun) -> Collected:
-        """Of stored responses."""
-        self.run.progress["cursor"] = [begun.cursor.epoch, begun.cursor.place]
-        answers, fields = stored_answers(self.run.experiment, begun.problems)
-        values: dict[str, float] = {"tokens/generated": 0, "tokens/stored": int(answers.rollout.mask.sum())}
-        values |= {"flops/generate": 0.0} | self._curriculum_values(begun.step)
-        return Collected(self._experience(answers, fields), begun.problems, answers, values)
+    def _with_learned(self, graded: GradedRollout, learned: GradedRollout, values: dict[str, float]) -> GradedRollout:
+        rollout: Rollout = put_on_batch(self.engine.meshes.learner, replace(learned.rollout, reward=learned.rewards))
+        return replace(graded, learned=rollout, values=values)
 
-    def _refilled(
-        self, begun: Begun, problems: list[Problem], answers: Answers
-    ) -> tuple[list[Problem], Answers, Cursor, np.ndarray, dict[str, float]]:
-        """All problems and answers after dynamic sampling, where that leaves off, the groups to learn from, and how it
-        went.
+    def _refill(
+        self, step: int, pending: PendingRollout, graded: GradedRollout
+    ) -> tuple[GradedRollout, Cursor, np.ndarray, dict[str, float]]:
+        """Dynamic sampling: sample more problems until enough groups are informative.
+
+        Returns everything sampled, the cursor behind it, the groups to learn from, and metrics.
         """
-        experiment, cursor, rollouts = self.run.experiment, begun.cursor, 1
+        experiment, cursor, rollouts = self.run.experiment, pending.cursor, 1
         assert experiment.dynamic_sampling is not None
-        kept = self._informative(answers)
+        kept = self._informative(graded)
         while kept.sum() < experiment.prompts_per_step and rollouts < experiment.dynamic_sampling.max_rollouts:
             try:
-                more, cursor = self._choose(begun.step, cursor, {problem.id for problem in problems})
+                more, cursor = self._choose(step, cursor, {problem.id for problem in graded.problems})
             except TooFewProblems:
                 break
-            further = self._graded(self._ask(begun.step, begun.engine, begun.params, more))
-            problems, answers, rollouts = problems + more, joined(answers, further), rollouts + 1
+            further = self._grade(self._submit(step, pending.engine, pending.params, more))
+            graded, rollouts = concatenate(graded, further), rollouts + 1
             kept = np.concatenate([kept, self._informative(further)])
         values: dict[str, float] = {"sampling/rollouts": rollouts, "sampling/informative_groups": int(kept.sum())}
-        return problems, answers, cursor, np.argsort(~kept, kind="stable")[: experiment.prompts_per_step], values
-
-    def _wants(self, name: str) -> bool:
-        return name in self.run.experiment.algorithm.needs
+        return graded, cursor, np.argsort(~kept, kind="stable")[: experiment.prompts_per_step], values
 
     def _on_policy(self, step: int) -> bool:
         teacher = self.run.experiment.teacher
@@ -134,61 +108,62 @@ class Collector:
         length, longest = self.run.experiment.curriculum.length, self.run.experiment.sampling.max_tokens
         return longest if length is None else length.limit(longest, step)
 
-    def _ask(self, step: int, engine: RolloutEngine, params: dict, problems: Sequence[Problem]) -> PendingAnswers:
+    def _submit(self, step: int, engine: RolloutEngine, params: dict, problems: Sequence[Problem]) -> PendingRollout:
         noise_key = key(self.run.seed, Purpose.ROLLOUT, step)
-        return engine.ask(params, problems, noise_key, self.run.experiment.sampling, limit=self._limit(step))
+        return engine.submit(params, problems, noise_key, self.run.experiment.sampling, limit=self._limit(step))
 
-    def _choose(self, step: int, cursor: Cursor, asked: set[int]) -> tuple[list[Problem], Cursor]:
-        """The next problems of the curriculum; when too few are left unsolved, all are asked anew."""
+    def _choose(self, step: int, cursor: Cursor, used: set[int]) -> tuple[list[Problem], Cursor]:
+        """Choose the next problems of the curriculum; if too few are unsolved, all count as unsolved again."""
         experiment, progress, seed = self.run.experiment, self.run.progress, self.run.seed
-        pool = {problem.id for problem in experiment.curriculum.pool(self.problems, step)} - asked
+        pool = {problem.id for problem in experiment.curriculum.pool(self.problems, step)} - used
         count = experiment.prompts_per_step
         try:
             unsolved = pool - set(progress.get("solved", ()))
             return next_prompts(self.problems, seed, cursor, count, lambda problem: problem.id in unsolved)
         except TooFewProblems:
-            if asked or not progress.get("solved"):
+            if used or not progress.get("solved"):
                 raise
             self.run.folder.ledger.append("all_solved", step=step, solved=len(progress["solved"]))
             progress["solved"] = []
             return next_prompts(self.problems, seed, cursor, count, lambda problem: problem.id in pool)
 
-    def _note(self, problems: Sequence[Problem], answers: Answers, cursor: Cursor) -> None:
+    def _record(self, graded: GradedRollout, cursor: Cursor) -> None:
+        """Record the cursor and the solved problems in the run's progress."""
         progress, share = self.run.progress, self.run.experiment.curriculum.drop_solved
         progress["cursor"] = [cursor.epoch, cursor.place]
         if share is not None:
-            right = answers.accuracies.reshape(len(problems), -1).mean(axis=1) >= share
-            solved = {problem.id for problem, is_right in zip(problems, right, strict=True) if is_right}
+            right = graded.accuracies.reshape(len(graded.problems), -1).mean(axis=1) >= share
+            solved = {problem.id for problem, is_right in zip(graded.problems, right, strict=True) if is_right}
             progress["solved"] = sorted(solved | set(progress.get("solved", ())))
 
-    def _graded(self, pending: PendingAnswers) -> Answers:
-        answers = pending.result()
-        self.run.report_failures(answers.grades)
+    def _grade(self, pending: PendingRollout) -> GradedRollout:
+        graded = pending.result()
+        self.run.report_failures(graded.grades)
         if self.score is None:
-            return answers
-        model, scores = self.run.experiment.reward_model, self.score(answers.rollout)
+            return graded
+        model, scores = self.run.experiment.reward_model, self.score(graded.rollout)
         assert model is not None
-        grades = [with_score(grade, float(score), model) for grade, score in zip(answers.grades, scores, strict=True)]
-        return replace(answers, grades=grades)
+        grades = [with_score(grade, float(score), model) for grade, score in zip(graded.grades, scores, strict=True)]
+        return replace(graded, grades=grades)
 
-    def _informative(self, answers: Answers) -> np.ndarray:
+    def _informative(self, graded: GradedRollout) -> np.ndarray:
         """bool[N]: whether the filters keep any response of a group."""
-        batch = first_batch(hosts.to_host(answers.rollout), jnp.asarray(answers.rewards))
+        batch = first_batch(replace(hosts.to_host(graded.rollout), reward=jnp.asarray(graded.rewards)))
         kept = apply_filters(self.run.experiment.algorithm.filters, batch).kept
-        of_groups = np.asarray(kept).reshape(-1, self.run.experiment.responses_per_prompt)
-        return np.any(of_groups, axis=1, keepdims=False)
+        by_group = np.asarray(kept).reshape(-1, self.run.experiment.responses_per_prompt)
+        return np.any(by_group, axis=1, keepdims=False)
 
-    def _greedy(self, begun: Begun, problems: Sequence[Problem]) -> tuple[np.ndarray, int]:
-        """The reward f32[B] of the greedy response to each row's prompt, made K times over by the program that is
-        there, and the tokens of one of the K.
+    def _greedy(self, step: int, pending: PendingRollout, problems: Sequence[Problem]) -> tuple[np.ndarray, int]:
+        """Reward f32[B] of the greedy response to each row's prompt, and the tokens of one response per prompt.
+
+        The compiled sampler draws K responses per prompt, which at temperature 0 are K times the same.
         """
-        noise_key = key(self.run.seed, Purpose.ROLLOUT, begun.step)
+        noise_key = key(self.run.seed, Purpose.ROLLOUT, step)
         sampling = self.run.experiment.sampling.at(0.0)
-        answers = self._graded(
-            begun.engine.ask(begun.params, problems, noise_key, sampling, limit=self._limit(begun.step))
-        )
-        tokens = hosts.to_host(answers.rollout.mask).sum() / self.run.experiment.responses_per_prompt
-        return answers.rewards, int(tokens)
+        limit = self._limit(step)
+        graded = self._grade(pending.engine.submit(pending.params, problems, noise_key, sampling, limit=limit))
+        tokens = hosts.to_host(graded.rollout.mask).sum() / self.run.experiment.responses_per_prompt
+        return graded.rewards, int(tokens)
 
     def _curriculum_values(self, step: int) -> dict[str, float]:
         curriculum, values = self.run.experiment.curriculum, dict[str, float]()
@@ -200,25 +175,20 @@ class Collector:
             values["curriculum/solved"] = len(self.run.progress.get("solved", ()))
         return values
 
-    def _experience(self, answers: Answers, fields: dict[str, Any]) -> Experience:
-        experience: Experience = put_on_batch(
-            self.engine.meshes.learner, Experience(answers.rollout, answers.rewards, fields)
-        )
-        return experience
-
 
 def with_score(grade: Grade, score: float, model: RewardModel) -> Grade:
-    """A grade with a reward model's score; what could not be graded earns nothing of it either."""
+    """Add a reward model's score to a grade; a response that could not be graded gets none of it."""
     if grade.status != "ok":
         return grade
     reward = model.weight * score + (grade.reward if model.added else 0.0)
     return replace(grade, reward=reward, components={**grade.components, "reward_model": score})
 
 
-def joined(first: Answers, second: Answers) -> Answers:
-    """Two rollouts as one, on the host."""
+def concatenate(first: GradedRollout, second: GradedRollout) -> GradedRollout:
+    """Join two rollouts into one, on the host."""
     rollout = jax.tree.map(lambda *parts: np.concatenate(parts), *hosts.to_host((first.rollout, second.rollout)))
-    return Answers(
+    return GradedRollout(
+        first.problems + second.problems,
         rollout,
         first.responses + second.responses,
         first.grades + second.grades,
@@ -227,23 +197,24 @@ def joined(first: Answers, second: Answers) -> Answers:
     )
 
 
-def picked(answers: Answers, groups: np.ndarray, responses_per_prompt: int) -> Answers:
-    """Some of the groups, on the host; all of them in their order are the answers as they are."""
-    if len(groups) * responses_per_prompt == len(answers.grades) and (np.diff(groups) > 0).all():
-        return answers
+def select_groups(graded: GradedRollout, groups: np.ndarray, responses_per_prompt: int) -> GradedRollout:
+    """Select some groups, on the host; all of them in their order are returned as they are."""
+    if len(groups) == len(graded.problems) and (np.diff(groups) > 0).all():
+        return graded
     rows = (groups[:, None] * responses_per_prompt + np.arange(responses_per_prompt)).reshape(-1)
-    rollout = hosts.to_host(answers.rollout)
+    rollout = hosts.to_host(graded.rollout)
     prompts = jax.tree.map(lambda x: x[groups], rollout.prompts)
-    of_rows = jax.tree.map(lambda x: x[rows], replace(rollout, prompts=None))
+    row_fields = jax.tree.map(lambda x: x[rows], replace(rollout, prompts=None))
     return replace(
-        answers,
-        rollout=replace(of_rows, prompts=prompts),
-        responses=[answers.responses[row] for row in rows],
-        grades=[answers.grades[row] for row in rows],
+        graded,
+        problems=[graded.problems[group] for group in groups],
+        rollout=replace(row_fields, prompts=prompts),
+        responses=[graded.responses[row] for row in rows],
+        grades=[graded.grades[row] for row in rows],
     )
 
 
-def _components(experiment: Experiment, answers: Answers) -> np.ndarray:
-    """f32[B, C], unweighted, in the order of the reward; 0 for what could not be graded."""
+def _components(experiment: Experiment, grades: Sequence[Grade]) -> np.ndarray:
+    """Unweighted components f32[B, C], in the order of the reward; 0 for a response that could not be graded."""
     names = experiment.reward.names
-    return np.array([[grade.components.get(name, 0.0) for name in names] for grade in answers.grades], np.float32)
+    return np.array([[grade.components.get(name, 0.0) for name in names] for grade in grades], np.float32)

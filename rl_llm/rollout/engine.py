@@ -1,5 +1,6 @@
-"""The engine: a policy put to problems. prompts -> rollout -> text -> grades, with the compiled sampler, the grading
-pool and the reading thread of one run.
+"""The rollout engine: prompts -> rollout -> text -> grades.
+
+It holds the compiled sampler, the grading pool and the reading thread of one run.
 """
 
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,11 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
+from rl_llm.experiment.curriculum import Cursor
 from rl_llm.model import ModelConfig, split_flat, weight_table
 from rl_llm.parallel import hosts, population
 from rl_llm.parallel.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
-from rl_llm.parallel.numbers import PROGRAMS
+from rl_llm.parallel.programs import PROGRAMS
 from rl_llm.parallel.transfer import move
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
@@ -29,16 +32,22 @@ from rl_llm.types import Prompts, Rollout
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A rollout with its texts and grades, row by row, and the seconds that were waited for the rollout and for the
-    grades: what the device and the graders did while something else was done does not count.
+class GradedRollout:
+    """A rollout with its problems, texts and grades, row by row.
+
+    generate_seconds and grade_seconds are the time waited for each; work that overlapped with something else does not
+    count. `learned` is the part to learn from, with its rewards, on the learner's mesh; `values` are numbers for
+    metrics.jsonl. The collector fills in both.
     """
 
+    problems: list[Problem]
     rollout: Rollout
     responses: list[str]
     grades: list[Grade]
-    generate_seconds: float
-    grade_seconds: float
+    generate_seconds: float = 0.0
+    grade_seconds: float = 0.0
+    learned: Rollout | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
     @property
     def rewards(self) -> np.ndarray:
@@ -52,45 +61,24 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class PendingAnswers:
-    """A rollout on its way: being sampled by the devices, then read by the engine's thread, which hands the texts of the
-    rows that this process answers for to the graders.
+class PendingRollout:
+    """A rollout under way: being sampled, read and graded (or read from a file).
+
+    `result` waits for it and raises the errors of every process. `params` must not be donated before that. `read` is
+    the future of the thread that reads it, None for stored responses. `cursor` is the place of the curriculum after
+    these problems.
     """
 
-    read: Future["Read"]
-    moved: Callable[[Rollout], Rollout]  # onto the learner's mesh
-    dispatch_seconds: float
-
-    def result(self) -> Answers:
-        """Wait for the rollout and the grades of all its rows. What went wrong with either, in any process, is raised
-        here.
-        """
-        start = time.perf_counter()
-        with population.others_run():
-            wait([self.read])
-        sampled = time.perf_counter()
-
-        def graded() -> tuple[np.ndarray, list[str], list[Grade]]:
-            read = self.read.result()
-            with population.others_run():
-                return read.rows, read.responses, read.grades.result()
-
-        parts = hosts.together(graded)
-        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        responses = [response for _, found, _ in parts for response in found]
-        grades = [grade for _, _, found in parts for grade in found]
-        return Answers(
-            self.moved(self.read.result().rollout),
-            [responses[i] for i in order],
-            [grades[i] for i in order],
-            self.dispatch_seconds + sampled - start,
-            time.perf_counter() - sampled,
-        )
+    engine: "RolloutEngine"
+    params: dict
+    problems: list[Problem]
+    result: Callable[[], GradedRollout]
+    read: "Future[_Read] | None" = None
+    cursor: Cursor = field(default_factory=Cursor)
 
 
-@dataclass(frozen=True)
-class Read:
-    """What the thread makes of a rollout: the rows of this process as texts, being graded."""
+class _Read(NamedTuple):
+    """The rows of a rollout that this process answers for, as texts that are being graded."""
 
     rollout: Rollout
     rows: np.ndarray
@@ -100,9 +88,11 @@ class Read:
 
 @dataclass(frozen=True)
 class RolloutEngine:
-    """What it takes to answer `experiment.prompts_per_step` problems at a time, K responses each. Made by
-    `open_engine`. Rollouts come on the learner's mesh, wherever they were sampled; `weights` are the shardings of what
-    samples, `sent` the frozen ones that a sampler on devices of its own has, by path: from what, and as they are there.
+    """Samples and grades responses, `experiment.prompts_per_step` problems at a time, K responses each.
+
+    Made by `open_engine`. Rollouts are returned on the learner's mesh, wherever they were sampled. `weights` are the
+    shardings of the sampler's parameters. `sent` caches the frozen parameters of a sampler with its own devices, by
+    path: the source array and its copy.
     """
 
     experiment: Experiment
@@ -113,26 +103,19 @@ class RolloutEngine:
     reader: ThreadPoolExecutor
     sent: dict[str, tuple[jax.Array, jax.Array]] = field(default_factory=dict)
 
-    def placed(self, params: dict) -> dict:
-        """The parameters where the sampler reads them: they themselves on a shared mesh, else moved to its own; what is
-        frozen beside adapters only once.
-        """
+    def place(self, params: dict) -> dict:
+        """Move parameters to the sampler's mesh, frozen ones only once; on a shared mesh return them as they are."""
         if not self.meshes.apart:
             return params
-        ours, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, self.weights))
-        _, frozen = split_flat(self.experiment.model, ours)
+        flat, shardings = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, self.weights))
+        _, frozen = split_flat(self.experiment.model, flat)
         known = {path: moved for path, (source, moved) in self.sent.items() if frozen.get(path) is source}
-        new = {path: array for path, array in ours.items() if path not in known}
-        moved = known | move(new, {path: there[path] for path in new})
+        new = {path: array for path, array in flat.items() if path not in known}
+        moved = known | move(new, {path: shardings[path] for path in new})
         self.sent.update({path: (array, moved[path]) for path, array in frozen.items()})
         return traverse_util.unflatten_dict(moved, sep="/")
 
-    def _returned(self, rollout: Rollout) -> Rollout:
-        """A rollout on the learner's mesh."""
-        rows = over_batch(self.meshes.learner)
-        return move(rollout, jax.tree.map(lambda _: rows, rollout)) if self.meshes.apart else rollout
-
-    def ask(
+    def submit(
         self,
         params: dict,
         problems: Sequence[Problem],
@@ -140,11 +123,12 @@ class RolloutEngine:
         sampling: Sampling,
         prefix: str = "",
         limit: int | None = None,
-    ) -> PendingAnswers:
-        """Begin to sample, and return at once (but on several CPU devices: `one_at_a_time`): the device samples while
-        other programs are dispatched, a thread reads the rollout and has it graded. Responses are made to begin with
-        `prefix`, which is graded as a part of them, and are cut after `limit` tokens. `params` are `placed`, and must
-        not be given away (donated) before the result is there: that would wait for it.
+    ) -> PendingRollout:
+        """Start a rollout and return at once, except on several CPU devices (`one_at_a_time`).
+
+        The device samples while other programs are dispatched; a thread reads the rollout and has it graded. Responses
+        are forced to start with `prefix`, which is graded with them, and are cut after `limit` tokens. `params` must be
+        placed (`place`), and must not be donated before the result is there.
         """
         start = time.perf_counter()
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
@@ -156,28 +140,54 @@ class RolloutEngine:
                 jax.block_until_ready(rollout)
             dispatch = partial(lambda rollout: rollout, rollout)
         read = self.reader.submit(self._read, dispatch, problems, prefix)
-        return PendingAnswers(read, self._returned, time.perf_counter() - start)
+        result = partial(self._wait, list(problems), read, time.perf_counter() - start)
+        return PendingRollout(self, params, list(problems), result, read)
 
-    def _read(self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str) -> Read:
-        """Wait for a rollout, and begin to grade it."""
+    def _read(self, sampled: Callable[[], Rollout], problems: Sequence[Problem], prefix: str) -> _Read:
+        """Wait for a rollout and start to grade it."""
         rollout = sampled()
         (rows, tokens), (_, mask) = hosts.own_rows(rollout.tokens), hosts.own_rows(rollout.mask)
         own = replace(rollout, tokens=tokens, mask=mask)
         responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, own)]
-        asked = [problems[row // self.experiment.responses_per_prompt] for row in rows]
-        return Read(rollout, rows, responses, self.grader.submit(asked, responses))
+        row_problems = [problems[row // self.experiment.responses_per_prompt] for row in rows]
+        return _Read(rollout, rows, responses, self.grader.submit(row_problems, responses))
 
-    def answer(
-        self, params: dict, problems: Sequence[Problem], key: jax.Array, sampling: Sampling, prefix: str = ""
-    ) -> Answers:
-        """Sample and grade."""
-        return self.ask(params, problems, key, sampling, prefix).result()
+    def _wait(self, problems: list[Problem], read: "Future[_Read]", dispatch_seconds: float) -> GradedRollout:
+        """Wait for the rollout and the grades of all its rows."""
+        start = time.perf_counter()
+        with population.others_run():
+            wait([read])
+        sampled = time.perf_counter()
+
+        def graded() -> tuple[np.ndarray, list[str], list[Grade]]:
+            own = read.result()
+            with population.others_run():
+                return own.rows, own.responses, own.grades.result()
+
+        parts = hosts.together(graded)
+        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+        responses = [response for _, found, _ in parts for response in found]
+        grades = [grade for _, _, found in parts for grade in found]
+        return GradedRollout(
+            problems,
+            self._on_learner(read.result().rollout),
+            [responses[i] for i in order],
+            [grades[i] for i in order],
+            dispatch_seconds + sampled - start,
+            time.perf_counter() - sampled,
+        )
+
+    def _on_learner(self, rollout: Rollout) -> Rollout:
+        rows = over_batch(self.meshes.learner)
+        return move(rollout, jax.tree.map(lambda _: rows, rollout)) if self.meshes.apart else rollout
 
 
 @contextmanager
 def open_engine(experiment: Experiment, meshes: Meshes) -> Iterator[RolloutEngine]:
-    """An experiment's engine; its grading processes and its thread end with the `with` block, which waits for a rollout
-    that is under way. Members of a population share the processes, which end with it.
+    """Open an experiment's engine.
+
+    Its grading processes and its thread end with the `with` block, which waits for a rollout under way. Members of a
+    population share the processes, which end with the population.
     """
     grading = experiment.grading
     own = Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit)
@@ -190,8 +200,10 @@ def open_engine(experiment: Experiment, meshes: Meshes) -> Iterator[RolloutEngin
 
 
 def compile_policy_sampler(model: ModelConfig, experiment: Experiment, meshes: Meshes) -> tuple[Sampler, dict]:
-    """The sampler of an experiment for a model, given prompts on the host, and the shardings of the model's weights. It
-    samples `sampling_batches` parts of the prompts one after the other: only one of them has its caches in memory.
+    """Compile an experiment's sampler for a model; returns it with the shardings of the model's weights.
+
+    The sampler takes prompts on the host. It samples `sampling_batches` parts of them one after the other, so only one
+    part has its KV caches in memory.
     """
     mesh, batches = meshes.sampler, experiment.sampling_batches
     sample = compile_sampler(model, mesh, experiment.responses_per_prompt, experiment.sampling.max_tokens)

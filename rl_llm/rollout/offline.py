@@ -1,4 +1,4 @@
-"""Stored responses as the answers of a step: what a sampler and a verifier would have given."""
+"""Offline responses: stored responses as the graded rollout of a step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,15 @@ import numpy as np
 from rl_llm.experiment import Experiment
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
-from rl_llm.rollout.engine import Answers
+from rl_llm.rollout.engine import GradedRollout
 from rl_llm.rollout.text import encode_prompts, pad
 from rl_llm.types import Rollout
 
 
-def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple[Answers, dict[str, np.ndarray]]:
-    """The responses that came with these problems, as answers (a right one is one of reward 1 or more), and the fields
-    of their batch. Log-probabilities are 0: nobody knows them.
+def read_rollout(experiment: Experiment, problems: Sequence[Problem]) -> GradedRollout:
+    """Make a graded rollout of the responses stored with these problems; one is right if its reward is at least 1.
 
-    Raises ValueError naming a response that does not fit.
+    Log-probabilities are 0, since nobody knows them. Raises ValueError naming a response that does not fit.
     """
     responses = [response for problem in problems for response in problem.metadata["responses"]]
     rewards = [float(reward) for problem in problems for reward in problem.metadata["rewards"]]
@@ -37,15 +36,16 @@ def stored_answers(experiment: Experiment, problems: Sequence[Problem]) -> tuple
         logp=nothing,
         policy_logp=nothing,
         model_logp=nothing,
+        **_teacher_fields(experiment, problems),
     )
     grades = [Grade("ok", reward, float(reward >= 1.0)) for reward in rewards]
-    return Answers(rollout, responses, grades, 0.0, 0.0), _teachers_fields(experiment, problems)
+    return GradedRollout(list(problems), rollout, responses, grades)
 
 
 def _check_origin(problem: Problem, experiment: Experiment) -> None:
     place, tokenizer = problem.metadata["place"], experiment.tokenizer.fingerprint()
     if problem.metadata.get("tokenizer", tokenizer) != tokenizer:
-        raise ValueError(f"{place}: its tokens are those of another tokenizer")
+        raise ValueError(f"{place}: the tokens come from another tokenizer; use the tokenizer they were sampled with")
     temperature = problem.metadata.get("temperature", experiment.sampling.temperature)
     if "teacher_logp" in problem.metadata and temperature != experiment.sampling.temperature:
         raise ValueError(
@@ -55,7 +55,7 @@ def _check_origin(problem: Problem, experiment: Experiment) -> None:
 
 
 def _token_rows(problem: Problem, experiment: Experiment) -> list[list[int]]:
-    """The tokens that were sampled, or those of the text with an end token."""
+    """Token rows as sampled, or encoded from the text with an end token."""
     tokenizer, T, V = experiment.tokenizer, experiment.sampling.max_tokens, experiment.model.vocabulary
     rows = problem.metadata.get("tokens")
     if rows is None:
@@ -71,10 +71,10 @@ def _token_rows(problem: Problem, experiment: Experiment) -> list[list[int]]:
     return list(rows)
 
 
-def _teachers_fields(experiment: Experiment, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
-    """teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k] of the stored ones; nothing where none are asked for.
+def _teacher_fields(experiment: Experiment, problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+    """Stored teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k], if the experiment asks for them.
 
-    At padding they are the same for all, and weigh nothing.
+    Padding holds the same for all and has no weight.
     """
     k = experiment.responses.top_tokens if experiment.responses else 0
     if not k:

@@ -1,4 +1,4 @@
-"""All responses of an evaluation as a file that other runs can learn from (`StoredResponses`)."""
+"""A file with all responses of an evaluation, for other runs to learn from (`StoredResponses`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,15 @@ import numpy as np
 from rl_llm.learner.logprobs import compile_likeliest
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
-from rl_llm.rollout.engine import Answers, RolloutEngine
+from rl_llm.rollout.engine import GradedRollout, RolloutEngine
 from rl_llm.runs.files import json_line
 
 
 class SamplesFile:
-    """Use it in a `with` statement. A line holds a prompt, its responses, their rewards and tokens; with `logits` k
-    also the k likeliest tokens at each place under the policy that answered, and their log-probabilities. Of several
-    processes the first one writes it.
+    """A samples file, opened in a `with` statement. With several processes, the first one writes it.
+
+    A line holds a prompt, its responses, their rewards and tokens. With `logits` k it also holds the policy's k
+    likeliest tokens at each position and their log-probabilities.
     """
 
     def __init__(self, engine: RolloutEngine, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
@@ -38,18 +39,18 @@ class SamplesFile:
             if failure is None:
                 self._unfinished.rename(self._path)
 
-    def add(self, problems: Sequence[Problem], answers: Answers) -> None:
-        """Write the answers to the problems; rows that follow them are no one's."""
+    def add(self, problems: Sequence[Problem], graded: GradedRollout) -> None:
+        """Write one line per problem. Rows past the last problem are padding and are skipped."""
         K = self._engine.experiment.responses_per_prompt
-        tokens, mask = hosts.to_host((answers.rollout.tokens, answers.rollout.mask))
+        tokens, mask = hosts.to_host((graded.rollout.tokens, graded.rollout.mask))
         lengths = mask.sum(axis=1).astype(int)
         columns: dict[str, Sequence[Any]] = {
-            "responses": answers.responses,
-            "rewards": [grade.reward for grade in answers.grades],
+            "responses": graded.responses,
+            "rewards": [grade.reward for grade in graded.grades],
             "tokens": cut(tokens, lengths),
         }
         if self._logits:
-            found = self._likeliest(self._params, answers.rollout, jnp.float32(self._temperature))
+            found = self._likeliest(self._params, graded.rollout, jnp.float32(self._temperature))
             ids, logps = hosts.to_host(found)
             columns |= {"teacher_tokens": cut(ids, lengths), "teacher_logp": cut(logps, lengths)}
         if self._file is None:
@@ -62,5 +63,5 @@ class SamplesFile:
 
 
 def cut(rows: np.ndarray, lengths: np.ndarray) -> list[list]:
-    """Rows without their padding, as JSON has them."""
+    """Rows without their padding, as lists for JSON."""
     return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]

@@ -16,7 +16,7 @@ from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
 from rl_llm.runs.folder import SUMMARY, RunFolderError, check_format
 from rl_llm.runs.run import read_experiment_record
-from rl_llm.runs.state import restore
+from rl_llm.runs.state import restore_state
 from rl_llm.types import TrainState
 
 
@@ -64,7 +64,7 @@ def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Pat
 
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
     """The newest good checkpoint of a run folder; CheckpointError if there is none."""
-    restored = restore(experiment, Path(folder), mesh)
+    restored = restore_state(experiment, Path(folder), mesh)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored

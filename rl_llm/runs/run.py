@@ -30,7 +30,7 @@ from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
-from rl_llm.runs.state import restore, save
+from rl_llm.runs.state import restore_state, save_state
 from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
@@ -149,7 +149,7 @@ class Run:
         """Checkpoint the state of this step, once."""
         if self.saved == self.step:
             return
-        save(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()})
+        save_state(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()})
         self.saved = self.step
 
     def seconds(self) -> float:
@@ -234,7 +234,7 @@ def open_run(
     with ExitStack() as stack:
         display = stack.enter_context(Progress(quiet=not folder.writes))
         begun = folder.ledger.head != GENESIS
-        restored = restore(experiment, folder.path, mesh) if begun else None
+        restored = restore_state(experiment, folder.path, mesh) if begun else None
         step = restored.step if restored else 0
         if begun:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))

@@ -1,8 +1,8 @@
 """The warm start: supervised learning on demonstrations, as updates of the same parameters.
 
-A demonstration is a rollout that somebody else made, with reward 1: maximum likelihood is the policy gradient with
-advantage 1, so for the task's own the batch, the update and the metrics are those of RL. Conversations of a file are
-longer, and less alike in length: they are packed (`rl_llm.learner.packing`).
+A demonstration is somebody else's rollout with reward 1. Maximum likelihood is the policy gradient with advantage 1, so
+demonstrations of the task use the batch, update and metrics of RL. Conversations of a file are longer and vary more in
+length, so they are packed (`rl_llm.learner.packing`).
 """
 
 import time
@@ -29,9 +29,7 @@ from rl_llm.types import Batch, Metrics, Packed, TrainState
 
 
 class Lessons(NamedTuple):
-    """What a warm start learns from: the batches of its steps, on the host, with what to say about each; and one update
-    on such a batch.
-    """
+    """Batches of a warm start's steps on the host, each with its metrics, and the update that learns one."""
 
     batches: Iterator[tuple[Any, dict[str, float]]]
     update: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
@@ -40,13 +38,11 @@ class Lessons(NamedTuple):
 def warm_start(
     run: Run, state: TrainState | None, problems: Mapping[str, Sequence[Problem]], mesh: Mesh, start: dict | None
 ) -> TrainState:
-    """The warm-start steps that are still to be done; without a `state` to go on from, the first one is made: of the
-    parameters `start`, or of random ones.
+    """Make the remaining warm-start steps, if the experiment has any.
 
-    Without a warm start in the experiment that is all.
+    Without a `state` to continue, build the first one from the parameters `start`, or from random ones.
     """
-    experiment, settings = run.experiment, run.experiment.warm_start
-    optimizer = (settings.optimizer if settings else experiment.optimizer).build(experiment.warm_steps)
+    experiment, settings, optimizer = run.experiment, run.experiment.warm_start, run.experiment.warm_optimizer
     if state is None:
         seed = key(run.seed, Purpose.PARAMETERS)
         drawn = Draw(seed, experiment.initialization)
@@ -56,18 +52,18 @@ def warm_start(
     if settings is None or run.step >= settings.steps:
         return state
     if settings.demonstrations is None:
-        lessons = of_task(run, settings, optimizer, problems["train"], mesh)
+        lessons = task_lessons(run, settings, optimizer, problems["train"], mesh)
     else:
-        lessons = of_file(run, settings.demonstrations, optimizer, problems["conversations"], mesh)
+        lessons = file_lessons(run, settings.demonstrations, optimizer, problems["conversations"], mesh)
     rate = settings.optimizer.rate(settings.steps)
     with run.display.phase("warm start", settings.steps, run.step) as phase:
         for step in range(run.step, settings.steps):
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             batch, values = next(lessons.batches)
             state, metrics = lessons.update(state, put_on_batch(mesh, batch))
             values = {"update/learning_rate": float(rate(step)), **values}
             kept = {name: metric for name, metric in metrics.items() if not name.startswith("agreement/")}
-            line = run.record("warm_start", values, kept, {"time/step": time.perf_counter() - begun})
+            line = run.record("warm_start", values, kept, {"time/step": time.perf_counter() - start_time})
             if run.step < settings.steps:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             tokens = int(values["tokens/demonstrated"])
@@ -75,20 +71,20 @@ def warm_start(
     return state
 
 
-def of_task(
+def task_lessons(
     run: Run,
     settings: WarmStart,
     optimizer: Optimizer,
     problems: Sequence[Problem],
     mesh: Mesh,
 ) -> Lessons:
-    """The task's demonstrations for training problems, from the run's next step on."""
+    """Lessons from the task's demonstrations for training problems, from the run's next step on."""
     size, max_tokens = settings.demonstrations_per_step, settings.max_tokens
     assert size is not None
     assert max_tokens is not None
     update = compile_train_step(Learner(run.experiment.model, MAXIMUM_LIKELIHOOD, optimizer), mesh)
 
-    def of_step(step: int) -> tuple[Batch, dict[str, float]]:
+    def step_batch(step: int) -> tuple[Batch, dict[str, float]]:
         draw = generator(run.seed, Purpose.DEMONSTRATIONS, step)
         batch, tokens = demonstrations(run.experiment, problems, draw, size, max_tokens)
         return batch, {"tokens/demonstrated": tokens}
@@ -96,18 +92,19 @@ def of_task(
     def learn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return update(state, batch, jnp.int32(0), jnp.float32(1.0), None)
 
-    return Lessons(map(of_step, count(run.step)), learn)
+    return Lessons(map(step_batch, count(run.step)), learn)
 
 
-def of_file(
+def file_lessons(
     run: Run,
     settings: Conversations,
     optimizer: Optimizer,
     conversations: Sequence[Problem],
     mesh: Mesh,
 ) -> Lessons:
-    """The conversations of a file, packed, from the run's next step on. `packing/filled` is the share of the slots that
-    hold tokens.
+    """Lessons from the packed conversations of a file, from the run's next step on.
+
+    `packing/filled` is the share of slots that hold tokens.
     """
     size = settings.rows_per_step
     lengths = [len(conversation.metadata["tokens"]) for conversation in conversations]
@@ -125,8 +122,9 @@ def of_file(
 def demonstrations(
     experiment: Experiment, problems: Sequence[Problem], draw: np.random.Generator, count: int, max_tokens: int
 ) -> tuple[Batch, int]:
-    """A batch of the task's demonstrations for `count` problems drawn by a generator, and its number of response
-    tokens. Its weights sum to 1.
+    """Batch of the task's demonstrations for `count` problems drawn by a generator, and its number of response tokens.
+
+    Its weights sum to 1.
     """
     chosen = [problems[index] for index in draw.integers(len(problems), size=count)]
     responses = [experiment.task.demonstrate(problem, draw) for problem in chosen]  # type: ignore[attr-defined]

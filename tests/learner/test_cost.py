@@ -87,7 +87,7 @@ def lite_ppo_loss(params: dict, batch: Batch) -> tuple[jax.Array, Metrics]:
 
 def lite_ppo_step(state: TrainState, batch: Batch, update: jax.Array) -> tuple[TrainState, Metrics]:
     """One update on its share of the batch."""
-    share = LEARNER.share(batch, update)
+    share = LEARNER.mini_batch(batch, update)
     (loss, metrics), gradient = jax.value_and_grad(lite_ppo_loss, has_aux=True)(state.params, share)
     params, opt_state, more = apply_gradient(OPTIMIZER, state.params, state.opt_state, gradient)
     metrics |= more | {"loss": Mean(loss, jnp.float32(1.0))}
@@ -100,7 +100,7 @@ LEARNER = Learner(CONFIG, a.LITE_PPO, OPTIMIZER)
 
 
 def batch_of(algorithm: a.Algorithm, **made: Any) -> Batch:
-    return jax.eval_shape(lambda: make_batch(algorithm, ROLLOUT, jnp.asarray(REWARD), made)[0])
+    return jax.eval_shape(lambda: make_batch(algorithm, replace(ROLLOUT, reward=jnp.asarray(REWARD)), made)[0])
 
 
 def state_of(**spec: Any) -> TrainState:
@@ -122,7 +122,7 @@ def step_program(learner: Learner, state: TrainState = STATE, batch: Batch = BAT
 
 
 def batch_program(algorithm: a.Algorithm) -> Counter[str]:
-    return program(lambda rollout, reward: make_batch(algorithm, rollout, reward)[0], ROLLOUT, REWARD)
+    return program(lambda rollout: make_batch(algorithm, rollout)[0], replace(ROLLOUT, reward=REWARD))
 
 
 def test_the_loss_of_lite_ppo_is_no_more_than_written_by_hand():

@@ -27,8 +27,8 @@ OWN, SHARED = Critic(AdamW(1e-2)), Critic(AdamW(1e-2), shared=True)
 
 
 def batch_of(value: Any) -> Batch:
-    rollout = Rollout(PROMPTS, TOKENS, MASK, MASK[:, -1] > 0, LOGP, LOGP, LOGP)
-    return make_batch(a.PPO, rollout, jnp.asarray(REWARD), {"value": value})[0]
+    rollout = Rollout(PROMPTS, TOKENS, MASK, MASK[:, -1] > 0, LOGP, LOGP, LOGP, jnp.asarray(REWARD))
+    return make_batch(a.PPO, rollout, {"value": value})[0]
 
 
 def learner_and_state(critic: Critic) -> tuple[Learner, StateSpec, TrainState]:
@@ -110,9 +110,9 @@ def test_what_a_critic_learns_is_in_the_units_of_the_rewards():
         (lambda: Critic(AdamW(1e-3), coefficient=0.5), "coefficient=0.5 cannot act on a network of the critic's own"),
         (
             lambda: Critic(AdamW(1e-3), shared=True, coefficient=0.0),
-            "coefficient must be greater than 0, and finite, not 0.0",
+            "coefficient=0.0 is out of range; expected > 0",
         ),
-        (lambda: Critic(AdamW(1e-3), pretraining_steps=-1), "pretraining_steps must be at least 0, not -1"),
+        (lambda: Critic(AdamW(1e-3), pretraining_steps=-1), "pretraining_steps=-1 is out of range; expected >= 0"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(build, message: str):

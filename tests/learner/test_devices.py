@@ -68,7 +68,7 @@ def updated(algorithm: a.Algorithm, devices: int) -> tuple[Any, Any, dict[str, f
     state = init_state(CONFIG, OPTIMIZER, mesh, PARAMS, spec)
     rollout, fields = rollout_and_fields()
     made = {name: fields[name] for name in algorithm.needs & set(fields)}
-    rows = put_on_batch(mesh, (rollout, (REWARD > 0).astype(np.float32), made))
+    rows = put_on_batch(mesh, (replace(rollout, reward=(REWARD > 0).astype(np.float32)), made))
     batch, _ = compile_make_batch(algorithm, mesh)(*rows, None, state.coefficients)
     learner = Learner(CONFIG, algorithm, OPTIMIZER, critic=spec.critic, critic_optimizer=spec.critic_optimizer)
     step = compile_train_step(learner, mesh, spec)

@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(poison: float):
 )
 def test_values_that_mean_nothing_are_refused(values: dict):
     name, value = list(values.items())[-1]
-    with pytest.raises(ValueError, match=rf"AdamW.{name} must be .*, not {value}"):
+    with pytest.raises(ValueError, match=rf"AdamW.{name}={value} is out of range; expected"):
         AdamW(**{"learning_rate": 1e-3, **values})
 
 

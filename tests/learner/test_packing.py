@@ -14,10 +14,10 @@ from test_model import GROUPED, OTHERS, V, random_params
 
 from rl_llm.learner.gradient import loss_and_gradient
 from rl_llm.learner.packing import first_fit, pack, packed_loss, rows_from
-from rl_llm.model import ModelConfig, SlidingWindow, forward, packed, transformer, unembed
-from rl_llm.model.attention import fused
+from rl_llm.model import ModelConfig, SlidingWindow, forward, read_packed, transformer, unembed
+from rl_llm.model.attention import fused_attention
 from rl_llm.parallel.mesh import MeshShape, make_mesh, replicated
-from rl_llm.parallel.mesh import compile as compile_for
+from rl_llm.parallel.programs import compile_program
 from rl_llm.problem import Problem
 from rl_llm.types import Metrics, Packed
 
@@ -63,7 +63,7 @@ def test_a_packed_conversation_has_the_logits_it_has_alone(config: ModelConfig):
     params = random_params(config)
 
     def both(params: dict) -> tuple[jax.Array, list[jax.Array]]:
-        hidden, _ = packed(config, params, BATCH.tokens, jnp.asarray(BATCH.segments))
+        hidden, _ = read_packed(config, params, BATCH.tokens, jnp.asarray(BATCH.segments))
         return unembed(config, params, hidden), alone(config, params)
 
     found, wanted = jax.jit(both)(params)
@@ -94,8 +94,8 @@ def test_kernels_keep_conversations_apart(kernel: str, devices: int, monkeypatch
     wider = pack(CONVERSATIONS, ROWS, 130)  # no multiple of the kernel's block
     wanted = read(random_params(LAYER), BATCH, 1)
     monkeypatch.setattr(transformer, "kernel_for", lambda _, queries: kernel)
-    monkeypatch.setattr(transformer, "fused", partial(fused, interpret=True))
-    found = compile_for(lambda params: loss_and_gradient(partial(packed_loss, LAYER), params, wider, 1), mesh)(params)
+    monkeypatch.setattr(transformer, "fused_attention", partial(fused_attention, interpret=True))
+    found = compile_program(lambda p: loss_and_gradient(partial(packed_loss, LAYER), p, wider, 1), mesh)(params)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
 
 

@@ -8,8 +8,8 @@ import pytest
 from rl_llm.config import load_experiment
 from rl_llm.model import ModelConfig, weight_table
 from rl_llm.parallel.mesh import RULES, Meshes, MeshShape, make_mesh
-from rl_llm.plan.collectives import Collective, collectives
-from rl_llm.plan.programs import abstract, lowered
+from rl_llm.plan.collectives import Collective, read_collectives
+from rl_llm.plan.programs import trace_programs
 
 # Sizes that tell apart what is sent: no product of rows and tokens is the size of a weight.
 MODEL = ModelConfig(vocabulary=18, width=48, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward=56)
@@ -26,8 +26,8 @@ def sent() -> dict[str, list[Collective]]:
         model=replace(MODEL, vocabulary=tiny.model.vocabulary + tiny.model.vocabulary % 2),
         sampling=replace(tiny.sampling, max_tokens=70),
     )
-    programs = lowered(abstract(experiment, Meshes(mesh, mesh)))
-    return {name: collectives(lower().compile().as_text(), mesh.shape) for name, lower in programs.items()}
+    programs = trace_programs(experiment, Meshes(mesh, mesh)).lowerings()
+    return {name: read_collectives(lower().compile().as_text(), mesh.shape) for name, lower in programs.items()}
 
 
 @pytest.mark.slow

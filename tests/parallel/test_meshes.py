@@ -18,7 +18,7 @@ from rl_llm.parallel.transfer import bytes_at_once
 from rl_llm.rollout.engine import compile_policy_sampler, open_engine
 from rl_llm.rollout.text import encode_prompts
 from rl_llm.runs.load import SourceModels
-from rl_llm.train import collector_of
+from rl_llm.train import open_collector
 from tests.data.tiny import base
 
 EXACT = ("tokens/generated", "reward/mean", "response/length", "response/truncated", "flops/generate")
@@ -56,7 +56,8 @@ def test_prompts_sampled_in_parts_get_the_same_responses():
 
 
 @pytest.mark.parametrize(
-    ("batches", "message"), [(0, "at least 1, not 0"), (3, "must be a multiple of sampling_batches=3")]
+    ("batches", "message"),
+    [(0, "sampling_batches=0 is out of range; expected >= 1"), (3, "must be a multiple of sampling_batches=3")],
 )
 def test_parts_that_do_not_divide_are_refused(batches: int, message: str):
     with pytest.raises(ValueError, match=message):
@@ -75,9 +76,9 @@ def test_frozen_weights_are_sent_to_a_sampler_once():
     params = jax.device_put(init(model, jax.random.key(0)), weight_shardings(meshes.learner, weight_table(model)))
     trained, frozen = split_params(model, params)
     with open_engine(experiment, meshes) as engine:
-        first = engine.placed(params)
-        second = engine.placed(join_params(jax.tree.map(lambda x: x + 1, trained), frozen))
-        other = engine.placed(jax.tree.map(lambda x: x + 1, params))
+        first = engine.place(params)
+        second = engine.place(join_params(jax.tree.map(lambda x: x + 1, trained), frozen))
+        other = engine.place(jax.tree.map(lambda x: x + 1, params))
     assert jax.tree.map(lambda x: x.sharding, first) == weight_shardings(meshes.sampler, weight_table(model))
     (now, still), (before, sent) = split_params(model, second), split_params(model, first)
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, still, sent)))
@@ -91,9 +92,9 @@ def test_a_teacher_is_sent_beside_the_policy_and_not_in_its_place():
     params = init(model, jax.random.key(0))
     others: Any = None, SourceModels(teacher=(base, init(base.model, jax.random.key(1)))), {"train": ()}
     with open_engine(replace(base, model=model), meshes) as engine:
-        before = split_params(model, engine.placed(params))[1]
-        teacher = collector_of(others[0], engine, *others[1:]).teacher
-        after = split_params(model, engine.placed(params))[1]
+        before = split_params(model, engine.place(params))[1]
+        teacher = open_collector(others[0], engine, *others[1:]).teacher
+        after = split_params(model, engine.place(params))[1]
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, before, after)))
     np.testing.assert_array_equal(teacher[1]["embedding"], others[1].teacher[1]["embedding"])
 

@@ -24,7 +24,7 @@ from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.train_step import compile_make_batch
 from rl_llm.parallel.mesh import Meshes, make_mesh
-from rl_llm.parallel.numbers import Numbers
+from rl_llm.parallel.numbers import combine, partition
 from rl_llm.prepare import counts
 from rl_llm.runs.folder import IDENTITY, RunFolder
 from rl_llm.runs.load import SourceModels
@@ -59,24 +59,22 @@ values = st.recursive(
 @given(values)
 def test_a_value_is_its_numbers_and_its_structure(value: Any):
     """To the type of every field: 1, 1.0 and True are equal, and three things."""
-    lifted = Numbers.of(value)
-    assert repr(lifted.value) == repr(value)
-    leaves, tree = jax.tree.flatten(lifted)
-    assert all(type(leaf) is float for leaf in leaves)
-    assert repr(jax.tree.unflatten(tree, leaves).value) == repr(value)
+    floats, structure = partition(value)
+    assert all(type(number) is float for number in floats)
+    assert repr(combine(floats, structure)) == repr(value)
     kept: list[str] = []
-    jax.make_jaxpr(lambda inside: kept.append(repr(Numbers.of(inside.structure).structure)))(lifted)
-    assert kept == [repr(lifted.structure)]
+    jax.make_jaxpr(lambda traced: kept.append(repr(partition(structure)[1])))(floats)
+    assert kept == [repr(structure)]
 
 
 @given(values, st.data())
 def test_a_structure_is_that_of_all_values_with_other_numbers(value: Any, data: st.DataObject):
-    lifted = Numbers.of(value)
-    changed = replace(lifted, floats=tuple(data.draw(numbers) for _ in lifted.floats)).value
-    again = Numbers.of(changed)
-    assert again.structure == lifted.structure
-    assert hash(again.structure) == hash(lifted.structure)
-    assert again.value == changed
+    floats, structure = partition(value)
+    changed = combine(tuple(data.draw(numbers) for _ in floats), structure)
+    again = partition(changed)
+    assert again[1] == structure
+    assert hash(again[1]) == hash(structure)
+    assert combine(*again) == changed
 
 
 @pytest.mark.parametrize(
@@ -94,12 +92,13 @@ def test_a_structure_is_that_of_all_values_with_other_numbers(value: Any, data: 
     ],
 )
 def test_what_is_no_number_is_structure(one: Any, other: Any):
-    assert Numbers.of(one).structure != Numbers.of(other).structure
+    assert partition(one)[1] != partition(other)[1]
 
 
 def test_numbers_come_in_traced_as_weakly_as_constants():
     """So that they leave the type of what they are multiplied with as it is."""
-    kept = jax.make_jaxpr(lambda lifted: lifted.value.first * jnp.ones(2, jnp.bfloat16))(Numbers.of(Part(0.1)))
+    floats, structure = partition(Part(0.1))
+    kept = jax.make_jaxpr(lambda floats: combine(floats, structure).first * jnp.ones(2, jnp.bfloat16))(floats)
     assert kept.out_avals[0].dtype == jnp.bfloat16
 
 
@@ -112,7 +111,8 @@ def test_a_component_without_a_hash_is_refused():
 def program(structure: a.Algorithm) -> Any:
     """What the algorithms of a structure do, traced once with their numbers as arguments."""
     effect(a.LITE_PPO)  # the fixture is drawn
-    return jaxpr_as_fun(jax.make_jaxpr(lambda lifted: outcome(lifted.value))(Numbers.of(structure)))
+    floats, structure = partition(structure)
+    return jaxpr_as_fun(jax.make_jaxpr(lambda floats: outcome(combine(floats, structure)))(floats))
 
 
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
@@ -120,9 +120,9 @@ def test_a_component_computes_with_traced_numbers_what_it_computes_with_its_own(
     """For its numbers here, and for another value of each of its fields."""
     component, knobs = KNOBS[kind]
     changed = [replace(component, **{x: knobs[x]}) for x in knobs if (kind.__name__, x) not in REFUSED]
-    for each in (component, *(x for x in changed if Numbers.of(x).floats != Numbers.of(component).floats)):
-        lifted = Numbers.of(of(each))
-        (found,) = program(lifted.structure)(*map(jnp.float32, lifted.floats))
+    for each in (component, *(x for x in changed if partition(x)[0] != partition(component)[0])):
+        floats, structure = partition(of(each))
+        (found,) = program(structure)(*map(jnp.float32, floats))
         np.testing.assert_allclose(found, effect(of(each)), rtol=2e-5, atol=1e-6)
 
 
@@ -183,15 +183,15 @@ def compiled_by(experiment: Experiment, seed: int, folder: Path, caplog: pytest.
 def test_runs_that_differ_in_numbers_and_seed_share_all_programs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     jax.clear_caches()  # tests before this one may have compiled some of them
     first = compiled_by(FIRST, 0, tmp_path / "first", caplog)
-    assert {"jit(responses)", "jit(batch)", "jit(train_step)", "jit(critic_step)", "jit(adapted)"} <= set(first)
+    assert {"jit(_generate)", "jit(_make_batch)", "jit(train_step)", "jit(critic_step)", "jit(adapted)"} <= set(first)
     assert compiled_by(SECOND, 1, tmp_path / "second", caplog) == []
 
 
 def programs(experiment: Experiment) -> list[Any]:
     """The jitted functions of an experiment's steps."""
     made = compile_learning(experiment, 0, MESH, SourceModels(), ())
-    partials = made.build_batch, made.build_again, made.adapt, made.fields.logps
-    return [getattr(each, "func", each) for each in partials] + [made.train_step.program, made.critic_step.program]
+    bound = [made.make_batch, made.make_replayed_batch, made.adapt, made.fields.logps]
+    return [each.program for each in [*bound, made.train_step.program, made.critic_step.program]]
 
 
 def test_experiments_share_a_program_if_and_only_if_they_differ_in_numbers():

@@ -19,13 +19,13 @@ from test_sampler import sampler as sampler
 
 from rl_llm import prng
 from rl_llm.model import Experts, forward
-from rl_llm.parallel.mesh import compile as compile_for
 from rl_llm.parallel.mesh import make_mesh
-from rl_llm.parallel.population import PopulationError, is_member, of_any, others_run, program, run_together, shared
+from rl_llm.parallel.population import PopulationError, any_member, is_member, others_run, program, run_together, shared
+from rl_llm.parallel.programs import compile_program
 from rl_llm.runs.preemption import StopSignal
 from rl_llm.sampler import Sampler, Sampling
 from rl_llm.studies.folder import Member
-from rl_llm.studies.runner import Plan
+from rl_llm.studies.runner import StudySchedule
 
 SIZE = 3
 
@@ -165,7 +165,7 @@ def test_a_loop_for_all_runs_until_the_last_has_ended():
             step, own = carry
             return step + 1, own + (step < limit)
 
-        return jax.lax.while_loop(lambda carry: of_any(carry[0] < limit), body, (jnp.int32(0), jnp.int32(0)))
+        return jax.lax.while_loop(lambda carry: any_member(carry[0] < limit), body, (jnp.int32(0), jnp.int32(0)))
 
     counted = program(count)
     assert everyone(lambda member: [int(x) for x in counted(jnp.int32(3 * member))]) == [[6, 0], [6, 3], [6, 6]]
@@ -201,7 +201,7 @@ def test_groups_are_alike_and_even():
 
     ready = [member(name, seed) for seed in range(5) for name in ("a", "b", "other")]
     structures = {"a": 1, "b": 1, "other": 2}
-    plan = Plan(Path(), "", ready, lambda *_: [], [None], Path(), population=4, structures=structures)
+    plan = StudySchedule(Path(), "", ready, lambda *_: [], [None], Path(), population=4, structures=structures)
     found = []
     while ready:
         found.append(plan.first_group(ready))
@@ -217,7 +217,7 @@ def test_experts_and_their_gradient_can_be_mapped():
     def loss(params: dict) -> jax.Array:
         return jnp.mean(jnp.tanh(forward(config, params, PROMPTS.tokens)))
 
-    gradient = compile_for(jax.value_and_grad(loss), make_mesh(devices=jax.devices()[:1]))
+    gradient = compile_program(jax.value_and_grad(loss), make_mesh(devices=jax.devices()[:1]))
     inputs = [jax.tree.map(lambda x, i=i: x * (1 + 0.1 * i), params) for i in range(SIZE)]
     for member, found in enumerate(everyone(lambda member: gradient(inputs[member]))):
         alone = gradient(inputs[member])

@@ -84,8 +84,9 @@ def engine() -> Iterator[RolloutEngine]:
 
 
 def first_state(experiment: Experiment) -> TrainState:
-    optimizer = experiment.optimizer.build(experiment.policy_updates())
-    return init_state(experiment.model, optimizer, MESH, Draw(jax.random.key(0)), state_spec(experiment))
+    return init_state(
+        experiment.model, experiment.policy_optimizer, MESH, Draw(jax.random.key(0)), state_spec(experiment)
+    )
 
 
 @pytest.mark.slow
@@ -93,21 +94,21 @@ def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, engine: Roll
     learning = compile_learning(STALE, 0, MESH, SourceModels(), PROBLEMS)
     state = push_past_params(first_state(STALE))
     first = Collector(run, engine, PROBLEMS)
-    collected = first.finish(first.begin(0, sampler_params(state)))
+    graded = first.wait(0, first.start(0, sampler_params(state)))
 
     door = Door()
     collector = replace(first, engine=replace(engine, sample=held(door)))
-    begun = collector.begin(1, sampler_params(state))
-    state, _ = jax.block_until_ready(learning.step(state, collected.experience, 0))
+    pending = collector.start(1, sampler_params(state))
+    state, _ = jax.block_until_ready(learning.update(state, graded.learned, 0))
     assert int(state.step) == STALE.updates_per_rollout
-    assert begun.pending is not None
-    assert not begun.pending.read.done(), "the update waited for the sampler, or the sampler for nobody"
+    assert pending.read is not None
+    assert not pending.read.done(), "the update waited for the sampler, or the sampler for nobody"
     door.open()
-    answers = collector.finish(begun).answers
-    assert len(answers.grades) == len(answers.responses) == STALE.prompts_per_step * STALE.responses_per_prompt
-    again = first.finish(first.begin(1, begun.params))  # the parameters are still those that sampled
-    assert again.problems != collected.problems
-    assert begun.params is state.past[0]
+    found = collector.wait(1, pending)
+    assert len(found.grades) == len(found.responses) == STALE.prompts_per_step * STALE.responses_per_prompt
+    again = first.wait(1, first.start(1, pending.params))  # the parameters are still those that sampled
+    assert again.problems != graded.problems
+    assert pending.params is state.past[0]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(engine: RolloutEngine):
@@ -121,7 +122,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(e
     broken = replace(engine, experiment=replace(STALE))
     object.__setattr__(broken.experiment, "tokenizer", Mute())
     problems = PROBLEMS[: STALE.prompts_per_step]
-    pending = broken.ask(first_state(STALE).params, problems, jax.random.key(0), STALE.sampling)
+    pending = broken.submit(first_state(STALE).params, problems, jax.random.key(0), STALE.sampling)
     with pytest.raises(RuntimeError, match="no words"):
         pending.result()
 
@@ -145,14 +146,14 @@ def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: st
 
     collector = Collector(run, replace(engine, experiment=experiment, sample=sample), PROBLEMS)
     state = push_past_params(first_state(experiment))
-    collected = collector.finish(collector.begin(0, sampler_params(state)))
-    first, begun, other = (collector.begin(1, sampler_params(state)) for _ in range(3))
-    collector.finish(first)
-    rewards = jnp.arange(collected.experience.reward.shape[0]) % 2.0  # of this model's own answers too few are right
-    state, _ = jax.block_until_ready(learning.step(state, replace(collected.experience, reward=rewards), 0))
-    values = collector.finish(begun).values
+    graded = collector.wait(0, collector.start(0, sampler_params(state)))
+    first, pending, other = (collector.start(1, sampler_params(state)) for _ in range(3))
+    collector.wait(1, first)
+    rewards = jnp.arange(graded.learned.reward.shape[0]) % 2.0  # of this model's own answers too few are right
+    state, _ = jax.block_until_ready(learning.update(state, replace(graded.learned, reward=rewards), 0))
+    values = collector.wait(1, pending).values
     assert values.get("sampling/rollouts") == 2 or values["tokens/greedy"] > 0
-    collector.finish(replace(other, params=policy_of(state)))
+    collector.wait(1, replace(other, params=policy_of(state)))
     *_, before, after, moved = taken  # what was asked for when a rollout was there
     np.testing.assert_array_equal(before, after)
     assert not np.array_equal(after, moved)

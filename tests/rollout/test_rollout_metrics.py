@@ -8,8 +8,8 @@ import pytest
 from rl_llm.model import ModelConfig
 from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
-from rl_llm.rollout.engine import Answers
-from rl_llm.rollout.metrics import WINDOW, describe_rollout, loops, training_samples
+from rl_llm.rollout.engine import GradedRollout
+from rl_llm.rollout.metrics import LOOP_WINDOW, describe_rollout, loops, training_samples
 from rl_llm.types import Prompts, Rollout
 
 CONFIG = ModelConfig(vocabulary=10, width=4, layers=2, heads=2, kv_heads=1, head_width=2, feed_forward=8)
@@ -18,7 +18,7 @@ REWARDS = (1.0, 0.0, 0.25, 0.25)
 K = 2
 
 
-def answers() -> Answers:
+def graded() -> GradedRollout:
     """Two prompts of 2 and 4 tokens, two responses each; the last one did not come to its end."""
     mask = (np.arange(4) < np.array(LENGTHS)[:, None]).astype(np.float32)
     nothing = np.zeros_like(mask)
@@ -35,12 +35,15 @@ def answers() -> Answers:
         Grade(status=status, accuracy=accuracy, reward=reward, components={"length": 4.0} if status == "ok" else {})
         for status, accuracy, reward in zip(("ok", "ok", "ok", "timeout"), (1.0, 0.0, 0.5, 0.0), REWARDS, strict=True)
     ]
-    return Answers(rollout, ["a", "bbb", "cccc", "dddd"], grades, generate_seconds=1.0, grade_seconds=0.5)
+    problems = [Problem(id=index, prompt=prompt, answer="1") for index, prompt in enumerate(("p", "q"))]
+    return GradedRollout(
+        problems, rollout, ["a", "bbb", "cccc", "dddd"], grades, generate_seconds=1.0, grade_seconds=0.5
+    )
 
 
 @pytest.fixture
 def numbers() -> dict[str, float]:
-    return describe_rollout(answers(), CONFIG, K)
+    return describe_rollout(graded(), CONFIG, K)
 
 
 def test_rewards(numbers: dict[str, float]):
@@ -65,7 +68,7 @@ def test_lengths_by_correctness(numbers: dict[str, float]):
 
 
 def test_without_right_responses_their_length_is_zero():
-    all_wrong = replace(answers(), grades=[Grade(status="ok", accuracy=0.0, reward=0.0)] * 4)
+    all_wrong = replace(graded(), grades=[Grade(status="ok", accuracy=0.0, reward=0.0)] * 4)
     numbers = describe_rollout(all_wrong, CONFIG, K)
     assert (numbers["response/length_right"], numbers["response/length_wrong"]) == (0.0, 3.0)
     assert numbers["reward/zero_variance_groups"] == 1.0
@@ -81,7 +84,7 @@ def test_without_right_responses_their_length_is_zero():
         ([1, 2, 3, 4, 5, 6], False),
         ([5], False),
         ([], False),
-        ([*range(WINDOW), *[8, 9] * (WINDOW // 2)], True),  # what came long before does not count
+        ([*range(LOOP_WINDOW), *[8, 9] * (LOOP_WINDOW // 2)], True),  # what came long before does not count
     ],
 )
 def test_a_loop_is_an_end_that_was_said_before(response: list[int], expected: bool):
@@ -91,7 +94,7 @@ def test_a_loop_is_an_end_that_was_said_before(response: list[int], expected: bo
 def test_of_the_responses_cut_off_those_in_a_loop_are_counted(numbers: dict[str, float]):
     """The one that was cut off says the same token over and over; of the others none was cut off."""
     assert numbers["response/looping"] == 0.25
-    told = answers()
+    told = graded()
     other = replace(told.rollout, tokens=np.arange(16, dtype=np.int32).reshape(4, 4))
     assert describe_rollout(replace(told, rollout=other), CONFIG, K)["response/looping"] == 0.0
 
@@ -115,8 +118,7 @@ def test_flops_are_counted_from_the_shape(numbers: dict[str, float]):
 
 
 def test_samples_are_the_first_response_to_each_problem():
-    problems = [Problem(id=index, prompt=prompt, answer="1") for index, prompt in enumerate(("p", "q"))]
-    samples = training_samples(7, problems, answers(), K, count=5)
+    samples = training_samples(7, graded(), K, count=5)
     assert [(s["step"], s["when"], s["prompt"], s["response"], s["reward"]) for s in samples] == [
         (7, "training", "p", "a", 1.0),
         (7, "training", "q", "cccc", 0.25),

@@ -1,4 +1,4 @@
-"""What a run needs before it starts, and everything that can be found wrong before anything is written."""
+"""Preparation of a run: meshes, problems and source models, and every check that needs no writing."""
 
 import hashlib
 import json
@@ -14,16 +14,17 @@ from rl_llm.rollout.text import encode_prompts, encode_responses
 from rl_llm.runs.load import SourceModels, load_source_models
 from rl_llm.tasks.conversations import read_conversations
 
-# Of each split; "stored": those with stored responses; "conversations": those of the warm start's file.
+# By split; also "stored" (with stored responses) and "conversations" (of the warm start's file).
 Problems = Mapping[str, Sequence[Problem]]
 
 
 def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems, SourceModels]:
-    """The meshes, the problems, and what is taken from other runs. Raises ValueError, RecordError or CheckpointError
-    for what cannot work on this machine or with this task.
+    """Make the meshes, the problems and the source models of a run.
+
+    Raises ValueError, RecordError or CheckpointError if the run cannot work on this machine or with this task.
     """
     experiment.tokenizer.check_vocabulary(experiment.model.vocabulary)
-    experiment.sampling.values(experiment.tokenizer.stop_ids)  # there may be too many
+    experiment.sampling.values(experiment.tokenizer.stop_ids)  # raises if there are too many
     both = meshes.make_meshes(experiment.mesh, experiment.sampler_mesh)
     for mesh in (both.learner, both.sampler):
         meshes.weight_shardings(mesh, weight_table(experiment.model))
@@ -32,8 +33,10 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
         split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()
     }
     for split, found in problems.items():
-        if len(found) < (experiment.prompts_per_step if split == "train" else 1):
-            raise ValueError(f"task {experiment.task.name} has {len(found)} {split} problems: too few for a step")
+        if len(found) < (least := experiment.prompts_per_step if split == "train" else 1):
+            raise ValueError(
+                f"task {experiment.task.name} has {len(found)} {split} problems; a step needs at least {least}"
+            )
     if experiment.curriculum.difficulty and len({problem.difficulty for problem in problems["train"]}) == 1:
         raise ValueError(
             f"curriculum.difficulty cannot act: all train problems of {experiment.task.name} are equally difficult"
@@ -41,7 +44,9 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     if experiment.responses is not None:
         stored = experiment.responses.problems(experiment.responses_per_prompt)
         if len(stored) < experiment.prompts_per_step:
-            raise ValueError(f"{experiment.responses.path} has {len(stored)} prompts: too few for a step")
+            raise ValueError(
+                f"{experiment.responses.path} has {len(stored)} prompts; a step needs {experiment.prompts_per_step}"
+            )
         read_rollout(experiment, stored)
         problems["stored"] = stored
     _check_widths(experiment, problems, seed)
@@ -52,7 +57,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:
-    """How many problems of each split a run asks for."""
+    """Number of problems of each split that a run uses."""
     return {
         "train": experiment.train_problems,
         "validation": experiment.prompts_per_step,
@@ -61,20 +66,20 @@ def counts(experiment: Experiment) -> dict[Split, int]:
 
 
 def problems_of_split(experiment: Experiment, split: Split, count: int, seed: int) -> Sequence[Problem]:
-    """`count` problems of a split for an evaluation apart from the run: the run's own ones as far as they reach.
+    """Take `count` problems of a split for an evaluation, the run's own ones first.
 
-    Raises ValueError where more training problems are asked for than the run trained on.
+    Raises ValueError for more training problems than the run trained on.
     """
     own = counts(experiment)[split]
     if split == "train" and count > own:
-        raise ValueError(f"{count} train problems asked for, but the run trained on {own}")
+        raise ValueError(
+            f"count={count} train problems is out of range; expected at most the {own} that the run trained on"
+        )
     return experiment.task.problems(split, max(count, own), seed)[:count]
 
 
-def fingerprint_of(problems: Problems, sources: SourceModels) -> str:
-    """SHA-256 over the problems of every split and what is taken from other runs: a run that is resumed must meet what
-    it was begun with.
-    """
+def problems_fingerprint(problems: Problems, sources: SourceModels) -> str:
+    """SHA-256 over the problems of every split and the source models; a resumed run must find the same."""
     content: dict[str, list] = {
         split: [[p.id, p.prompt, p.answer, *([dict(p.metadata)] if split == "stored" else [])] for p in found]
         for split, found in problems.items()
@@ -84,7 +89,7 @@ def fingerprint_of(problems: Problems, sources: SourceModels) -> str:
 
 
 def shares(experiment: Experiment) -> dict[str, int]:
-    """What has to divide over the devices that learn, by what decides it: prompts or rows of a part of an update."""
+    """Prompts or rows that must divide over the learner's devices, by the fields that decide them."""
     warm_start, mixture = experiment.warm_start, experiment.mixture
     file = warm_start and warm_start.demonstrations
     updates, parts = experiment.updates_per_rollout, experiment.micro_batches
@@ -104,20 +109,22 @@ def shares(experiment: Experiment) -> dict[str, int]:
 
 
 def check_shares(experiment: Experiment, learning: int, sampling: int) -> None:
-    """Raises ValueError unless rows divide over so many data-parallel devices of the learner and of the sampler."""
+    """Raise ValueError unless rows divide over the data-parallel devices of the learner and of the sampler."""
     for name, count in shares(experiment).items():
         if count % learning:
-            raise ValueError(f"{name}: {count} do not divide over {learning} data-parallel devices (data x fsdp)")
+            raise ValueError(
+                f"{name} is {count}; expected a multiple of {learning} data-parallel devices (data x fsdp)"
+            )
     N, parts = experiment.prompts_per_step, experiment.sampling_batches
     if (N // parts) % sampling:
         raise ValueError(
-            f"prompts_per_step={N} / sampling_batches={parts}: {N // parts} do not divide over the sampler's "
+            f"prompts_per_step={N} / sampling_batches={parts} is {N // parts}; expected a multiple of the sampler's "
             f"{sampling} data-parallel devices (data x fsdp)"
         )
 
 
 def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None:
-    """Every prompt fits, with the gate's prefix where it is put, and so does a demonstration of every problem."""
+    """Check that every prompt fits, with the gate's prefix if used, and a demonstration of every problem."""
     tokenizer, width, warm_start = experiment.tokenizer, experiment.max_prompt_tokens, experiment.warm_start
     for found in problems.values():
         encode_prompts(tokenizer, found, width)

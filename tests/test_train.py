@@ -239,7 +239,7 @@ def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
     folder = tmp_path / "run"
     code, _, stderr = rl_llm("train", TINY, "--out", folder, "--set", "warm_start.gate.minimum=1.0")
     assert code == 1
-    assert "less than the 100% of warm_start.gate.minimum" in stderr
+    assert "warm_start.gate.minimum is 100%" in stderr
     assert "--set warm_start.steps=" in stderr
     assert "Traceback" not in stderr
     assert steps_done(folder) == WARM_STEPS
@@ -302,7 +302,7 @@ def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"steps": 0}, "Experiment.steps=0 is out of range; expected >= 1"),
         ({"prompts_per_step": 7}, "prompts_per_step=7 must be a multiple of"),
         ({"train_problems": 7}, "train_problems=7 is less than prompts_per_step=8"),
         ({"sampling": Sampling(temperature=0.0)}, "sampling.temperature=0 draws the same response K times"),

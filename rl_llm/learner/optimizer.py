@@ -9,16 +9,16 @@ import optax
 
 from rl_llm.config.fields import Checked, Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitFloat
 
-MOST_IN_BFLOAT16 = 0.99  # of beta: bfloat16 numbers lie 0.4 to 0.8 % apart
+LARGEST_BFLOAT16_BETA = 0.99  # bfloat16 numbers lie 0.4 to 0.8 % apart
 
 
 @dataclass(frozen=True)
 class AdamW(Checked):
-    """AdamW (arXiv 1711.05101). The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself,
-    which it would reach at the update after the last.
+    """AdamW (arXiv 1711.05101) with warm-up and a schedule.
 
-    `max_gradient_norm` clips the global norm of the whole gradient before Adam sees it. The moments are computed in
-    float32, and kept in `moments_dtype` from one update to the next; bfloat16 is half the memory.
+    The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself, which it would reach one update
+    after the last. `max_gradient_norm` clips the global norm of the gradient before Adam. The moments are computed in
+    float32 and stored in `moments_dtype` between updates; bfloat16 halves their memory.
     """
 
     learning_rate: NonNegativeFloat
@@ -34,25 +34,25 @@ class AdamW(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.moments_dtype == "bfloat16" and max(self.beta1, self.beta2) > MOST_IN_BFLOAT16:
+        if self.moments_dtype == "bfloat16" and max(self.beta1, self.beta2) > LARGEST_BFLOAT16_BETA:
             raise ValueError(
-                f"AdamW.moments_dtype='bfloat16' with beta1={self.beta1}, beta2={self.beta2}: a moment that an update "
-                "changes by less than 1 % would be rounded to what it was, and stand still; set both to "
-                f"{MOST_IN_BFLOAT16} at most, or keep float32"
+                f"AdamW.moments_dtype='bfloat16' with beta1={self.beta1}, beta2={self.beta2}: updates that change a "
+                f"moment by less than 1 % would be rounded away; set both to {LARGEST_BFLOAT16_BETA} at most, or use "
+                "float32"
             )
         if self.schedule == "constant" and self.final_fraction != 0.0:
             raise ValueError(f"AdamW.final_fraction={self.final_fraction} cannot act with schedule='constant'")
 
     def check(self, updates: int) -> None:
-        """Raises ValueError for a warm-up that is never over."""
+        """Raises ValueError for a warm-up that never ends."""
         if self.warmup_updates and self.warmup_updates >= updates:
             raise ValueError(
-                f"AdamW.warmup_updates={self.warmup_updates} with {updates} updates in all: learning_rate="
-                f"{self.learning_rate} is not reached before the end; warm up for less, or train for longer"
+                f"AdamW.warmup_updates={self.warmup_updates} is out of range; expected fewer than the run's {updates} "
+                f"updates, or learning_rate={self.learning_rate} is never reached: warm up for less or train longer"
             )
 
     def rate(self, updates: int) -> optax.Schedule:
-        """Update index -> learning rate, over `updates` updates. The first update already has a non-zero rate."""
+        """Schedule from update index to learning rate over `updates` updates; the first update has a non-zero rate."""
         peak, decay = self.learning_rate, max(updates - self.warmup_updates, 1)
         after = {
             "constant": optax.constant_schedule(peak),
@@ -66,25 +66,26 @@ class AdamW(Checked):
         return optax.join_schedules([warmup, after], [self.warmup_updates])
 
     def build(self, updates: int) -> "Optimizer":
-        """The optimizer of a run of `updates` updates."""
+        """Build the optimizer of a run of `updates` updates."""
         return Optimizer(self, updates)
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An `AdamW` over a number of updates: a value with the functions of an optax transformation, whose chain is made
-    where they are called, of numbers that may be traced. The shapes of its state do not depend on them.
+    """An `AdamW` over a number of updates: a hashable value with the functions of an optax transformation.
+
+    The optax chain is built at each call, so the numbers may be tracers. State shapes do not depend on the numbers.
     """
 
     settings: AdamW
     updates: int
 
     def chain(self) -> optax.GradientTransformation:
-        """The optax transformation; an update that is not finite is skipped and counted in its state."""
+        """Build the optax chain; an update that is not finite is skipped and counted in its state."""
         settings = self.settings
         adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps)
         adamw = optax.chain(
-            adam if settings.moments_dtype == "float32" else kept_in_bfloat16(adam),
+            adam if settings.moments_dtype == "float32" else stored_in_bfloat16(adam),
             optax.add_decayed_weights(settings.weight_decay),
             optax.scale_by_learning_rate(settings.rate(self.updates)),
         )
@@ -92,28 +93,28 @@ class Optimizer:
         return optax.apply_if_finite(chain, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
 
     def init(self, params: optax.Params) -> Any:
-        """The state before the first update."""
+        """State before the first update."""
         return self.chain().init(params)
 
     def update(
         self, gradient: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
-        """What to add to the parameters, and the state after it."""
+        """Return the parameter updates to add, and the next state."""
         return self.chain().update(gradient, state, params)
 
 
-def kept_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam whose two moments are rounded to bfloat16 between updates; within one they are float32."""
+def stored_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Store Adam's moments in bfloat16 between updates; each update computes in float32."""
 
-    def kept(state: optax.ScaleByAdamState, dtype: type) -> optax.ScaleByAdamState:
+    def cast(state: optax.ScaleByAdamState, dtype: type) -> optax.ScaleByAdamState:
         mu, nu = (jax.tree.map(lambda x: x.astype(dtype), moments) for moments in (state.mu, state.nu))
         return state._replace(mu=mu, nu=nu)
 
     def init(params: optax.Params) -> Any:
-        return kept(adam.init(params), jnp.bfloat16)
+        return cast(adam.init(params), jnp.bfloat16)
 
     def update(gradient: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
-        direction, after = adam.update(gradient, kept(state, jnp.float32), params)
-        return direction, kept(after, jnp.bfloat16)
+        direction, after = adam.update(gradient, cast(state, jnp.float32), params)
+        return direction, cast(after, jnp.bfloat16)
 
     return optax.GradientTransformation(init, update)

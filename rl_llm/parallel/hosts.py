@@ -1,9 +1,8 @@
-"""One run in several processes, each with devices of its own: the same command everywhere, on one host or on many.
+"""One run in several processes with their own devices: the same command everywhere, on one host or on many.
 
-Every process holds the same numbers on the host and takes the same decisions from them, so the code of a run reads as
-if there were one. Where a process knows what others do not (the grades of its own rows, a signal, the folder that one
-of them writes), the functions here make it known to all. All of them must be called by all processes in the same order,
-by the main thread.
+Every process holds the same host values and takes the same decisions from them, so a run's code reads as if there were
+one process. The functions here share what only one process knows: the grades of its rows, a signal, the folder it
+writes. All processes must call them in the same order, from the main thread.
 """
 
 import os
@@ -18,20 +17,21 @@ import numpy as np
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 Result = TypeVar("Result")
-SHUTDOWN_SECONDS = 60  # that a process which ends waits for the others to end, too
+SHUTDOWN_SECONDS = 60  # a process that ends waits this long for the others
 
 
 class HostsError(Exception):
-    """The processes of a run did not come together. The message says what is missing."""
+    """The processes of a run could not connect. The message says what is missing."""
 
 
 def join() -> None:
-    """Make this process one of several, if the environment says so: by JAX_COORDINATOR_ADDRESS (host:port of process
-    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or as a task of Slurm or Open MPI or a worker of a TPU slice, which JAX
-    finds its way in. JAX_NUM_PROCESSES=1 is a run in one process wherever it is.
+    """Connect this process with the others of the run, if the environment names any.
 
-    To be called before any device is used. A process that dies ends the others: at once where a connection breaks (CPU,
-    GPU), within JAX's heartbeat (100 s) elsewhere. Raises HostsError where they do not come together.
+    They are named by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or found
+    by JAX under Slurm, Open MPI and on TPU slices. JAX_NUM_PROCESSES=1 forces a run in one process.
+
+    Call it before any device is used. A process that dies ends the others: at once on CPU and GPU, where the connection
+    breaks, and within JAX's heartbeat (100 s) on TPU. Raises HostsError if the processes cannot connect.
     """
     given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
     if given.get(COUNT) == "1" or not (given or _in_cluster()):
@@ -44,7 +44,7 @@ def join() -> None:
         missing = " and ".join(name for name in (ADDRESS, COUNT, INDEX) if name not in given)
         raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Its handler would take SIGTERM, with which a run is told to save and go (runs/preemption.py).
+    # Its handler would take SIGTERM, which tells a run to save and exit (runs/preemption.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         if given:
@@ -59,11 +59,11 @@ def join() -> None:
             jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
     except (ValueError, RuntimeError) as error:
         shown = ", ".join(f"{name}={value}" for name, value in given.items()) or "the environment of a cluster"
-        raise HostsError(f"the processes of the run do not come together by {shown}: {error}") from error
+        raise HostsError(f"the processes of the run cannot connect through {shown}: {error}") from error
 
 
 def _in_cluster() -> bool:
-    """Whether this looks like one of several tasks of a scheduler, or a host with TPUs, which may be one of many."""
+    """Whether this is one of several tasks of a scheduler, or a TPU host, which may be one of many."""
     if any(int(os.environ.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
         return True
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -71,21 +71,21 @@ def _in_cluster() -> bool:
 
 
 def several() -> bool:
-    """Whether the run has other processes beside this one."""
+    """Whether the run has other processes."""
     import jax
 
     return bool(jax.process_count() > 1)
 
 
 def writes() -> bool:
-    """Whether this process writes what a run leaves behind: the first one does."""
+    """Whether this process writes the run folder; the first one does."""
     import jax
 
     return bool(jax.process_index() == 0)
 
 
 def gather(value: Any) -> list[Any]:
-    """The values (whatever can be pickled) of all processes, in their order."""
+    """Gather a picklable value from every process, in their order."""
     if not several():
         return [value]
     from jax.experimental.multihost_utils import process_allgather
@@ -100,7 +100,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def together(action: Callable[[], Result]) -> list[Result]:
-    """What an action gives in each process. What it raises in one of them is raised in all."""
+    """Run an action in every process and gather the results; an error in one is raised in all."""
     if not several():
         return [action()]
     value, error = None, None
@@ -120,7 +120,7 @@ def together(action: Callable[[], Result]) -> list[Result]:
 
 
 def on_writer(action: Callable[[], Result]) -> Result:
-    """What an action gives in the process that writes. The others wait for it, and fail if it fails."""
+    """Run an action in the writing process only and return its result everywhere; an error is raised in all."""
     return together(action if writes() else lambda: None)[0]  # type: ignore[return-value]
 
 
@@ -130,7 +130,7 @@ def any_of(flag: bool) -> bool:
 
 
 def to_host(tree: Any) -> Any:
-    """Arrays of a pytree whole and on the host, wherever their parts lie."""
+    """Fetch the whole arrays of a pytree to the host, wherever their shards lie."""
     import jax
 
     if not several():
@@ -146,8 +146,9 @@ def to_host(tree: Any) -> Any:
 
 
 def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (of the leading axis) that this process answers for: their indices, and they themselves. Every row is
-    one process's. Waits for the array, and dispatches nothing, so any thread may call it.
+    """Indices and values of the rows that this process owns; every row has one owner.
+
+    Waits for the array and dispatches nothing, so any thread may call it.
     """
     shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
     shards.sort(key=lambda shard: shard.index[0].start or 0)
@@ -158,9 +159,9 @@ def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def leave_others(code: int) -> None:
-    """While a failure is handled that this process may have alone: if there are others, end at once with an exit code.
+    """Exit at once with `code` if there are other processes; for failures that only this process may have.
 
-    An orderly end would wait for the others, and they for this one; so they fail where the connection breaks.
+    An orderly exit would wait for the others while they wait for this one. They fail when the connection breaks.
     """
     if several():
         traceback.print_exc()
@@ -169,7 +170,7 @@ def leave_others(code: int) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where it can travel to another process, else what it says."""
+    """Return the error if it can be pickled, else a RuntimeError with its message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,12 +1,11 @@
-"""Runs that are made as one population: each is an ordinary run in a thread of its own, and what all of them compute is
-one program on the device, for all members at once.
+"""Populations: many ordinary runs, each in its own thread, whose programs run as one program for all members.
 
-The threads take turns. A member runs alone until it calls a program (`program`); there it waits, and the next one runs.
-When all that are left wait, the call that most of them have made is carried out: one thread gives their arguments to
-the program mapped over members (`jax.vmap`), and each gets its own results. So nothing can wait for ever, whatever
-members do: one that is a rollout ahead, or was resumed at another step, waits until the others call what it calls, or
-computes alone. Places that nobody takes are filled with copies: a program is compiled once, for the members that there
-were to begin with, and what a member gets does not depend on who else is left.
+The threads take turns. A member runs until it calls a program (`program`); there it waits and the next one runs. When
+all remaining members wait, the call that most of them have made is executed: one thread passes their arguments to the
+program mapped over members (`jax.vmap`), and each gets its own results. Nothing can deadlock: a member that is a
+rollout ahead, or was resumed at another step, waits until others make the same call, or computes alone. Empty places
+are filled with copies, so a program is compiled once for the initial number of members, and a member's results do not
+depend on who is left.
 """
 
 import threading
@@ -27,12 +26,12 @@ Result = TypeVar("Result")
 
 
 class PopulationError(RuntimeError):
-    """A program could not be run for the members of a population. The message says why, and what to do instead."""
+    """A program cannot run for the members of a population. The message says why, and what to do instead."""
 
 
 @dataclass
 class _Call:
-    """A member's call of a program, while the member waits for it."""
+    """A member's pending call of a program."""
 
     arguments: tuple
     done: bool = False
@@ -42,7 +41,7 @@ class _Call:
 
 @dataclass
 class Population:
-    """`size` members, of which `left` have not ended. Its members hold `turn` while they run."""
+    """`size` members, `left` of them still running. A member holds `turn` while it runs."""
 
     size: int
     left: int
@@ -52,31 +51,31 @@ class Population:
     shared: dict[Hashable, Any] = field(default_factory=dict)
 
     def call(self, called: "Program", arguments: tuple) -> Any:
-        """Wait until it is carried out for all that call it."""
+        """Call a program and wait until it has run for all members that call it."""
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         call = _Call(arguments)
         self.waiting.setdefault((id(called), tree, shapes), (called, []))[1].append(call)
         while not call.done:
             if sum(len(calls) for _, calls in self.waiting.values()) == self.left:
-                self._carry_out()
+                self._execute()
             else:
                 self.turn.wait()
         if call.error is not None:
             raise PopulationError(str(call.error)) from call.error
         return call.result
 
-    def _carry_out(self) -> None:
-        """The call that most members wait for; of several, the one that was made first."""
+    def _execute(self) -> None:
+        """Execute the call that most members wait for; on a tie, the first one made."""
         key = max(self.waiting, key=lambda key: len(self.waiting[key][1]))
         called, calls = self.waiting.pop(key)
         try:
-            results = called.of_members([call.arguments for call in calls], self.size)
+            results = called.run_members([call.arguments for call in calls], self.size)
         except NotImplementedError as error:
-            why = f"{called.name} cannot be mapped over a population ({error}): run its members one by one"
+            why = f"{called.name} cannot be mapped over a population ({error}); run its members one by one"
             for call in calls:
                 call.error = PopulationError(f"{why} (--population 1)")
-        except Exception as error:  # of a compiler or a device, and every member's own
+        except Exception as error:  # from the compiler or a device; every member raises it
             for call in calls:
                 call.error = error
         else:
@@ -93,7 +92,7 @@ _MAPPED: ContextVar[bool] = ContextVar("mapped", default=False)
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A jitted function, made by `program`. A call by a member of a population is one call with those of the others."""
+    """A jitted function, made by `program`. Calls by members of a population are merged into one."""
 
     name: str
     alone: Any
@@ -105,33 +104,33 @@ class Program:
         return self.alone(*arguments) if population is None else population.call(self, arguments)
 
     def lower(self, *arguments: Any) -> Any:
-        """As of a jitted function."""
+        """As for a jitted function."""
         return self.alone.lower(*arguments)
 
     def eval_shape(self, *arguments: Any) -> Any:
-        """As of a jitted function."""
+        """As for a jitted function."""
         return self.alone.eval_shape(*arguments)
 
     def compilations(self) -> int:
-        """How often it was compiled for one run: for other shapes."""
+        """Number of times it was compiled for single runs, once per set of shapes."""
         return int(self.alone._cache_size())
 
-    def of_members(self, members: Sequence[tuple], size: int) -> Sequence[Any]:
-        """The results of the arguments of up to `size` members, in their order."""
+    def run_members(self, members: Sequence[tuple], size: int) -> Sequence[Any]:
+        """Run for the arguments of up to `size` members; returns their results in order."""
         filled = [*members, *[members[-1]] * (size - len(members))]
         donated = self.options.get("donate_argnums")
         stacked = [
-            jax.tree.map(partial(_stacked, i == donated), *of_all) for i, of_all in enumerate(zip(*filled, strict=True))
+            jax.tree.map(partial(_stacked, i == donated), *parts) for i, parts in enumerate(zip(*filled, strict=True))
         ]
         results, structure = jax.tree.flatten(self.mapped(*stacked))
         placed, same = self.options.get("out_shardings"), jax.tree.unflatten(structure, results)
         shardings = jax.tree.leaves(jax.tree.broadcast(placed, same)) if placed is not None else [None] * len(results)
-        parts = [_taken_apart(sharding)(x) for x, sharding in zip(results, shardings, strict=True)]
-        return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(len(members))]
+        unstacked = [_unstack(sharding)(x) for x, sharding in zip(results, shardings, strict=True)]
+        return [jax.tree.unflatten(structure, [part[i] for part in unstacked]) for i in range(len(members))]
 
 
 def _stacked(donated: bool, *parts: Any) -> Any:
-    """The leaves of all members as one. What was donated is gone."""
+    """Stack the leaves of all members; donated ones are deleted."""
     if not donated and all(isinstance(part, float) for part in parts):
         return _stacked_floats(parts)
     if all(isinstance(part, np.ndarray) for part in parts):
@@ -150,22 +149,22 @@ def _stack(*parts: jax.Array) -> jax.Array:
 
 @lru_cache(maxsize=1024)
 def _stacked_floats(parts: tuple[float, ...]) -> Any:
-    """On the device once, as the numbers of a population are the same at every step."""
+    """Stack floats on the device once, since a population's numbers are the same at every step."""
     return _stack(*parts)
 
 
 @lru_cache
-def _taken_apart(sharding: Any) -> Any:
+def _unstack(sharding: Any) -> Any:
     return jax.jit(tuple, out_shardings=sharding)
 
 
 def program(function: Callable, **options: Any) -> Program:
-    """`jax.jit` of a function of positional arguments, with the options of `jax.jit`: for one run, and for members of a
-    population.
+    """Jit a function of positional arguments, for single runs and for members of a population.
 
-    Their arguments are stacked before it, leaf by leaf, and their results taken apart after it, by programs of a line:
-    runs hold what they hold when they are alone, and this one takes as long to compile for many as for one. (With
-    stacking inside, an update of 69 arrays took XLA 7 s of a CPU for one member, 27 s for 8, 79 s for 32.)
+    `options` are those of `jax.jit`. Members' arguments are stacked before the program, leaf by leaf, and results are
+    unstacked after it, by one-line programs. So members hold the same arrays as single runs, and compile time does not
+    grow with their number. (With stacking inside, an update of 69 arrays took XLA 7 CPU-seconds for one member, 27 for
+    8 and 79 for 32.)
     """
 
     @wraps(function)
@@ -176,16 +175,15 @@ def program(function: Callable, **options: Any) -> Program:
         finally:
             _MAPPED.reset(token)
 
-    # The shardings are those of one run: a population's device is one, so that it does not matter that its axis is one
-    # more.
+    # A population has one device, so the shardings of a single run serve although there is one more axis.
     return Program(function.__name__, jax.jit(function, **options), jax.jit(mapped, **options), options)
 
 
 def any_member(flag: jax.Array) -> jax.Array:
-    """Whether a flag is set in any member of the population that a program is traced for; elsewhere the flag.
+    """Whether a flag is set in any member of the population being traced; outside a population, the flag itself.
 
-    A loop or a branch that hangs on it stays one for all. On a flag of each member's own, `jax.vmap` computes both
-    branches, and at every step of a loop chooses between the old and the new of all that it carries.
+    Loops and branches on it stay single. On a flag per member, `jax.vmap` computes both branches, and selects the whole
+    carry at every step of a loop.
     """
     return jax.lax.pmax(flag.astype(jnp.int32), MEMBER_AXIS) > 0 if _MAPPED.get() else flag
 
@@ -197,7 +195,7 @@ def is_member() -> bool:
 
 @contextmanager
 def others_run() -> Iterator[None]:
-    """In its body a member waits for what is no program, and the others run."""
+    """Let other members run while this one waits for something that is not a program."""
     population = _OF_THREAD.get()
     if population is None:
         yield
@@ -211,9 +209,7 @@ def others_run() -> Iterator[None]:
 
 @contextmanager
 def shared(resource: AbstractContextManager[Result], key: Hashable) -> Iterator[Result]:
-    """A resource, entered; for members of a population the one that the first of them entered under the key, which ends
-    with the population.
-    """
+    """Enter a resource; members of a population share the one first entered under `key`, until the population ends."""
     population = _OF_THREAD.get()
     if population is None:
         with resource as entered:
@@ -225,7 +221,7 @@ def shared(resource: AbstractContextManager[Result], key: Hashable) -> Iterator[
 
 
 def run_together(members: Sequence[Callable[[], Result]]) -> list[Result]:
-    """What each member, run as one of a population, gives; raises what one of them raises when all have ended."""
+    """Run members as one population and return their results; raises an error of a member once all have ended."""
     with ExitStack() as resources, ThreadPoolExecutor(len(members), thread_name_prefix="member") as threads:
         population = Population(len(members), len(members), resources)
 

@@ -1,9 +1,8 @@
-"""Arrays on their way from one mesh to another: parameters to a sampler on devices of its own, rollouts back.
+"""Transfer between meshes: parameters to a sampler with its own devices, rollouts back.
 
-Where there is one process, that is one transfer. Between several, arrays can only be copied within a process. So each
-array is made whole on the devices that it comes from, and every process takes from there what its own devices of the
-other mesh are to hold. They go one after the other, and stacked weights some layers at a time, as there may be no room
-for more.
+In one process this is a single transfer. With several, arrays can only be copied within a process: each array is
+gathered on its source devices, and every process copies from there the shards of its own target devices. Arrays go one
+after the other, and stacked weights a few layers at a time, to bound the memory.
 """
 
 from collections.abc import Callable
@@ -17,11 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rl_llm.parallel.programs import PROGRAMS
 
-AT_ONCE = 2**28  # bytes of an array that are whole at a time
+AT_ONCE = 2**28  # bytes of an array that are gathered at a time
 
 
 def move(tree: Any, shardings: Any, at_once: int = AT_ONCE) -> Any:
-    """Arrays on one mesh, as NamedShardings of another one have them: in every process the same arrays."""
+    """Move arrays from one mesh to the shardings of another; every process passes the same arrays."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
@@ -31,7 +30,7 @@ def move(tree: Any, shardings: Any, at_once: int = AT_ONCE) -> Any:
             return _through_whole(array, sharding, 0, None)
         moved = jnp.zeros(array.shape, array.dtype, device=sharding)
         for start in range(0, len(array), count):
-            first = min(start, len(array) - count)  # the last part has as many as the others: some go a second time
+            first = min(start, len(array) - count)  # parts are equally long, so the last one repeats some entries
             moved = _insert(sharding)(moved, _through_whole(array, sharding, first, count), first)
         return jax.block_until_ready(moved)
 
@@ -39,8 +38,9 @@ def move(tree: Any, shardings: Any, at_once: int = AT_ONCE) -> Any:
 
 
 def entries_at_once(array: Any, sharding: NamedSharding, at_once: int = AT_ONCE) -> int | None:
-    """How many entries of an array's first axis (of stacked weights: layers) `move` has whole at a time, at least one;
-    None for the array as it is: it is small, or that axis is split on either mesh.
+    """Number of entries of the first axis (layers of stacked weights) that `move` gathers at a time, at least one.
+
+    None means the whole array: it is small, or that axis is split on either mesh.
     """
     size = bytes_of(array)
     if size <= at_once or not array.ndim:
@@ -52,20 +52,21 @@ def entries_at_once(array: Any, sharding: NamedSharding, at_once: int = AT_ONCE)
 
 
 def bytes_at_once(tree: Any, shardings: Any) -> int:
-    """The most that `move` takes of a device that arrays come from, in several processes: a part of one of them whole,
-    and once more what a device of the other mesh is to have of it.
+    """Peak bytes that `move` takes on a source device with several processes.
+
+    That is a gathered part of one array, plus the shard of it for a target device.
     """
 
-    def of_part(array: Any, sharding: NamedSharding) -> int:
+    def part_bytes(array: Any, sharding: NamedSharding) -> int:
         count = entries_at_once(array, sharding)
         whole = bytes_of(array) if count is None else bytes_of(array) // array.shape[0] * count
         return whole + whole * prod(sharding.shard_shape(array.shape)) // max(1, array.size)
 
-    return max(jax.tree.leaves(jax.tree.map(of_part, tree, shardings)))
+    return max(jax.tree.leaves(jax.tree.map(part_bytes, tree, shardings)))
 
 
 def bytes_of(array: Any) -> int:
-    """Of an array, or of its shape and type."""
+    """Bytes of an array, or of its shape and dtype."""
     return int(array.size * jnp.dtype(array.dtype).itemsize)
 
 
@@ -74,7 +75,7 @@ def _through_whole(array: jax.Array, sharding: NamedSharding, first: int, count:
     everywhere = _gather(array.sharding.mesh, count)(array, first)
     whole = everywhere.addressable_data(0)
     places = sharding.addressable_devices_indices_map(whole.shape)
-    # Each has gone before the next one is cut out, or all of them would be beside the whole.
+    # Each copy ends before the next one is cut out, or all of them would lie beside the whole array.
     parts = [jax.block_until_ready(jax.device_put(whole[index], device)) for device, index in places.items()]
     moved: jax.Array = jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
     return jax.block_until_ready(moved)
@@ -82,7 +83,7 @@ def _through_whole(array: jax.Array, sharding: NamedSharding, first: int, count:
 
 @lru_cache(maxsize=PROGRAMS)
 def _gather(mesh: Mesh, count: int | None) -> Callable[[jax.Array, int], jax.Array]:
-    """So many entries of an array from the first one on, whole on all devices of its mesh."""
+    """Compile: gather `count` entries of an array, from `first` on, on all devices of its mesh."""
 
     def gather(array: jax.Array, first: int) -> jax.Array:
         return array if count is None else jax.lax.dynamic_slice_in_dim(array, first, count)
@@ -92,7 +93,7 @@ def _gather(mesh: Mesh, count: int | None) -> Callable[[jax.Array, int], jax.Arr
 
 @lru_cache(maxsize=PROGRAMS)
 def _insert(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
-    """An array with entries put in place, from the first one on."""
+    """Compile: write entries into an array, from `first` on."""
 
     def insert(array: jax.Array, entries: jax.Array, first: int) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(array, entries, first, axis=0)

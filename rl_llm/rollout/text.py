@@ -1,6 +1,4 @@
-"""Between text and device: problems become padded prompts, responses become token rows, rollouts become text. Host
-side, NumPy.
-"""
+"""Text to arrays and back: problems to padded prompts, responses to token rows, rollouts to text. Host side, NumPy."""
 
 from collections.abc import Sequence
 
@@ -13,17 +11,17 @@ from rl_llm.types import Prompts, Rollout
 
 
 def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int, prefix: str = "") -> Prompts:
-    """Right-padded prompts i32[N, width], each followed by `prefix` (the forced beginning of its response).
+    """Encode right-padded prompts i32[N, width], each followed by `prefix`, the forced start of its response.
 
     Raises ValueError naming a prompt that is empty or longer than `width` tokens.
     """
-    begun = tokenizer.encode(prefix)
-    rows = [tokenizer.encode_prompt(problem.prompt) + begun for problem in problems]
+    start = tokenizer.encode(prefix)
+    rows = [tokenizer.encode_prompt(problem.prompt) + start for problem in problems]
     for problem, row in zip(problems, rows, strict=True):
         if not 1 <= len(row) <= width:
             prefixed = f" with the prefix {prefix!r}" if prefix else ""
             raise ValueError(
-                f"prompt {problem.prompt[:60]!r} has {len(row)} tokens{prefixed}; allowed are 1 to "
+                f"prompt {problem.prompt[:60]!r} has {len(row)} tokens{prefixed}; expected 1 to "
                 f"max_prompt_tokens={width}"
             )
     ids = np.array([problem.id for problem in problems], np.int32)
@@ -33,9 +31,9 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
 def encode_responses(
     tokenizer: Tokenizer, responses: Sequence[str], width: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Responses with their end token, right-padded: tokens i32[B, width] and mask f32[B, width].
+    """Encode right-padded responses with their end token: tokens i32[B, width] and mask f32[B, width].
 
-    Raises ValueError naming a response that is longer, and the field `name` that says how long it may be.
+    Raises ValueError naming a response that is longer, and the field `name` that limits its length.
     """
     rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in responses]
     lengths = np.array([len(row) for row in rows])
@@ -46,13 +44,13 @@ def encode_responses(
 
 
 def decode_responses(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
-    """The text of each row of a rollout, up to its end token."""
+    """Decode the text of each row of a rollout, up to its end token."""
     tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
     return [tokenizer.decode(row[: int(length)].tolist()) for row, length in zip(tokens, mask.sum(axis=1), strict=True)]
 
 
 def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    """Rows right-padded with 0, i32[len(rows), width]."""
+    """Right-pad rows with 0 to i32[len(rows), width]."""
     padded = np.zeros((len(rows), width), np.int32)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row

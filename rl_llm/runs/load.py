@@ -1,4 +1,4 @@
-"""Other runs, read from their folders: the experiment as it was, the newest good state."""
+"""Load other runs from their folders: the recorded experiment and the newest good state."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +21,13 @@ from rl_llm.types import TrainState
 
 
 class RecordError(Exception):
-    """A run folder does not serve. The message names it and says why."""
+    """A run folder cannot be used. The message names it and says why."""
 
 
 def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment of a run folder, loaded again, and its experiment.json.
+    """Load the experiment of a run folder again; returns it with experiment.json.
 
-    Raises RecordError where that cannot be done, or where its file now says something else.
+    Raises RecordError if that fails, or if the experiment's file has changed since the run.
     """
     try:
         record = read_experiment_record(Path(folder))
@@ -49,21 +49,21 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
 
 
 def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Path | str) -> None:
-    """A tokenizer may be read from files, and they may have changed since."""
+    """Raise RecordError if the files of the tokenizer have changed since the run."""
     try:
         same = experiment.tokenizer.fingerprint() == record["tokenizer"]
     except (ValueError, OSError) as error:
-        begun = record["folder"]
-        raise RecordError(f"{folder}: the tokenizer of this run, begun in {begun}, cannot be read: {error}") from error
+        start = record["folder"]
+        raise RecordError(f"{folder}: the tokenizer of this run cannot be read from {start}: {error}") from error
     if not same:
         raise RecordError(
-            f"{folder}: the tokenizer or its chat template is not the one that this run was begun with: its tokens "
-            f"would mean something else. Put the files back ({experiment.tokenizer})"
+            f"{folder}: the tokenizer or its chat template has changed since the run, so its tokens would mean "
+            f"something else. Put the files back ({experiment.tokenizer})"
         )
 
 
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
-    """The newest good checkpoint of a run folder; CheckpointError if there is none."""
+    """Restore the newest good checkpoint of a run folder; raises CheckpointError if there is none."""
     restored = restore_state(experiment, Path(folder), mesh)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
@@ -72,11 +72,10 @@ def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Rest
 
 @dataclass(frozen=True)
 class SourceModels:
-    """What an experiment takes from other runs, on the mesh; None where it takes nothing.
+    """Models that an experiment takes from other runs, on the mesh; None for those it does not use.
 
-    start: the parameters that the run begins with, of a run or a Hugging Face folder. teacher: its experiment and
-    parameters. reward_model: its experiment and the parameters of its critic. `origins` says which checkpoints these
-    are.
+    start: first parameters, from a run or a Hugging Face folder. teacher: its experiment and parameters. reward_model:
+    its experiment and its critic's parameters. origins: names of the checkpoints.
     """
 
     origins: tuple[str, ...] = ()
@@ -86,24 +85,25 @@ class SourceModels:
 
 
 def check_start(experiment: Experiment, found: ModelConfig) -> None:
-    """Raises RecordError unless the model that a run is to begin with is the experiment's."""
+    """Raise RecordError unless the model of `start` is the experiment's."""
     wrong = differences(to_json(experiment.model.stored), to_json(found.stored), "model")
     if wrong:
-        raise RecordError(f"start={experiment.start} is another model than the experiment's: {'; '.join(wrong)}")
+        raise RecordError(f"start={experiment.start} does not match the experiment's model: {'; '.join(wrong)}")
 
 
 def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
-    """Read what an experiment takes from other runs, or from a Hugging Face folder. Raises RecordError, CheckpointError
-    or ValueError naming the folder.
+    """Load the models that an experiment takes from other runs or a Hugging Face folder.
+
+    Raises RecordError, CheckpointError or ValueError naming the folder.
     """
     origins: list[str] = []
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
         other, record = recorded_experiment(folder)
         if record["tokenizer"] != experiment.tokenizer.fingerprint():
-            raise RecordError(f"{name}={folder}: its tokenizer is another one, so its tokens mean something else")
+            raise RecordError(f"{name}={folder} was trained with another tokenizer; expected the experiment's")
         if not (Path(folder) / SUMMARY).is_file():
-            raise RecordError(f"{name}={folder} is a run that has not finished: resume it first")
+            raise RecordError(f"{name}={folder} has not finished; resume it first")
         restored = newest_state(other, folder, mesh)
         origins.append(f"{name}: {record['fingerprint']}, seed {record['seed']}, step {restored.step}")
         return other, restored.state
@@ -127,21 +127,21 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
         other, state = read("reward_model.run", experiment.reward_model.run)
         if state.critic is None or not getattr(other.algorithm.value_loss, "after_token", False):
             raise RecordError(
-                f"reward_model.run={experiment.reward_model.run}: that run trained no critic that judges whole "
-                "responses (value_loss=BradleyTerry()), so there is nothing that scores"
+                f"reward_model.run={experiment.reward_model.run} has no critic that scores whole responses; expected a "
+                "run with value_loss=BradleyTerry()"
             )
         reward_model = other, state.critic.params
     return SourceModels(tuple(origins), start, teacher, reward_model)
 
 
 def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Experiment, dict]:
-    """The experiment and the policy of a run, without adapters: they are merged in."""
+    """Experiment and policy of a run, with its adapters merged in."""
     model, params = merge_adapters(experiment.model, policy_of(state))
     return replace(experiment, model=model), jax.device_put(params, weight_shardings(mesh, weight_table(model)))
 
 
 def _spec_of(record: dict[str, Any]) -> str:
-    """The spec of a run: as it was given, or from the folder it was given in."""
+    """Spec of a run, relative to the current folder or to the folder where it was given."""
     spec = str(record["spec"])
     path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
     return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)

@@ -1,6 +1,4 @@
-"""A run in progress on the host: its folder, metrics, progress display and stop signal, and what of it survives a
-restart.
-"""
+"""A run in progress on the host: its folder, metrics, display, stop signal and resumable progress."""
 
 import json
 import platform
@@ -34,9 +32,9 @@ from rl_llm.runs.state import restore_state, save_state
 from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
-FAILURES_SHOWN = 10  # different messages of failed gradings; all are counted in metrics.jsonl
-Values = dict[str, Any]  # JSON values by name
-PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # that can change a run's numbers
+FAILURES_SHOWN = 10  # distinct messages of failed gradings; metrics.jsonl counts all
+JsonValues = dict[str, Any]  # by name
+PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # can change a run's bits
 
 
 def experiment_record(
@@ -47,8 +45,9 @@ def experiment_record(
     problems: str,
     sources: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What experiment.json holds: the experiment fully resolved, and all it takes to run it again. `problems` is their
-    fingerprint (`prepare.fingerprint_of`), `sources` names the checkpoints of other runs that it uses.
+    """Content of experiment.json: the resolved experiment and everything needed to run it again.
+
+    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs.
     """
     return {
         "spec": spec,
@@ -68,9 +67,7 @@ def experiment_record(
 
 
 def _commit() -> str | None:
-    """The commit of this code, `-dirty` where files were changed since, if it lies in a git repository and git is
-    there to ask.
-    """
+    """Commit of this code, with `-dirty` if files have changed; None outside a git repository or without git."""
     named = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # by no tag
     git = ["git", "-C", str(Path(__file__).parent), *named]
     try:
@@ -81,8 +78,9 @@ def _commit() -> str | None:
 
 @dataclass
 class Run:
-    """Made by `open_run`. `step` counts warm-start and RL steps together; `progress` (JSON) is saved with every
-    checkpoint.
+    """A run in progress, made by `open_run`.
+
+    `step` counts warm-start and RL steps together. `progress` (JSON) is saved with every checkpoint.
     """
 
     experiment: Experiment
@@ -97,8 +95,8 @@ class Run:
     saved: int | None = None
     failures: set[str] = field(default_factory=set)
 
-    def record(self, phase: str, values: Values, metrics: Metrics, seconds: dict[str, float]) -> Values:
-        """Count one step more and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
+    def record(self, phase: str, values: JsonValues, metrics: Metrics, seconds: dict[str, float]) -> JsonValues:
+        """Count one more step and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
         self.step += 1
         results = {name: float(metric.result()) for name, metric in jax.device_get(metrics).items()}
         self.progress["tokens"] += _generated(values)
@@ -107,16 +105,16 @@ class Run:
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
         self.metrics.write(line)
         if "evaluation/accuracy" in line and self.folder.writes:
-            self._raise(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
+            self._report_findings(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
         return line
 
-    def spends_budget(self, values: Values | None = None) -> bool:
-        """Whether the budget of tokens has been reached, or will have been by the step with these values."""
+    def spends_budget(self, values: JsonValues | None = None) -> bool:
+        """Whether the token budget is reached, counting the step with these values too."""
         budget = self.experiment.token_budget
         return budget is not None and self.progress["tokens"] + _generated(values or {}) >= budget
 
-    def _raise(self, findings: Sequence[Finding]) -> None:
-        """Say, and enter in the ledger, the findings that it does not have yet: a resumed run makes some again."""
+    def _report_findings(self, findings: Sequence[Finding]) -> None:
+        """Report findings on the display and in the ledger, except those that the ledger has already."""
         entries = Ledger.verify(self.folder.path / LEDGER) if findings else []
         known = {entry["data"]["name"] for entry in entries if entry["event"] == "finding"}
         for finding in findings:
@@ -125,8 +123,9 @@ class Run:
                 self.display.say(f"{finding.name} (step {finding.step}): {finding.text}")
 
     def report_failures(self, grades: Sequence[Grade]) -> None:
-        """Say, and enter in the ledger, every way of failing to be graded that was not seen before; GradingError where
-        all failed.
+        """Report new kinds of failed gradings on the display and in the ledger.
+
+        Raises GradingError if all gradings failed.
         """
         for grade in grades:
             failure = f"{grade.status}: {grade.message}"
@@ -137,7 +136,7 @@ class Run:
         refuse_all_failed(grades)
 
     def checkpoint_if_due(self, state: TrainState) -> None:
-        """Between two steps: save if it is time to, and if any process was told to stop, save and raise Preempted."""
+        """Save between two steps if a checkpoint is due; if any process was told to stop, save and raise Preempted."""
         stop = hosts.any_of(self.stop.requested)
         if stop or self.step % self.experiment.checkpointing.every == 0:
             self.save(state)
@@ -153,16 +152,16 @@ class Run:
         self.saved = self.step
 
     def seconds(self) -> float:
-        """Wall-clock seconds of this run, those before a resume included."""
+        """Wall-clock seconds of this run, including those before a resume."""
         return float(self.progress["seconds"]) + time.monotonic() - self.started
 
     def finish(self, state: TrainState, train_problems: Sequence[Problem]) -> dict[str, Any]:
         """Write summary.json and the ledger's last event; returns the summary."""
         data_state = {"seed": self.seed, "step": self.step, "problems": [problem.id for problem in train_problems]}
         before, after = self.progress["before"], self.progress["after"]
-        lines = read_metrics(self.folder.path) if self.folder.writes else []  # of the others no summary is written
+        lines = read_metrics(self.folder.path) if self.folder.writes else []  # only the writer needs them
         findings = find_all(lines, sampled_in(self.experiment))
-        self._raise(findings)
+        self._report_findings(findings)
         phases = ("generate", "grade", "update", "step")
         summary = {
             "accuracy_before": before["accuracy"],
@@ -189,30 +188,31 @@ class Run:
         return summary
 
 
-def _generated(values: Values) -> int:
-    """Tokens that a step generated."""
+def _generated(values: JsonValues) -> int:
+    """Number of tokens that a step generated."""
     return int(values.get("tokens/generated", 0)) + int(values.get("tokens/greedy", 0))
 
 
 def sampled_in(experiment: Experiment) -> Sampled:
-    """What the numbers of an experiment's RL steps are about."""
+    """Describe how an experiment's RL steps are sampled and rewarded, for the findings."""
     own = experiment.responses is None and (experiment.teacher is None or experiment.teacher.on_policy == 1)
     rewarded = experiment.algorithm.reads_reward
     return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded)
 
 
 def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
-    """A new run folder, or with `resume` the one that is there (a new one if there is none): opened by the process that
-    writes, then by the others. Raises RunFolderError where they are not to run the same.
+    """Open a new run folder, or with `resume` an existing one (a new one if there is none).
+
+    The writing process opens it first, then the others. Raises RunFolderError if they were given different runs.
     """
     identities = hosts.gather([str(out), *(record[name] for name in IDENTITY)])
     if any(identity != identities[0] for identity in identities):
-        raise RunFolderError(f"the processes were not given the same command: {identities}")
+        raise RunFolderError(f"the processes have different commands: {identities}; give all of them the same")
     opened: list[RunFolder] = []
 
     def open_it() -> None:
-        there = resume and (out / "experiment.json").exists()
-        opened.append((RunFolder.resume if there else RunFolder.create)(out, record, keep))
+        exists = resume and (out / "experiment.json").exists()
+        opened.append((RunFolder.resume if exists else RunFolder.create)(out, record, keep))
 
     def follow() -> None:
         if not opened:
@@ -227,26 +227,26 @@ def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> R
 def open_run(
     experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh
 ) -> Iterator[tuple[Run, TrainState | None]]:
-    """The run of an open folder, with its newest good state if it has one.
+    """Open the run of a folder, with its newest good state if it has one.
 
-    Restoring drops the lines of metrics.jsonl and samples.jsonl that came after that state: they will be written again.
+    Restoring drops the lines of metrics.jsonl and samples.jsonl after that state; they will be written again.
     """
     with ExitStack() as stack:
         display = stack.enter_context(Progress(quiet=not folder.writes))
-        begun = folder.ledger.head != GENESIS
-        restored = restore_state(experiment, folder.path, mesh) if begun else None
+        resumed = folder.ledger.head != GENESIS
+        restored = restore_state(experiment, folder.path, mesh) if resumed else None
         step = restored.step if restored else 0
-        if begun:
+        if resumed:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
             folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             display.say(f"resuming {folder.path} at step {step}{refused}")
             for name, (then, now) in changed_surroundings(folder.path).items():
-                display.say(f"  with {name} {now}, begun with {then}: bits may differ from those of an unbroken run")
+                display.say(f"  {name} is {now}, was {then}: bits may differ from those of an uninterrupted run")
         else:
             folder.ledger.append("started", seed=seed)
-        metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if begun else None))
+        metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if resumed else None))
         stop = stack.enter_context(StopSignal())
         run = Run(experiment, seed, folder, metrics, display, stop, started, step)
         if restored:
@@ -255,13 +255,14 @@ def open_run(
 
 
 def _go_back(folder: RunFolder, restored: int | None) -> None:
-    """Drop the lines that came after the restored step. Raises RunFolderError unless metrics.jsonl has the line of
-    every step up to it.
+    """Drop the lines after the restored step.
+
+    Raises RunFolderError unless metrics.jsonl has a line for every step up to it.
     """
     folder.truncate_after(-1 if restored is None else restored)
     run_path, step = folder.path, restored or 0
-    there = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
-    missing = sorted(set(range(1, step + 1)) - there)
+    present = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
+    missing = sorted(set(range(1, step + 1)) - present)
     if missing:
         raise RunFolderError(
             f"{run_path / METRICS} lacks {len(missing)} of the steps up to {step} (the first is {missing[0]}): it was "
@@ -270,7 +271,7 @@ def _go_back(folder: RunFolder, restored: int | None) -> None:
 
 
 def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
-    """Packages, Python and devices that are not those a run folder was begun with: name -> (then, now)."""
+    """Packages, Python and devices that have changed since a run folder was created: name -> (then, now)."""
     record = read_experiment_record(run_path)
     then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
     now = {name: version(name) for name in PACKAGES}
@@ -279,7 +280,7 @@ def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
 
 
 def read_experiment_record(run_path: Path) -> dict[str, Any]:
-    """The experiment.json of a run folder; raises FileNotFoundError naming the folder when there is none."""
+    """Read experiment.json of a run folder; raises FileNotFoundError naming the folder if there is none."""
     path = run_path / "experiment.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run_path} is not a run folder: it has no experiment.json")

@@ -102,7 +102,7 @@ def test_without_a_mesh_of_its_own_the_sampler_has_the_learners():
 @pytest.mark.parametrize(
     ("learner", "sampler", "message"),
     [
-        (MeshShape(), MeshShape(), "both take the devices that are left"),
+        (MeshShape(), MeshShape(), "both have an open size"),
         (MeshShape(8), MeshShape(1), r"need 8 \+ 1 devices.*there are 8"),
         (MeshShape(), MeshShape(8), r"need 0 \+ 8 devices"),
         (MeshShape(-1, 3), MeshShape(4), "1 x 3 x 1 needs that many devices; there are 4"),
@@ -116,7 +116,7 @@ def test_meshes_that_do_not_make_up_the_devices_are_refused(learner: MeshShape, 
 def test_every_process_has_devices_of_both_meshes():
     """Those of another process cannot be had here: what stands for them is refused before a mesh is made."""
     devices: list = [Chip(index, index // 4) for index in range(8)]
-    with pytest.raises(ValueError, match=r"take 3 \+ 5 devices, and each of the 2 processes .* multiples of 2"):
+    with pytest.raises(ValueError, match=r"take 3 \+ 5 devices, which do not divide over the 2 processes; .* multiples of 2"):
         make_meshes(MeshShape(3), MeshShape(5), devices)
 
 

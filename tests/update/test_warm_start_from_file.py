@@ -17,7 +17,7 @@ from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import Draw, init_state
 from rl_llm.model import Lora
 from rl_llm.parallel.mesh import MeshShape, make_mesh
-from rl_llm.prepare import fingerprint_of, prepare
+from rl_llm.prepare import problems_fingerprint, prepare
 from rl_llm.prng import Purpose, key
 from rl_llm.runs.folder import RunFolderError
 from rl_llm.runs.load import SourceModels
@@ -65,7 +65,7 @@ def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -
     assert experiment.warm_start.demonstrations is not None
     found = read_conversations(experiment.warm_start.demonstrations.path, None, experiment.tokenizer, S)
     problems = {"conversations": found}
-    record = experiment_record(experiment, TINY, [], 0, fingerprint_of(problems, SourceModels()))
+    record = experiment_record(experiment, TINY, [], 0, problems_fingerprint(problems, SourceModels()))
     with (
         open_folder(folder, record, True, 3) as opened,
         open_run(experiment, 0, opened, time.monotonic(), MESH) as started,
@@ -137,8 +137,8 @@ def test_what_belongs_to_other_demonstrations_is_refused(path: Path, change: dic
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((0, 8, 1), "Conversations.rows_per_step must be at least 1, not 0"),
-        ((4, 1, 1), "Conversations.row_tokens must be at least 2, not 1"),
+        ((0, 8, 1), "Conversations.rows_per_step=0 is out of range; expected >= 1"),
+        ((4, 1, 1), "Conversations.row_tokens=1 is out of range; expected >= 2"),
         ((4, 8, 3), "Conversations.rows_per_step=4 must be a multiple of micro_batches=3"),
     ],
 )
@@ -150,7 +150,7 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int], message: str):
 def test_rows_that_do_not_divide_over_the_devices_are_refused_before_the_run(path: Path):
     experiment = replace(experiment_on(path), prompts_per_step=16)  # 4 rows, 8 devices
     with pytest.raises(
-        ValueError, match="rows_per_step=4 / micro_batches=1: 4 do not divide over 8 data-parallel devices"
+        ValueError, match="rows_per_step=4 / micro_batches=1 is 4; expected a multiple of 8 data-parallel devices"
     ):
         prepare(experiment, 0)
 

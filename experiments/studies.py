@@ -1,12 +1,11 @@
-"""All studies of the paper, one after the other, and the page of their results.
+"""Run all studies of the paper and tabulate their results.
 
 Run:    make studies        (or: python experiments/studies.py; resumable, finished runs are not repeated)
 
-Every study is an ordinary `rl-llm ablate`; all share the policies that they begin with, and compiled programs. Prints
-the table of the README: a line for each hypothesis that was written down in a study's module before its first run,
-what all of it has cost, and which studies gave the numbers of experiments/paper/results/ again, bit for bit. With
---only the named ones; with --table nothing is run and the recorded table is printed; with --record what is there
-becomes the record, from which the studies' docstrings and the table of README.md are written.
+Every study is an ordinary `rl-llm ablate`; all share their starting policies and compiled programs. Prints the table of
+docs/results.md: a line for each hypothesis registered in a study's module, the total cost, and which studies reproduced
+the numbers of experiments/paper/results/ bit for bit. --only runs the named studies; --table prints the recorded table
+without running anything; --record records the results, and writes them into the studies' docstrings and docs/results.md.
 """
 
 import argparse
@@ -38,20 +37,20 @@ STUDIES = (
     "t5_clipped_tokens",
     "t6_clip_and_size",
 )
-README = Path(__file__).parent.parent / "README.md"
+RESULTS_PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 MEASURED = "\n\nMeasured by `rl-llm ablate"
 HEAD = "| study | hypothesis | verdict | difference | smallest | seeds |\n|---|---|---|---|---|---|"
 
 
 def main() -> None:
-    """Run what is missing, print the table."""
+    """Run the missing studies and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), metavar="DIR")
     parser.add_argument("--only", nargs="+", default=list(STUDIES), choices=STUDIES, metavar="NAME")
     parser.add_argument("--scale", default="cpu", choices=("smoke", "cpu"))
-    parser.add_argument("--seeds", type=int, metavar="N", help="(default: as the studies say)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="(default: the studies' own)")
     parser.add_argument("--table", action="store_true", help="print the recorded table")
-    parser.add_argument("--record", action="store_true", help="record what is there; docstrings and README.md with it")
+    parser.add_argument("--record", action="store_true", help="record results, docstrings, docs/results.md")
     options = parser.parse_args()
     if options.record:
         record(options.out)
@@ -64,21 +63,14 @@ def main() -> None:
     if options.scale == "cpu":
         print(f"\n{agreement(results)}")
     if any(codes):
-        raise SystemExit("some members failed: run it again, or see the logs folders")
+        raise SystemExit("some members failed; see the logs folders, or run it again")
 
 
 def run(name: str, options: argparse.Namespace) -> int:
-    """One study; returns its exit code."""
+    """Run one study; returns its exit code."""
     print(f"--- {name}", file=sys.stderr, flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "rl_llm",
-        "ablate",
-        os.path.relpath(FOLDER / f"{name}.py"),
-        "--scale",
-        options.scale,
-    ]
+    command = [sys.executable, "-m", "rl_llm", "ablate", os.path.relpath(FOLDER / f"{name}.py")]
+    command += ["--scale", options.scale]
     command += ["--out", str(options.out / f"{name}-{options.scale}"), "--shared", str(options.out / "shared")]
     command += ["--seeds", str(options.seeds)] if options.seeds else []
     code = subprocess.run([*command, "--resume"], check=False).returncode
@@ -88,78 +80,81 @@ def run(name: str, options: argparse.Namespace) -> int:
 
 
 def table(results: dict[str, Any], spent: Mapping[str, Mapping[str, int]]) -> str:
-    """Markdown: the verdicts of all studies that have some, and what their runs have cost together."""
-    rows = [HEAD, *(row(name, verdict) for name, of in results.items() for verdict in of["verdicts"])]
-    runs, tokens, seconds = (sum(of[unit] for of in spent.values()) for unit in ("runs", "tokens", "seconds"))
+    """The Markdown table of all verdicts, followed by the total cost."""
+    rows = [HEAD, *(row(name, verdict) for name, result in results.items() for verdict in result["verdicts"])]
+    runs, tokens, seconds = (sum(cost[unit] for cost in spent.values()) for unit in ("runs", "tokens", "seconds"))
     return "\n".join(rows) + f"\n\n{runs} runs, {tokens / 1e6:.1f} M generated tokens, {seconds / 3600:.1f} core-hours."
 
 
 def found(out: Path, scale: str) -> dict[str, Any]:
-    """The contents of results.json of the studies that have one, by study."""
+    """The contents of results.json by study, for the studies that have one."""
     paths = {name: out / f"{name}-{scale}" / "results.json" for name in STUDIES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def recorded() -> dict[str, Any]:
-    """What `found` gives of the studies that were recorded."""
+    """The recorded contents of results.json, by study."""
     paths = {name: RECORD / f"{name}.json" for name in STUDIES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def costs(out: Path, scale: str) -> dict[str, Counter[str]]:
-    """Finished runs, tokens they generated and seconds they took, by study, and by what studies begin with."""
+    """Number, tokens and seconds of the finished runs, by study and by start."""
     spent: dict[str, Counter[str]] = {}
     for path in sorted([*out.glob(f"*-{scale}/*/summary.json"), *out.glob("shared/starts/*/summary.json")]):
         run, folder = path.parent, path.parent.parent.name
-        of = spent.setdefault(run.name.partition("-seed")[0] if folder == "starts" else folder, Counter())
+        cost = spent.setdefault(run.name.partition("-seed")[0] if folder == "starts" else folder, Counter())
         summary = json.loads(path.read_text())
-        of["runs"] += 1
-        of["tokens"] += summary["tokens_generated"]
-        of["seconds"] += round(summary["wall_seconds"])
+        cost["runs"] += 1
+        cost["tokens"] += summary["tokens_generated"]
+        cost["seconds"] += round(summary["wall_seconds"])
     return spent
 
 
 def agreement(results: dict[str, Any]) -> str:
-    """Which studies gave what was recorded; other machines and other versions of JAX round otherwise."""
+    """The studies that reproduced the record, and those that did not; rounding depends on hardware and JAX version."""
     before = recorded()
-    said: dict[str, list[str]] = {"as recorded": [], "otherwise": [], "not recorded": []}
-    for name, of in results.items():
-        key = "not recorded" if name not in before else "as recorded" if of == before[name] else "otherwise"
-        said[key].append(name)
-    return "\n".join(f"{key}: {', '.join(names)}" for key, names in said.items() if names)
+    groups: dict[str, list[str]] = {"as recorded": [], "different from the record": [], "not recorded": []}
+    for name, result in results.items():
+        same = "as recorded" if result == before.get(name) else "different from the record"
+        groups[same if name in before else "not recorded"].append(name)
+    return "\n".join(f"{key}: {', '.join(names)}" for key, names in groups.items() if names)
 
 
 def record(out: Path) -> None:
-    """The results of a CPU into the record, and from it verdicts into docstrings, and the table into README.md."""
+    """Record the results at scale `cpu`; write verdicts into docstrings and the table into docs/results.md."""
     RECORD.mkdir(exist_ok=True)
     path = RECORD / "costs.json"
     spent = (json.loads(path.read_text()) if path.exists() else {}) | costs(out, "cpu")
     path.write_text(json.dumps(spent, indent=1) + "\n")
     for name in found(out, "cpu"):
         (RECORD / f"{name}.json").write_bytes((out / f"{name}-cpu" / "results.json").read_bytes())
-    for name, of in recorded().items():
+    for name, result in recorded().items():
         module = FOLDER / f"{name}.py"
         docstring, code = module.read_text().split('\n"""\n', 1)
-        module.write_text(f'{docstring.partition(MEASURED)[0].rstrip()}{measured(name, of["verdicts"])}\n"""\n{code}')
+        module.write_text(
+            f'{docstring.partition(MEASURED)[0].rstrip()}{measured(name, result["verdicts"])}\n"""\n{code}'
+        )
     start, end = re.escape(HEAD.splitlines()[0]), r"core-hours\."
     new = table(recorded(), spent)
-    README.write_text(re.sub(f"{start}.*?{end}", lambda _: new, README.read_text(), flags=re.DOTALL))
+    page = RESULTS_PAGE.read_text()
+    RESULTS_PAGE.write_text(re.sub(f"{start}.*?{end}", lambda _: new, page, flags=re.DOTALL))
 
 
 def measured(name: str, verdicts: list[dict[str, Any]]) -> str:
-    """The end of a study's docstring."""
+    """The measured results at the end of a study's docstring."""
     seeds = " or ".join(str(pairs) for pairs in sorted({verdict["pairs"] for verdict in verdicts}))
     lines = []
     for verdict in verdicts:
-        told = "bitwise the same" if verdict["identical"] else difference(verdict)
-        said = f"* {verdict['hypothesis']['claim']}: {verdict['outcome']}, {told}."
-        lines.append(textwrap.fill(said, 120, subsequent_indent="  "))
+        effect = "bitwise the same" if verdict["identical"] else difference(verdict)
+        line = f"* {verdict['hypothesis']['claim']}: {verdict['outcome']}, {effect}."
+        lines.append(textwrap.fill(line, 120, subsequent_indent="  "))
     command = f"{MEASURED} experiments/paper/{name}.py`, {seeds} seeds, differences with 95 % intervals:"
     return "\n\n".join(("", textwrap.fill(command.strip(), 120), "\n".join(lines)))
 
 
 def difference(verdict: dict[str, Any]) -> str:
-    """The mean difference with its interval, to a tenth of what matters; empty where there is none."""
+    """The mean difference with its interval, to a tenth of the smallest effect that matters; empty without a mean."""
     estimate = verdict["mean"]
     if estimate is None:
         return ""
@@ -170,16 +165,18 @@ def difference(verdict: dict[str, Any]) -> str:
 
 def row(name: str, verdict: dict[str, Any]) -> str:
     """A line of the table."""
-    said = verdict["hypothesis"]
+    hypothesis = verdict["hypothesis"]
     outcome = verdict["outcome"]
     if verdict["identical"]:
         outcome += ", bitwise the same"
     if verdict["seeds_needed"]:
         outcome += f", {verdict['seeds_needed']} seeds would decide"
-    metric = said["metric"]["class"].rpartition(".")[2]
-    expected = {"greater": ">", "less": "<", "none": "="}[said["direction"]]
-    claim = f"{said['claim']} ({metric}: `{said['treatment']}` {expected} `{said['control']}`)"
-    return f"| `{name}` | {claim} | {outcome} | {difference(verdict)} | {said['smallest']:g} | {verdict['pairs']} |"
+    metric = hypothesis["metric"]["class"].rpartition(".")[2]
+    expected = {"greater": ">", "less": "<", "none": "="}[hypothesis["direction"]]
+    claim = f"{hypothesis['claim']} ({metric}: `{hypothesis['treatment']}` {expected} `{hypothesis['control']}`)"
+    return (
+        f"| `{name}` | {claim} | {outcome} | {difference(verdict)} | {hypothesis['smallest']:g} | {verdict['pairs']} |"
+    )
 
 
 if __name__ == "__main__":

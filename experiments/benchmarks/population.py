@@ -24,7 +24,7 @@ import jax
 
 from rl_llm.commands.ablate import train_members
 from rl_llm.runs.metrics import read_metrics
-from rl_llm.studies.streams import logs_of_threads, printing_to
+from rl_llm.studies.workers import printing_to, thread_logs
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def timed(experiment: str, overrides: Sequence[str], size: int) -> tuple[float, 
         commands = [[experiment, "--seed", str(seed), "--out", str(run), *overrides] for seed, run in enumerate(runs)]
         logs = [Path(folder, f"{seed}.log") for seed in range(size)]
         begun = time.perf_counter(), time.process_time()
-        with logs_of_threads(), printing_to(logs[0]):
+        with thread_logs(), printing_to(logs[0]):
             codes = train_members(commands, logs)
         seconds, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
         if any(codes):

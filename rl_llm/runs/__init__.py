@@ -1,1 +1,1 @@
-"""All that a run leaves on disk or shows on a screen: ledger, checkpoints, metrics, report."""
+"""Run folders and their display: ledger, checkpoints, metrics, findings, progress, report."""

@@ -1,4 +1,4 @@
-"""The charts of a report: what they show, and how they are drawn (inline SVG, matplotlib without pyplot)."""
+"""The charts of a run's report as inline SVG, drawn with matplotlib without pyplot."""
 
 import html
 import io
@@ -10,16 +10,16 @@ from typing import Any
 
 INK, FAINT = "#010101", "#020202"
 COLORS = tuple(f"#03030{number}" for number in range(1, 9))
-SERIES = COLORS[:3]  # more lines in one chart of a run could not be told apart
+SERIES = COLORS[:3]  # more lines in one chart would be hard to distinguish
 STYLE = {INK: "var(--muted)", FAINT: "var(--line)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(COLORS, start=1)
 }
-"""Colors that stand for those of the page, so that a chart follows its light or dark look."""
+"""Placeholder colors and the page's variables that replace them, so that charts follow its light or dark theme."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: values[i] at steps[i]. Values that are not finite leave a gap."""
+    """A line of values[i] at steps[i]; values that are not finite leave a gap."""
 
     label: str
     steps: Sequence[int]
@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one chart of the page shows: metric names with the labels they get, and how to read it."""
+    """A chart of the page: title, how to read it, and the metrics with their labels."""
 
     title: str
     meaning: str
@@ -41,33 +41,29 @@ class Chart:
 CHARTS = (
     Chart(
         "Reward and accuracy",
-        "Mean reward of the sampled responses; accuracy on problems that are not trained on.",
+        "Mean reward of the sampled responses; accuracy on held-out problems.",
         {"reward/mean": "reward", "evaluation/accuracy": "accuracy"},
     ),
     Chart(
         "Response length",
-        "Tokens per response. Right answers growing longer than wrong ones: thinking pays.",
+        "Tokens per response. If right responses grow longer than wrong ones, thinking pays.",
         {"response/length": "all", "response/length_right": "right", "response/length_wrong": "wrong"},
     ),
     Chart(
         "Entropy",
-        "How undecided the policy is, in nats per token. At zero it no longer explores.",
+        "Entropy of the policy, in nats per token. At zero it no longer explores.",
         {"policy/entropy": "entropy"},
     ),
     Chart(
         "Clipped tokens",
-        "Share of tokens whose update the clip holds back, by side.",
+        "Share of tokens with a clipped update, by side.",
         {"policy/clip_low": "lower", "policy/clip_high": "upper"},
         percent=True,
     ),
-    Chart(
-        "Gradient norm",
-        "Before clipping. Spikes announce instability.",
-        {"update/gradient_norm": "norm"},
-    ),
+    Chart("Gradient norm", "Before clipping. Spikes are a sign of instability.", {"update/gradient_norm": "norm"}),
     Chart(
         "Groups without a signal",
-        "Share of prompts whose responses all got the same reward: they teach nothing.",
+        "Share of prompts with the same reward for all responses: they teach nothing.",
         {"reward/zero_variance_groups": "groups"},
         percent=True,
     ),
@@ -78,32 +74,27 @@ CHARTS = (
     ),
     Chart(
         "Truncated responses",
-        "Share of responses cut off by the token limit, and of those that were repeating themselves by then.",
+        "Share of responses cut off by the token limit, and of those cut off while repeating themselves.",
         {"response/truncated": "truncated", "response/looping": "in a loop"},
         percent=True,
     ),
     Chart(
         "Agreement of sampler and learner",
-        "Difference of their log-probabilities of the same tokens. It should stay at rounding.",
+        "Difference of their log-probabilities of the same tokens; it should be rounding error.",
         {"agreement/mean": "mean", "agreement/max": "max", "agreement/kl": "KL"},
         log=True,
     ),
     Chart(
         "Seconds per step",
-        "Where the time of a step goes.",
+        "Time of a step, by activity.",
         {"time/generate": "generate", "time/grade": "grade", "time/update": "update"},
     ),
-    Chart(
-        "Warm start",
-        "Loss per token on the demonstrations.",
-        {"loss": "loss"},
-        phase="warm_start",
-    ),
+    Chart("Warm start", "Loss per token on the demonstrations.", {"loss": "loss"}, phase="warm_start"),
 )
 
 
 def draw_charts(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every chart that has something to show: `chart`, `svg`, and `legend` with the last value of each."""
+    """Draw every chart that has data: `chart`, `svg`, and `legend` of (label, last value)."""
     drawn = []
     for chart in CHARTS:
         records = [record for record in metrics if record.get("phase") == chart.phase]
@@ -122,17 +113,17 @@ def _series(label: str, metric: str, records: Sequence[dict[str, Any]]) -> Serie
 
 
 def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = False) -> str:
-    """An `<svg>` of one to three series over steps, as wide as its place allows.
+    """An `<svg>` of one to three series over steps, as wide as its container.
 
-    Few values are drawn as points joined by a line. log: a logarithmic axis, if every value is above zero.
+    Lines of up to 12 values have markers. log: a logarithmic axis, if every value is above zero.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     if len(series) > len(SERIES):
-        raise ValueError(f"a chart shows at most {len(SERIES)} series, not {len(series)}: split it")
+        raise ValueError(f"a chart shows at most {len(SERIES)} series, not {len(series)}; split it")
     figure = Figure(figsize=(4.4, 2.3), facecolor="none")
-    # A layout engine would find these margins too, but takes twice as long as all the rest.
+    # Fixed margins: a layout engine takes twice as long as all the rest.
     figure.subplots_adjust(left=0.13, right=0.985, bottom=0.2, top=0.94)
     axes = figure.add_subplot(facecolor="none")
     for line, color in zip(series, SERIES, strict=False):
@@ -148,12 +139,12 @@ def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = F
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("step", color=INK, fontsize=9)
-    plain(axes)
+    style_axes(axes)
     return to_svg(figure, ", ".join(line.label for line in series))
 
 
-def plain(axes: Any) -> None:
-    """The look of all charts: a faint grid across, and a line below."""
+def style_axes(axes: Any) -> None:
+    """Apply the common style: a faint horizontal grid and a line below."""
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=9, length=0)
@@ -163,7 +154,7 @@ def plain(axes: Any) -> None:
 
 
 def to_svg(figure: Any, label: str) -> str:
-    """The `<svg>` of a figure, sized and colored by the page that it is put into; `label` says what it shows."""
+    """The `<svg>` of a figure, to be sized and colored by its page; `label` describes it for screen readers."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -171,18 +162,13 @@ def to_svg(figure: Any, label: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rl_llm"}):
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(output, metadata=metadata)
-    return _for_page(output.getvalue(), label)
-
-
-def _for_page(document: str, label: str) -> str:
-    """The `<svg>` element of a document, without what the page decides."""
-    svg = document[document.index("<svg") :]
+    svg = output.getvalue()[output.getvalue().index("<svg") :]
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None
     opening = f'<svg {view_box[0]} role="img" aria-label="{html.escape(label)}">'
     svg = opening + svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>| font-family: [^;]*;", "", svg, flags=re.DOTALL)
-    # A page holds many charts, and names such as axes_1 may be given only once. Clip paths go by content.
+    # Ids such as axes_1 must be unique on a page with many charts. Ids of clip paths depend on their content.
     svg = re.sub(r'<g id="[\w.]+"(/?)>', r"<g\1>", svg).replace("xlink:href", "href")
     for color, style in STYLE.items():
         svg = svg.replace(color, style)

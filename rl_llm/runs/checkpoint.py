@@ -1,13 +1,12 @@
-"""Checkpoints that are whole and verified, or not there.
+"""Verified checkpoints: a step is either complete and intact, or rejected.
 
-Orbax writes and shards the arrays, but it reads flipped bits, empty folders and other dtypes back without a
-word. So a step is
+Orbax writes and shards the arrays, but silently reads flipped bits, empty folders and other dtypes. So a step is
 
-    <step>/state/      what Orbax wrote
-    <step>/seal.json   SHA-256 of every file of it, dtype and shape of every array, the caller's progress
+    <step>/state/      the files of Orbax
+    <step>/seal.json   SHA-256 of every file, dtype and shape of every array, the caller's progress
 
-prepared as `<step>.unfinished` and put in place by one rename. Without a seal that holds it is no checkpoint.
-Of several processes each writes the parts of arrays that it holds; the first one does all else.
+written as `<step>.unfinished` and renamed when sealed. A folder without a valid seal is not a checkpoint. Each process
+writes its shards of the arrays; the first process does everything else.
 """
 
 import hashlib
@@ -29,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(Exception):
-    """No usable checkpoint, or one that does not fit. The message names the step and the reason."""
+    """There is no usable checkpoint, or it does not fit. The message names the step and the reason."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A verified checkpoint, with the reasons why newer ones (if any) were rejected."""
+    """A verified checkpoint. `rejected` has the reasons why newer ones were rejected."""
 
     step: int
     state: PyTree
@@ -43,25 +42,25 @@ class Restored:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run in one folder, which is made at the first save."""
+    """The newest `keep` checkpoints of a run in one folder, created at the first save."""
 
     def __init__(self, folder: Path | str, keep: int = 3) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}: nothing could be resumed")
+            raise ValueError(f"keep must be at least 1, not {keep}; otherwise nothing could be resumed")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._damaged: set[int] = set()
 
     def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
-        """Writes `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
+        """Write `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
 
-        Returns when the checkpoint is sealed, on the disk and in place; only then are steps beyond `keep`
-        removed. A damaged checkpoint of the same step is replaced; a good one raises CheckpointError.
+        Returns when the checkpoint is sealed and on disk; only then are steps beyond `keep` removed. Replaces a damaged
+        checkpoint of the same step; raises CheckpointError for a good one.
         """
         import orbax.checkpoint as ocp
 
         leaves = _named_leaves(state)
-        progress = json.loads(canonical_json(progress))  # refuses here what JSON does not know
+        progress = json.loads(canonical_json(progress))  # refuses values that are not JSON
         hosts.on_writer(lambda: self._make_room(step))
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(self._unfinished(step) / "state", args=ocp.args.PyTreeSave(leaves))
@@ -71,15 +70,15 @@ class Checkpoints:
         return self.folder / f"{step}{UNFINISHED}"
 
     def _make_room(self, step: int) -> None:
-        """A new folder for Orbax to write to."""
+        """Create an empty folder for Orbax."""
         final, unfinished = self.folder / str(step), self._unfinished(step)
         if final.exists() and _defect(final) is None:
-            raise CheckpointError(f"{final} is there already, and good: a good checkpoint is never overwritten")
+            raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
         _remove(unfinished)
         unfinished.mkdir(parents=True)
 
     def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any]) -> None:
-        """Seals what was written, puts it in place and removes what is too old."""
+        """Seal the files, move them into place and remove old steps."""
         final, unfinished = self.folder / str(step), self._unfinished(step)
         seal = {
             "step": step,
@@ -95,13 +94,11 @@ class Checkpoints:
         self._remove_old()
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
-        """The newest checkpoint whose seal holds, or None where no save was ever finished.
+        """Restore the newest checkpoint with a valid seal; None if no save has ever finished.
 
-        template: from the progress saved with it to a pytree of `jax.ShapeDtypeStruct`, with the sharding
-            that each array is to have (the first device where it has none).
-
-        Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
-        CheckpointError where all are damaged, or where the newest good one does not fit the template.
+        template: maps the saved progress to a pytree of `jax.ShapeDtypeStruct` with the wanted shardings (None: the
+        first device). Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
+        CheckpointError if all are damaged, or if the newest good one does not fit the template.
         """
         found = hosts.on_writer(self._newest)
         if found is None:
@@ -111,7 +108,7 @@ class Checkpoints:
         return Restored(step, state, seal["progress"], rejected)
 
     def _newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
-        """The newest step that is good, its seal, and why others were rejected."""
+        """The newest good step, its seal, and why others were rejected."""
         rejected = [f"{name}: {reason}" for name, reason in self._strays()]
         for reason in rejected:
             logger.warning("checkpoint rejected: %s", reason)
@@ -128,25 +125,26 @@ class Checkpoints:
             reasons = "\n  ".join(rejected)
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self.folder} is good:\n  {reasons}\n"
-                "Copy a good one back, or remove the folder to begin again."
+                "Restore a good copy, or remove the folder to start again."
             )
         return None
 
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+
     def _steps(self) -> list[int]:
-        names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
-        return sorted((int(name) for name in names if _is_step(name)), reverse=True)
+        return sorted((int(name) for name in self._names() if _is_step(name)), reverse=True)
 
     def _strays(self) -> list[tuple[str, str]]:
-        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
         leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
         return [
             (name, "left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
-            for name in names
+            for name in self._names()
             if not _is_step(name)
         ]
 
     def _remove_old(self) -> None:
-        # What was found damaged stays where it is, and takes no good one's place.
+        # Damaged steps stay, and do not count towards `keep`.
         for step in [step for step in self._steps() if step not in self._damaged][self.keep :]:
             _remove(self.folder / str(step))
         for name, _ in self._strays():
@@ -155,10 +153,7 @@ class Checkpoints:
 
 
 def state_sha256(tree: PyTree, *extra_json: Any) -> str:
-    """One digest of every leaf of `tree` (name, dtype, shape, bytes) and of `extra_json`.
-
-    Equal digests mean that the states are equal bit for bit.
-    """
+    """Digest of `extra_json` and of every leaf of `tree` (name, dtype, shape, bytes): equal if bitwise equal."""
     digest = hashlib.sha256()
     for name, leaf in _named_leaves(tree).items():
         array = hosts.to_host(leaf)
@@ -169,7 +164,7 @@ def state_sha256(tree: PyTree, *extra_json: Any) -> str:
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a pytree by their path, such as `params/blocks/query`."""
+    """The leaves of a pytree by path, such as `params/blocks/query`."""
     import jax
 
     leaves: dict[str, Any] = {}
@@ -177,9 +172,9 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
             kind = type(leaf).__name__
-            raise TypeError(f"{name} is a {kind}: leaves must be jax arrays; other values belong in progress")
+            raise TypeError(f"{name} is a {kind}; leaves must be jax arrays, and other values belong in progress")
         if name in leaves:
-            raise ValueError(f"two leaves of the tree are called {name}: rename one")
+            raise ValueError(f"two leaves of the tree are called {name}; rename one")
         leaves[name] = leaf
     return leaves
 
@@ -202,11 +197,11 @@ def _read_state(folder: Path, seal: dict[str, Any], template: PyTree) -> PyTree:
 
 
 def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: dict[str, Any]) -> None:
-    """Raises CheckpointError where names, dtypes or shapes differ, for Orbax would cast without a word."""
+    """Raise CheckpointError if names, dtypes or shapes differ, because Orbax would cast silently."""
     there = {name: f"{dtype}{shape}" for name, (dtype, shape) in saved.items()}
     here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
     misfits = [
-        f"{name} is {there.get(name, 'not there')}, but the run has {here.get(name, 'no such array')}"
+        f"{name} is {there.get(name, 'missing')}, but the run has {here.get(name, 'no such array')}"
         for name in [*here, *(name for name in there if name not in here)]
         if there.get(name) != here.get(name)
     ]
@@ -219,7 +214,7 @@ def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: di
 
 
 def _defect(folder: Path) -> str | None:
-    """Why the step in `folder` is not good, or None where its seal holds for every byte."""
+    """Why the step in `folder` is not good; None if its seal matches every byte."""
     if not (folder / SEAL).is_file():
         return f"has no {SEAL}: never finished, or damaged"
     content = (folder / SEAL).read_bytes()
@@ -235,8 +230,7 @@ def _defect(folder: Path) -> str | None:
     found, sealed = set(_files(folder)) - {SEAL}, set(seal["files"])
     if found != sealed:
         missing, extra = sorted(sealed - found), sorted(found - sealed)
-        reasons = [f"{name} is missing" for name in missing] + [f"{name} does not belong" for name in extra]
-        return "; ".join(reasons)
+        return "; ".join([f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in extra])
     changed = sorted(name for name in sealed if _file_sha256(folder / name) != seal["files"][name])
     return "; ".join(f"{name} was changed after it was saved" for name in changed) or None
 
@@ -260,7 +254,7 @@ def _is_step(name: str) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or folder, the seal first: what a kill leaves of it can never pass for a checkpoint."""
+    """Remove a file or folder, the seal first, so that remains after a kill cannot pass for a checkpoint."""
     (path / SEAL).unlink(missing_ok=True)
     if path.is_dir():
         shutil.rmtree(path)

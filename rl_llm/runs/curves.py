@@ -1,4 +1,4 @@
-"""The recorded RL steps of a run as arrays, and accuracies with their errors."""
+"""The recorded RL steps of a run as arrays, and accuracies with their standard errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-WINDOW = 10  # RL steps that are averaged over
+WINDOW_STEPS = 10  # RL steps in an average
 
 Columns = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a step's numbers are about: `samples` responses to each of `prompts` prompts, and as many at an evaluation;
-    whether they are the policy's `own` (not stored ones, or a teacher's), and whether it learns from `reward` at all.
+    """How the numbers of a step were sampled: `samples` responses to each of `prompts` prompts, also at an evaluation.
+
+    own: the policy sampled the responses itself (they are neither stored nor a teacher's). rewarded: the policy learns
+    from rewards.
     """
 
     prompts: int
@@ -24,16 +26,18 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """A `share` of right responses after `steps` RL steps, out of `trials` independent ones."""
+class AccuracyPoint:
+    """The `share` of right responses after `steps` RL steps, out of `trials` independent trials."""
 
     steps: int
     share: float
     trials: int
 
-    def less(self, other: "Accuracy") -> tuple[float, float]:
-        """The difference of two shares, and its standard error: binomial, with one success and one failure more in each
-        so that it is not 0 where all are right. Partial credit varies less.
+    def difference(self, other: "AccuracyPoint") -> tuple[float, float]:
+        """self - other, and its standard error.
+
+        The error is binomial with one more success and one more failure for each, so that it is not 0 if all are right.
+        Partial credit varies less.
         """
         likely = [(one.share * one.trials + 1) / (one.trials + 2) for one in (self, other)]
         variances = (p * (1 - p) / one.trials for p, one in zip(likely, (self, other), strict=True))
@@ -41,7 +45,7 @@ class Accuracy:
 
 
 def columns(lines: Sequence[Mapping[str, Any]]) -> Columns:
-    """The numbers of the RL steps by name, f64[steps], NaN where a step has none."""
+    """The numbers of the RL steps by name, f64[steps]; NaN for missing values."""
     lines = [line for line in lines if line.get("phase") == "rl"]
     names = dict.fromkeys(
         ["step", *(name for line in lines for name, value in line.items() if isinstance(value, int | float))]
@@ -49,50 +53,52 @@ def columns(lines: Sequence[Mapping[str, Any]]) -> Columns:
     return {name: np.array([line.get(name, np.nan) for line in lines], np.float64) for name in names}
 
 
-def validations(steps: Columns, sampled: Sampled) -> list[Accuracy]:
-    """Of the same problems each time: only the sampling of their responses makes them differ by chance."""
+def validation_accuracies(steps: Columns, sampled: Sampled) -> list[AccuracyPoint]:
+    """Accuracies on the validation problems, which are the same each time: only sampling noise separates them."""
     shares = steps.get("evaluation/accuracy", np.empty(0))
     trials = sampled.prompts * sampled.samples
-    return [Accuracy(int(i) + 1, float(shares[i]), trials) for i in np.flatnonzero(np.isfinite(shares))]
+    return [AccuracyPoint(int(i) + 1, float(shares[i]), trials) for i in np.flatnonzero(np.isfinite(shares))]
 
 
-def trained(steps: Columns, sampled: Sampled, end: int, since: int = 0) -> Accuracy:
-    """Of the steps after `since` up to the `end`th, the last WINDOW of them. Responses to one problem may all agree, so
-    each problem counts once.
+def training_accuracy(steps: Columns, sampled: Sampled, end: int, since: int = 0) -> AccuracyPoint:
+    """Accuracy on training problems over the last WINDOW_STEPS of the steps after `since` up to `end`.
+
+    Responses to one problem may all agree, so each problem counts as one trial.
     """
-    shares = steps["reward/accuracy"][max(since, end - WINDOW) : end]
-    return Accuracy(end, mean(shares), sampled.prompts * len(shares))
+    shares = steps["reward/accuracy"][max(since, end - WINDOW_STEPS) : end]
+    return AccuracyPoint(end, finite_mean(shares), sampled.prompts * len(shares))
 
 
-def measured(steps: Columns, sampled: Sampled) -> list[Accuracy]:
-    """Accuracy over time: that of validation where there is any, or else of training, window by window up to now."""
-    points, count = validations(steps, sampled), len(steps["step"])
-    if points or not sampled.own or moving(steps):
+def accuracies(steps: Columns, sampled: Sampled) -> list[AccuracyPoint]:
+    """Accuracy over time: validation accuracy if it was measured, otherwise training accuracy by windows."""
+    points, count = validation_accuracies(steps, sampled), len(steps["step"])
+    if points or not sampled.own or difficulty_moves(steps):
         return points
-    ends = range(count % WINDOW + WINDOW, count + 1, WINDOW)
-    return [trained(steps, sampled, end) for end in ends]
+    ends = range(count % WINDOW_STEPS + WINDOW_STEPS, count + 1, WINDOW_STEPS)
+    return [training_accuracy(steps, sampled, end) for end in ends]
 
 
-def moving(steps: Columns) -> bool:
-    """Whether a curriculum changes how hard the training problems are."""
+def difficulty_moves(steps: Columns) -> bool:
+    """Whether a curriculum changes the difficulty of the training problems."""
     return "curriculum/problems" in steps or "curriculum/solved" in steps
 
 
-def change(values: np.ndarray, end: int = WINDOW, width: int = WINDOW) -> tuple[float, float]:
-    """From the `width` steps up to the `end`th to the last ones, and its standard error by how steps differ within both
-    (a trend included).
+def change(values: np.ndarray, end: int = WINDOW_STEPS, width: int = WINDOW_STEPS) -> tuple[float, float]:
+    """Mean of the last `width` steps minus that of the `width` steps up to `end`, and its standard error.
+
+    The error comes from the variance within both windows, trends included.
     """
     first, last = values[end - width : end], values[-width:]
-    return mean(last) - mean(first), float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / width))
+    return finite_mean(last) - finite_mean(first), float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / width))
 
 
-def recent(steps: Columns, name: str) -> float:
-    """The mean of the last window; NaN before there is one."""
+def recent_mean(steps: Columns, name: str) -> float:
+    """The mean over the last window; NaN before the first full window."""
     values = steps.get(name, np.empty(0))
-    return mean(values[-WINDOW:]) if len(values) >= WINDOW else float("nan")
+    return finite_mean(values[-WINDOW_STEPS:]) if len(values) >= WINDOW_STEPS else float("nan")
 
 
-def mean(values: np.ndarray) -> float:
-    """Of the finite ones; NaN where there are none."""
+def finite_mean(values: np.ndarray) -> float:
+    """The mean of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")

@@ -1,7 +1,7 @@
 """Files that survive a kill: atomic replacement, whole-line appends, strict JSON.
 
-JSON has no NaN and no infinity, and many readers refuse Python's spelling of them, so such floats are written
-as the strings "nan", "inf" and "-inf": visible, valid everywhere, and never mistaken for a missing value.
+JSON has no NaN and no infinity, and many readers refuse Python's spelling of them. Such floats are written as the
+strings "nan", "inf" and "-inf": visible, valid everywhere, and distinct from missing values.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """`value` with every non-finite float, at any depth, as the string that names it."""
+    """Replace every non-finite float in `value`, at any depth, by its name as a string."""
     if isinstance(value, dict):
         return {key: strict(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
@@ -23,17 +23,17 @@ def strict(value: Any) -> Any:
 
 
 def json_line(record: dict[str, Any]) -> bytes:
-    """One JSON object on one line, keys in the order given. Raises TypeError for what JSON does not know."""
+    """One JSON object on one line, keys in the given order. Raises TypeError for values that are not JSON."""
     return json.dumps(strict(record), allow_nan=False).encode() + b"\n"
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of `value` that digests are taken over: sorted keys, no spaces, strict floats."""
+    """The canonical JSON of `value` for digests: sorted keys, no spaces, strict floats."""
     return json.dumps(strict(value), allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def append_durably(path: Path, lines: bytes) -> None:
-    """Appends whole lines and waits until they are on the disk: a kill can only tear the last line."""
+    """Append whole lines and wait until they are on disk; a kill can only tear the last line."""
     is_new = not path.exists()
     with path.open("ab") as stream:
         stream.write(lines)
@@ -44,8 +44,8 @@ def append_durably(path: Path, lines: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step: a kill at any moment leaves the old file or the new one, never a part."""
-    temporary = temporary_of(path)
+    """Replace `path` atomically: a kill leaves the old file or the new one, never a part."""
+    temporary = temporary_path(path)
     with temporary.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -54,13 +54,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     synchronize_folder(path.parent)
 
 
-def temporary_of(path: Path) -> Path:
-    """Where `write_atomically` prepares `path`. A kill can leave it behind; the next write replaces it."""
+def temporary_path(path: Path) -> Path:
+    """The file in which `write_atomically` prepares `path`. A kill can leave it behind; the next write replaces it."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def synchronize_folder(folder: Path) -> None:
-    """Waits until creations, renames and removals inside `folder` are on the disk."""
+    """Wait until creations, renames and removals inside `folder` are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

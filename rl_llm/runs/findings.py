@@ -1,7 +1,7 @@
-"""What a run's own numbers say against it: overfitting, a reward that misleads, compute that runs away.
+"""Warnings derived from a run's own metrics: overfitting, a misleading reward, wasted compute.
 
-A test is a pure function of the RL steps recorded so far. All are made at every evaluation and at the end, so a run
-that is resumed finds what an unbroken one finds. A finding is no verdict: it says what was seen, and what may be done.
+A check is a pure function of the RL steps recorded so far. All checks run at every evaluation and at the end, so a
+resumed run finds the same as an uninterrupted one. A finding is no verdict: it names an observation and a remedy.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,39 +11,39 @@ from typing import Any
 import numpy as np
 
 from rl_llm.runs.curves import (
-    WINDOW,
-    Accuracy,
+    WINDOW_STEPS,
+    AccuracyPoint,
     Columns,
     Sampled,
+    accuracies,
     change,
     columns,
-    mean,
-    measured,
-    moving,
-    recent,
-    trained,
-    validations,
+    difficulty_moves,
+    finite_mean,
+    recent_mean,
+    training_accuracy,
+    validation_accuracies,
 )
 
 SURE, LIKELY = 4.0, 2.0
-"""Standard errors that make a difference. A finding needs SURE, which chance passes three times in 100,000: it compares
-with the best of many evaluations, and is looked for again at each. LIKELY is enough for what speaks against one.
+"""Standard errors that count as a difference. A finding needs SURE, which chance passes three times in 100,000, because
+it compares with the best of many evaluations and is checked again at each. LIKELY is enough for evidence against one.
 """
-FALL = 0.10  # of accuracy from its best; smaller ones come and go as a policy learns
-GAP = 0.20  # of accuracy, from training to validation
-SHORTEST = 3  # RL steps that are averaged, where a run has no more
+FALL = 0.10  # of accuracy from its best; smaller falls are normal while a policy learns
+GAP = 0.20  # in accuracy, training minus validation
+SHORTEST = 3  # RL steps in an average, if a run has no more
 RISE = 0.25  # of the reward, in standard deviations of a response's reward at the start
-MASTERED = 0.90  # accuracy above which there is little left to gain, so that a policy may rest
-GROWTH = 2.0  # of responses at the same accuracy
+MASTERED = 0.90  # accuracy that leaves little to gain
+GROWTH = 2.0  # factor in response length at the same accuracy
 TRUNCATED = 0.25  # of responses
 ENTROPY = 0.01  # nats per token, below which a policy repeats itself
 ALIKE = 0.5  # of groups whose responses all have one reward
-NO_SIGNAL = 0.95  # of the same
+NO_SIGNAL = 0.95  # of the same groups
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, by which `step` of the run, and in words with the numbers and a way out."""
+    """A warning raised at RL or warm-start step `step`; `text` has the numbers and a remedy."""
 
     name: str
     step: int
@@ -51,60 +51,63 @@ class Finding:
 
 
 def overfitting(steps: Columns, sampled: Sampled) -> str | None:
-    """Validation accuracy has fallen from its best while training accuracy has not, or it never came near it: what is
-    learned of the training problems does not carry over.
+    """Validation accuracy fell from its best, or stayed far below training accuracy, which did not fall.
 
-    A policy that is trained on few problems goes this way; the training reward alone looks better and better. So does
-    one that is trained on a pool of easier problems than those of validation: how much easier they are, the numbers
-    cannot tell. A curriculum excuses a wide gap.
+    This happens with few training problems, while the training reward keeps improving. It also happens if training
+    problems are easier than validation problems; the numbers cannot tell these apart. A curriculum excuses a wide gap.
     """
-    points = validations(steps, sampled)
+    points = validation_accuracies(steps, sampled)
     if not (sampled.own and points):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
-    training, forgotten = _beside(steps, sampled, points, now), _forgotten(steps, sampled)
+    training, memorized = _training_beside(steps, sampled, points, now), _memorized(steps, sampled)
     wide = training.share - now.share >= GAP and _apart(training, points, sampled, SURE)
-    if not forgotten and (moving(steps) or not wide):
+    if not memorized and (difficulty_moves(steps) or not wide):
         return None
-    course = f"fell from {best.share:.3f} (RL step {best.steps}) to" if forgotten else "is"
+    course = f"fell from {best.share:.3f} (RL step {best.steps}) to" if memorized else "is"
     return (
         f"accuracy on validation problems {course} {now.share:.3f}, on training problems it is {training.share:.3f}: "
-        "they are learned by heart, or are too easy. Train on more and more varied problems (train_problems), stop "
-        "earlier, or keep close to the start (KLPenalty)"
+        "training problems are memorized, or are too easy. Train on more and more varied problems (train_problems), "
+        "stop earlier, or stay close to the start (KLPenalty)"
     )
 
 
 def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
-    """Accuracy has fallen from its best, on training problems too: the policy has been damaged, not specialised.
+    """Accuracy fell from its best on training problems too: the policy is damaged, not specialised.
 
-    Judged by validation accuracy where there is any, or else by that of training, unless a curriculum moves it.
+    Uses validation accuracy if there is any, otherwise training accuracy unless a curriculum moves it.
     """
-    points = measured(steps, sampled)
-    if not _fallen(points) or _forgotten(steps, sampled):
+    points = accuracies(steps, sampled)
+    if not _fallen(points) or _memorized(steps, sampled):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
     return (
         f"accuracy fell from {best.share:.3f} (RL step {best.steps}) to {now.share:.3f}: the policy is getting worse. "
-        "Try a smaller learning rate, fewer updates per rollout or a tighter clip, and take the checkpoint from before"
+        "Try a smaller learning rate, fewer updates per rollout or a tighter clip, and use the checkpoint from before"
     )
 
 
 def reward_misleads(steps: Columns, sampled: Sampled) -> str | None:
-    """The reward of training responses has risen while their accuracy has not, or has even fallen: what is rewarded is
-    not what is wanted. Since the start; or, where accuracy rose with it at first, since that was best.
+    """The reward of training responses rose but their accuracy did not: the reward does not measure the goal.
 
-    Both are of the same responses, so a curriculum of moving difficulty alone excuses. Where nearly all are right
-    already, a reward may go on to other things (brevity, say) as long as accuracy stays.
+    Compares with the start, or, if accuracy rose with the reward at first, with its best. Both numbers are of the same
+    responses, so only a curriculum excuses this. Above MASTERED a reward may turn to other goals (brevity, say) as long
+    as accuracy stays.
     """
-    if not (sampled.own and sampled.rewarded) or moving(steps) or not {"reward/mean", "reward/accuracy"} <= set(steps):
+    needed = {"reward/mean", "reward/accuracy"}
+    if not (sampled.own and sampled.rewarded) or difficulty_moves(steps) or not needed <= set(steps):
         return None
-    reward, right, unit = steps["reward/mean"], steps["reward/accuracy"], mean(steps["reward/std"][:WINDOW])
+    reward, right, unit = (
+        steps["reward/mean"],
+        steps["reward/accuracy"],
+        finite_mean(steps["reward/std"][:WINDOW_STEPS]),
+    )
     for end, width, errors in _spans(steps, sampled):
-        rise, error = change(reward, end, width)
-        gain, of_gain = change(right, end, width)
-        fell = gain < -LIKELY * of_gain
-        risen = rise > errors * error and rise >= RISE * unit
-        if risen and gain <= LIKELY * of_gain and (fell or mean(right[-width:]) < MASTERED):
+        rise, rise_error = change(reward, end, width)
+        gain, gain_error = change(right, end, width)
+        fell = gain < -LIKELY * gain_error
+        risen = rise > errors * rise_error and rise >= RISE * unit
+        if risen and gain <= LIKELY * gain_error and (fell or finite_mean(right[-width:]) < MASTERED):
             break
     else:
         return None
@@ -112,67 +115,69 @@ def reward_misleads(steps: Columns, sampled: Sampled) -> str | None:
     moved = [(name.removeprefix("component/"), *change(steps[name], end, width)) for name in parts]
     named = [f"{name} by {by:+.3f}" for name, by, noise in moved if abs(by) > LIKELY * noise]
     return (
-        f"the reward rose by {rise:.3f}, from the {width} RL steps up to {end} to the last {width}, while accuracy "
-        f"{'fell' if fell else 'did not follow'} ({gain:+.3f}, from {mean(right[end - width : end]):.3f}): something "
-        "else is being rewarded"
+        f"from the {width} RL steps up to {end} to the last {width}, the reward rose by {rise:.3f} while accuracy "
+        f"{'fell' if fell else 'did not follow'} ({gain:+.3f}, from {finite_mean(right[end - width : end]):.3f}): "
+        "something else is being rewarded"
         + (f", components moved: {', '.join(named)}" if named else "")
-        + ". Look at samples.jsonl, weigh accuracy more, or drop the component"
+        + ". Look at samples.jsonl, give accuracy more weight, or drop the component"
     )
 
 
 def _spans(steps: Columns, sampled: Sampled) -> Iterator[tuple[int, int, float]]:
-    """Up to which step, and over how many, to average what the last steps are compared with, and by how many errors the
-    reward is to have risen: less have to do where it is sure that accuracy fell.
+    """(last step, width) of the windows to compare the last steps with, and the errors by which the reward must rise.
+
+    Fewer errors are enough if accuracy has certainly fallen.
     """
-    points, count = measured(steps, sampled), len(steps["step"])
-    if count >= 2 * WINDOW:
-        yield WINDOW, WINDOW, SURE
-    if _fallen(points) and not _forgotten(steps, sampled):
+    points, count = accuracies(steps, sampled), len(steps["step"])
+    if count >= 2 * WINDOW_STEPS:
+        yield WINDOW_STEPS, WINDOW_STEPS, SURE
+    if _fallen(points) and not _memorized(steps, sampled):
         best = max(points, key=lambda point: point.share).steps
-        width = min(WINDOW, best, count - best)
+        width = min(WINDOW_STEPS, best, count - best)
         if width >= SHORTEST:
             yield best, width, LIKELY
 
 
 def length_runs_away(steps: Columns, sampled: Sampled) -> str | None:
-    """Responses have grown to twice what they were when accuracy was first as high as it is now (within its error):
-    tokens, and with them money, that buy nothing.
-    """
-    points, length = measured(steps, sampled), steps.get("response/length", np.empty(0))
+    """Responses doubled in length since accuracy first reached its present value (within its error)."""
+    points, length = accuracies(steps, sampled), steps.get("response/length", np.empty(0))
     if not sampled.own or len(points) < 2:
         return None
     now = points[-1]
     first = next(point for point in points if _no_better(now, point))
-    before, after = (mean(length[max(0, point.steps - WINDOW) : point.steps]) for point in (first, now))
+    before, after = (finite_mean(length[max(0, one.steps - WINDOW_STEPS) : one.steps]) for one in (first, now))
     if not after >= GROWTH * before:
         return None
     return (
         f"responses grew from {before:.0f} to {after:.0f} tokens since RL step {first.steps}, and accuracy is no "
-        f"better ({first.share:.3f} then, {now.share:.3f} now): the tokens buy nothing. Penalise length "
+        f"better ({first.share:.3f} then, {now.share:.3f} now): the extra tokens gain nothing. Penalise length "
         "(SoftOverlong), or average the loss so that it does not favour long wrong responses (FixedLength)"
     )
 
 
 def truncation(steps: Columns, sampled: Sampled) -> str | None:
-    """More than a quarter of the responses do not come to an end: they cost the most and mostly earn nothing, and what
-    is learned from them is to stop, not to reason. While a curriculum widens the limit, that is its intention.
+    """More than a quarter of the responses are truncated: they cost the most, earn little, and teach to stop early.
+
+    A curriculum that widens the limit excuses this.
     """
-    share = recent(steps, "response/truncated")
-    limits = steps.get("curriculum/max_tokens", np.empty(0))[-WINDOW:]
+    share = recent_mean(steps, "response/truncated")
+    limits = steps.get("curriculum/max_tokens", np.empty(0))[-WINDOW_STEPS:]
     if not (sampled.own and share > TRUNCATED) or len(set(limits.tolist())) > 1:
         return None
     return (
-        f"{share:.0%} of responses were cut off in the last {WINDOW} steps: raise sampling.max_tokens, or leave what "
-        "is cut off out of the loss or penalise it (Overlong, SoftOverlong)"
+        f"{share:.0%} of responses were truncated in the last {WINDOW_STEPS} steps: raise sampling.max_tokens, or mask "
+        "truncated responses or penalise them (Overlong, SoftOverlong)"
     )
 
 
 def exploration_ended(steps: Columns, sampled: Sampled) -> str | None:
-    """Entropy is near zero and most groups agree with themselves while much is still wrong: a policy that always says
-    the same cannot find anything better (arXiv 2505.22617: accuracy is bought with entropy, and ends with it).
+    """Entropy is near zero and most groups agree while many responses are wrong.
+
+    A policy that always says the same cannot find anything better (arXiv 2505.22617: accuracy is bought with entropy,
+    and ends with it).
     """
-    entropy, right = recent(steps, "policy/entropy"), recent(steps, "reward/accuracy")
-    alike = recent(steps, "reward/zero_variance_groups")
+    entropy, right = recent_mean(steps, "policy/entropy"), recent_mean(steps, "reward/accuracy")
+    alike = recent_mean(steps, "reward/zero_variance_groups")
     if not (sampled.own and entropy < ENTROPY and right < MASTERED and alike >= ALIKE):
         return None
     return (
@@ -183,36 +188,34 @@ def exploration_ended(steps: Columns, sampled: Sampled) -> str | None:
 
 
 def no_signal(steps: Columns, sampled: Sampled) -> str | None:
-    """In nearly all groups all responses have one reward: relative to their group they are worth nothing, so they cost
-    a rollout and teach nothing. The problems are too hard, or solved.
-    """
-    alike, right = recent(steps, "reward/zero_variance_groups"), recent(steps, "reward/accuracy")
+    """In nearly all groups all rewards are equal: the rollout teaches nothing, as problems are too hard or solved."""
+    alike, right = recent_mean(steps, "reward/zero_variance_groups"), recent_mean(steps, "reward/accuracy")
     if not (sampled.own and sampled.rewarded and alike >= NO_SIGNAL):
         return None
     advice = (
-        "they are solved: stop here, take harder ones or leave the solved ones out (Curriculum.drop_solved)"
+        "The problems are solved: stop here, use harder ones, or drop the solved ones (Curriculum.drop_solved)"
         if right >= MASTERED
-        else "take easier ones or begin with them (Curriculum.difficulty), sample more per prompt, or warm up longer"
+        else "Use easier problems or begin with them (Curriculum.difficulty), sample more per prompt, or warm up longer"
     )
     return (
-        f"in {alike:.0%} of groups of the last {WINDOW} steps all responses have the same reward, at an accuracy of "
-        f"{right:.3f}, and there is nothing to learn from them. Of the problems: {advice}"
+        f"in {alike:.0%} of groups of the last {WINDOW_STEPS} steps all responses have the same reward, at an accuracy "
+        f"of {right:.3f}: there is nothing to learn from them. {advice}"
     )
 
 
 def updates_skipped(steps: Columns, sampled: Sampled) -> str | None:
-    """Updates whose gradients were not finite, which were left out: one is an accident, more are a wrong setting."""
+    """Updates were skipped because gradients were not finite: one may be an accident, more are a wrong setting."""
     skipped = steps.get("update/skipped", np.empty(0))
     count = int(np.nansum(skipped > 0))
     if count == 0:
         return None
     return (
-        f"in {count} of {len(skipped)} steps updates were skipped, as their gradients were not finite. Try a smaller "
-        "learning rate, or float32"
+        f"updates were skipped in {count} of {len(skipped)} steps because their gradients were not finite. Try a "
+        "smaller learning rate, or float32"
     )
 
 
-TESTS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
+CHECKS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
     overfitting,
     accuracy_lost,
     reward_misleads,
@@ -225,17 +228,15 @@ TESTS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
 
 
 def find(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
-    """What there is to say after these lines of metrics.jsonl (`read_metrics`)."""
+    """The findings after these lines of metrics.jsonl (`read_metrics`)."""
     return _find(columns(lines), sampled)
 
 
 def find_all(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
-    """Every finding once, as at the first evaluation, or else at the end, by which there was one: what `find` said
-    while the lines were written.
-    """
+    """Every finding that `find` gave while the lines were written, once, as at the first evaluation that showed it."""
     steps = columns(lines)
     found: dict[str, Finding] = {}
-    evaluated = {point.steps for point in validations(steps, sampled)}
+    evaluated = {point.steps for point in validation_accuracies(steps, sampled)}
     for end in sorted(evaluated | {len(steps["step"])}):
         for finding in _find({name: values[:end] for name, values in steps.items()}, sampled):
             found.setdefault(finding.name, finding)
@@ -243,45 +244,46 @@ def find_all(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Findi
 
 
 def _find(steps: Columns, sampled: Sampled) -> list[Finding]:
-    texts = ((test.__name__, test(steps, sampled)) for test in TESTS if len(steps["step"]))
+    texts = ((check.__name__, check(steps, sampled)) for check in CHECKS if len(steps["step"]))
     return [Finding(name, int(steps["step"][-1]), text) for name, text in texts if text is not None]
 
 
-def _fallen(points: Sequence[Accuracy]) -> bool:
+def _fallen(points: Sequence[AccuracyPoint]) -> bool:
     if len(points) < 2:
         return False
-    fall, error = max(points, key=lambda point: point.share).less(points[-1])
+    fall, error = max(points, key=lambda point: point.share).difference(points[-1])
     return fall >= FALL and fall > SURE * error
 
 
-def _forgotten(steps: Columns, sampled: Sampled) -> bool:
-    """Whether validation accuracy has fallen from its best, and training accuracy has not and stands above it."""
-    points = validations(steps, sampled)
+def _memorized(steps: Columns, sampled: Sampled) -> bool:
+    """Whether validation accuracy fell from its best while training accuracy did not fall and is above it."""
+    points = validation_accuracies(steps, sampled)
     if not (sampled.own and _fallen(points)):
         return False
     best = max(points, key=lambda point: point.share)
-    training = _beside(steps, sampled, points, points[-1])
-    risen, error = training.less(_beside(steps, sampled, points, best))
+    training = _training_beside(steps, sampled, points, points[-1])
+    risen, error = training.difference(_training_beside(steps, sampled, points, best))
     return risen >= -LIKELY * error and _apart(training, points, sampled, LIKELY)
 
 
-def _beside(steps: Columns, sampled: Sampled, points: Sequence[Accuracy], point: Accuracy) -> Accuracy:
-    """Training accuracy since the evaluation before this one: that of earlier steps is of another policy, where it
-    collapses fast.
-    """
+def _training_beside(
+    steps: Columns, sampled: Sampled, points: Sequence[AccuracyPoint], point: AccuracyPoint
+) -> AccuracyPoint:
+    """Training accuracy since the evaluation before `point`; in a fast collapse, older steps show another policy."""
     earlier = [one.steps for one in points if one.steps < point.steps]
-    return trained(steps, sampled, point.steps, since=max(earlier, default=0))
+    return training_accuracy(steps, sampled, point.steps, since=max(earlier, default=0))
 
 
-def _apart(training: Accuracy, points: Sequence[Accuracy], sampled: Sampled, errors: float) -> bool:
-    """Whether training accuracy, of the steps between the last two evaluations, is above that of the last by so many
-    errors, and by one above the other: a policy that has just got worse on all problems was still as good in between.
+def _apart(training: AccuracyPoint, points: Sequence[AccuracyPoint], sampled: Sampled, errors: float) -> bool:
+    """Whether training accuracy between the last two evaluations is `errors` above the last and one above the other.
+
+    Both are compared because a policy that has just collapsed on all problems was still good in between.
     """
-    problems = (replace(point, trials=sampled.prompts) for point in points[-2:])  # other ones: each of them counts once
-    gaps = [training.less(point) for point in problems]
+    problems = (replace(point, trials=sampled.prompts) for point in points[-2:])  # each problem is one trial
+    gaps = [training.difference(point) for point in problems]
     return gaps[-1][0] >= errors * gaps[-1][1] and all(gap > error for gap, error in gaps)
 
 
-def _no_better(now: Accuracy, then: Accuracy) -> bool:
-    gain, error = now.less(then)
+def _no_better(now: AccuracyPoint, then: AccuracyPoint) -> bool:
+    gain, error = now.difference(then)
     return gain <= LIKELY * error

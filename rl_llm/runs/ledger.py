@@ -1,8 +1,7 @@
-"""The ledger of a run: an append-only list of events in which every entry holds the digest of the one before.
+"""The ledger of a run: an append-only chain of events in which every entry holds the digest of the one before.
 
-An entry that is edited, removed or moved breaks the chain, so the ledger shows what was done, in which order.
-What a chain cannot show is that entries are missing from its end: for that, compare `Ledger.head` with a copy
-of it kept elsewhere, such as in summary.json.
+Editing, removing or moving an entry breaks the chain. Entries missing from its end do not; to detect those, compare
+`Ledger.head` with a copy kept elsewhere, such as the one in summary.json.
 """
 
 import hashlib
@@ -13,22 +12,19 @@ from typing import Any
 
 from rl_llm.runs.files import append_durably, canonical_json, strict
 
-GENESIS = "0" * 64
-"""What the first entry names as the digest of the entry before it."""
-
-FIELDS = ("index", "time", "event", "data", "previous", "sha256")
+GENESIS = "0" * 64  # the `previous` digest of the first entry
+ENTRY_FIELDS = ("index", "time", "event", "data", "previous", "sha256")
 
 
 class LedgerError(Exception):
-    """The ledger is not as it was written. The message names the file, the line and what is wrong."""
+    """The ledger was changed after it was written. The message names the file, the line and the reason."""
 
 
 class Ledger:
-    """The ledger in one JSON-lines file. One writer at a time: the lock of the run folder sees to that.
+    """A ledger in one JSON-lines file with a single writer, ensured by the lock of the run folder.
 
-    Opening verifies the whole chain (LedgerError). A last line without its end was being written when the
-    process was killed: it was never acknowledged, so it is cut off, and an event `repaired` says so. One that does not
-    `write` leaves the file as it is.
+    Opening verifies the whole chain (LedgerError). A last line without a newline is from a write that was killed before
+    it was acknowledged: it is cut off, and an event `repaired` is appended. With `write=False` the file never changes.
     """
 
     def __init__(self, path: Path | str, write: bool = True) -> None:
@@ -46,11 +42,11 @@ class Ledger:
 
     @property
     def head(self) -> str:
-        """The digest of the newest entry: it vouches for every entry so far."""
+        """The digest of the newest entry, which covers all entries so far."""
         return self._head
 
     def append(self, event: str, /, **data: Any) -> dict[str, Any]:
-        """Adds one event and returns its entry, which is on the disk by then. data: plain JSON values."""
+        """Append an event durably and return its entry. data: plain JSON values."""
         body = {
             "index": self._length,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -66,9 +62,9 @@ class Ledger:
 
     @staticmethod
     def verify(path: Path | str) -> list[dict[str, Any]]:
-        """All entries of a ledger whose chain holds, oldest first. Changes nothing.
+        """Verify the chain without changing the file; returns all entries, oldest first.
 
-        Raises LedgerError naming the first line that does not hold, FileNotFoundError without a ledger.
+        Raises LedgerError naming the first wrong line, FileNotFoundError without a ledger.
         """
         return _verified(Path(path), Path(path).read_bytes())
 
@@ -83,20 +79,20 @@ def _verified(path: Path, content: bytes) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError as error:
             raise LedgerError(f"{place}: not a JSON object ({error}): it was edited or damaged") from error
-        if not isinstance(entry, dict) or tuple(entry) != FIELDS:
-            raise LedgerError(f"{place}: not a ledger entry: the fields must be {', '.join(FIELDS)}")
-        body = {key: entry[key] for key in FIELDS[:-1]}
+        if not isinstance(entry, dict) or tuple(entry) != ENTRY_FIELDS:
+            raise LedgerError(f"{place}: not a ledger entry; expected the fields {', '.join(ENTRY_FIELDS)}")
+        body = {key: entry[key] for key in ENTRY_FIELDS[:-1]}
         if entry["sha256"] != _digest(body):
             raise LedgerError(f"{place}: the entry does not match its own digest: it was edited or damaged")
         if entry["index"] != number - 1 or entry["previous"] != previous:
             raise LedgerError(f"{place}: the entry does not follow the one before: lines were removed or moved")
-        # The digest is over the values; comparing the bytes leaves no second spelling of them either.
+        # The digest covers the values; comparing bytes also rejects another spelling of the same values.
         if line + b"\n" != _line(entry):
-            raise LedgerError(f"{place}: not spelled the way the ledger spells its entries: it was edited")
+            raise LedgerError(f"{place}: not spelled as the ledger writes entries: it was edited")
         entries.append(entry)
         previous = entry["sha256"]
     if rest:
-        raise LedgerError(f"{path}, line {len(lines) + 1}: the line has no end: opening the ledger repairs it")
+        raise LedgerError(f"{path}, line {len(lines) + 1}: the line is incomplete; resuming the run repairs it")
     return entries
 
 
@@ -105,5 +101,5 @@ def _digest(body: dict[str, Any]) -> str:
 
 
 def _line(entry: dict[str, Any]) -> bytes:
-    fields = (f'"{key}":{canonical_json(entry[key])}' for key in FIELDS)
+    fields = (f'"{key}":{canonical_json(entry[key])}' for key in ENTRY_FIELDS)
     return ("{" + ",".join(fields) + "}\n").encode()

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl is the truth, TensorBoard shows the same numbers."""
+"""The metrics of a run: metrics.jsonl is the record, and TensorBoard shows the same numbers."""
 
 import json
 import math
@@ -9,10 +9,10 @@ from rl_llm.runs.folder import METRICS, RunFolder
 
 
 class MetricsLog:
-    """One record per step to metrics.jsonl, its numbers to `tensorboard/` too. Use it in a `with` statement.
+    """Writes one record per step to metrics.jsonl and its numbers to `tensorboard/`. Use it in a `with` statement.
 
-    resumed_from: the step of the checkpoint that a resumed run goes on from; TensorBoard then drops what it
-    holds of later steps, as `RunFolder.truncate_after` does in metrics.jsonl.
+    resumed_from: the step of the restored checkpoint; TensorBoard then drops later steps, as `RunFolder.truncate_after`
+    does in metrics.jsonl.
     """
 
     def __init__(self, folder: RunFolder, resumed_from: int | None = None) -> None:
@@ -26,7 +26,7 @@ class MetricsLog:
             str(folder.path / "tensorboard"),
             purge_step=None if resumed_from is None else resumed_from + 1,
             flush_secs=10,
-            # The rest of the name is the second, so a quick resume would overwrite the file before it.
+            # Names contain the second, so without a suffix a quick resume would overwrite the previous file.
             filename_suffix="" if resumed_from is None else f".after_{resumed_from}",
         )
 
@@ -38,7 +38,7 @@ class MetricsLog:
             self._writer.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Writes `record`: an integer `step`, text such as `phase`, floats (TensorBoard: finite ones)."""
+        """Write a record: an integer `step`, text such as `phase`, and numbers (TensorBoard: finite ones)."""
         self._folder.log(record)
         if self._writer is None:
             return
@@ -48,16 +48,17 @@ class MetricsLog:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a run folder, or of a metrics.jsonl, in order; "nan" and "inf" are floats again.
+    """Read the records of a run folder or a metrics.jsonl, in order; "nan" and "inf" become floats.
 
-    A torn last line is left out, for the run may still go on. Raises ValueError for any other damaged line.
+    An incomplete last line is skipped, because the run may still be writing it. Raises ValueError for any other
+    damaged line.
     """
     path = Path(path)
     return [_with_floats(record) for record in read_records(path / METRICS if path.is_dir() else path)]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, without a torn last one. ValueError names a damaged line."""
+    """Read a JSON-lines file without an incomplete last line. Raises ValueError naming a damaged line."""
     content = path.read_bytes()
     records = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):

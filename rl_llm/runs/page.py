@@ -1,4 +1,4 @@
-"""What the pages of a run and of a study share: how templates are filled, and how numbers are written."""
+"""Templates and number formats that the reports of runs and studies share."""
 
 import html
 import math
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def render(template: str, folder: Path | None = None, **values: Any) -> str:
-    """A template of `folder`, or of this one, filled. What ends in .html.jinja is escaped."""
+def render_page(template: str, folder: Path | None = None, **values: Any) -> str:
+    """Render a template of `folder` or of this package; templates that end in .html.jinja are escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -32,7 +32,7 @@ def render(template: str, folder: Path | None = None, **values: Any) -> str:
 
 
 def as_float(value: Any) -> float | None:
-    """A number, also one written as a string because it is not finite; None for anything else."""
+    """A number, including "nan" and "inf" as strings; None for anything else."""
     try:
         return None if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -40,7 +40,7 @@ def as_float(value: Any) -> float | None:
 
 
 def number(value: Any) -> str:
-    """In three digits, from 10,000 on with a unit (k, M, G, T, P). What is no finite number is shown as it is."""
+    """A number in three digits, with a unit (k, M, G, T, P) from 10,000 on. Shown unchanged if not finite."""
     known = as_float(value)
     if known is None or not math.isfinite(known):
         return str(value)
@@ -51,7 +51,7 @@ def number(value: Any) -> str:
 
 
 def percent(value: Any) -> str:
-    """A share. What is no finite number is shown as it is."""
+    """A share in percent. Shown unchanged if not finite."""
     known = as_float(value)
     if known is None or not math.isfinite(known):
         return str(value)
@@ -59,7 +59,7 @@ def percent(value: Any) -> str:
 
 
 def duration(value: Any) -> str:
-    """Seconds. What is no finite number is shown as it is."""
+    """Seconds as hours, minutes and seconds. Shown unchanged if not finite."""
     known = as_float(value)
     if known is None or not math.isfinite(known):
         return str(value)
@@ -76,15 +76,15 @@ def signed(value: float) -> str:
 
 
 def interval(ends: tuple[float, float] | None, write: Callable[[float], str] = number) -> str:
-    """[low, high]; empty where there is none."""
+    """[low, high]; empty for None."""
     return f"[{write(ends[0])}, {write(ends[1])}]" if ends else ""
 
 
 def p_value(value: float | None) -> str:
-    """Two digits, and no more of them than a test can vouch for."""
+    """A p-value in two digits; "< 0.0001" below the precision of a test."""
     return "–" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def cell(value: Any) -> str:
-    """Text as it can stand in a table of Markdown, where HTML and bars would act."""
+    """Text escaped for a Markdown table: no HTML, no bars, no line breaks."""
     return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")

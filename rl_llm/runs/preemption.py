@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM (a preempted machine, a scheduler's time limit) asks the run to save and go."""
+"""Preemption: SIGTERM (a preempted machine, a scheduler's time limit) asks the run to save and stop."""
 
 import signal
 import threading
@@ -7,41 +7,40 @@ from typing import ClassVar, Self
 
 
 class Preempted(Exception):
-    """The run was told to stop and has saved its state. The message says at which step."""
+    """The run was stopped and has saved its state. The message names the step."""
 
 
 class StopSignal:
-    """Notes SIGTERM instead of dying of it; the loop looks at `requested` between steps. Use it in a `with`
-    statement.
+    """Records SIGTERM, so that the loop can check `requested` between steps. Use it in a `with` statement.
 
-    Only the main thread can be told of a signal. In another thread it notes what the one that the main thread has open
-    is told, or was told before; without one it cannot be entered (RuntimeError).
+    Only the main thread receives signals. In another thread it reflects the StopSignal that the main thread has open;
+    without one, entering raises RuntimeError.
     """
 
-    _of_main: ClassVar["StopSignal | None"] = None
+    _in_main_thread: ClassVar["StopSignal | None"] = None
 
     def __init__(self) -> None:
-        self._requested, self._heard = False, self
+        self._requested, self._receiver = False, self
 
     @property
     def requested(self) -> bool:
-        return self._heard._requested
+        return self._receiver._requested
 
     def __enter__(self) -> Self:
-        self._before = StopSignal._of_main
+        self._outer = StopSignal._in_main_thread
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
-            StopSignal._of_main = self
-        elif self._before is None:
-            raise RuntimeError("a StopSignal in a thread needs one that the main thread has open: it hears of signals")
+            StopSignal._in_main_thread = self
+        elif self._outer is None:
+            raise RuntimeError("a StopSignal in a thread needs one in the main thread, which receives the signals")
         else:
-            self._heard = self._before
+            self._receiver = self._outer
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._heard is self:
+        if self._receiver is self:
             signal.signal(signal.SIGTERM, self._previous)
-            StopSignal._of_main = self._before
+            StopSignal._in_main_thread = self._outer
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._requested = True

@@ -1,4 +1,4 @@
-"""Progress of a run for the person who waits: live bars on a terminal, plain lines elsewhere."""
+"""Progress display of a run: live bars on a terminal, plain lines elsewhere."""
 
 import time
 from collections import deque
@@ -17,17 +17,15 @@ STEPS_OF_TOKEN_RATE = 10
 
 
 class Phase(Protocol):
-    """One phase of a run, such as the warm start, while it goes on."""
+    """The display of one phase of a run, such as the warm start."""
 
     def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
-        """`step` steps are done. tokens: worked on since the last update. fields: numbers such as reward."""
+        """Show that `step` steps are done. tokens: processed since the last update. fields: numbers such as reward."""
         ...
 
 
 class Progress:
-    """Shows the phases of a run, on standard error or on `console`; nothing where it is `quiet`. Use it in a `with`
-    statement.
-    """
+    """Shows the phases of a run on standard error or `console`, or nothing if `quiet`. Use it in a `with` statement."""
 
     def __init__(self, console: "Console | None" = None, quiet: bool = False) -> None:
         from rich.console import Console
@@ -45,12 +43,12 @@ class Progress:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Prints `text` as it is, above the bars."""
+        """Print `text` unchanged, above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:
-        """Shows one phase of `total` steps, `done` of which an earlier process has made."""
+        """Show one phase of `total` steps; `done` of them were made before a resume."""
         if self._bars is None:
             yield _Lines(self, name, total, done)
             return
@@ -62,7 +60,7 @@ class Progress:
 
 
 class _TokenRate:
-    """Tokens per second over the last few updates: the compilation in the first one is soon forgotten."""
+    """Tokens per second over the last few updates, so that the compilation in the first one soon drops out."""
 
     def __init__(self) -> None:
         self._updates = deque([(time.monotonic(), 0)], maxlen=STEPS_OF_TOKEN_RATE + 1)
@@ -82,7 +80,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line at the first step, at the last, and between them after every 5 % of the steps or 10 seconds."""
+    """Prints a line at the first and last step, and after every 5 % of the steps or 10 seconds."""
 
     def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
         self._progress, self._name, self._total, self._done = progress, name, total, done
@@ -116,7 +114,7 @@ def _bars(console: "Console") -> "Bars":
         progress.TimeElapsedColumn(),
         progress.TextColumn("left", markup=False),
         progress.TimeRemainingColumn(compact=True),
-        # Last, and cut off first, where the terminal is narrow.
+        # Last, so that a narrow terminal cuts it off first.
         progress.TextColumn(
             "{task.fields[numbers]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
         ),

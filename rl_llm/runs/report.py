@@ -1,6 +1,6 @@
-"""The report of a run: one self-contained HTML page, made from what is in the run folder and nothing else.
+"""The report of a run: one self-contained HTML page, made from the run folder alone.
 
-It can be written at any time. What is not there yet, or was never measured, is left out of the page.
+It can be written at any time. Missing data are left out of the page.
 """
 
 import json
@@ -15,18 +15,18 @@ from rl_llm.runs.files import write_atomically
 from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY
 from rl_llm.runs.ledger import Ledger, LedgerError
 from rl_llm.runs.metrics import read_metrics, read_records
-from rl_llm.runs.page import as_float, duration, number, percent, render
+from rl_llm.runs.page import as_float, duration, number, percent, render_page
 
 REPORT = "report.html"
-TEMPLATE = "report.html.jinja"
-SAMPLES_SHOWN = 8
-ACTIVITIES = ("generate", "grade", "update")  # of a step, as time/* in the metrics
-Record = dict[str, Any]
+
+SAMPLES_PER_REPORT = 8
+ACTIVITIES = ("generate", "grade", "update")  # of a step, recorded as time/*
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One large number of the header, with what it was before training where that is known."""
+    """One large number of the header, with its value before training if known."""
 
     label: str
     value: str
@@ -34,8 +34,8 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one phase of the run has taken."""
+class RunCost:
+    """Steps, time and tokens of one part of the run."""
 
     phase: str
     steps: int
@@ -44,18 +44,18 @@ class Cost:
 
 
 def write_report(run: Path | str) -> Path:
-    """Writes report.html into a run folder, finished or not, and returns its path.
+    """Write report.html into a run folder, finished or not, and return its path.
 
-    Raises FileNotFoundError where there is no folder, ValueError naming a damaged line of metrics or samples.
+    Raises FileNotFoundError if there is no folder, ValueError naming a damaged line of metrics or samples.
     """
     run = Path(run)
     if not run.is_dir():
-        raise FileNotFoundError(f"{run} is no run folder: there is nothing to report on")
+        raise FileNotFoundError(f"{run} is not a run folder; expected the --out of a run")
     experiment, summary = _read_object(run / EXPERIMENT), _read_object(run / SUMMARY)
     metrics = read_metrics(run) if (run / METRICS).exists() else []
     ledger = _ledger(run / LEDGER)
-    page = render(
-        TEMPLATE,
+    page = render_page(
+        "report.html.jinja",
         name=_name(run, experiment, summary),
         experiment=experiment,
         summary=summary,
@@ -72,21 +72,21 @@ def write_report(run: Path | str) -> Path:
     return run / REPORT
 
 
-def _read_object(path: Path) -> Record:
+def _read_object(path: Path) -> JsonObject:
     try:
         return json.loads(path.read_bytes()) if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _name(run: Path, experiment: Record, summary: Record) -> str:
+def _name(run: Path, experiment: JsonObject, summary: JsonObject) -> str:
     for name in (summary.get("experiment"), experiment.get("name"), experiment.get("experiment")):
         if isinstance(name, str):
             return name
     return run.resolve().name
 
 
-def _verdict(summary: Record, metrics: Sequence[Record]) -> str:
+def _verdict(summary: JsonObject, metrics: Sequence[JsonObject]) -> str:
     before, after = (as_float(summary.get(f"accuracy_{when}")) for when in ("before", "after"))
     if before is not None and after is not None:
         if after == before:
@@ -100,15 +100,15 @@ def _verdict(summary: Record, metrics: Sequence[Record]) -> str:
     return "Not finished: no step is recorded yet."
 
 
-def _findings(summary: Record, ledger: Record | None) -> list[Record]:
-    """Of a run that is not finished, those it has entered in its ledger so far."""
+def _findings(summary: JsonObject, ledger: JsonObject | None) -> list[JsonObject]:
+    """The findings of the summary, or of the ledger so far if the run is unfinished."""
     if "findings" in summary:
         return list(summary["findings"])
     entries = ledger["entries"] if ledger else []
     return [entry["data"] for entry in entries if entry["event"] == "finding"]
 
 
-def _tiles(summary: Record) -> list[Tile]:
+def _tiles(summary: JsonObject) -> list[Tile]:
     pairs: list[tuple[str, str, Callable[[Any], str]]] = [
         ("Accuracy, sampled", "accuracy", percent),
         ("Accuracy, greedy", "greedy", percent),
@@ -128,7 +128,7 @@ def _tiles(summary: Record) -> list[Tile]:
     return tiles
 
 
-def _samples(path: Path) -> Record:
+def _samples(path: Path) -> JsonObject:
     """The same problems before and after, side by side, and the last ones seen in training."""
     records = read_records(path) if path.exists() else []
     by_when = {
@@ -136,44 +136,41 @@ def _samples(path: Path) -> Record:
         for when in ("before", "after")
     }
     prompts = [*by_when["after"], *(prompt for prompt in by_when["before"] if prompt not in by_when["after"])]
-    # Problems that have both come first.
+    # Problems with both responses come first.
     prompts.sort(key=lambda prompt: prompt not in by_when["before"] or prompt not in by_when["after"])
     compared = [
         {"prompt": prompt, "before": by_when["before"].get(prompt), "after": by_when["after"].get(prompt)}
-        for prompt in prompts[:SAMPLES_SHOWN]
+        for prompt in prompts[:SAMPLES_PER_REPORT]
     ]
     training = [record for record in records if record.get("when") == "training"]
-    return {"compared": compared, "training": training[-SAMPLES_SHOWN:]}
+    return {"compared": compared, "training": training[-SAMPLES_PER_REPORT:]}
 
 
-def _costs(summary: Record, metrics: Sequence[Record]) -> list[Cost]:
-    """Where the time went, every second once: the phases, RL by activity, and what lies between the steps."""
+def _costs(summary: JsonObject, metrics: Sequence[JsonObject]) -> list[RunCost]:
+    """Split the run's time, each second once: the phases, RL by activity, and the time between steps."""
     costs = []
     for phase in dict.fromkeys(str(record.get("phase", "run")) for record in metrics):
         records = [record for record in metrics if record.get("phase", "run") == phase]
         tokens, steps = _total(records, "tokens/generated"), len(records)
         parts = {part: _total(records, f"time/{part}") for part in ACTIVITIES if f"time/{part}" in records[-1]}
-        costs += [
-            Cost(f"{phase}, {part}", steps, seconds, tokens if part == "generate" else 0.0)
-            for part, seconds in parts.items()
-        ]
+        for part, seconds in parts.items():
+            costs.append(RunCost(f"{phase}, {part}", steps, seconds, tokens if part == "generate" else 0.0))
         rest = _total(records, "time/step") - sum(parts.values())
-        costs.append(
-            Cost(f"{phase}, validation and the rest" if parts else phase, steps, rest, 0.0 if parts else tokens)
-        )
+        name = f"{phase}, validation and the rest" if parts else phase
+        costs.append(RunCost(name, steps, rest, 0.0 if parts else tokens))
     wall = as_float(summary.get("wall_seconds"))
     if wall is not None:
         rest = wall - sum(cost.seconds for cost in costs)
         evaluated = as_float(summary.get("tokens_evaluated")) or 0.0
-        costs.append(Cost("start, evaluation before and after, checkpoints", 0, rest, evaluated))
+        costs.append(RunCost("start, evaluation before and after, checkpoints", 0, rest, evaluated))
     return costs
 
 
-def _total(records: Sequence[Record], metric: str) -> float:
+def _total(records: Sequence[JsonObject], metric: str) -> float:
     return sum(value for record in records if math.isfinite(value := as_float(record.get(metric)) or 0.0))
 
 
-def _ledger(path: Path) -> Record | None:
+def _ledger(path: Path) -> JsonObject | None:
     if not path.exists():
         return None
     try:

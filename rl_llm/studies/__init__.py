@@ -1,4 +1,4 @@
-"""Studies: arms x seeds, each an ordinary run; hypotheses that are written down before, and verdicts on them."""
+"""Studies: arms x seeds of ordinary runs, hypotheses registered beforehand, and verdicts on them."""
 
 from rl_llm.studies.hypothesis import Hypothesis
 from rl_llm.studies.metric import AtTokens, Drop, Final, Last, Speed

@@ -1,49 +1,39 @@
-"""The charts of a study: differences within a seed, and learning curves of the arms over their seeds."""
+"""The charts of a study: differences within a seed, and learning curves of the arms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rl_llm.runs.charts import COLORS, FAINT, INK, plain, to_svg
+from rl_llm.runs.charts import COLORS, FAINT, INK, Chart, style_axes, to_svg
 from rl_llm.studies.curves import Band, Curve, aggregate_curves
 from rl_llm.studies.hypothesis import Verdict
-from rl_llm.studies.metric import Lines, curve
+from rl_llm.studies.metric import Lines, metric_curve
 
-DASHES = ("-", "--", ":")  # a color is used again with the next of these
-BAND = 0.16  # opacity
-AXIS = "tokens generated"
-
-
-@dataclass(frozen=True)
-class LearningCurve:
-    """What one chart of the page shows of every arm."""
-
-    title: str
-    meaning: str
-    name: str
+DASHES = ("-", "--", ":")  # when the colors are used up, they repeat with the next dash
+BAND_OPACITY = 0.16
 
 
 LEARNING_CURVES = (
-    LearningCurve("Accuracy", "On problems that are not trained on, sampled.", "evaluation/accuracy"),
-    LearningCurve("Reward", "Mean over the sampled responses of a step.", "reward/mean"),
-    LearningCurve("Entropy", "Nats per token. At zero the policy no longer explores.", "policy/entropy"),
-    LearningCurve("Response length", "Tokens per response.", "response/length"),
+    Chart("Accuracy", "Sampled responses to held-out problems.", {"evaluation/accuracy": "accuracy"}),
+    Chart("Reward", "Mean over the sampled responses of a step.", {"reward/mean": "reward"}),
+    Chart("Entropy", "Nats per token. At zero the policy no longer explores.", {"policy/entropy": "entropy"}),
+    Chart("Response length", "Tokens per response.", {"response/length": "length"}),
 )
 
 
 def points(lines: Lines, name: str) -> Curve:
-    """The curve of a run as far as it is one: finite values, at numbers of tokens that ascend."""
-    tokens, values = curve(lines, name)
+    """A run's curve of finite values at ascending token counts; other points are dropped."""
+    tokens, values = metric_curve(lines, name)
     tokens, values = tokens[np.isfinite(values)], values[np.isfinite(values)]
     later = np.diff(tokens, prepend=-np.inf) > 0
     return list(zip(tokens[later].tolist(), values[later].tolist(), strict=True))
 
 
 def bands(runs: Mapping[str, Mapping[int, tuple[Any, Lines]]], name: str) -> dict[str, Band]:
-    """A metric of RL steps by arm, over the seeds that measured it twice or more; arms without a common range of tokens
-    are left out.
+    """Aggregate an RL metric by arm, over the seeds that measured it at least twice.
+
+    Arms without a common range of tokens are left out.
     """
     found = {}
     for arm, members in runs.items():
@@ -56,11 +46,11 @@ def bands(runs: Mapping[str, Mapping[int, tuple[Any, Lines]]], name: str) -> dic
 
 
 def draw_learning_curves(runs: Mapping[str, Mapping[int, tuple[Any, Lines]]]) -> list[dict[str, Any]]:
-    """Every chart that has something to show: `chart`, `svg`, and `legend`, (arm, its style, last value) of each."""
+    """Draw every chart that has data: `chart`, `svg`, and `legend` of (arm, color number, dash, last value)."""
     drawn = []
     styles = {arm: (index % len(COLORS), DASHES[index // len(COLORS) % len(DASHES)]) for index, arm in enumerate(runs)}
     for chart in LEARNING_CURVES:
-        found = bands(runs, chart.name)
+        found = bands(runs, next(iter(chart.metrics)))
         if found:
             legend = [(arm, styles[arm][0] + 1, styles[arm][1], band.iqm[-1]) for arm, band in found.items()]
             drawn.append({"chart": chart, "svg": curve_chart(found, styles), "legend": legend})
@@ -68,7 +58,7 @@ def draw_learning_curves(runs: Mapping[str, Mapping[int, tuple[Any, Lines]]]) ->
 
 
 def curve_chart(found: Mapping[str, Band], styles: Mapping[str, tuple[int, str]]) -> str:
-    """An `<svg>` of interquartile means over tokens, each with its band; `styles` are (color, dash) by arm."""
+    """An `<svg>` of interquartile means with their bands over tokens; `styles` are (color, dash) by arm."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -78,18 +68,19 @@ def curve_chart(found: Mapping[str, Band], styles: Mapping[str, tuple[int, str]]
     for arm, band in found.items():
         color, dash = COLORS[styles[arm][0]], styles[arm][1]
         if band.low is not None and band.high is not None:
-            axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=BAND, linewidth=0)
+            axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=BAND_OPACITY, linewidth=0)
         axes.plot(band.tokens, band.iqm, color=color, linewidth=1.8, linestyle=dash)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(AXIS, color=INK, fontsize=9)
-    plain(axes)
+    axes.set_xlabel("tokens generated", color=INK, fontsize=9)
+    style_axes(axes)
     return to_svg(figure, ", ".join(found))
 
 
 def effect_chart(verdict: Verdict, differences: Sequence[float]) -> str:
-    """An `<svg>` of the differences within a seed (dots), their mean with its 95 % interval, and what is too small to
-    matter (shaded).
+    """An `<svg>` of the differences within a seed (dots) and their mean with its 95 % interval.
+
+    Differences too small to matter are shaded.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -98,7 +89,7 @@ def effect_chart(verdict: Verdict, differences: Sequence[float]) -> str:
     figure = Figure(figsize=(8.4, 1.35), facecolor="none")
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.42, top=0.97)
     axes = figure.add_subplot(facecolor="none")
-    axes.axvspan(-hypothesis.smallest, hypothesis.smallest, color=INK, alpha=BAND, linewidth=0)
+    axes.axvspan(-hypothesis.smallest, hypothesis.smallest, color=INK, alpha=BAND_OPACITY, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.plot(differences, [0.45] * len(differences), "o", color=COLORS[0], markersize=6, alpha=0.7)
     if verdict.mean is not None:
@@ -110,6 +101,6 @@ def effect_chart(verdict: Verdict, differences: Sequence[float]) -> str:
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8))
     axes.set_xlabel(f"{hypothesis.treatment} - {hypothesis.control}: {hypothesis.metric}", color=INK, fontsize=9)
-    plain(axes)
+    style_axes(axes)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     return to_svg(figure, f"differences within a seed: {hypothesis.claim}")

@@ -1,7 +1,7 @@
-"""Reward against compute as a sigmoid (ScaleRL, arXiv 2510.13786, eq. 1), where the data determine one.
+"""Sigmoid fits of reward against compute (ScaleRL, arXiv 2510.13786, eq. 1), reported only if the data determine one.
 
-R(C) = R0 + (A - R0) / (1 + (Cmid / C)^B): R0 the reward before training, A the asymptote, B the efficiency (how steeply
-reward rises on a logarithmic axis), Cmid the compute of half the gain.
+R(C) = R0 + (A - R0) / (1 + (Cmid / C)^B): R0 is the reward before training, A the asymptote, B the efficiency (the
+steepness on a logarithmic axis), Cmid the compute at half the gain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,21 @@ from scipy.special import expit
 from rl_llm.studies.curves import Curve, arrays
 from rl_llm.studies.statistics import ALPHA, Estimate, paired_test
 
-RESAMPLES = 200  # each is a fit
+FIT_RESAMPLES = 200  # one fit each
 FEWEST_SEEDS = 3
-FEWEST_POINTS = 4  # after the start: more than there are parameters
-KNOWN_WITHIN = 4.0  # a parameter whose interval spans more than this factor is not determined
+FEWEST_POINTS = 4  # after the start: one more than there are parameters
+WIDEST = 4.0  # ratio of the ends of an interval; a wider one leaves the parameter undetermined
+PARAMETERS = ("gain", "efficiency", "midpoint")
 EFFICIENCIES = (0.1, 20.0)
 
 
 @dataclass(frozen=True)
 class SigmoidFit:
-    """`start` is R0, the mean of the seeds' first values; compute is in the unit of the curves.
+    """A fitted sigmoid. `start` is R0, the mean of the seeds' first values; compute is in the unit of the curves.
 
-    Intervals are 95 % bootstrap intervals over seeds, too narrow at few of them: with five, that of A held the truth
-    in 85 to 97 % of simulated studies. The three parameters are None where the data do not determine them, and
-    `undetermined` says why.
+    Intervals are 95 % bootstrap intervals over seeds and too narrow with few of them: with five, that of A covered the
+    truth in 85 to 97 % of simulated studies. If the data do not determine a sigmoid, its three parameters are None and
+    `undetermined` is the reason.
     """
 
     seeds: int
@@ -41,39 +42,41 @@ class SigmoidFit:
 def sigmoid(
     compute: np.ndarray | float, start: float, asymptote: float, efficiency: float, midpoint: float
 ) -> np.ndarray:
-    """Reward at each compute >= 0, in the shape of `compute`."""
+    """Reward at each compute >= 0; same shape as `compute`."""
     with np.errstate(divide="ignore"):
         return start + (asymptote - start) * expit(efficiency * (np.log(compute) - np.log(midpoint)))
 
 
 def fit_sigmoid(curves: Mapping[int, Curve]) -> SigmoidFit:
-    """One sigmoid through the curves of all seeds, (compute, reward) from compute 0 on, by least squares.
+    """Fit one sigmoid to the curves of all seeds by least squares; a curve is (compute, reward) from compute 0 on.
 
-    No numbers are given for fewer than three seeds or four points after the start; for rewards that do not rise (the
-    later half of a seed's points against its start, paired t-test) or that fall again (the last quarter of the points
-    against each of the others, Bonferroni), as no sigmoid does; for a fit that ends at a bound of the search
-    (gain A - R0 from 1/100 to 10 times the range of rewards, B from 0.1 to 20, Cmid from 1/10 of the least to 10
-    times the largest compute); where a power law R0 + k C^B, the limit of an infinite asymptote, is not significantly
-    worse (paired t-test of the seeds' squared errors); where the interval of the gain, B or Cmid spans more than a
-    factor of 4; and where that of Cmid is not within the computes of the data: half the gain must have been seen.
+    The fit is undetermined if
+    - there are fewer than three seeds, or four points after the start;
+    - rewards do not rise (the later half of a seed's points against its start, paired t-test);
+    - rewards fall again (the last quarter of the points against each of the others, Bonferroni);
+    - it ends at a bound of the search (gain A - R0 from 1/100 to 10 times the range of rewards, B from 0.1 to 20, Cmid
+      from 1/10 of the least to 10 times the largest compute);
+    - a power law R0 + k C^B, the limit of an infinite asymptote, is not significantly worse (paired t-test of the
+      seeds' squared errors);
+    - the interval of the gain, B or Cmid spans more than a factor of 4;
+    - the interval of Cmid leaves the computes of the data: half the gain must have been observed.
 
-    Raises ValueError for no curves, what is no curve, or one that does not begin at compute 0.
+    Raises ValueError for no curves, a malformed curve, or one that does not begin at compute 0.
     """
     if not curves:
-        raise ValueError("there are no curves to fit: none of the runs left one")
+        raise ValueError("there are no curves to fit: no run has recorded one")
     tables = [arrays(curves[seed], f"seed {seed}") for seed in sorted(curves)]
     for seed, (compute, _) in zip(sorted(curves), tables, strict=True):
         if compute[0] != 0:
             raise ValueError(
-                f"seed {seed}: the first point is at compute {compute[0]:g}; begin with (0, reward before training)"
+                f"seed {seed}: the first point is at compute {compute[0]:g}; expected (0, reward before training)"
             )
     start = float(np.mean([rewards[0] for _, rewards in tables]))
     if len(tables) < FEWEST_SEEDS:
-        return _undetermined(len(tables), start, f"intervals take {FEWEST_SEEDS} seeds, and there are {len(tables)}")
+        return _undetermined(len(tables), start, f"intervals need {FEWEST_SEEDS} seeds; there are {len(tables)}")
     if (fewest := min(len(compute) - 1 for compute, _ in tables)) < FEWEST_POINTS:
-        return _undetermined(
-            len(tables), start, f"a seed has {fewest} points after its start, and a fit takes {FEWEST_POINTS}"
-        )
+        why = f"a seed has {fewest} points after its start; a fit needs {FEWEST_POINTS}"
+        return _undetermined(len(tables), start, why)
     rises = np.array([rewards[-(len(rewards) // 2) :].mean() - rewards[0] for _, rewards in tables])
     noise = 1e-12 * max(float(np.abs(rewards).max()) for _, rewards in tables)  # rounding of means
     test = paired_test(np.sort(rises), smallest=1.0, noise=noise)
@@ -82,11 +85,11 @@ def fit_sigmoid(curves: Mapping[int, Curve]) -> SigmoidFit:
         return _undetermined(len(tables), start, f"rewards do not rise: {later}")
     if fall := _fall(tables, noise):
         return _undetermined(len(tables), start, f"rewards fall again: {fall}")
-    return _bootstrapped(_Data.of(tables))
+    return _bootstrapped(_Data.from_tables(tables))
 
 
 def _fall(tables: Sequence[tuple[np.ndarray, np.ndarray]], noise: float) -> str:
-    """How far the last quarter of the points is below an earlier one, in words; empty where it is not, surely."""
+    """The fall of the last quarter of the points below an earlier one, in words; empty if it is not significant."""
     *earlier, last = np.array([[part.mean() for part in np.array_split(rewards[1:], 4)] for _, rewards in tables]).T
     tests = [paired_test(np.sort(quarter - last), smallest=1.0, noise=noise) for quarter in earlier]
     sure = [test for test in tests if test.mean > 0 and test.p_value <= ALPHA / len(tests)]
@@ -98,16 +101,16 @@ def _fall(tables: Sequence[tuple[np.ndarray, np.ndarray]], noise: float) -> str:
 
 @dataclass(frozen=True)
 class _Data:
-    """Points after the start, of all seeds in a row: f64[points], whose seed i[points]; starts f64[seeds]."""
+    """The points after the start of all seeds, concatenated."""
 
-    log_compute: np.ndarray
-    rewards: np.ndarray
-    seed: np.ndarray
-    starts: np.ndarray
+    log_compute: np.ndarray  # f64[points]
+    rewards: np.ndarray  # f64[points]
+    seed: np.ndarray  # i[points]
+    starts: np.ndarray  # f64[seeds], rewards at compute 0
 
     @staticmethod
-    def of(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> "_Data":
-        # In an order that does not depend on which seed has which curve.
+    def from_tables(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> "_Data":
+        # Sorted, so that the fit does not depend on the order of seeds.
         tables = sorted(tables, key=lambda table: (len(table[0]), *table[0], *table[1]))
         return _Data(
             np.concatenate([np.log(compute[1:]) for compute, _ in tables]),
@@ -125,7 +128,7 @@ class _Data:
 
     @property
     def range(self) -> float:
-        """Greatest reward less the least one, > 0."""
+        """Largest minus smallest reward, > 0."""
         return float(np.ptp(np.append(self.rewards, self.starts)))
 
 
@@ -139,22 +142,23 @@ def _bootstrapped(data: _Data) -> SigmoidFit:
     start = float(data.starts.mean())
     if at := _at_bound(best, bounds):
         return _undetermined(seeds, start, f"the best fit has {at}")
-    without_end = np.bincount(data.seed, _power_law_errors(data) ** 2 - errors**2)
-    test = paired_test(np.sort(without_end), smallest=1.0, noise=1e-15)
+    excess = np.bincount(data.seed, _power_law_errors(data) ** 2 - errors**2)
+    test = paired_test(np.sort(excess), smallest=1.0, noise=1e-15)
     if test.mean <= 0 or test.p_value > ALPHA:
         law = f"a power law, which has no asymptote, fits as well (p = {float(test.p_value):.2g})"
         return _undetermined(seeds, start, law)
     noise = np.random.default_rng(0)
-    counts = noise.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
+    counts = noise.multinomial(seeds, np.full(seeds, 1 / seeds), size=FIT_RESAMPLES)
     drawn = np.stack([_fit(data, count, best)[0] for count in counts])
     low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2), axis=0)
-    for name, least, most in zip(("gain", "efficiency", "midpoint"), np.exp(low), np.exp(high), strict=True):
-        if most > KNOWN_WITHIN * least:
-            return _undetermined(seeds, start, f"the {name} is between {least:.3g} and {most:.3g}, by the seeds drawn")
+    for name, least, most in zip(PARAMETERS, np.exp(low), np.exp(high), strict=True):
+        if most > WIDEST * least:
+            why = f"over bootstrap resamples the {name} is between {least:.3g} and {most:.3g}"
+            return _undetermined(seeds, start, why)
     first, last = data.log_compute.min(), data.log_compute.max()
     if low[2] < first or high[2] > last:
         reached = f"the midpoint is between {np.exp(low[2]):.3g} and {np.exp(high[2]):.3g}"
-        return _undetermined(seeds, start, f"{reached}, and the data from {np.exp(first):.3g} to {np.exp(last):.3g}")
+        return _undetermined(seeds, start, f"{reached}; the data cover {np.exp(first):.3g} to {np.exp(last):.3g}")
     asymptotes = counts @ data.starts / seeds + np.exp(drawn[:, 0])
     asymptote, efficiency, midpoint = (
         Estimate(float(value), (float(ends[0]), float(ends[1])))
@@ -167,10 +171,11 @@ def _bootstrapped(data: _Data) -> SigmoidFit:
 
 
 def _fit(data: _Data, counts: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, float]:
-    """Logarithms of gain, efficiency and midpoint f64[3], and the errors f64[points] in units of the range of
-    rewards, with every seed taken `counts` times.
+    """Weighted least-squares fit; `counts` is how often the resample contains each seed.
+
+    Returns logarithms of gain, efficiency and midpoint f64[3], and errors f64[points] in units of the range of rewards.
     """
-    weights = np.sqrt(counts)[data.seed] / data.range  # so that tolerances are in the units of rewards
+    weights = np.sqrt(counts)[data.seed] / data.range  # makes tolerances independent of the unit of rewards
     start = counts @ data.starts / counts.sum()
 
     def residuals(logs: np.ndarray) -> np.ndarray:
@@ -190,7 +195,7 @@ def _fit(data: _Data, counts: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray
 
 
 def _power_law_errors(data: _Data) -> np.ndarray:
-    """Errors f64[points] of R0 + k C^B, where the sigmoid goes for an infinite asymptote, as `_fit` has them."""
+    """Errors f64[points], as in `_fit`, of R0 + k C^B: the sigmoid's limit for an infinite asymptote."""
     start, latest = data.starts.mean(), data.log_compute.max()
 
     def residuals(logs: np.ndarray) -> np.ndarray:
@@ -202,11 +207,11 @@ def _power_law_errors(data: _Data) -> np.ndarray:
 
 
 def _at_bound(logs: np.ndarray, bounds: np.ndarray) -> str:
-    """The parameter that is (nearly) at a bound of the search, in words; empty where none is."""
-    for name, value, low, high in zip(("gain", "efficiency", "midpoint"), logs, *bounds, strict=True):
+    """The parameter at (or near) a bound of the search, in words; empty if there is none."""
+    for name, value, low, high in zip(PARAMETERS, logs, *bounds, strict=True):
         if value - low < 0.02 or high - value < 0.02:
-            end = "least" if value - low < 0.02 else "largest"
-            return f"the {end} {name} that is searched, {np.exp(value):.3g}"
+            end = "smallest" if value - low < 0.02 else "largest"
+            return f"the {end} {name} of the search range, {np.exp(value):.3g}"
     return ""
 
 

@@ -1,13 +1,13 @@
-"""The folder of a study: what was registered before the first run, its members' run folders, and what came of it.
+"""The study folder: the registration, the run folders of the members, and the results.
 
 study.json      title, hypotheses, arms and their fingerprints, sha256          ledger.jsonl    hash-chained events
-ARM-seedN/      a run folder for each member                                    logs/           what they printed
-starts/         those of the policies that arms begin with                      compiled/       compiled programs
+ARM-seedN/      run folder of a member                                          logs/           output of the members
+starts/         run folders of the policies that arms start from                compiled/       compiled programs
 results.json    every number and verdict                                        report.html, report.md
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,22 @@ from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS, LEDGER = "study.json", "results.json", "ledger.jsonl"
 LOGS, COMPILED, STARTS = "logs", "compiled", "starts"
-DIGITS_OF_STARTS = 8  # of the fingerprint in the name of a start's folder
+START_DIGITS = 8  # of the fingerprint, in the name of a start's folder
 
 
 class StudyFolderError(Exception):
-    """The folder cannot be used for this study. The message says why, and what to do instead."""
+    """The folder cannot be used for this study. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a study: an arm, or a start (`start` is then None), with a seed. `folder` is its run folder."""
+    """One run of a study: an arm or a start, with a seed. `start` is the run folder that an arm starts from."""
 
     name: str
     seed: int
     folder: Path
     start: Path | None = None
-    of_arm: bool = True
+    is_arm: bool = True
 
     @property
     def done(self) -> bool:
@@ -44,17 +44,16 @@ class Member:
 
     @property
     def ready(self) -> bool:
-        """Whether what it begins with is there."""
+        """Whether its start has finished."""
         return self.start is None or (self.start / SUMMARY).exists()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json. Raises StudyFolderError where it is damaged."""
-        summary: dict[str, Any] = self._readable(lambda: json.loads((self.folder / SUMMARY).read_text()))
-        return summary
+        """The content of summary.json. Raises StudyFolderError if it is damaged."""
+        return dict(self._readable(lambda: json.loads((self.folder / SUMMARY).read_text())))
 
     def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """summary.json and the lines of metrics.jsonl. Raises StudyFolderError where one is damaged or gone."""
+        """summary.json and the lines of metrics.jsonl. Raises StudyFolderError if one is damaged or missing."""
         return self.summary, self._readable(lambda: read_metrics(self.folder))
 
     def _readable(self, read: Callable[[], Any]) -> Any:
@@ -62,7 +61,7 @@ class Member:
             return read()
         except (OSError, ValueError) as error:
             raise StudyFolderError(
-                f"{self} cannot be read ({error}): delete {self.folder} and run the study again with --resume"
+                f"{self} cannot be read ({error}); delete {self.folder} and run the study again with --resume"
             ) from error
 
     def __str__(self) -> str:
@@ -70,20 +69,20 @@ class Member:
 
 
 def members(study: Study, out: Path, seeds: int, shared: Path | None = None) -> list[Member]:
-    """All runs of a study, seed by seed, so that what is there of a study that is cut off can be compared. The policies
-    that arms begin with are in the study's folder, or in one that it has `shared` with others.
+    """All runs of a study, seed by seed, so that an interrupted study has complete pairs.
+
+    The starts are in the study's folder, or in a folder `shared` with other studies.
     """
-    return list(_members(study, out, seeds, (shared or out) / STARTS))
-
-
-def _members(study: Study, out: Path, seeds: int, of_starts: Path) -> Iterator[Member]:
-    named = {name: f"{name}-{config.fingerprint(study.experiments[name])[:DIGITS_OF_STARTS]}" for name in study.starts}
+    names = {name: f"{name}-{config.fingerprint(study.experiments[name])[:START_DIGITS]}" for name in study.starts}
+    found: list[Member] = []
     for seed in range(seeds):
-        starts = {name: of_starts / f"{folder}-seed{seed}" for name, folder in named.items()}
-        for name, folder in starts.items():
-            yield Member(name, seed, folder, of_arm=False)
-        for name, arm in study.arms.items():
-            yield Member(name, seed, out / f"{name}-seed{seed}", starts.get(arm.start or ""))
+        starts = {name: (shared or out) / STARTS / f"{folder}-seed{seed}" for name, folder in names.items()}
+        found += [Member(name, seed, folder, is_arm=False) for name, folder in starts.items()]
+        found += [
+            Member(name, seed, out / f"{name}-seed{seed}", starts.get(arm.start or ""))
+            for name, arm in study.arms.items()
+        ]
+    return found
 
 
 def open_study(
@@ -96,33 +95,26 @@ def open_study(
     budget_tokens: int | None = None,
     shared: Path | None = None,
 ) -> Ledger:
-    """The ledger of a new study folder, or with `resume` of the one that is there (a new one if there is none). With
-    `budget_tokens` the study is `Study.with_budget` of the one that `spec` has.
+    """Open a new study folder, or with `resume` an existing one; returns its ledger.
 
-    Raises StudyFolderError where there is a study and no `resume`, or another study than this, by study.json or by the
-    ledger.
+    With `budget_tokens`, `study` is `Study.with_budget` of the study that `spec` names. Raises StudyFolderError if the
+    folder holds a study and `resume` is not given, or holds another study according to study.json or the ledger.
     """
     path, registered = out / REGISTERED, study.registered()
     if path.exists():
         if not resume:
-            raise StudyFolderError(f"{out} holds a study already: go on with --resume, or choose another --out")
+            raise StudyFolderError(f"{out} already holds a study; continue it with --resume, or choose another --out")
         if changed := _changed(_stored(out), study):
             raise StudyFolderError(
-                f"{out} holds another study: {changed} were registered otherwise. A study cannot be changed after its "
-                "first run: choose another --out"
+                f"{out} holds another study: its registered {changed} differs. A study cannot change after its first "
+                "run; choose another --out"
             )
     elif out.exists() and any(out.iterdir()):
-        raise StudyFolderError(f"{out} is not empty and holds no study: choose another --out")
+        raise StudyFolderError(f"{out} is not empty and holds no study; choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        asked = {
-            "format": FORMAT,
-            "spec": spec,
-            "scale": scale,
-            "budget_tokens": budget_tokens,
-            "folder": str(Path.cwd()),
-        }
-        write_atomically(path, json_line({**asked, **registered}))
+        origin = {"format": FORMAT, "spec": spec, "scale": scale, "budget_tokens": budget_tokens}
+        write_atomically(path, json_line({**origin, "folder": str(Path.cwd()), **registered}))
     ledger = Ledger(out / LEDGER)
     _openings(out, registered["sha256"])
     event = "registered" if not (out / RESULTS).exists() else "resumed"
@@ -132,10 +124,10 @@ def open_study(
 
 
 def reopen_study(out: Path) -> tuple[Study, list[Member]]:
-    """The study of a folder, loaded again from where it was registered, and its members as last asked for.
+    """Load the study of a folder from its module, with the members of the latest `rl-llm ablate`.
 
-    Raises ExperimentError where it cannot be loaded, LedgerError where the ledger is not whole, StudyFolderError where
-    study.json or the ledger is not that of this study, or its module now says something else.
+    Raises ExperimentError if it cannot be loaded, LedgerError if the ledger is broken, StudyFolderError if study.json,
+    the ledger and the module do not all describe the same study.
     """
     stored = _stored(out)
     spec = stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
@@ -143,21 +135,21 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
     if changed := _changed(stored, study):
         raise StudyFolderError(
-            f"{out}: {spec} has changed since the study was registered ({changed}), so its hypotheses cannot be judged "
-            "by it: put back what was registered"
+            f"{out}: {spec} has changed since the study was registered ({changed}); restore the registered version to "
+            "judge its hypotheses"
         )
     if not (openings := _openings(out, stored["sha256"])):
-        raise StudyFolderError(f"{out / LEDGER} says of no registration: run the study with `rl-llm ablate --resume`")
-    asked = openings[-1]
-    return study, members(study, out, asked["seeds"], None if asked["shared"] is None else Path(asked["shared"]))
+        raise StudyFolderError(f"{out / LEDGER} has no registration; run the study with `rl-llm ablate --resume`")
+    latest = openings[-1]
+    return study, members(study, out, latest["seeds"], None if latest["shared"] is None else Path(latest["shared"]))
 
 
 def _stored(out: Path) -> dict[str, Any]:
-    """What study.json holds."""
+    """The content of study.json. Raises StudyFolderError if it is damaged or in another format."""
     try:
         stored: dict[str, Any] = json.loads((out / REGISTERED).read_text())
     except ValueError as error:
-        raise StudyFolderError(f"{out / REGISTERED} is no JSON ({error}): it was edited or damaged") from error
+        raise StudyFolderError(f"{out / REGISTERED} is not JSON ({error}): it was edited or damaged") from error
     try:
         check_format(stored, out)
     except RunFolderError as error:
@@ -166,20 +158,22 @@ def _stored(out: Path) -> dict[str, Any]:
 
 
 def _openings(out: Path, sha256: str) -> list[dict[str, Any]]:
-    """What the ledger says of each time that the study was opened. study.json alone could be written anew after the
-    runs, with other hypotheses: StudyFolderError where the ledger has another study's `sha256`.
+    """The ledger's data of each time the study was opened.
+
+    Raises StudyFolderError if the ledger has another `sha256`: study.json alone could have been rewritten after the
+    runs, with other hypotheses.
     """
     entries = Ledger.verify(out / LEDGER) if (out / LEDGER).exists() else []
     openings = [entry["data"] for entry in entries if entry["event"] in ("registered", "resumed")]
     if other := next((data["sha256"] for data in openings if data["sha256"] != sha256), None):
         raise StudyFolderError(
-            f"{out}: {LEDGER} has registered another study (sha256 {other[:12]}…) than {REGISTERED} ({sha256[:12]}…), "
-            f"which was changed since: put back {REGISTERED} and the module, or choose another --out"
+            f"{out}: {LEDGER} registered another study (sha256 {other[:12]}…) than {REGISTERED} ({sha256[:12]}…); "
+            f"restore {REGISTERED} and the module, or choose another --out"
         )
     return openings
 
 
 def _changed(stored: dict[str, Any], study: Study) -> str:
-    """The parts of a study that were registered otherwise, in words; empty where none was."""
+    """The parts of a study that differ from its registration, in words; empty if there are none."""
     changed = [name for name, value in study.registered().items() if stored.get(name) != value]
     return ", ".join([name for name in changed if name != "sha256"] or changed)

@@ -1,20 +1,25 @@
-"""What a member of a study is judged by: one number of its run. Contract: `metric(summary, lines) -> float | None`.
+"""Metrics: the one number of a run that a study compares. Contract: `metric(summary, lines) -> float | None`.
 
-`summary` is summary.json and the `token_budget` of the arm, `lines` those of metrics.jsonl. None is said of a run that
-did not measure it.
+`summary` is summary.json plus the arm's `token_budget`; `lines` are those of metrics.jsonl. None: the run did not
+measure it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from rl_llm.studies.curves import area_per_token
 
-TOKENS = "tokens/total"
 Lines = Sequence[Mapping[str, Any]]
 Summary = Mapping[str, Any]
+RunOutcome = Literal["learned", "stalled", "collapsed"]
+RUN_OUTCOMES: tuple[RunOutcome, ...] = get_args(RunOutcome)
+GAIN = 0.05  # least gain in held-out accuracy that is worth the cost of a run
+LOSS = 0.10  # loss of held-out accuracy since the start that counts as a collapse
+LOST = 0.20  # loss since the best validation; larger, because the best of many noisy evaluations is high by chance
 
 
 class Metric(Protocol):
@@ -23,16 +28,16 @@ class Metric(Protocol):
     def __call__(self, summary: Summary, lines: Lines) -> float | None: ...
 
 
-def curve(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
+def metric_curve(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(generated tokens, values) of the RL steps that measured `name`: f64[points] each."""
     measured = [line for line in lines if line.get("phase") == "rl" and name in line]
-    tokens = np.array([line[TOKENS] for line in measured], np.float64)
+    tokens = np.array([line["tokens/total"] for line in measured], np.float64)
     return tokens, np.array([line[name] for line in measured], np.float64)
 
 
 @dataclass(frozen=True)
 class Final:
-    """A value of summary.json, such as the held-out accuracy of the last policy."""
+    """A value of summary.json, such as the final held-out accuracy."""
 
     name: str = "accuracy_after"
 
@@ -46,15 +51,13 @@ class Final:
 
 @dataclass(frozen=True)
 class AtTokens:
-    """A metric of RL steps when `tokens` tokens had been generated, between two measurements by a straight line. None
-    where the run measured nothing on either side.
-    """
+    """An RL metric after `tokens` generated tokens, interpolated linearly; None outside the measured range."""
 
     tokens: int
     name: str = "evaluation/accuracy"
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
-        tokens, values = curve(lines, self.name)
+        tokens, values = metric_curve(lines, self.name)
         if not len(tokens) or not tokens[0] <= self.tokens <= tokens[-1]:
             return None
         return float(np.interp(self.tokens, tokens, values))
@@ -72,10 +75,10 @@ class Last:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"Last.share is a share of the steps, more than 0 and at most 1, not {self.share}")
+            raise ValueError(f"Last.share is {self.share}; expected a share of the steps above 0 and at most 1")
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
-        _, values = curve(lines, self.name)
+        _, values = metric_curve(lines, self.name)
         return float(values[-max(1, round(self.share * len(values))) :].mean()) if len(values) else None
 
     def __str__(self) -> str:
@@ -84,19 +87,18 @@ class Last:
 
 @dataclass(frozen=True)
 class Speed:
-    """The mean of a metric over the budget of generated tokens (the area under its curve): which arm learns sooner,
-    where all arrive at the same end.
+    """The mean of a metric over the token budget (area under its curve): which arm learns sooner if all end alike.
 
-    All arms of a study are averaged over the same range, or one would be over a later, better part of its way. So the
-    curve begins at zero tokens, with the value `before` of summary.json, and ends at the budget: what was measured last
-    before it holds until there. Without a budget it ends with the last measurement.
+    All arms are averaged over the same range; otherwise one of them could be averaged over a later, better part. The
+    curve starts at zero tokens with the value `before` of summary.json and ends at the budget, up to which the last
+    measurement holds. Without a budget it ends at the last measurement.
     """
 
     name: str = "evaluation/accuracy"
     before: str = "accuracy_before"
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
-        tokens, values = curve(lines, self.name)
+        tokens, values = metric_curve(lines, self.name)
         if not len(tokens) or not tokens[0] > 0 or not np.isfinite(values).all() or summary.get(self.before) is None:
             return None
         points = [(0.0, float(summary[self.before])), *zip(tokens, values, strict=True)]
@@ -109,13 +111,32 @@ class Speed:
 
 @dataclass(frozen=True)
 class Drop:
-    """How far a metric ends below its best: what a run lost again."""
+    """How far a metric ends below its best value."""
 
     name: str = "evaluation/accuracy"
 
     def __call__(self, summary: Summary, lines: Lines) -> float | None:
-        _, values = curve(lines, self.name)
+        _, values = metric_curve(lines, self.name)
         return float(values.max() - values[-1]) if len(values) else None
 
     def __str__(self) -> str:
-        return f"{self.name}, best less last"
+        return f"{self.name}, best minus last"
+
+
+def run_outcome(summary: Summary, lines: Lines) -> RunOutcome:
+    """Classify a run by its final held-out accuracy.
+
+    `collapsed`: more than `LOSS` below the start, or `LOST` below the best validation. Otherwise `learned` if it is
+    `GAIN` above the start, else `stalled`.
+    """
+    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    _, validations = metric_curve(lines, "evaluation/accuracy")
+    if not after > before - LOSS or (len(validations) and after <= validations.max() - LOST):
+        return "collapsed"
+    return "learned" if after - before >= GAIN else "stalled"
+
+
+def count_run_outcomes(runs: Iterable[tuple[Summary, Lines]]) -> dict[RunOutcome, int]:
+    """The number of runs with each outcome."""
+    counts = Counter(run_outcome(*run) for run in runs)
+    return {name: counts[name] for name in RUN_OUTCOMES}

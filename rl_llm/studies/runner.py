@@ -1,6 +1,6 @@
-"""A study is carried out: its members are given to workers, seed by seed, until all have ended or a budget is spent.
+"""Runs a study: gives its members to workers, seed by seed, until all have ended or a budget is spent.
 
-A worker gets one member at a time, or as many as are to be one population (`rl_llm.parallel.population`).
+A worker runs one member at a time, or several as one population (`rl_llm.parallel.population`).
 """
 
 import time
@@ -16,24 +16,25 @@ from rl_llm.runs.progress import Progress
 from rl_llm.studies.folder import LOGS, Member
 from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
-TIMES = 2  # that a member whose worker was killed is begun
-Cores = Sequence[Sequence[int] | None]
-Group = tuple[Member, ...]  # one member, or those of a population
+MAX_STARTS = 2  # of a member whose worker was killed
+Group = tuple[Member, ...]  # one member, or the members of a population
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how: `train` takes the arguments of some `rl-llm train`s and the logs that they print to,
-    and gives their exit codes; `cores` are those of each worker, `compiled` the folder of the persistent cache,
-    `seconds` what may be spent. `prefix` and the name of a member are the spec of its experiment, `overrides` are made
-    to every arm. Up to `population` members run as one, those whose experiments have the same one of the `structures`.
+class StudySchedule:
+    """The members to run, and how to run them.
+
+    prefix: comes before a member's name in the spec of its experiment. train: takes the arguments of several
+    `rl-llm train` commands and their log files, returns exit codes. cores: those of each worker. compiled: the
+    persistent cache folder. overrides: applied to every arm. seconds: the time budget. population: how many members may
+    run as one, if their experiments have equal `structures`.
     """
 
     out: Path
     prefix: str
     members: Sequence[Member]
     train: Callable[[Sequence[list[str]], Sequence[Path]], list[int]]
-    cores: Cores
+    cores: Sequence[Sequence[int] | None]
     compiled: Path
     overrides: Sequence[str] = ()
     seconds: float | None = None
@@ -41,22 +42,23 @@ class Plan:
     structures: Mapping[str, Hashable] = field(default_factory=dict)
 
     def job(self, group: Group) -> Job:
-        """What runs some members."""
+        """The job that runs a group."""
         return Job(self.train, [self.command(member) for member in group], [self.log(member) for member in group])
 
     def log(self, member: Member) -> Path:
-        """What a member prints."""
+        """The file for a member's output."""
         return self.out / LOGS / f"{member.folder.name}.log"
 
     def command(self, member: Member) -> list[str]:
-        """The arguments that run a member: the very ones that a user could give."""
+        """The arguments of `rl-llm train` that run a member."""
         arguments = [f"{self.prefix}{member.name}", "--seed", str(member.seed), "--out", str(member.folder), "--resume"]
-        overrides = [*(self.overrides if member.of_arm else ()), *([f"start={member.start}"] if member.start else [])]
+        overrides = [*(self.overrides if member.is_arm else ()), *([f"start={member.start}"] if member.start else [])]
         return arguments + [part for override in overrides for part in ("--set", override)]
 
     def first_group(self, ready: Sequence[Member]) -> Group:
-        """The first of the members that could begin, with those that may run as one population with it. They are
-        divided evenly: two populations of the same size are one program.
+        """The first ready member and those that may run with it as one population.
+
+        Populations are divided evenly, because two of the same size share one program.
         """
         alike = [one for one in ready if self.structures.get(one.name) == self.structures.get(ready[0].name)]
         populations = ceil(len(alike) / self.population)
@@ -64,91 +66,90 @@ class Plan:
 
 
 @dataclass
-class Outcome:
-    """How it went: members that failed, with why; those that a budget left out."""
+class IncompleteMembers:
+    """Members that failed, with the reason, and members that the budget left out."""
 
     failed: dict[Member, str] = field(default_factory=dict)
     left_out: list[Member] = field(default_factory=list)
 
 
 @dataclass
-class Course:
-    """A plan on its way: the members that wait, how often each was begun, and the seconds that tasks took."""
+class _Queue:
+    """A schedule in progress: waiting members, starts of each member, and seconds per finished job."""
 
-    plan: Plan
+    schedule: StudySchedule
     waiting: list[Member]
-    begun: dict[Member, int] = field(default_factory=dict)
-    took: list[float] = field(default_factory=list)
-    outcome: Outcome = field(default_factory=Outcome)
+    starts: dict[Member, int] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)
+    incomplete: IncompleteMembers = field(default_factory=IncompleteMembers)
 
     def give(self, workers: Workers[Group], spent: float) -> None:
-        """Members to idle workers, the first ones whose start is there. With a budget none that would end beyond it."""
-        broken = {member.folder for member in self.outcome.failed}
+        """Give ready members to idle workers, but none that would end beyond the budget."""
+        broken = {member.folder for member in self.incomplete.failed}
         for member in [member for member in self.waiting if member.start in broken]:
             self.waiting.remove(member)
-            self.outcome.failed[member] = f"its start {member.start} failed"
-        if self.plan.seconds is not None and spent + (mean(self.took) if self.took else 0.0) > self.plan.seconds:
-            self.outcome.left_out += self.waiting
+            self.incomplete.failed[member] = f"its start {member.start} failed"
+        budget, expected = self.schedule.seconds, mean(self.durations) if self.durations else 0.0
+        if budget is not None and spent + expected > budget:
+            self.incomplete.left_out += self.waiting
             self.waiting.clear()
         while workers.idle and (ready := [member for member in self.waiting if member.ready]):
-            group = self.plan.first_group(ready)
+            group = self.schedule.first_group(ready)
             for member in group:
                 self.waiting.remove(member)
-                self.begun[member] = self.begun.get(member, 0) + 1
-            workers.give(group, self.plan.job(group))
+                self.starts[member] = self.starts.get(member, 0) + 1
+            workers.give(group, self.schedule.job(group))
 
     def take(self, ended: Ended[Group], ledger: Ledger, display: Progress) -> int:
-        """A task back, and say and write down how it ended; returns how many members are over. Those whose worker was
-        killed wait again.
-        """
+        """Report and record a finished job; returns how many members are over. A killed worker's members wait again."""
         again = []
-        for member, code in zip(ended.task, ended.codes, strict=True):
-            if code < 0 and self.begun[member] < TIMES:
+        for member, code in zip(ended.item, ended.codes, strict=True):
+            if code < 0 and self.starts[member] < MAX_STARTS:
                 again.append(member)
-                display.say(f"{member}: its process was killed (signal {-code}); it goes on from there")
+                display.say(f"{member}: its process was killed (signal {-code}); resuming it")
             elif code == 0 and member.done:
-                display.say(f"{member}: {_result(member, ledger)}, {ended.seconds:.0f} s")
+                display.say(f"{member}: {_record_done(member, ledger)}, {ended.seconds:.0f} s")
             else:
-                self.outcome.failed[member] = f"exit code {code}; its last words are in {LOGS}/{member.folder.name}.log"
+                self.incomplete.failed[member] = f"exit code {code}; see the end of {LOGS}/{member.folder.name}.log"
                 ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
-                display.say(f"{member} failed: {self.outcome.failed[member]}")
+                display.say(f"{member} failed: {self.incomplete.failed[member]}")
         self.waiting[:0] = again
-        self.took += [] if again else [ended.seconds]
-        return len(ended.task) - len(again)
+        self.durations += [] if again else [ended.seconds]
+        return len(ended.item) - len(again)
 
 
-def carry_out(plan: Plan, ledger: Ledger) -> Outcome:
-    """Run all members that are not done. What fails is left, with all that begins with it; the rest goes on.
+def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
+    """Run all members that are not done; a failure stops only the members that start from it.
 
-    Raises Preempted after a SIGTERM: what was running has saved its state.
+    Raises Preempted after a SIGTERM, once the running members have saved their state.
     """
-    course = Course(plan, [member for member in plan.members if not member.done])
-    done, spent = len(plan.members) - len(course.waiting), 0.0
+    queue = _Queue(schedule, [member for member in schedule.members if not member.done])
+    done, spent = len(schedule.members) - len(queue.waiting), 0.0
     with (
         Progress() as display,
         StopSignal() as stop,
-        display.phase("members", len(plan.members), done) as phase,
-        open_workers(plan.cores[: max(1, len(course.waiting))], plan.compiled) as workers,
+        display.phase("members", len(schedule.members), done) as phase,
+        open_workers(schedule.cores[: max(1, len(queue.waiting))], schedule.compiled) as workers,
     ):
         begin = time.monotonic()
-        while (course.waiting or workers.busy) and not stop.requested:
+        while (queue.waiting or workers.busy) and not stop.requested:
             spent = time.monotonic() - begin
-            course.give(workers, spent)
+            queue.give(workers, spent)
             for ended in workers.ended():
-                done += course.take(ended, ledger, display)
+                done += queue.take(ended, ledger, display)
                 phase.update(done, seconds=ended.seconds)
     if stop.requested:
         ledger.append("preempted", done=done)
         raise Preempted(
-            f"stopped by SIGTERM with {done} of {len(plan.members)} members done; what was running is saved"
+            f"stopped by SIGTERM with {done} of {len(schedule.members)} members done; running members saved their state"
         )
-    done, left_out = sum(member.done for member in plan.members), len(course.outcome.left_out)
+    done, left_out = sum(member.done for member in schedule.members), len(queue.incomplete.left_out)
     ledger.append("carried_out", done=done, seconds=spent, left_out=left_out)
-    return course.outcome
+    return queue.incomplete
 
 
-def _result(member: Member, ledger: Ledger) -> str:
-    """Write down a member that is done; returns what came of it."""
+def _record_done(member: Member, ledger: Ledger) -> str:
+    """Enter a finished member in the ledger; returns its result in words."""
     summary = member.summary
     ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
-    return f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.of_arm else "ready"
+    return f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.is_arm else "ready"

@@ -1,9 +1,10 @@
-"""Processes that work off tasks one after the other, each on a core of its own where that is asked for.
+"""Worker processes that run jobs one after the other, each pinned to its own core if asked.
 
-A worker keeps what it has compiled, so tasks of the same shape share one program; all share what is in the persistent
-cache. A worker that dies takes its task with it, and another one is started in its place.
+A worker keeps its compiled programs, so jobs of the same shape share one; all workers share the persistent compilation
+cache. A worker that dies loses its job and is replaced.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -11,22 +12,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TextIO, TypeVar
 
 SPAWN = multiprocessing.get_context("spawn")
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_OF_COMPILATION_KEPT = 0.1  # what takes longer is kept for other workers, and for a study that is resumed
-Task = TypeVar("Task")
+SECONDS_OF_COMPILATION_KEPT = 0.1  # slower compilations are cached for other workers and for resumed studies
+Item = TypeVar("Item")
+_THREAD_LOG: ContextVar[TextIO | None] = ContextVar("log", default=None)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: `work(commands, logs)` gives an exit code for each command. What the process prints goes to
-    the end of the first log, beside what `work` puts there and into the others.
+    """Work for a worker: `work(commands, logs)` returns one exit code per command.
+
+    The worker's own output is appended to the first log; `work` may write to all of them.
     """
 
     work: Callable[[Sequence[list[str]], Sequence[Path]], list[int]]
@@ -35,58 +39,56 @@ class Job:
 
 
 @dataclass
-class _Worker(Generic[Task]):
+class _Worker(Generic[Item]):
     process: Any
     connection: Connection
     cores: Sequence[int] | None
-    task: Task | None = None
+    item: Item | None = None
     commands: int = 0
     began: float = 0.0
 
 
 @dataclass(frozen=True)
-class Ended(Generic[Task]):
-    """A task that has ended: the exit code of each command (negative: the signal that killed their worker), and its
-    seconds.
-    """
+class Ended(Generic[Item]):
+    """A finished job. `codes` has an exit code per command, negative for the signal that killed the worker."""
 
-    task: Task
+    item: Item
     codes: list[int]
     seconds: float
 
 
 @dataclass
-class Workers(Generic[Task]):
-    """Made by `open_workers`. `give` a task where there is an `idle` worker, `ended` waits for one that is over."""
+class Workers(Generic[Item]):
+    """A pool from `open_workers`: `give` a job to an `idle` worker, collect finished jobs with `ended`."""
 
     compiled: Path
-    _workers: list[_Worker[Task]] = field(default_factory=list)
+    _workers: list[_Worker[Item]] = field(default_factory=list)
 
     @property
     def idle(self) -> bool:
-        return any(worker.task is None for worker in self._workers)
+        return any(worker.item is None for worker in self._workers)
 
     @property
     def busy(self) -> bool:
-        return any(worker.task is not None for worker in self._workers)
+        return any(worker.item is not None for worker in self._workers)
 
     def start(self, cores: Sequence[int] | None) -> None:
-        """One worker more, on these cores only (None: on all)."""
+        """Add a worker on these cores (None: all cores)."""
         here, there = SPAWN.Pipe()
-        process = SPAWN.Process(target=_work_off, args=(there, cores, self.compiled, os.getpid()))
+        process = SPAWN.Process(target=_work, args=(there, cores, self.compiled, os.getpid()))
         process.start()
         there.close()
         self._workers.append(_Worker(process, here, cores))
 
-    def give(self, task: Task, job: Job) -> None:
-        """An idle worker begins with it."""
-        worker = next(worker for worker in self._workers if worker.task is None)
+    def give(self, item: Item, job: Job) -> None:
+        """Start a job on an idle worker; `item` is returned with its result."""
+        worker = next(worker for worker in self._workers if worker.item is None)
         worker.connection.send(job)
-        worker.task, worker.commands, worker.began = task, len(job.commands), time.monotonic()
+        worker.item, worker.commands, worker.began = item, len(job.commands), time.monotonic()
 
-    def ended(self) -> list[Ended[Task]]:
-        """The tasks that have ended, after half a second at most."""
-        working = {worker.connection: worker for worker in self._workers if worker.task is not None}
+    def ended(self) -> list[Ended[Item]]:
+        """Jobs that have finished, after waiting for at most half a second."""
+        working = {worker.connection: worker for worker in self._workers if worker.item is not None}
         found = []
         for connection in wait(list(working), timeout=SECONDS_BETWEEN_LOOKS):
             worker = working[connection]  # type: ignore[index]
@@ -97,22 +99,23 @@ class Workers(Generic[Task]):
                 codes = [worker.process.exitcode or 1] * worker.commands
                 self._workers.remove(worker)
                 self.start(worker.cores)
-            assert worker.task is not None
-            found.append(Ended(worker.task, codes, time.monotonic() - worker.began))
-            worker.task = None
+            assert worker.item is not None
+            found.append(Ended(worker.item, codes, time.monotonic() - worker.began))
+            worker.item = None
         return found
 
     def stop(self, number: signal.Signals) -> None:
-        """Send a signal to all that work."""
+        """Send a signal to every busy worker."""
         for worker in self._workers:
-            if worker.task is not None and worker.process.is_alive():
+            if worker.item is not None and worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 
 
 @contextmanager
 def open_workers(cores: Sequence[Sequence[int] | None], compiled: Path) -> Iterator[Workers[Any]]:
-    """A worker for each element of `cores`; `compiled` is the folder of the persistent cache. At the end those that
-    still work are told to save and go (SIGTERM), and waited for.
+    """Open one worker per element of `cores`; `compiled` is the persistent cache folder.
+
+    On exit, busy workers are told to save and stop (SIGTERM), and all are waited for.
     """
     workers: Workers[Any] = Workers(compiled)
     try:
@@ -126,16 +129,16 @@ def open_workers(cores: Sequence[Sequence[int] | None], compiled: Path) -> Itera
             worker.process.join()
 
 
-def _work_off(connection: Connection, cores: Sequence[int] | None, compiled: Path, parent: int) -> None:
-    """A worker's life. JAX starts a thread for each core that it finds when first used, so these are set first."""
+def _work(connection: Connection, cores: Sequence[int] | None, compiled: Path, parent: int) -> None:
+    """Run jobs until the connection closes. Affinity comes first: JAX starts a thread per core on first use."""
     import jax
 
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else the user has said where
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice wins
         jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_OF_COMPILATION_KEPT)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     while True:
         try:
             job: Job = connection.recv()
@@ -150,8 +153,39 @@ def _work_off(connection: Connection, cores: Sequence[int] | None, compiled: Pat
         connection.send(job.work(job.commands, job.logs))
 
 
-def _die_with(parent: int) -> None:
-    """What a killed study leaves must not run on: its members are locked as long as they do."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit once the parent is gone: an orphan would keep its run folders locked."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
+
+
+class _ThreadStream(io.TextIOBase):
+    """A stream that writes to the current thread's log, or to `default` if the thread has none."""
+
+    def __init__(self, default: TextIO) -> None:
+        self._default = default
+
+    def write(self, text: str) -> int:
+        return (_THREAD_LOG.get() or self._default).write(text)
+
+    def flush(self) -> None:
+        (_THREAD_LOG.get() or self._default).flush()
+
+
+@contextmanager
+def thread_logs() -> Iterator[None]:
+    """Let each thread choose, with `printing_to`, where its standard output and error go."""
+    with redirect_stdout(_ThreadStream(sys.stdout)), redirect_stderr(_ThreadStream(sys.stderr)):
+        yield
+
+
+@contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Append this thread's output to a file; needs an enclosing `thread_logs`."""
+    with path.open("a") as log:
+        token = _THREAD_LOG.set(log)
+        try:
+            yield
+        finally:
+            _THREAD_LOG.reset(token)

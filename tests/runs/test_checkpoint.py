@@ -181,9 +181,9 @@ def test_only_a_save_that_was_killed_restores_nothing_but_says_so(
             lambda s: s.replace(params={**s.params, "d": jnp.zeros(4)}),
             r"params/d is float32\[3\].*float32\[4\]",
         ),
-        (lambda s: s.replace(params={**s.params, "e": jnp.zeros(4)}), r"params/e is not there"),
+        (lambda s: s.replace(params={**s.params, "e": jnp.zeros(4)}), r"params/e is missing"),
         (lambda s: s.replace(params={"d": s.params["d"]}), r"params/a/weight is .* no such array"),
-        (lambda s: s.replace(moments=(s.moments[0], jnp.zeros(1))), r"moments/1 is not there"),
+        (lambda s: s.replace(moments=(s.moments[0], jnp.zeros(1))), r"moments/1 is missing"),
     ],
 )
 def test_a_template_that_does_not_fit_is_an_error_naming_the_leaf(

@@ -76,7 +76,7 @@ def test_areas_of_parts_add_up(middle: float):
         ({}, "there are no curves"),
         ({3: [(0, 0.1)]}, "seed 3: a curve is two or more pairs"),
         ({3: []}, "seed 3: a curve is two or more pairs"),
-        ({3: [(0, 0.1), (5, 0.2), (5, 0.3)]}, "seed 3: tokens must ascend, and 5 is followed by 5"),
+        ({3: [(0, 0.1), (5, 0.2), (5, 0.3)]}, "seed 3: tokens must ascend, but 5 is followed by 5"),
         ({3: [(0, 0.1), (5, float("nan"))]}, r"seed 3: point 1 is \(5.0, nan\)"),
         ({3: [(0, 0.1), (5, 0.2)], 4: [(5, 0.1), (9, 0.2)]}, "seed 4 starts at 5 tokens, seed 3 ends at 5"),
     ],
@@ -87,8 +87,8 @@ def test_what_is_no_curve_is_refused(curves: dict, message: str):
 
 
 def test_no_curve_has_less_than_two_points_and_no_area_is_beyond_the_data():
-    with pytest.raises(ValueError, match="1 points make no curve"):
+    with pytest.raises(ValueError, match="points is 1; a curve needs 2"):
         aggregate_curves({0: line(1, [0, 1])}, points=1)
     for start, end in ((-1, 5), (0, 11), (5, 5)):
-        with pytest.raises(ValueError, match=f"no area from {start} to {end} tokens: the curve is from 0 to 10"):
+        with pytest.raises(ValueError, match=f"covers 0 to 10 tokens, not {start} to {end}"):
             area_per_token(line(1, [0, 10]), start, end)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import CACHE, ROOT, WARM_STEPS, Finished, train
 
-from rl_llm.runs.curves import Accuracy, Sampled
-from rl_llm.runs.findings import TESTS, find, find_all
+from rl_llm.runs.curves import AccuracyPoint, Sampled
+from rl_llm.runs.findings import CHECKS, find, find_all
 from rl_llm.runs.ledger import Ledger
 
 STEPS, EVERY = 60, 10
@@ -131,7 +131,7 @@ UNWELL: dict[str, tuple[dict[str, Callable[[float], float]], list[str]]] = {
 
 
 def test_every_test_has_a_case():
-    assert {name.partition(",")[0] for name in UNWELL} == {test.__name__ for test in TESTS}
+    assert {name.partition(",")[0] for name in UNWELL} == {test.__name__ for test in CHECKS}
 
 
 def test_a_healthy_run_has_no_findings():
@@ -289,7 +289,7 @@ def test_all_findings_are_those_that_were_made_on_the_way(seed: int, evaluations
 @pytest.mark.parametrize(("then", "now"), [(0.3, 0.4), (0.0, 1.0), (0.5, 0.5)])
 def test_the_error_of_a_difference_is_that_of_repeated_draws(then: float, now: float):
     draws = np.random.default_rng(0).binomial(400, (then, now), size=(20_000, 2)) / 400
-    difference, error = Accuracy(2, now, 400).less(Accuracy(1, then, 400))
+    difference, error = AccuracyPoint(2, now, 400).difference(AccuracyPoint(1, then, 400))
     assert difference == pytest.approx(now - then)
     assert error == pytest.approx((draws[:, 1] - draws[:, 0]).std(), rel=0.02, abs=0.004)
 

@@ -83,7 +83,7 @@ def test_a_torn_last_line_is_cut_off_and_the_repair_recorded(ledger: Ledger, tor
     first_lines = content[: content.rfind(b"\n", 0, -1) + 1]
     torn = content[len(first_lines) :][:torn_bytes]
     ledger.path.write_bytes(first_lines + torn)
-    with pytest.raises(LedgerError, match="line 3: the line has no end"):
+    with pytest.raises(LedgerError, match="line 3: the line is incomplete"):
         Ledger.verify(ledger.path)
     Ledger(ledger.path)
     entries = Ledger.verify(ledger.path)

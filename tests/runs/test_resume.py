@@ -134,7 +134,7 @@ def test_resuming_with_other_packages_is_said(copy: Path):
     record["versions"]["jax"] = "0.1.2"
     (copy / "experiment.json").write_text(json.dumps(record))
     resumed = train(copy, "--resume")
-    assert f"with jax {now}, begun with 0.1.2: bits may differ" in resumed.stderr
+    assert f"jax is {now}, was 0.1.2: bits may differ" in resumed.stderr
     assert "numpy" not in resumed.stderr
 
 
@@ -167,7 +167,7 @@ def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "holds a run already: continue it with --resume"),
+        ((), "already holds a run; continue it with --resume"),
         (("--resume", "--seed", "1"), "seed: 0 -> 1"),
         (("--resume", "--set", "optimizer.learning_rate=0.02"), "experiment.optimizer.learning_rate: 0.01 -> 0.02"),
     ],

@@ -57,8 +57,8 @@ def run(path: Path) -> Path:
 
 def test_create_writes_the_experiment_as_given(run: Path) -> None:
     stored = json.loads((run / "experiment.json").read_text())
-    assert stored == EXPERIMENT
-    assert list(stored) == list(EXPERIMENT)
+    assert stored == {"format": 2, **EXPERIMENT}
+    assert list(stored) == ["format", *EXPERIMENT]
 
 
 def test_records_are_written_in_order_as_strict_json(path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_experiment_that_cannot_be_stored_leaves_no_folder(path: Path, experi
 
 
 def test_resuming_where_there_is_no_run_is_refused(path: Path) -> None:
-    with pytest.raises(RunFolderError, match="holds no run: leave out --resume"):
+    with pytest.raises(RunFolderError, match="holds no run; leave out --resume"):
         RunFolder.resume(path, EXPERIMENT)
     assert not path.parent.exists()
 
@@ -145,7 +145,7 @@ def test_resume_refuses_a_run_that_has_lost_its_ledger(run: Path) -> None:
 
 def test_resume_accepts_other_hardware_and_keeps_the_stored_experiment(run: Path) -> None:
     with RunFolder.resume(run, {**EXPERIMENT, "devices": "8 TPUs"}):
-        assert json.loads((run / "experiment.json").read_text()) == EXPERIMENT
+        assert json.loads((run / "experiment.json").read_text()) == {"format": 2, **EXPERIMENT}
 
 
 def test_resume_refuses_a_broken_ledger_and_frees_the_folder(run: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_finished_run_is_not_continued(budgeted: Finished):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token_budget": 0}, "token_budget must be at least 1, not 0"),
+        ({"token_budget": 0}, "token_budget=0 is out of range; expected >= 1"),
         ({"token_budget": 9}, "optimizer.schedule='linear' falls until the last of steps=6"),
         (
             {

@@ -87,7 +87,7 @@ def test_curves_that_do_not_bend_give_no_numbers(shape: Callable, compute: np.nd
 
 
 def test_too_little_data_give_no_numbers():
-    assert "intervals take 3 seeds, and there are 2" in fit_sigmoid(curves(law, seeds=2)).undetermined
+    assert "intervals need 3 seeds; there are 2" in fit_sigmoid(curves(law, seeds=2)).undetermined
     assert "3 points after its start" in fit_sigmoid(curves(law, COMPUTE[:4])).undetermined
 
 
@@ -115,7 +115,7 @@ def test_seeds_may_have_points_of_their_own():
     ("given", "message"),
     [
         ({}, "no curves to fit"),
-        ({2: [(1.0, 0.4), (2.0, 0.5)]}, r"seed 2: the first point is at compute 1; begin with \(0, reward before"),
+        ({2: [(1.0, 0.4), (2.0, 0.5)]}, r"seed 2: the first point is at compute 1; expected \(0, reward before"),
         ({2: [(0.0, 0.4)]}, "seed 2: a curve is two or more pairs"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_llm.config import fingerprint, to_json
-from rl_llm.studies.hypothesis import Hypothesis, Verdict, judge, outcome_of
+from rl_llm.studies.hypothesis import Hypothesis, Verdict, decide_outcome, judge
 from rl_llm.studies.statistics import ALPHA, holm, paired_test, seeds_needed
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
@@ -163,7 +163,8 @@ def test_claims_are_rarely_made_without_an_effect(kind: str):
     test = paired_test(first - second, 0.01)
     rows = zip(test.mean, holm(test.p_value), test.p_equivalence, strict=True)
     claimed = [
-        any(outcome_of(BETTER, *one) in ("supported", "contradicted") for one in zip(*row, strict=True)) for row in rows
+        any(decide_outcome(BETTER, *one) in ("supported", "contradicted") for one in zip(*row, strict=True))
+        for row in rows
     ]
     assert np.mean(claimed) <= ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / 4000)
 
@@ -245,7 +246,7 @@ def test_a_verdict_is_json_and_a_hypothesis_has_a_name():
     [
         ({"claim": " "}, "claim is ' '"),
         ({"control": "trick"}, "both 'trick'"),
-        ({"direction": "better"}, "'better': it is one of greater, less, none"),
+        ({"direction": "better"}, "'better'; expected one of greater, less, none"),
         ({"smallest": 0.0}, "smallest is 0.0"),
         ({"smallest": -1}, "smallest is -1"),
         ({"smallest": math.nan}, "smallest is nan"),
@@ -260,8 +261,8 @@ def test_a_hypothesis_that_says_nothing_is_refused(change: dict, message: str):
 @pytest.mark.parametrize(
     ("hypotheses", "values", "message"),
     [
-        ([BETTER], {}, "no values of its metric Accuracy"),
-        ([BETTER], {Accuracy(): {"plain": {}, "tricks": {}}}, "no arm 'trick'; there are plain, tricks"),
+        ([BETTER], {}, "no values for its metric Accuracy"),
+        ([BETTER], {Accuracy(): {"plain": {}, "tricks": {}}}, "unknown arm 'trick'; the arms are plain, tricks"),
         ([BETTER], {Accuracy(): arms([0.1, math.nan])}, "trick has nan at seed 1"),
         ([BETTER, BETTER], {Accuracy(): arms([0.1])}, "'The trick helps.' is given twice"),
     ],

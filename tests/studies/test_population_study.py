@@ -13,7 +13,7 @@ from program import finish, rl_llm, start, steps_done, wait_until
 
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
-from rl_llm.studies.machine import fitting, needed_bytes
+from rl_llm.studies.hardware import fitting, needed_bytes
 from tests.data import tiny
 
 STUDY = "tests/data/study.py"

@@ -23,10 +23,9 @@ from rl_llm.config import ExperimentError, load_experiment, to_json
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.model import Initialization
 from rl_llm.studies import AtTokens, Drop, Final, Hypothesis, Last, Speed, Study
-from rl_llm.studies.fate import fate
 from rl_llm.studies.folder import StudyFolderError, members, open_study, reopen_study
 from rl_llm.studies.hypothesis import judge
-from rl_llm.studies.metric import Metric
+from rl_llm.studies.metric import Metric, run_outcome
 from rl_llm.studies.study import SCALES, load_study, only_warm_start
 
 ROOT = Path(__file__).parents[2]
@@ -40,11 +39,14 @@ HYPOTHESIS = Hypothesis("One is more than two", "one", "two", Final(), "greater"
     [
         ({"arms": {}}, "needs an arm and a seed"),
         ({"seeds": 0}, "needs an arm and a seed"),
-        ({"arms": {"a/b": COLD}}, "'a/b' is to be the name of a folder"),
+        ({"arms": {"a/b": COLD}}, "'a/b' cannot name a folder"),
         ({"starts": {"warm": COLD}}, "starts['warm'] has no warm_start"),
-        ({"starts": {"warm": EXPERIMENT}}, "no arm begins with starts 'warm'"),
+        ({"starts": {"warm": EXPERIMENT}}, "no arm uses starts 'warm'"),
         ({"starts": {"one": EXPERIMENT}}, "'one' is the name of an arm and of a start"),
-        ({"hypotheses": (replace(HYPOTHESIS, control="three"),)}, "is about an arm 'three'; there are one, two"),
+        (
+            {"hypotheses": (replace(HYPOTHESIS, control="three"),)},
+            "names an unknown arm 'three'; the arms are one, two",
+        ),
     ],
 )
 def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any], message: str):
@@ -56,11 +58,11 @@ def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("source", "scale", "message"),
     [
-        ("", "cpu", "has neither a STUDY (a Study by scale) nor an ABLATION"),
+        ("", "cpu", "has neither a STUDY (studies by scale) nor an ABLATION"),
         ("STUDY = {'cpu': 3}", "cpu", "STUDY['cpu'] is 3, not a Study"),
         ("STUDY = {'cpu': 3}", "smoke", "has no scale 'smoke'; it has cpu"),
-        ("STUDY = 3", "cpu", "STUDY is of type int: give studies by scale, {'cpu': Study(...)}"),
-        ("ABLATION = {'one': 3}", "paper", "has an ABLATION at one scale"),
+        ("STUDY = 3", "cpu", "STUDY is of type int; expected studies by scale, {'cpu': Study(...)}"),
+        ("ABLATION = {'one': 3}", "paper", "has only an ABLATION, which has one scale"),
     ],
 )
 def test_a_file_without_the_study_says_what_it_has(tmp_path: Path, source: str, scale: str, message: str):
@@ -118,7 +120,7 @@ def test_members_come_seed_by_seed_each_after_what_it_begins_with(tmp_path: Path
     assert [(member.name, member.seed) for member in found] == [
         (name, seed) for seed in (0, 1) for name in ("warm", "slow", "fast", "twin")
     ]
-    assert {member.start for member in found if member.of_arm and member.seed == 1} == {found[4].folder}
+    assert {member.start for member in found if member.is_arm and member.seed == 1} == {found[4].folder}
     elsewhere = members(study, tmp_path, 1, tmp_path / "shared")
     assert elsewhere[0].folder.parent == tmp_path / "shared" / "starts"
     assert elsewhere[0].folder.name == found[0].folder.name
@@ -127,10 +129,10 @@ def test_members_come_seed_by_seed_each_after_what_it_begins_with(tmp_path: Path
 def test_a_folder_holds_one_study(tmp_path: Path):
     study, _ = load_study(MODULE, "smoke")
     open_study(tmp_path / "study", study, MODULE, "smoke", 2, False)
-    with pytest.raises(StudyFolderError, match="holds a study already"):
+    with pytest.raises(StudyFolderError, match="already holds a study; continue it with --resume"):
         open_study(tmp_path / "study", study, MODULE, "smoke", 2, False)
     open_study(tmp_path / "study", study, MODULE, "smoke", 3, True)
-    with pytest.raises(StudyFolderError, match="title were registered otherwise"):
+    with pytest.raises(StudyFolderError, match="its registered title differs"):
         open_study(tmp_path / "study", replace(study, title="Another"), MODULE, "smoke", 2, True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -154,17 +156,17 @@ def test_what_was_registered_cannot_be_written_anew(tmp_path: Path):
         code.write("first, *others = one.hypotheses\n")
         code.write("STUDY = {'smoke': replace(one, hypotheses=(replace(first, direction='greater'), *others))}\n")
     path.write_text(json.dumps({**stored, **turned.registered(), "spec": str(module)}))
-    with pytest.raises(StudyFolderError, match=r"has registered another study .*: put back study\.json"):
+    with pytest.raises(StudyFolderError, match=r"registered another study .*; restore study\.json"):
         reopen_study(tmp_path)
-    with pytest.raises(StudyFolderError, match="has registered another study"):
+    with pytest.raises(StudyFolderError, match="registered another study"):
         open_study(tmp_path, turned, str(module), "smoke", 2, True)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda out: (out / "ledger.jsonl").unlink(), r"ledger\.jsonl says of no registration: .* --resume"),
-        (lambda out: (out / "study.json").write_text("{"), r"study\.json is no JSON"),
+        (lambda out: (out / "ledger.jsonl").unlink(), r"ledger\.jsonl has no registration; .* --resume"),
+        (lambda out: (out / "study.json").write_text("{"), r"study\.json is not JSON"),
     ],
 )
 def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage: Callable[[Path], object], message: str):
@@ -235,7 +237,7 @@ def test_speed_is_a_mean_over_the_budget_whenever_a_run_was_measured_last(budget
 )
 def test_how_a_run_went(before: float, best: float | None, after: float, expected: str):
     lines = [] if best is None else [{"phase": "rl", "tokens/total": 9, "evaluation/accuracy": best}]
-    assert fate({"accuracy_before": before, "accuracy_after": after}, lines) == expected
+    assert run_outcome({"accuracy_before": before, "accuracy_after": after}, lines) == expected
 
 
 def test_of_what_a_run_cut_off_some_repeats_itself():
@@ -285,13 +287,13 @@ def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path)
 
 @pytest.fixture
 def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of two studies, each with its results, and a README."""
+    """A folder of two studies, each with its results, and a results page."""
     for name in STUDIES[:2]:
         (tmp_path / f"{name}.py").write_text('"""A study.\n\nClaim: it is one.\n"""\n\nimport os\n')
-    (tmp_path / "README.md").write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
+    (tmp_path / "results.md").write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
     monkeypatch.setattr("experiments.studies.FOLDER", tmp_path)
     monkeypatch.setattr("experiments.studies.RECORD", tmp_path / "results")
-    monkeypatch.setattr("experiments.studies.README", tmp_path / "README.md")
+    monkeypatch.setattr("experiments.studies.RESULTS_PAGE", tmp_path / "results.md")
     return tmp_path
 
 
@@ -301,7 +303,7 @@ def test_what_was_found_takes_the_place_of_what_was_recorded_before(paper: Path,
     for _ in range(2):  # the second time changes nothing
         record(out)
         told = table(found(out, "cpu"), costs(out, "cpu"))
-        assert (paper / "README.md").read_text() == f"Before.\n\n{told} After.\n"
+        assert (paper / "results.md").read_text() == f"Before.\n\n{told} After.\n"
         docstring, code = (paper / f"{STUDIES[0]}.py").read_text().split('"""')[1:]
         assert docstring.startswith("A study.\n\nClaim: it is one.\n\nMeasured by `rl-llm ablate experiments/paper/")
         assert "3 seeds, differences with 95 % intervals:\n\n* One is more than two: supported, +0.400 [" in docstring
@@ -311,9 +313,9 @@ def test_what_was_found_takes_the_place_of_what_was_recorded_before(paper: Path,
 def test_the_record_keeps_studies_whose_runs_are_gone(paper: Path, tmp_path: Path):
     finished(tmp_path / "runs", VALUES)
     record(tmp_path / "runs")
-    before = (paper / "README.md").read_text()
+    before = (paper / "results.md").read_text()
     record(tmp_path / "nothing")
-    assert (paper / "README.md").read_text() == before
+    assert (paper / "results.md").read_text() == before
 
 
 def test_a_study_run_again_is_held_against_the_record(paper: Path, tmp_path: Path):
@@ -322,7 +324,7 @@ def test_a_study_run_again_is_held_against_the_record(paper: Path, tmp_path: Pat
     record(tmp_path / "runs")
     assert agreement(found(tmp_path / "runs", "cpu")) == f"as recorded: {STUDIES[0]}"
     finished(tmp_path / "runs", {**VALUES, "two": {0: 0.5, 1: 0.42, 2: 0.5}})
-    assert agreement(found(tmp_path / "runs", "cpu")) == f"otherwise: {STUDIES[0]}"
+    assert agreement(found(tmp_path / "runs", "cpu")) == f"different from the record: {STUDIES[0]}"
 
 
 @pytest.mark.parametrize("name", recorded())
@@ -345,12 +347,12 @@ def test_recorded_verdicts_follow_from_the_recorded_values(name: str):
     assert verdicts == recorded()[name]["verdicts"]
 
 
-def test_the_map_of_the_readme_is_the_record():
-    assert draw(recorded()["initialization_and_learning_rate"]) in (ROOT / "README.md").read_text()
+def test_the_map_of_the_results_page_is_the_record():
+    assert draw(recorded()["initialization_and_learning_rate"]) in (ROOT / "docs/results.md").read_text()
 
 
-def test_the_table_of_the_readme_is_the_record():
-    assert table(recorded(), json.loads((RECORD / "costs.json").read_text())) in (ROOT / "README.md").read_text()
+def test_the_table_of_the_results_page_is_the_record():
+    assert table(recorded(), json.loads((RECORD / "costs.json").read_text())) in (ROOT / "docs/results.md").read_text()
 
 
 def test_every_study_of_the_paper_is_run_by_make_studies():

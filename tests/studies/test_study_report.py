@@ -23,7 +23,7 @@ from rl_llm.studies import Final, Hypothesis, Last, Study
 from rl_llm.studies.charts import bands, curve_chart, effect_chart, points
 from rl_llm.studies.folder import Member, StudyFolderError, members, open_study, reopen_study
 from rl_llm.studies.hypothesis import judge
-from rl_llm.studies.provenance import provenance_of
+from rl_llm.studies.provenance import read_provenance
 from rl_llm.studies.report import write_results
 from rl_llm.studies.study import load_study
 
@@ -145,7 +145,7 @@ def test_verdicts_come_first_and_every_part_is_there(whole: tuple[Path, str]):
     ):
         assert told in text, told
     assert text.index("A larger rate lowers") < text.index("Learning curves") < text.index("sha256")
-    assert "Not over" not in text
+    assert "Unfinished" not in text
 
 
 def test_the_fit_gives_back_asymptote_and_efficiency(whole: tuple[Path, str]):
@@ -192,18 +192,18 @@ def test_a_study_that_is_repeated_has_the_same_numbers(whole: tuple[Path, str], 
 def test_a_study_that_is_not_over_says_what_is_missing(tmp_path: Path):
     ledger = open_study(tmp_path / "study", STUDY, MODULE, "smoke", SEEDS, resume=False)
     everyone = members(STUDY, tmp_path / "study", SEEDS)
-    arms = [member for member in everyone if member.of_arm]
+    arms = [member for member in everyone if member.is_arm]
     for member in arms[:5]:
         make_run(member, STUDY)
     ledger.append("member_failed", name=arms[5].name, seed=arms[5].seed, code=1)
     said = write_results(tmp_path / "study", STUDY, everyone)
-    assert "Not over: 5 of 15 runs are done (1 failed, 9 not begun)." in said
+    assert "Unfinished: 5 of 15 runs are done (1 failed, 9 not begun)." in said
     text = text_of(tmp_path / "study")
     assert f"{arms[5]} failed" in text
     assert "UNDECIDED" in said
-    assert "A test takes 3 seeds that have both arms, and there are 2; " in text
+    assert "A test needs 3 seeds that both arms have; there are 2; " in text
     assert "seeds would decide" in text
-    assert "undetermined: intervals take 3 seeds, and there are 2" in text
+    assert "undetermined: intervals need 3 seeds; there are 2" in text
 
 
 def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_path: Path):
@@ -212,15 +212,15 @@ def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_
     for member in members(study, out, 1):
         make_run(member, study)
     ledger.append("carried_out", done=3, seconds=1.0)
-    assert "numbers of seeds" not in write_results(out, study, members(study, out, 1))
+    assert "different numbers of seeds" not in write_results(out, study, members(study, out, 1))
     open_study(out, study, MODULE, "smoke", 2, resume=True)
     everyone = members(study, out, 2)
     for member in everyone[len(everyone) // 2 :]:
         make_run(member, study)
     said = write_results(out, study, everyone)
     for told in (
-        "Judged at 2 numbers of seeds, so each time at 5 % / 2.",
-        "Ended by their number of steps, before the budget of tokens was spent: ",
+        "Judged at 2 different numbers of seeds, so each time at a level of 5 % / 2.",
+        "Runs that reached their last step before their token budget: ",
         "fast (2 of 2 runs)",
     ):
         assert told in said
@@ -235,9 +235,9 @@ def test_a_study_that_a_budget_cut_off_and_that_goes_on_is_judged_twice(tmp_path
         out = tmp_path / f"left-{left_out}"
         ledger = open_study(out, STUDY, MODULE, "smoke", 2, resume=False)
         ledger.append("carried_out", done=6 - left_out, seconds=1.0, left_out=left_out)
-        found.append([provenance_of(out, STUDY, members(STUDY, out, 2)).looks])
+        found.append([read_provenance(out, STUDY, members(STUDY, out, 2)).looks])
         open_study(out, STUDY, MODULE, "smoke", 2, resume=True).append("carried_out", done=6, seconds=1.0, left_out=0)
-        found[-1].append(provenance_of(out, STUDY, members(STUDY, out, 2)).looks)
+        found[-1].append(read_provenance(out, STUDY, members(STUDY, out, 2)).looks)
     assert found == [[1, 1], [1, 2]]
 
 
@@ -248,7 +248,7 @@ def test_a_study_without_any_run_or_one_seed_has_a_report(tmp_path: Path):
     assert "no run has begun" in text_of(tmp_path / "none")
     for member in everyone:
         make_run(member, STUDY)
-    assert "too few seeds to say how many" in write_results(tmp_path / "none", STUDY, everyone)
+    assert "an unknown number of seeds would decide" in write_results(tmp_path / "none", STUDY, everyone)
     assert "least 0.884 · 1 seed" in text_of(tmp_path / "none")
 
 
@@ -276,7 +276,7 @@ def test_arms_that_measured_nothing_or_diverged_are_left_out_of_what_they_lack(t
             path.write_text("".join(json.dumps(line) + "\n" for line in keep))
     write_results(tmp_path / "study", STUDY, everyone)
     text = text_of(tmp_path / "study")
-    assert "no run measured evaluation/accuracy on its way" in text
+    assert "no run measured evaluation/accuracy during training" in text
     assert "pairs 3" in text
     assert "not measured" in text
 
@@ -287,7 +287,7 @@ def test_a_registration_after_the_first_run_is_told(tmp_path: Path):
     open_study(moved, STUDY, MODULE, "smoke", 1, resume=False)
     for member in everyone:
         shutil.copytree(member.folder, moved / member.folder.relative_to(tmp_path / "study"))
-    assert provenance_of(tmp_path / "study", STUDY, everyone).in_order
+    assert read_provenance(tmp_path / "study", STUDY, everyone).registered_first
     write_results(moved, STUDY, members(STUDY, moved, 1))
     assert "after the first run began" in text_of(moved)
     ledger = moved / "ledger.jsonl"
@@ -301,7 +301,7 @@ def test_a_summary_that_was_changed_after_the_run_is_told(tmp_path: Path):
     path = member.folder / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy_after": 0.99}))
     write_results(tmp_path, STUDY, members(STUDY, tmp_path, 1))
-    assert f"{member}: summary.json has another accuracy_after than its ledger" in text_of(tmp_path)
+    assert f"{member}: accuracy_after in summary.json differ from its ledger" in text_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_summary_that_was_changed_after_the_run_is_told(tmp_path: Path):
 def test_a_damaged_run_is_named(damage: Callable[[Path], object], tmp_path: Path):
     member = make_study(tmp_path, seeds=1)[-1]
     damage(member.folder)
-    with pytest.raises(StudyFolderError, match=rf"{member} cannot be read .*: delete .* again with --resume"):
+    with pytest.raises(StudyFolderError, match=rf"{member} cannot be read .*; delete .* again with --resume"):
         write_results(tmp_path, STUDY, members(STUDY, tmp_path, 1))
 
 
@@ -335,7 +335,7 @@ def test_the_verb_reports_a_study_with_a_budget_and_a_shared_folder(tmp_path: Pa
     again, everyone = reopen_study(tmp_path / "study")
     assert again == study
     assert everyone == members(study, tmp_path / "study", 2, shared)
-    assert "--budget-tokens 900" in provenance_of(tmp_path / "study", study, everyone).command
+    assert "--budget-tokens 900" in read_provenance(tmp_path / "study", study, everyone).command
 
 
 def test_a_study_whose_module_has_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,11 +1,11 @@
-"""The quickstart over five seeds, beside rejection sampling on the same number of steps and prompts: as both policies
-come to write out every step, that is the same number of generated tokens to about one percent (the table shows both).
+"""Run the quickstart over five seeds, beside rejection sampling with the same number of steps and prompts.
 
 Run:    python experiments/quickstart_seeds.py              (resumable: finished runs are not repeated)
 
 Every run is an ordinary `rl-llm train` in a process of its own, so its seconds include imports and compilation. Prints
-the table of the README: held-out accuracy of samples before and after, their interquartile mean and minimum, mean
-response length, generated tokens, seconds.
+the table of docs/results.md: held-out accuracy of samples before and after, their interquartile mean and minimum, mean
+response length, generated tokens, seconds. Both policies learn to write out every step, so their generated
+tokens differ by about one percent.
 """
 
 import argparse

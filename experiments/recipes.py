@@ -2,7 +2,7 @@
 
 Run:    rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0        once: all begin with it
         rl-llm train experiments/recipes.py:DAPO --seed 0
-Table:  python experiments/recipes_table.py                    (three seeds: in the README)
+Table:  python experiments/recipes_table.py                    (three seeds, in docs/results.md)
 
 Recipes with a divergence measure it from the policy that RL began with; a critic learns alone in the first steps.
 `stale` is Lite PPO with four updates per rollout and a sampler two steps behind, corrected by truncated importance

@@ -1,6 +1,4 @@
-"""Randomness by name, never carried: every draw is a function of (seed, purpose, step, ...), so a resumed run redraws
-it.
-"""
+"""Randomness by name: every draw is a function of (seed, purpose, step, ...), so a resumed run repeats it."""
 
 from enum import IntEnum
 
@@ -9,9 +7,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a draw is for. Two purposes never share noise; the numbers are part of a run's identity: append, never
-    reorder.
-    """
+    """Purpose of a draw. Purposes share no noise. The numbers are part of a run's identity: append, never reorder."""
 
     PARAMETERS = 0
     DEMONSTRATIONS = 1
@@ -25,19 +21,17 @@ class Purpose(IntEnum):
 
 
 def key(seed: int, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:
-    """The JAX key of one step of one purpose."""
+    """JAX key of a purpose at a step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(purpose)), step)
 
 
 def row_keys(step_key: jax.Array, problem_ids: jax.Array, responses_per_prompt: int) -> jax.Array:
-    """Keys [B] of a step's rows from the problem's id and the sample's index: whatever else is in the batch plays no
-    part.
-    """
+    """Keys [B] of a step's rows, from problem ids i32[N] and sample indices only, so independent of the batch."""
     problems = jax.vmap(jax.random.fold_in, (None, 0))(step_key, problem_ids)
     samples = jax.numpy.arange(responses_per_prompt)
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(problems, samples).reshape(-1)
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
-    """The host's counterpart of `key`, for data order and demonstrations."""
+    """NumPy counterpart of `key`, for data order and demonstrations."""
     return np.random.default_rng([seed, int(purpose), step])

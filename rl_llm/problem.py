@@ -1,7 +1,4 @@
-"""What a task gives to the rest of the system: problems with verifiable answers, in three disjoint splits.
-
-This module imports no JAX: grading workers are fresh processes that import it.
-"""
+"""Problems with verifiable answers, in three disjoint splits. Imports no JAX, because grading workers import it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,9 +10,7 @@ Split = Literal["train", "validation", "held_out"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `id` is a stable hash: it names the problem in logs and seeds the noise its responses are sampled
-    with.
-    """
+    """One problem. `id` is a stable hash that names it in logs and seeds the sampling noise of its responses."""
 
     id: int
     prompt: str
@@ -25,34 +20,29 @@ class Problem:
 
 
 class Task(Protocol):
-    """A source of problems and the verifier that knows their answers.
-
-    `verify` runs in a worker process, so a task must be picklable (a frozen dataclass is).
-    """
+    """Source of problems. `verify` runs in worker processes, so a task must be picklable (a frozen dataclass is)."""
 
     @property
     def name(self) -> str: ...
 
     def problems(self, split: Split, count: int, seed: int) -> Sequence[Problem]:
-        """At most `count` distinct problems of one split; the same arguments give the same problems."""
+        """Return up to `count` distinct problems of a split. Equal arguments give equal problems."""
         ...
 
     def verify(self, problem: Problem, response: str) -> float:
-        """1.0 for a right response, 0.0 for a wrong one, between for partial credit. A junk response is wrong, not an
-        error.
-        """
+        """Score a response from 0.0 (wrong) to 1.0 (right). Junk is wrong, not an error."""
         ...
 
 
 def problem_id(task: str, prompt: str) -> int:
-    """A 31-bit id (it must fit the int32 that `jax.random.fold_in` takes)."""
+    """Hash a prompt to 31 bits, to fit the int32 of `jax.random.fold_in`."""
     return _hash31(f"id\0{task}\0{prompt}")
 
 
 def split_of(prompt: str) -> Split:
-    """The split a prompt belongs to, by its hash: 80 % train, 10 % validation, 10 % held out.
+    """Assign a prompt to a split by its hash: 80 % train, 10 % validation, 10 % held out.
 
-    The split is a function of the prompt alone, so no prompt can be in two of them, whatever seed drew it.
+    No prompt can be in two splits, whatever seed drew it.
     """
     bucket = _hash31(f"split\0{prompt}") % 10
     return "train" if bucket < 8 else "validation" if bucket == 8 else "held_out"

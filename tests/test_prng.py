@@ -1,4 +1,4 @@
-"""Randomness by name: every draw has its own noise, and the same name draws the same noise again."""
+"""Randomness by name: every draw has its own noise, and one name always gives the same noise."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ IDS = np.array([7, 0, 2**31 - 1, 12345], np.int32)
 
 
 def bits(keys: jax.Array) -> np.ndarray:
-    """Keys [...] -> their numbers u32[keys, 2]."""
+    """Numbers u32[keys, 2] of keys [...]."""
     return np.asarray(jax.random.key_data(keys)).reshape(-1, 2)
 
 
@@ -25,7 +25,7 @@ def test_no_two_seeds_purposes_steps_problems_or_samples_share_noise():
     assert len(np.unique(np.concatenate(keys), axis=0)) == 2 * 3 * 3 * len(IDS) * 3
 
 
-def test_a_rows_key_is_that_of_its_problem_and_sample_whatever_is_beside_it():
+def test_a_rows_key_depends_on_its_problem_and_sample_only():
     step_key = prng.key(3, Purpose.ROLLOUT, 5)
     together = bits(prng.row_keys(step_key, IDS, 3)).reshape(len(IDS), 3, 2)
     backwards = bits(prng.row_keys(step_key, IDS[::-1], 3)).reshape(len(IDS), 3, 2)
@@ -34,13 +34,13 @@ def test_a_rows_key_is_that_of_its_problem_and_sample_whatever_is_beside_it():
     np.testing.assert_array_equal(together[2, :2], alone)
 
 
-def test_a_traced_step_has_the_key_of_its_number():
+def test_a_traced_step_has_the_key_of_a_plain_one():
     traced = jax.jit(lambda step: prng.key(0, Purpose.ROLLOUT, step))(np.int32(9))
     np.testing.assert_array_equal(bits(traced), bits(prng.key(0, Purpose.ROLLOUT, 9)))
 
 
-def test_the_numbers_of_the_purposes_stay():
-    """They are part of a run's identity: a run resumed under other numbers would draw other samples."""
+def test_the_numbers_of_purposes_are_fixed():
+    """They are part of a run's identity: with other numbers, a resumed run would draw other samples."""
     names = ["PARAMETERS", "DEMONSTRATIONS", "PROMPT_ORDER", "ROLLOUT", "EVALUATION", "SKILL"]
     assert [Purpose(number).name for number in range(len(names))] == names
     assert sorted(Purpose) == list(range(len(Purpose)))

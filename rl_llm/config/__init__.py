@@ -1,32 +1,16 @@
-"""Configuration as values: check, override, write down, fingerprint and load them. Imports no JAX."""
+"""Configuration as values: check, override, write down, fingerprint and load them. Imports no JAX.
 
-from rl_llm.config.fields import (
-    Decay,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    PositiveOrInfinite,
-    PositiveShare,
-    UnitFloat,
-    check_fields,
-    is_component,
-    nearest,
-)
+Annotations of ranges (`PositiveInt`, ...) are in `rl_llm.config.fields`.
+"""
+
+from rl_llm.config.fields import Checked, check_fields, is_component, nearest
 from rl_llm.config.loading import ExperimentError, load_experiment, load_module
 from rl_llm.config.values import OverrideError, differences, fingerprint, override, to_json
 
 __all__ = [
-    "Decay",
+    "Checked",
     "ExperimentError",
-    "NonNegativeFloat",
-    "NonNegativeInt",
     "OverrideError",
-    "PositiveFloat",
-    "PositiveInt",
-    "PositiveOrInfinite",
-    "PositiveShare",
-    "UnitFloat",
     "check_fields",
     "differences",
     "fingerprint",

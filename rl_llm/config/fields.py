@@ -6,7 +6,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import ge, gt, le, lt
 from typing import Annotated, Any, Literal, Union
 
@@ -21,12 +21,7 @@ PositiveShare = Annotated[float, Meta(gt=0, le=1)]  # (0, 1]
 Decay = Annotated[float, Meta(ge=0, lt=1)]  # [0, 1)
 PositiveOrInfinite = Annotated[float, Meta(gt=0, extra={"infinite": True})]
 
-_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "gt": (">", gt),
-    "ge": (">=", ge),
-    "lt": ("<", lt),
-    "le": ("<=", le),
-}
+_LIMITS = (("gt", ">", gt), ("ge", ">=", ge), ("lt", "<", lt), ("le", "<=", le))
 
 
 def is_component(value: Any) -> bool:
@@ -42,7 +37,8 @@ def children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
         return {str(index): pair for index, pair in enumerate(zip(value, wanted, strict=True))}
     if not is_component(value):
         return {}
-    hints = _hints(type(value))
+    kind: Any = type(value)
+    hints = _hints(kind)
     return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value) if f.init}
 
 
@@ -62,16 +58,47 @@ def check_fields(value: Any) -> None:
     _check(value, type(value).__name__, Any)
 
 
+class Checked:
+    """Base of a dataclass that calls `check_fields` when it is made."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def _check(value: Any, place: str, annotation: Any) -> None:
     for name, (child, wanted) in children(value, annotation).items():
         where = f"{place}.{name}"
-        choices, bounds = _choices(wanted), _bounds(wanted)
-        if choices and child not in choices:
+        if not _allows(wanted, child):
+            choices = _choices(wanted)
+            if not choices:
+                raise ValueError(f"{where}={child!r} is out of range; expected {_range(wanted)}")
             hint = nearest(child, (choice for choice in choices if isinstance(choice, str)))
             raise ValueError(f"{where}={child!r} must be one of {', '.join(map(repr, choices))}{hint}")
-        if bounds is not None and isinstance(child, int | float) and not _inside(child, bounds):
-            raise ValueError(f"{where}={child!r} is out of range; expected {_range(bounds)}")
         _check(child, where, wanted)
+
+
+def _allows(annotation: Any, value: Any) -> bool:
+    """Whether the choices and ranges of an annotation allow a value. Types are not checked."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(_allows(part, value) for part in arguments)
+    if origin is Annotated:
+        return _allows(arguments[0], value) and all(
+            _inside(part, value) for part in arguments if isinstance(part, Meta)
+        )
+    if origin is Literal:
+        return value in arguments
+    if annotation is types.NoneType:
+        return value is None
+    return not (dataclasses.is_dataclass(annotation) and isinstance(value, int | float))
+
+
+def _inside(bounds: Meta, value: Any) -> bool:
+    limits = [(getattr(bounds, name), holds) for name, _, holds in _LIMITS if getattr(bounds, name) is not None]
+    if not limits or not hasattr(value, "__float__"):
+        return not limits
+    finite = math.isfinite(value) or (value == math.inf and "infinite" in (bounds.extra or {}))
+    return finite and all(holds(value, limit) for limit, holds in limits)
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -79,49 +106,34 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal or annotation is types.NoneType:
         return arguments or (None,)
-    if origin is Annotated:
-        return _choices(arguments[0])
     members = [_choices(part) for part in arguments] if origin in (Union, types.UnionType) else []
     return sum(members, ()) if all(members) else ()
 
 
-def _bounds(annotation: Any) -> Meta | None:
-    """The range that an annotation declares for its numbers."""
+def _range(annotation: Any) -> str:
+    """Choices and ranges of an annotation in words, e.g. `> 0 and <= 1 or None`; empty if it has none."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return next((part for part in arguments[1:] if isinstance(part, Meta) and _range(part)), None)
-    members = map(_bounds, arguments) if origin in (Union, types.UnionType) else ()
-    return next((bounds for bounds in members if bounds is not None), None)
-
-
-def _inside(value: float, bounds: Meta) -> bool:
-    finite = math.isfinite(value) or (value == math.inf and "infinite" in (bounds.extra or {}))
-    limits = [(holds, getattr(bounds, name)) for name, (_, holds) in _BOUNDS.items()]
-    return finite and all(limit is None or holds(value, limit) for holds, limit in limits)
-
-
-def _range(bounds: Meta) -> str:
-    limits = [(sign, getattr(bounds, name)) for name, (sign, _) in _BOUNDS.items()]
-    return " and ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None)
+    if isinstance(annotation, Meta):
+        limits = [(sign, getattr(annotation, name)) for name, sign, _ in _LIMITS]
+        return " and ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None)
+    if origin in (Annotated, Union, types.UnionType):
+        return " or ".join(filter(None, map(_range, arguments)))
+    return ", ".join(map(repr, _choices(annotation)))
 
 
 def describe(annotation: Any) -> str:
     """An annotation in words, e.g. `float > 0 and <= 1 | None`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return " ".join(filter(None, (describe(arguments[0]), _range(_bounds(annotation) or Meta()))))
+        return f"{describe(arguments[0])} {_range(annotation)}".strip()
     if origin in (Union, types.UnionType):
         return " | ".join(map(describe, arguments))
-    if annotation is types.NoneType:
-        return "None"
-    return (
-        annotation.__name__
-        if isinstance(annotation, type) and not arguments
-        else str(annotation).replace("typing.", "")
-    )
+    if isinstance(annotation, type) and not arguments:
+        return annotation.__name__.replace("NoneType", "None")
+    return str(annotation).replace("typing.", "")
 
 
 def nearest(name: Any, names: Iterable[str]) -> str:
-    """A question that can follow a wrong name, about the one of `names` most like it; empty where none is."""
+    """Suggest the one of `names` that is most similar to a wrong name, as a question; empty if none is."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""

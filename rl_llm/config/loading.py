@@ -1,4 +1,4 @@
-"""Experiments are Python files: load one, by its path and the name of a value in it."""
+"""Load experiments, which are values in Python files."""
 
 import hashlib
 import importlib
@@ -13,24 +13,23 @@ from rl_llm.config.fields import is_component, nearest
 
 
 class ExperimentError(ValueError):
-    """An experiment that cannot be loaded; the message says what is missing and what there is."""
+    """An experiment that cannot be loaded. The message names what is missing and what exists."""
 
 
 def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
-    """(NAME, value) for `path/to/file.py[:NAME]`: a variable of the file, a key of its ABLATION, or SCALE/NAME for one
-    of the `experiments` of its STUDY at that scale.
+    """Load `path/to/file.py[:NAME]` as (NAME, value). NAME is `base` by default.
 
-    NAME is `base` where it is not given. A file below the current folder is imported as a part of it, any
-    other as a part of its own folder, so that it can import its neighbours and worker processes can import
-    it. For that the folder is added to the end of `sys.path`, where it hides no installed module.
+    NAME is a variable of the file, a key of its ABLATION, or SCALE/NAME for an experiment of its STUDY. A file below
+    the current folder is imported relative to it, any other relative to its own folder, so that it can import its
+    neighbours and worker processes can import it. That folder is appended to `sys.path`, where it hides no installed
+    module.
 
-    Raises `ExperimentError` where the file or NAME is missing, the import fails, or the value is no dataclass
-    value of the wanted `kind`.
+    Raises `ExperimentError` if the file or NAME is missing, the import fails, or the value is not a `kind`.
     """
     head, _, tail = spec.rpartition(":")
     path, name = (spec, "base") if spec.endswith(".py") else (head, tail)
     if not path.endswith(".py"):
-        raise ExperimentError(f"{spec}: an experiment is path/to/file.py or path/to/file.py:NAME")
+        raise ExperimentError(f"{spec} is not an experiment; expected path/to/file.py or path/to/file.py:NAME")
     module = load_module(path)
     ablation = getattr(module, "ABLATION", {})
     studies = getattr(module, "STUDY", {})
@@ -42,15 +41,15 @@ def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
         listing = ", ".join(held) or "no experiment"
         raise ExperimentError(f"{spec}: {given}{nearest(name, held)}; {path} has: {listing}")
     if name in ablation and ablation[name] != held[name]:
-        raise ExperimentError(f"{spec}: {name} is a variable and, with another value, a key of ABLATION")
+        raise ExperimentError(f"{spec}: {name} is a variable and a key of ABLATION, with different values; rename one")
     return name, held[name]
 
 
 def load_module(path: str) -> types.ModuleType:
-    """The module of a Python file. Raises ExperimentError where there is none, and where its import fails."""
+    """Import a Python file. Raises ExperimentError if there is none or its import fails."""
     file = Path(path)
     if file.suffix != ".py":
-        raise ExperimentError(f"{path} is no Python file: give path/to/file.py")
+        raise ExperimentError(f"{path} is not a Python file; expected path/to/file.py")
     if not file.is_file():
         hint = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
         raise ExperimentError(f"{path}: there is no file {file}{hint}")
@@ -69,14 +68,14 @@ def _import(path: Path) -> types.ModuleType:
         if found is not None and found.origin is not None and Path(found.origin).resolve() == path:
             return importlib.import_module(name)
         return _import_alone(path)
-    except (Exception, SystemExit) as error:  # whatever the file raises is an error of the file
+    except (Exception, SystemExit) as error:  # whatever the file raises is an error in the file
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         raise ExperimentError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
 
 
 def _import_alone(path: Path) -> types.ModuleType:
-    """The module under a name made of its content: its own name is that of another module."""
+    """Import a file under a name made from its content, because another module has its own name."""
     name = f"{path.stem.replace('.', '_')}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None and found.loader is not None, path  # noqa: PT018

@@ -1,8 +1,7 @@
-"""Experiments are values: override the fields of one, write it down, name it by its content.
+"""Experiments as values: override their fields, write them as JSON, fingerprint and compare them.
 
-Everything here works on any frozen dataclass that holds plain values (bool, int, float, str, Path, None),
-tuples, and further dataclasses ("components"). The command line changes plain values; Python changes
-structure.
+All functions accept any frozen dataclass of plain values (bool, int, float, str, Path, None), tuples, and further
+dataclasses ("components"). The command line changes plain values; Python changes structure.
 """
 
 import contextlib
@@ -23,12 +22,12 @@ from rl_llm.config.fields import children, describe, is_component, nearest
 
 Value = TypeVar("Value")
 
-# What JSON cannot say, or says differently from the Python of an experiment's file.
+# Constants that JSON lacks or spells differently from Python.
 _CONSTANTS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
 
 
 class OverrideError(ValueError):
-    """A `--set` assignment that cannot be made; the message names the place, the reason and the way out."""
+    """A `--set` assignment that cannot be made. The message names the place, the reason and the remedy."""
 
 
 class _Assignment(typing.NamedTuple):
@@ -41,15 +40,14 @@ class _Assignment(typing.NamedTuple):
 
 
 def override(value: Value, assignments: Sequence[str]) -> Value:
-    """`value` with every assignment made, e.g. `["sampling.temperature=0.7", "seed=3"]`.
+    """Return `value` with all assignments applied, e.g. `["sampling.temperature=0.7", "seed=3"]`.
 
-    A path walks the fields of the components that are really there, and the elements of tuples by index. The
-    text is one of none/true/false/inf, JSON, or plain text, whichever first fits the field's annotation; an
-    integer fits a float field, and no other type stands for another. All assignments are made together, so a
-    component checks its final values only.
+    A path walks the fields of the actual components, and tuples by index. The text is one of none/true/false/inf, JSON,
+    or plain text, whichever first fits the field's annotation. An integer fits a float field; no other type is
+    converted. Assignments are applied together, so a component checks its final values only.
 
-    Raises `OverrideError` for an unknown name, a wrong type, structure instead of a plain value, a place set
-    twice, or a component that refuses its new values (a ValueError of its `__post_init__`).
+    Raises `OverrideError` for an unknown name, a wrong type, structure instead of a plain value, a place set twice, or
+    values that a component refuses (a ValueError of its `__post_init__`).
     """
     parsed = [_parse(assignment) for assignment in assignments]
     for index, second in enumerate(parsed):
@@ -63,13 +61,13 @@ def _parse(assignment: str) -> _Assignment:
     place, equals, text = assignment.partition("=")
     path = tuple(place.strip().split("."))
     if not equals or not all(part.isidentifier() or part.isdecimal() for part in path):
-        raise OverrideError(f"--set {assignment}: write NAME=VALUE, e.g. sampling.temperature=0.7")
+        raise OverrideError(f"--set {assignment}: expected NAME=VALUE, e.g. sampling.temperature=0.7")
     return _Assignment(assignment, path, text.strip())
 
 
 def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], depth: int, root: Any) -> Any:
-    """`value` rebuilt with the assignments below it; the first `depth` parts of their paths lead to it."""
-    if len(assignments[0].path) == depth:  # then it is the only one: no two assignments overlap
+    """Rebuild `value` with the assignments inside it; the first `depth` parts of their paths lead to it."""
+    if len(assignments[0].path) == depth:  # then it is the only one, as no two assignments overlap
         return _convert(assignments[0], value, annotation)
     inside = children(value, annotation)
     changed = {}
@@ -92,16 +90,15 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
 
 
 def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
-    """The value of the annotated type that the text of an assignment stands for."""
+    """Convert the text of an assignment to the annotated type."""
     place, text = ".".join(assignment.path), assignment.text
     wanted = None if is_component(current) else _plain(annotation)
     if wanted in (None, types.NoneType):
         names = ", ".join(f"{place}.{name}" for name in children(current, annotation))
         now = type(current).__name__ if names else repr(current)
         raise assignment.refuse(
-            f"{place} is structure (now {now}). The command line "
-            "changes values, Python changes structure: use dataclasses.replace in the experiment's file"
-            f"{f', or set a value in it: {names}' if names else ''}"
+            f"{place} is structure (now {now}), and only Python changes structure; use dataclasses.replace in the "
+            f"experiment's file{f', or set a value in it: {names}' if names else ''}"
         )
     candidates: list[Any] = [_CONSTANTS[text.lower()]] if text.lower() in _CONSTANTS else []
     with contextlib.suppress(msgspec.DecodeError):
@@ -113,7 +110,7 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
 
 
 def _plain(annotation: Any) -> Any:
-    """The part of an annotation whose values a command line can write; None where there is no such part."""
+    """Reduce an annotation to the types that a command line can write, or to None if there are none."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal or annotation in (bool, int, float, str, Path, types.NoneType):
         return annotation
@@ -121,7 +118,7 @@ def _plain(annotation: Any) -> Any:
         return None if _plain(arguments[0]) is None else annotation
     if origin in (Union, types.UnionType):
         members = tuple(part for part in map(_plain, arguments) if part is not None)
-        if str in members:  # then a path is written as one: msgspec takes no union with Path
+        if str in members:  # a path is written as text too: msgspec accepts no union with Path
             members = tuple(part for part in members if part is not Path)
         return Union[members] if members else None  # noqa: UP007 (the members are known only here)
     if origin is tuple and all(part is Ellipsis or _plain(part) == part for part in arguments):
@@ -130,7 +127,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _elsewhere(path: Sequence[str], root: Any) -> str:
-    """A hint for a right name at another place, e.g. `optimizer.learning_rate` for `learning_rate`."""
+    """Hint at the place of a right name, e.g. `optimizer.learning_rate` for `learning_rate`."""
     found = [place for place in _places(root, "") if f".{place}".endswith("." + ".".join(path))]
     return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
 
@@ -157,8 +154,8 @@ def to_json(value: Any) -> Any:
 def fingerprint(value: Any) -> str:
     """SHA-256 of the canonical JSON of an experiment, as 64 hexadecimal digits.
 
-    Fields declared with `dataclasses.field(metadata={"fingerprint": False})` are left out: a run needs them, but its
-    result does not depend on them (mesh, folders). Equal values have equal fingerprints, 1 and 1.0 included.
+    Fields with metadata {"fingerprint": False} are left out: the result of a run does not depend on them (mesh,
+    folders). Equal values have equal fingerprints, 1 and 1.0 included.
     """
     canonical = json.dumps(_encode(value, "value", {}, naming=True), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -190,7 +187,7 @@ def _encode(value: Any, place: str, names: dict[str, Any], *, naming: bool) -> A
     # Lambdas and local functions are refused: two of them would share a name.
     if (isinstance(value, type) or inspect.isroutine(value)) and "<" not in value.__qualname__:
         return _recorded_name(value, place, names)
-    raise TypeError(f"{place} is {value!r} ({type(value).__name__}), which JSON cannot name")
+    raise TypeError(f"{place} is {value!r} ({type(value).__name__}), which cannot be recorded in JSON")
 
 
 def _recorded_name(item: Any, place: str, names: dict[str, Any]) -> str:
@@ -208,7 +205,7 @@ def _recorded_name(item: Any, place: str, names: dict[str, Any]) -> str:
 
 
 def differences(first: Any, second: Any, place: str = "") -> list[str]:
-    """Where two results of `to_json` differ, e.g. `algorithm.objective.high: 0.2 -> 0.28`; empty if equal."""
+    """List differences of two results of `to_json`, e.g. `algorithm.objective.high: 0.2 -> 0.28`."""
     if isinstance(first, dict) and isinstance(second, dict) and first.get("class") == second.get("class"):
         pairs = [(key, first.get(key, "absent"), second.get(key, "absent")) for key in {**first, **second}]
     elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
@@ -222,7 +219,7 @@ def differences(first: Any, second: Any, place: str = "") -> list[str]:
 
 
 def _show(value: Any) -> str:
-    """JSON in the words of Python: `Clip(low=0.2, high=0.28)`."""
+    """Format JSON like Python: `Clip(low=0.2, high=0.28)`."""
     if isinstance(value, dict):
         fields = [f"{key}={_show(item)}" for key, item in value.items() if key != "class"]
         return f"{value.get('class', '').rpartition('.')[2]}({', '.join(fields)})"

@@ -1,99 +1,191 @@
-"""Which fields of an experiment go together: what could not act beside the others is refused, and so is what excludes
-each other. An algorithm checks its own components.
+"""Refuse experiments with fields that exclude each other or that cannot act. An algorithm checks its own components.
+
+A field *cannot act* if no value of it changes the run.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rl_llm.experiment.curriculum import Curriculum
+from rl_llm.experiment.sources import StoredResponses, Teacher
+from rl_llm.model.weights import DEFAULT_INITIALIZATION
 from rl_llm.rewards.components import Reward
 
+if TYPE_CHECKING:
+    from rl_llm.algorithms import Reference
+    from rl_llm.experiment.experiment import Experiment
 
-def teaching(experiment: Any) -> list[Any]:
-    """What gives the likeliest tokens at each place to learn from: a teacher, a reference or a file."""
+
+def token_sources(experiment: "Experiment") -> "Sequence[Teacher | Reference | StoredResponses]":
+    """Sources of batch.teacher_tokens, the likeliest tokens at each position."""
     sources = (experiment.teacher, experiment.reference, experiment.responses)
     return [source for source in sources if source is not None and source.top_tokens]
 
 
-def check_budget(experiment: Any) -> None:
-    """Raises ValueError where a budget of tokens ends a run before what goes by its steps would have."""
-    if experiment.responses is not None:
+def check_experiment(experiment: "Experiment") -> None:
+    """Raise ValueError naming the fields that do not go together, or the one that cannot act."""
+    if experiment.start is not None and experiment.initialization != DEFAULT_INITIALIZATION:
         raise ValueError(
-            f"token_budget={experiment.token_budget} cannot act: the responses are stored, none is generated"
+            f"{experiment.initialization} cannot act: start={experiment.start!r} has the first parameters; leave "
+            "initialization at its default"
         )
-    critic = experiment.critic
+    _check_budget(experiment)
+    _check_updates(experiment)
+    _check_sizes(experiment)
+    _check_sampling(experiment)
+    _check_curriculum(experiment)
+    _check_tokenizers(experiment)
+    _check_critic(experiment)
+    _check_supervision(experiment)
+    _check_weights(experiment)
+    _check_reward_model(experiment)
+    _check_stored(experiment)
+    _check_over_time(experiment)
+
+
+def _check_budget(experiment: "Experiment") -> None:
+    budget, critic = experiment.token_budget, experiment.critic
+    if budget is None:
+        return
+    if experiment.responses is not None:
+        raise ValueError(f"token_budget={budget} cannot act: the responses are stored, none is generated")
     for name, optimizer in (("optimizer", experiment.optimizer), ("critic.optimizer", critic and critic.optimizer)):
         if optimizer and optimizer.schedule != "constant":
             raise ValueError(
                 f"{name}.schedule={optimizer.schedule!r} falls until the last of steps={experiment.steps}, and "
-                f"token_budget={experiment.token_budget} may end the run before: set the schedule to 'constant'"
+                f"token_budget={budget} may end the run earlier; set the schedule to 'constant'"
             )
 
 
-def check_tokenizers(experiment: Any) -> None:
-    """Raises ValueError for a component of the algorithm that reads tokens by another tokenizer than the run's."""
+def _check_updates(experiment: "Experiment") -> None:
+    if experiment.pretraining_steps > experiment.steps:
+        raise ValueError(
+            f"critic.pretraining_steps={experiment.pretraining_steps} are more than steps={experiment.steps}"
+        )
+    if experiment.policy_updates():
+        experiment.optimizer.check(experiment.policy_updates())
+    if experiment.critic:
+        experiment.critic.optimizer.check(experiment.rollout_updates(experiment.steps))
+
+
+def _check_sizes(experiment: "Experiment") -> None:
+    prompts = experiment.prompts_per_step
+    if prompts % (experiment.updates_per_rollout * experiment.micro_batches):
+        raise ValueError(
+            f"prompts_per_step={prompts} must be a multiple of updates_per_rollout * micro_batches = "
+            f"{experiment.updates_per_rollout} * {experiment.micro_batches}: both split a rollout by whole prompts"
+        )
+    if prompts % experiment.sampling_batches:
+        raise ValueError(
+            f"prompts_per_step={prompts} must be a multiple of sampling_batches={experiment.sampling_batches}: one "
+            "program samples all parts of a rollout"
+        )
+    if experiment.train_problems < prompts:
+        raise ValueError(
+            f"train_problems={experiment.train_problems} is less than prompts_per_step={prompts}: a step would hold a "
+            "problem twice"
+        )
+    if experiment.evaluation.every > experiment.steps:
+        raise ValueError(
+            f"evaluation.every={experiment.evaluation.every} with steps={experiment.steps} never evaluates; set it to "
+            "fewer steps, or to 0 (off)"
+        )
+
+
+def _check_sampling(experiment: "Experiment") -> None:
+    sampling, problems, prompts = experiment.sampling, experiment.train_problems, experiment.prompts_per_step
+    if sampling.top_k >= experiment.model.vocabulary:
+        raise ValueError(
+            f"sampling.top_k={sampling.top_k} cannot act on a vocabulary of {experiment.model.vocabulary}; 0 is off"
+        )
+    if sampling.temperature == 0:
+        raise ValueError("sampling.temperature=0 draws the same response K times: nothing to select; use 1.0")
+    if experiment.dynamic_sampling and not experiment.algorithm.filters:
+        raise ValueError(
+            f"dynamic_sampling={experiment.dynamic_sampling} cannot act: no filter of the algorithm drops groups"
+        )
+    if experiment.dynamic_sampling and problems < 2 * prompts:
+        raise ValueError(
+            f"dynamic_sampling={experiment.dynamic_sampling} cannot act: a second rollout asks prompts_per_step="
+            f"{prompts} further problems; train_problems={problems} are too few"
+        )
+
+
+def _check_curriculum(experiment: "Experiment") -> None:
+    curriculum, problems, prompts = experiment.curriculum, experiment.train_problems, experiment.prompts_per_step
+    if curriculum.drop_solved is not None and problems == prompts:
+        raise ValueError(
+            f"curriculum.drop_solved={curriculum.drop_solved} cannot act: every step asks all of "
+            f"train_problems={problems}"
+        )
+    difficulty, length = curriculum.difficulty, curriculum.length
+    if difficulty and difficulty.count(problems, 0) < prompts:
+        raise ValueError(
+            f"curriculum.difficulty.first_share={difficulty.first_share} of train_problems={problems} is less than "
+            f"prompts_per_step={prompts}"
+        )
+    if length and length.first >= experiment.sampling.max_tokens:
+        raise ValueError(
+            f"curriculum.length.first={length.first} cannot act: sampling.max_tokens={experiment.sampling.max_tokens}"
+        )
+    for name, part in (("difficulty", difficulty), ("length", length)):
+        if part and part.steps > experiment.steps:
+            raise ValueError(
+                f"curriculum.{name}.steps={part.steps} are more than steps={experiment.steps}: it would not end"
+            )
+
+
+def _check_tokenizers(experiment: "Experiment") -> None:
     for component in experiment.algorithm.components:
         if getattr(component, "tokenizer", experiment.tokenizer) != experiment.tokenizer:
             raise ValueError(
-                f"{type(component).__name__}.tokenizer={component.tokenizer} is not the experiment's, "
-                f"tokenizer={experiment.tokenizer}: set both"
+                f"{type(component).__name__}.tokenizer={component.tokenizer} differs from the experiment's "
+                f"tokenizer={experiment.tokenizer}; set both to the same one"
             )
 
 
-def check_supervision(experiment: Any) -> None:
-    """Raises ValueError for a critic, reference, teacher, stored responses or demonstrations that could not act, and
-    for those that exclude each other.
-    """
-    needs, task = experiment.algorithm.needs, experiment.task
-    critic, teacher, stored = experiment.critic, experiment.teacher, experiment.responses
-    if (critic is None) != (experiment.algorithm.value_loss is None):
+def _check_critic(experiment: "Experiment") -> None:
+    critic, loss = experiment.critic, experiment.algorithm.value_loss
+    if (critic is None) != (loss is None):
         raise ValueError(
-            f"critic={critic} with algorithm.value_loss={experiment.algorithm.value_loss}: a critic learns by a value "
-            "loss, and a value loss is a critic's; set both or none"
+            f"critic={critic} with algorithm.value_loss={loss}: a critic learns by a value loss; set both or neither"
         )
-    if experiment.reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
-        raise ValueError(f"reference={experiment.reference} cannot act: no component of the algorithm looks at it")
+    if critic is not None and critic.shared and getattr(experiment.algorithm.value_loss, "after_token", False):
+        raise ValueError("critic.shared=True with a reward model's loss; a reward model needs critic.shared=False")
+
+
+def _check_supervision(experiment: "Experiment") -> None:
+    needs, task = experiment.algorithm.needs, experiment.task
+    reference, teacher, vocabulary = experiment.reference, experiment.teacher, experiment.model.vocabulary
+    if reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
+        raise ValueError(f"reference={reference} cannot act: no component of the algorithm reads it")
     for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
         if part and getattr(part, "demonstrations", None) is None and not hasattr(task, "demonstrate"):
-            raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none: set {name}=None")
+            raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none; set {name}=None")
     if teacher is not None:
-        if experiment.reference is not None:
-            raise ValueError("teacher and reference both make batch.ref_logp: set one of them")
+        if reference is not None:
+            raise ValueError("teacher and reference both make batch.ref_logp; set one of them")
         if not needs & {"ref_logp", "teacher_tokens"}:
-            raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm looks at it")
+            raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm reads it")
         if teacher.on_policy == 0 and experiment.staleness:
             raise ValueError(
                 f"staleness={experiment.staleness} cannot act: the teacher answers at every step (on_policy=0)"
             )
-    sources = teaching(experiment)
-    for part in sources:
-        if part.top_tokens > experiment.model.vocabulary:
-            raise ValueError(f"{part}: the vocabulary has {experiment.model.vocabulary} tokens")
+    sources = token_sources(experiment)
+    for source in sources:
+        if source.top_tokens > vocabulary:
+            raise ValueError(f"{source}: top_tokens is more than the vocabulary's {vocabulary} tokens")
     if len(sources) > 1 or (sources and "teacher_tokens" not in needs):
         raise ValueError(
-            f"top_tokens of {' and '.join(type(part).__name__ for part in sources)}: "
-            "one of them makes batch.teacher_tokens, for a component of the algorithm that looks at it (Distillation)"
+            f"top_tokens of {' and '.join(type(source).__name__ for source in sources)}: exactly one source makes "
+            "batch.teacher_tokens, for a component of the algorithm that reads it (Distillation)"
         )
-    check_weights(experiment)
-    check_reward_model(experiment)
     if experiment.mixture is not None and not experiment.policy_updates():
         raise ValueError("mixture cannot act: critic.pretraining_steps leaves no step to the policy")
-    if critic is not None and critic.shared and getattr(experiment.algorithm.value_loss, "after_token", False):
-        raise ValueError("a reward model is a network of its own: set critic.shared=False")
-    if stored is not None:
-        names = ("staleness", "replay", "dynamic_sampling", "reward_model")
-        acting = [name for name in names if getattr(experiment, name)]
-        acting += ["curriculum"] if experiment.curriculum != Curriculum() else []
-        acting += ["teacher.on_policy"] if teacher and teacher.on_policy < 1 else []
-        if acting:
-            raise ValueError(
-                f"{' and '.join(acting)} cannot act on stored responses ({stored.path}): nothing is sampled"
-            )
 
 
-def check_weights(experiment: Any) -> None:
-    """Raises ValueError for weights of the reward's components where the advantage has its own (GDPO) and nothing else
-    looks at the total.
-    """
+def _check_weights(experiment: "Experiment") -> None:
+    """Refuse weights of reward components if the advantage has its own (GDPO) and nothing reads the total reward."""
     algorithm = experiment.algorithm
     losses = (algorithm.objective, *algorithm.regularizers, algorithm.value_loss)
     if "rewards" not in algorithm.needs or algorithm.filters or any(getattr(x, "reads_reward", False) for x in losses):
@@ -106,8 +198,7 @@ def check_weights(experiment: Any) -> None:
             )
 
 
-def check_reward_model(experiment: Any) -> None:
-    """Raises ValueError for a reward model, or a reward beside it, that nobody would read."""
+def _check_reward_model(experiment: "Experiment") -> None:
     model = experiment.reward_model
     if model is None:
         return
@@ -115,28 +206,36 @@ def check_reward_model(experiment: Any) -> None:
         raise ValueError(f"reward_model={model} cannot act: the algorithm does not read the total reward")
     if not model.added and experiment.reward != Reward():
         raise ValueError(
-            f"reward={experiment.reward} cannot act: the reward model's score takes its place; set "
-            "reward_model.added=True"
+            f"reward={experiment.reward} cannot act: the reward model's score replaces it; set reward_model.added=True"
         )
 
 
-def check_over_time(experiment: Any) -> None:
-    """Raises ValueError for what would only act after the last step, or never."""
+def _check_stored(experiment: "Experiment") -> None:
+    stored, teacher = experiment.responses, experiment.teacher
+    if stored is None:
+        return
+    names = ("staleness", "replay", "dynamic_sampling", "reward_model")
+    acting = [name for name in names if getattr(experiment, name)]
+    acting += ["curriculum"] if experiment.curriculum != Curriculum() else []
+    acting += ["teacher.on_policy"] if teacher and teacher.on_policy < 1 else []
+    if acting:
+        raise ValueError(f"{' and '.join(acting)} cannot act on stored responses ({stored.path}): nothing is sampled")
+
+
+def _check_over_time(experiment: "Experiment") -> None:
+    """Refuse values that would act only after the last step, or never."""
+    steps, staleness = experiment.steps, experiment.staleness
     reference, replay = experiment.reference, experiment.replay
-    if replay is not None and experiment.steps == 1:
+    if replay is not None and steps == 1:
         raise ValueError(f"replay={replay} cannot act: steps=1 has no earlier rollout")
-    if reference is not None and reference.reset_every >= experiment.steps:
+    if reference is not None and reference.reset_every >= steps:
         raise ValueError(
-            f"reference.reset_every={reference.reset_every} cannot act in steps={experiment.steps}: set it to fewer, "
-            "or to 0"
+            f"reference.reset_every={reference.reset_every} cannot act in steps={steps}; set fewer, or 0 (off)"
         )
     follows = reference is not None and (reference.reset_every == 1 or reference.decay == 0)
-    if follows and experiment.updates_per_rollout == 1 and not experiment.staleness and not replay:
+    if follows and experiment.updates_per_rollout == 1 and not staleness and not replay:
         raise ValueError(
-            f"{reference} is the policy itself at every update (updates_per_rollout=1): no divergence would ever be "
-            "more than 0"
+            f"{reference} is the policy itself at every update (updates_per_rollout=1): every divergence would be 0"
         )
-    if experiment.staleness >= experiment.steps:
-        raise ValueError(
-            f"staleness={experiment.staleness} with steps={experiment.steps}: every rollout would be the first policy's"
-        )
+    if staleness >= steps:
+        raise ValueError(f"staleness={staleness} with steps={steps}: every rollout would be the first policy's")

@@ -1,68 +1,63 @@
-"""Which problems a step asks, and how long its responses may be: curricula, solved problems dropped, dynamic
-sampling.
-"""
+"""Which problems a step asks and how long responses may be: curricula, dynamic sampling, replay."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from msgspec import Meta
+
+from rl_llm.config.fields import Checked, PositiveInt, PositiveShare
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem
 
 
 @dataclass(frozen=True)
-class Difficulty:
-    """The easiest problems first (by `Problem.difficulty`): a share of them at the first step, which grows evenly to
-    all of them after `steps` (the linear pacing of curriculum learning, arXiv 1904.03626).
+class Difficulty(Checked):
+    """Ask the easiest problems first, by `Problem.difficulty`.
+
+    The pool holds `first_share` of the problems at the first step and grows linearly to all of them after `steps`
+    (linear pacing of curriculum learning, arXiv 1904.03626).
     """
 
-    first_share: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first_share < 1 or self.steps < 1:
-            raise ValueError(f"Difficulty needs 0 < first_share < 1 and steps >= 1, not {self}")
+    first_share: Annotated[float, Meta(gt=0, lt=1)]
+    steps: PositiveInt
 
     def count(self, problems: int, step: int) -> int:
-        """How many of so many problems, the easiest, may be asked at a step (from 0)."""
+        """Size of the pool at a step (from 0), out of `problems`."""
         share = self.first_share + (1 - self.first_share) * min(step / self.steps, 1.0)
         return min(int(share * problems + 0.5), problems)
 
 
 @dataclass(frozen=True)
-class ResponseLength:
-    """Responses of at most `first` tokens at the first step, a bound which grows evenly to sampling.max_tokens after
-    `steps` (in stages: DeepScaleR 2025; Skywork-OR1, arXiv 2505.22312). The bound is a value: one program
-    serves all.
+class ResponseLength(Checked):
+    """Limit responses to `first` tokens at the first step, growing linearly to sampling.max_tokens after `steps`.
+
+    The limit is a traced value, so one program serves all lengths. In stages: DeepScaleR 2025; Skywork-OR1, arXiv
+    2505.22312.
     """
 
-    first: int
-    steps: int
-
-    def __post_init__(self) -> None:
-        if self.first < 1 or self.steps < 1:
-            raise ValueError(f"ResponseLength needs first >= 1 and steps >= 1, not {self}")
+    first: PositiveInt
+    steps: PositiveInt
 
     def limit(self, max_tokens: int, step: int) -> int:
-        """The longest response of a step (from 0), in tokens."""
+        """Longest response at a step (from 0), in tokens."""
         return min(self.first + (max_tokens - self.first) * step // self.steps, max_tokens)
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """What is asked when. `drop_solved`: a problem whose responses were right to this share or more is not asked again
-    (0.9 in ScaleRL, arXiv 2510.13786); when too few are left for a step, all are asked anew.
+class Curriculum(Checked):
+    """Order of problems and lengths over a run.
+
+    `drop_solved`: stop asking a problem once this share or more of its responses was right (0.9 in ScaleRL, arXiv
+    2510.13786). If too few are left for a step, all of them return.
     """
 
     difficulty: Difficulty | None = None
     length: ResponseLength | None = None
-    drop_solved: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.drop_solved is not None and not 0 < self.drop_solved <= 1:
-            raise ValueError(f"Curriculum.drop_solved is a share of right responses in (0, 1], not {self.drop_solved}")
+    drop_solved: PositiveShare | None = None
 
     def pool(self, problems: Sequence[Problem], step: int) -> Sequence[Problem]:
-        """The problems that a step may ask; equally difficult ones in the order they have."""
+        """Problems that a step may ask. Equally difficult ones keep their order."""
         if self.difficulty is None:
             return problems
         easiest = sorted(problems, key=lambda problem: problem.difficulty)
@@ -70,65 +65,61 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
-class DynamicSampling:
-    """Groups that the algorithm's filters drop are replaced by those of further prompts, until a step has
-    `prompts_per_step` groups to learn from or has made `max_rollouts` rollouts (DAPO, arXiv 2503.14476, section 3.2).
-    What is lacking then is filled up with dropped groups, which have no gradient.
+class DynamicSampling(Checked):
+    """Replace groups that the algorithm's filters drop by groups of further prompts (DAPO, arXiv 2503.14476, sec. 3.2).
+
+    A step samples until it has `prompts_per_step` groups to learn from or has made `max_rollouts` rollouts. Dropped
+    groups, which have no gradient, then fill what is missing.
     """
 
-    max_rollouts: int = 4
-
-    def __post_init__(self) -> None:
-        if self.max_rollouts < 2:
-            raise ValueError(
-                f"DynamicSampling.max_rollouts={self.max_rollouts} leaves nothing to sample again: at least 2"
-            )
+    max_rollouts: Annotated[int, Meta(ge=2)] = 4
 
 
 @dataclass(frozen=True)
-class Replay:
-    """After its own rollout a step learns from `rollouts` earlier ones as well, drawn without repetition from those of
-    the last `max_age` steps: no response is learned from that was sampled more than `max_age` steps ago, with a
-    staleness s by a policy of s steps before that.
+class Replay(Checked):
+    """Learn from `rollouts` earlier rollouts after each step's own, drawn without repetition from the last `max_age`.
+
+    No response is learned from more than `max_age` steps after it was sampled. With a staleness s, the policy that
+    sampled it is s steps older still.
     """
 
-    max_age: int = 4
-    rollouts: int = 1
+    max_age: PositiveInt = 4
+    rollouts: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rollouts <= self.max_age:
-            raise ValueError(f"Replay needs 1 <= rollouts <= max_age, not {self}")
+        super().__post_init__()
+        if self.rollouts > self.max_age:
+            raise ValueError(f"Replay.rollouts={self.rollouts} is more than max_age={self.max_age}: one rollout a step")
 
     def drawn(self, seed: int, step: int) -> list[int]:
-        """The ages in steps (from 1) of the rollouts that a step (from 0) replays, the oldest first."""
-        there = min(step, self.max_age)
-        ages = generator(seed, Purpose.REPLAY, step).permutation(there)[: self.rollouts] + 1
+        """Ages in steps (from 1) of the rollouts that a step (from 0) replays, oldest first."""
+        ages = generator(seed, Purpose.REPLAY, step).permutation(min(step, self.max_age))[: self.rollouts] + 1
         return sorted(map(int, ages), reverse=True)
 
     def updates(self, steps: int, per_rollout: int) -> int:
-        """Optimizer updates of that many steps, their own rollouts' included."""
+        """Optimizer updates in the first `steps` steps, on their own and on replayed rollouts."""
         return per_rollout * sum(1 + min(step, self.rollouts) for step in range(steps))
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a run stands in its problems: `place` of them were passed in the order of `epoch`."""
+    """Position of a run in its problems: `place` problems of the shuffled `epoch` are behind it."""
 
     epoch: int = 0
     place: int = 0
 
 
 class TooFewProblems(Exception):
-    """Fewer problems may be asked than a step asks."""
+    """Fewer problems are allowed than a step needs."""
 
 
 def next_prompts(
     problems: Sequence[Problem], seed: int, cursor: Cursor, count: int, allowed: Callable[[Problem], bool]
 ) -> tuple[list[Problem], Cursor]:
-    """The next `count` of the problems that are allowed, and where that leaves off: every epoch in an order of its own,
-    without repetition; what remains of an epoch is left out if it is too little.
+    """Choose the next `count` allowed problems, and return the cursor behind them.
 
-    Raises TooFewProblems if a whole epoch has not so many.
+    Every epoch has its own order, without repetition. A remainder smaller than `count` is skipped. Raises
+    TooFewProblems if a whole epoch has fewer than `count`.
     """
     for epoch, place in ((cursor.epoch, cursor.place), (cursor.epoch + 1, 0)):
         order = generator(seed, Purpose.PROMPT_ORDER, epoch).permutation(len(problems))
@@ -138,4 +129,4 @@ def next_prompts(
                 chosen.append(problems[index])
             if len(chosen) == count:
                 return chosen, Cursor(epoch, passed)
-    raise TooFewProblems(f"of {len(problems)} problems fewer than {count} may be asked")
+    raise TooFewProblems(f"fewer than {count} of {len(problems)} problems may be asked")

@@ -1,64 +1,58 @@
-"""What a run can learn from besides what its own responses earn: demonstrations, stored responses, a teacher, a reward
-model. Each is a value of an experiment; folders are those of other runs.
+"""Sources of learning besides a policy's own responses: demonstrations, stored responses, a teacher, a reward model.
+
+Each is a value of an experiment. Folders are those of other runs.
 """
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from rl_llm.config.fields import Checked, NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.problem import Problem, problem_id
 from rl_llm.rewards.worker import LARGEST_REWARD
 
 
-def at_least(component: Any, minimum: int, *names: str) -> None:
-    """Raise ValueError naming a field of a component that is less than `minimum`."""
-    for name in names:
-        if getattr(component, name) < minimum:
-            place = f"{type(component).__name__}.{name}"
-            raise ValueError(f"{place} must be at least {minimum}, not {getattr(component, name)}")
-
-
 @dataclass(frozen=True)
-class SkillGate:
-    """RL can only select what the policy sometimes does. Before it starts, the policy must reach `minimum` accuracy
-    (sampled, validation problems) when its response is made to begin with `prefix`, here: when it is made to think in
-    writing.
+class SkillGate(Checked):
+    """Accuracy that the policy must reach before RL starts, because RL only selects behaviour that already occurs.
+
+    It is measured on sampled responses to validation problems that are made to begin with `prefix`: here, the policy is
+    made to think in writing.
     """
 
     prefix: str
-    minimum: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.minimum <= 1:
-            raise ValueError(f"SkillGate.minimum is an accuracy between 0 and 1, not {self.minimum}")
+    minimum: UnitFloat
 
 
 @dataclass(frozen=True)
-class Conversations:
-    """Chats or prompt/response pairs of a JSONL file. A line is {"prompt": "...", "response": "..."} or {"messages":
-    [{"role": "user", "content": "..."}, ...]}, in the tokenizer's chat template. What is learned is what the assistant
-    says, with the token that ends it; every token of a step weighs the same.
+class Conversations(Checked):
+    """Chats or prompt/response pairs of a JSONL file. Needs the extra `data`.
 
-    Conversations are packed: an update learns `rows_per_step` rows of `row_tokens` tokens, each of as many whole
-    conversations as fit into it (the first row with room takes them, in an order that seed and epoch give), none of
-    which sees another. Metric "packing/filled": the share of the rows that holds tokens.
+    A line is {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}, rendered
+    by the tokenizer's chat template. The loss covers the assistant's text and the token that ends it; every token of a
+    step weighs the same.
 
-    micro_batches: parts in which the rows of an update are read, to fit memory; they change nothing else. data_dir:
-    where the prepared copy is kept, by default the folder `.tfds` beside the file. Needs the extra `data`.
+    An update learns `rows_per_step` packed rows of `row_tokens` tokens. Whole conversations, in an order given by seed
+    and epoch, go to the first row with room; none attends to another. Metric "packing/filled": share of the rows that
+    holds tokens.
+
+    `micro_batches` splits the rows of an update to fit memory and changes nothing else. `data_dir` keeps the prepared
+    copy, by default the folder `.tfds` beside the file.
     """
 
     path: str | Path
-    rows_per_step: int
-    row_tokens: int
-    micro_batches: int = 1
+    rows_per_step: PositiveInt
+    row_tokens: Annotated[int, Meta(ge=2)]
+    micro_batches: PositiveInt = 1
     data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "rows_per_step", "micro_batches")
-        at_least(self, 2, "row_tokens")
+        super().__post_init__()
         if self.rows_per_step % self.micro_batches:
             raise ValueError(
                 f"Conversations.rows_per_step={self.rows_per_step} must be a multiple of micro_batches="
@@ -67,73 +61,68 @@ class Conversations:
 
 
 @dataclass(frozen=True)
-class WarmStart:
-    """Supervised learning before RL, in `steps` updates: on the `demonstrations` of a file, or else on the task's own
-    (`task.demonstrate(problem, generator)`), those of `demonstrations_per_step` problems an update, responses padded to
-    `max_tokens`.
+class WarmStart(Checked):
+    """Supervised learning before RL, for `steps` updates.
+
+    The data is `demonstrations` from a file, or else the task's own (`task.demonstrate(problem, generator)`) for
+    `demonstrations_per_step` problems an update, with responses padded to `max_tokens`.
     """
 
-    steps: int
+    steps: PositiveInt
     optimizer: AdamW
-    demonstrations_per_step: int | None = None
-    max_tokens: int | None = None
+    demonstrations_per_step: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
     gate: SkillGate | None = None
     demonstrations: Conversations | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps")
+        super().__post_init__()
         self.optimizer.check(self.steps)
         for name in ("demonstrations_per_step", "max_tokens"):
-            if self.demonstrations is None:
-                if getattr(self, name) is None:
-                    raise ValueError(f"WarmStart.{name} is missing: the task's own demonstrations need it")
-                at_least(self, 1, name)
-            elif getattr(self, name) is not None:
+            value = getattr(self, name)
+            if value is None and self.demonstrations is None:
+                raise ValueError(f"WarmStart.{name} is missing: the task's own demonstrations need it")
+            if value is not None and self.demonstrations is not None:
                 raise ValueError(
-                    f"WarmStart.{name}={getattr(self, name)} cannot act beside demonstrations of a file: "
-                    "demonstrations.rows_per_step and row_tokens say how many there are, and how long"
+                    f"WarmStart.{name}={value} cannot act beside demonstrations of a file; set "
+                    "demonstrations.rows_per_step and row_tokens instead"
                 )
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Beside reinforcement learning, the policy learns at every update from `per_update` of the task's demonstrations:
-    `coefficient` times the mean of -log pi over their tokens is added to the loss (as the SFT term of LUFFY-like and
-    CHORD-like mixtures, arXiv 2508.11408). Responses are padded to `max_tokens`.
+class Mixture(Checked):
+    """Learn from `per_update` of the task's demonstrations at every RL update.
+
+    The loss gains `coefficient` times the mean of -log pi over their tokens, as the SFT term of LUFFY-like and
+    CHORD-like mixtures (arXiv 2508.11408). Responses are padded to `max_tokens`.
     """
 
-    per_update: int
-    max_tokens: int
-    coefficient: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.per_update < 1 or self.max_tokens < 1 or not 0 < self.coefficient < math.inf:
-            raise ValueError(f"Mixture needs per_update and max_tokens >= 1 and coefficient > 0, not {self}")
+    per_update: PositiveInt
+    max_tokens: PositiveInt
+    coefficient: PositiveFloat = 0.1
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """The policy of another run, with the same tokenizer, to be distilled (its model may be larger).
+class Teacher(Checked):
+    """Policy of another run with the same tokenizer, to distil from. Its model may be larger.
 
-    Its log-probability of each token is batch.ref_logp (for ReverseKL), its `top_tokens` likeliest tokens at each place
-    are batch.teacher_tokens and teacher_logp (for Distillation). The responses of a step are the policy's own with
+    Its log-probability of each token becomes batch.ref_logp (for ReverseKL), its `top_tokens` likeliest tokens at each
+    position batch.teacher_tokens and teacher_logp (for Distillation). The responses of a step are the policy's own with
     probability `on_policy`, else the teacher's (lambda of GKD, arXiv 2306.13649, algorithm 1).
     """
 
     run: str
-    top_tokens: int = 0
-    on_policy: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.top_tokens < 0 or not 0 <= self.on_policy <= 1:
-            raise ValueError(f"Teacher needs top_tokens >= 0 and 0 <= on_policy <= 1, not {self}")
+    top_tokens: NonNegativeInt = 0
+    on_policy: UnitFloat = 1.0
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """The critic of another run, which learned from preferences (BradleyTerry): its score of a response, the value at
-    the last token, times `weight` is the reward of RL (InstructGPT, arXiv 2203.02155), or with `added` a
-    further component of it. Metric "component/reward_model"; accuracy is measured all the same.
+    """Critic of another run, learned from preferences (BradleyTerry), that scores responses.
+
+    The score is its value at the last token. `weight` times the score is the reward of RL (InstructGPT, arXiv
+    2203.02155); with `added` it is one more component of the reward. Metric "component/reward_model". Accuracy is
+    measured in both cases.
     """
 
     run: str
@@ -142,35 +131,32 @@ class RewardModel:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight) or self.weight == 0:
-            raise ValueError(f"RewardModel.weight must be finite and not 0, not {self.weight}")
+            raise ValueError(f"RewardModel.weight={self.weight} is out of range; expected a finite number except 0")
 
 
 @dataclass(frozen=True)
-class StoredResponses:
-    """Responses that were sampled and judged before, in the place of the policy's own: learning from them is offline.
+class StoredResponses(Checked):
+    """Responses that were sampled and judged earlier; learning from them instead of the policy's own is offline RL.
 
-    A line of the file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]}, the responses as many as
-    `responses_per_prompt`; a preference is a line of two with rewards 1 and 0. `rl-llm evaluate RUN --samples FILE`
-    writes such a file; with `--logits k` it also has "teacher_tokens" and "teacher_logp" (k a token), to be distilled
-    from without the teacher (`top_tokens` of them are read), and "tokens", the ids that were sampled.
+    A line of the file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]} with
+    `responses_per_prompt` responses. A preference is a line of two, with rewards 1 and 0. `rl-llm evaluate RUN
+    --samples FILE` writes such a file. With `--logits k` its lines also have "tokens", the sampled ids, and
+    "teacher_tokens" and "teacher_logp" (k per token), for distillation without the teacher; `top_tokens` of them are
+    read.
     """
 
     path: str
-    top_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        if self.top_tokens < 0:
-            raise ValueError(f"StoredResponses.top_tokens must be at least 0, not {self.top_tokens}")
+    top_tokens: NonNegativeInt = 0
 
     def problems(self, responses_per_prompt: int) -> list[Problem]:
-        """The lines as problems, the responses with all that belongs to them in `metadata`.
+        """Read the lines as problems, with the responses and their fields in `metadata`.
 
-        Raises ValueError naming the file and the line that does not serve, OSError without a file.
+        Raises ValueError naming the file and the invalid line, and OSError if there is no file.
         """
         try:
             lines = [line for line in Path(self.path).read_text().splitlines() if line.strip()]
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is no text in UTF-8: {error}") from error
+            raise ValueError(f"{self.path} is not UTF-8 text: {error}") from error
         found = [self._problem(line, number, responses_per_prompt) for number, line in enumerate(lines, 1)]
         if not found:
             raise ValueError(f"{self.path} has no stored responses: it is empty")
@@ -186,19 +172,19 @@ class StoredResponses:
                 f'{place}: {error!r}; a line is {{"prompt": ..., "responses": [...], "rewards": [...]}}'
             ) from error
         if not isinstance(prompt, str) or not _all(responses, str) or not _all(rewards, int, float):
-            raise ValueError(f"{place}: prompt is a text, responses are texts and rewards numbers")
+            raise ValueError(f"{place}: prompt must be a text, responses a list of texts, rewards a list of numbers")
         if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):
-            raise ValueError(f"{place}: rewards must be finite, and not above {LARGEST_REWARD:g}: {rewards}")
+            raise ValueError(f"{place}: rewards must be finite, at most {LARGEST_REWARD:g} in size: {rewards}")
         if not len(responses) == len(rewards) == K:
             raise ValueError(
-                f"{place}: {len(responses)} responses with {len(rewards)} rewards; responses_per_prompt={K} wants {K} "
-                "of each"
+                f"{place} has {len(responses)} responses and {len(rewards)} rewards; expected "
+                f"responses_per_prompt={K} of each"
             )
-        wanted = ("teacher_tokens", "teacher_logp") if self.top_tokens else ()
-        for name in (*wanted, *(["tokens"] if "tokens" in item else [])):
+        teaching = ("teacher_tokens", "teacher_logp") if self.top_tokens else ()
+        for name in (*teaching, *(["tokens"] if "tokens" in item else [])):
             if not isinstance(item.get(name), list) or len(item[name]) != K:
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
-        names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *wanted)
+        names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *teaching)
         kept = {name: item[name] for name in names if name in item} | {"place": place}
         return Problem(problem_id(str(number), prompt), prompt, answer="", metadata=kept)
 

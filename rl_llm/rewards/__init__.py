@@ -1,1 +1,1 @@
-"""How responses are scored: reward components, and the process pool that grades with them."""
+"""Scoring of responses: reward components, and the process pool that grades with them."""

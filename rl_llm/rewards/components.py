@@ -1,7 +1,7 @@
-"""What a response is worth: a weighted sum of components, of which the verifier's accuracy is the first.
+"""Reward of a response: a weighted sum of components, by default the verifier's accuracy alone.
 
-A component is a frozen dataclass with a `weight` and a `__call__`. It runs in a grading worker, so it must be
-picklable and must not need JAX.
+A component is a frozen dataclass with a `weight` and a `__call__`. It runs in a grading worker, so it must be picklable
+and must not need JAX.
 """
 
 import math
@@ -19,13 +19,13 @@ class Component(Protocol):
     def weight(self) -> float: ...
 
     def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
-        """The score; `accuracy` is what the task's verifier said, 0.0 to 1.0."""
+        """Score a response; `accuracy` is the score of the task's verifier, 0.0 to 1.0."""
         ...
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The verifier's score as it is."""
+    """The verifier's score, unchanged."""
 
     weight: float = 1.0
 
@@ -35,30 +35,29 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Reward:
-    """A sum of components, the mean of each logged under its class name in snake case (metric "component/accuracy")."""
+    """Weighted sum of components. The mean of each is logged under its class name (metric "component/accuracy")."""
 
     components: tuple[Component, ...] = (Accuracy(),)
 
     def __post_init__(self) -> None:
         if not self.components:
-            raise ValueError("components is empty: every response would earn 0; name at least one, as Accuracy()")
-        names = self.names
-        repeated = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError("components is empty, so every response would earn 0; name at least one, e.g. Accuracy()")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
-            raise ValueError(f"components holds {', '.join(repeated)} more than once: each is logged by its name")
+            raise ValueError(f"components holds {', '.join(repeated)} more than once; metrics need distinct names")
         for component in self.components:
             if not math.isfinite(component.weight) or component.weight == 0.0:
-                raise ValueError(f"{component} has the weight {component.weight}: it must be finite and not 0")
+                raise ValueError(f"{component} has weight {component.weight}; expected a finite number except 0")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the components are logged as, in their order."""
+        """Metric names of the components, in order: class names in snake case."""
         return tuple(_name(component) for component in self.components)
 
     def __call__(self, problem: Problem, response: str, accuracy: float) -> tuple[float, dict[str, float]]:
-        """The reward of a response, and the unweighted score of each component by name.
+        """Return the reward of a response, and the unweighted score of each component by name.
 
-        Raises ValueError if a component gives anything but a finite float.
+        Raises ValueError if a component returns anything but a finite float.
         """
         scores = {}
         for component in self.components:

@@ -1,7 +1,4 @@
-"""What a grading process does: it loads the verifier, grades what it is sent, and dies when it is left alone.
-
-The other half, which starts these processes and outlives them, is `grader.py`.
-"""
+"""Code of a grading process: load the verifier, grade chunks, end when orphaned. `grader.py` starts the processes."""
 
 import faulthandler
 import os
@@ -20,13 +17,13 @@ Verify = Callable[[Problem, str], float]
 Items = Sequence[tuple[Problem, str]]
 Status = Literal["ok", "error", "timeout", "crashed"]
 
-LARGEST_REWARD = 1e18  # Its square is finite in float32: one reward must not make the spread of a batch infinite.
-ORPHAN_SECONDS = 3.0  # How long a hung worker outlives its time limit when its parent is gone.
+LARGEST_REWARD = 1e18  # its square is finite in float32, so one reward cannot make the spread of a batch infinite
+ORPHAN_SECONDS = 3.0  # time that a hung worker outlives its time limit once its parent is gone
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one response. Only the status "ok" earns a reward; `message` says what went wrong."""
+    """Result for one response. Only the status "ok" earns a reward; `message` explains a failure."""
 
     status: Status
     reward: float
@@ -36,15 +33,15 @@ class Grade:
 
 
 def failed(status: Status, message: str) -> Grade:
-    """The grade of a response without a score: it earns nothing."""
+    """Make the grade of a response without a score; it earns nothing."""
     return Grade(status=status, reward=0.0, accuracy=0.0, message=message)
 
 
 def start_worker(scorer: bytes) -> None:
-    """Prepare a worker process, before the clock of its first job starts."""
+    """Prepare a worker process before the clock of its first job starts."""
     # pebble handles SIGTERM in Python code, which a verifier stuck in C code (9**9**9) never reaches.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # pebble takes exit code 0 for a worker that ended well, and never settles the job that it had.
+    # pebble takes exit code 0 for a normal end and never settles the job of that worker.
     exit_process = os._exit
 
     def exit_as_failure(status: int) -> NoReturn:
@@ -52,20 +49,20 @@ def start_worker(scorer: bytes) -> None:
 
     os._exit = exit_as_failure
     with suppress(Exception):
-        pickle.loads(scorer)  # For its imports; each job loads it again, and reports what goes wrong.
+        pickle.loads(scorer)  # for its imports; each job loads it again and reports errors
 
 
 def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
-    """One job in a worker: the grades of the pickled (problem, response) pairs, in order.
+    """Grade the pickled (problem, response) pairs of one job, in order.
 
-    Raises RuntimeError if the verifier cannot be loaded here.
+    Raises RuntimeError if the verifier cannot be loaded.
     """
     try:
         verify, reward = pickle.loads(scorer)
     except Exception as error:
         raise RuntimeError(f"the grading process cannot load the verifier: {_describe(error)}") from None
     with open(os.devnull, "w") as nowhere:
-        # The parent ends a hung worker. Should the parent be gone, the worker ends itself, even from C code.
+        # The parent ends a hung worker. Without a parent the worker ends itself, even from C code.
         faulthandler.dump_traceback_later(time_limit + ORPHAN_SECONDS, exit=True, file=nowhere)
         try:
             return [_grade(verify, reward, problem, response) for problem, response in pickle.loads(items)]
@@ -80,8 +77,8 @@ def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> G
             raise ValueError(f"the verifier gave {accuracy!r} instead of a float from 0.0 to 1.0")
         total, components = reward(problem, response, float(accuracy))
         if not abs(total) <= LARGEST_REWARD:
-            raise ValueError(f"the reward is {total!r}, of {components}: not a number that float32 can hold")
-    except BaseException as error:  # A verifier may well call sys.exit.
+            raise ValueError(f"the reward {total!r}, of {components}, is not a number that float32 can hold")
+    except BaseException as error:  # a verifier may call sys.exit
         return failed("error", _describe(error))
     return Grade(status="ok", reward=float(total), accuracy=float(accuracy), components=components)
 

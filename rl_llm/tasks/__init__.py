@@ -1,1 +1,1 @@
-"""Where problems come from: the built-in task, reasoning-gym, JSONL files; and the character tokenizer."""
+"""Sources of problems (the built-in task, reasoning-gym, JSONL files) and tokenizers."""

@@ -1,7 +1,7 @@
-"""What is wrong with a task's problems, found without a model: answers that can be guessed, duplicates, leaks, lengths.
+"""Defects of a task's problems, found without a model: guessable answers, duplicates, leaks, lengths.
 
-What a policy can guess it is rewarded for without reasoning (arXiv 2508.08221, appendix B.2, removes most questions
-that are answered by True or False for this), and what it has met in training says nothing about others.
+A policy is rewarded for a guess without reasoning (arXiv 2508.08221, appendix B.2, removes most True/False questions
+for this), and accuracy on problems that it met in training says nothing about new ones.
 """
 
 import re
@@ -12,45 +12,41 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rl_llm.config.fields import Checked, PositiveShare
 from rl_llm.problem import Problem, Task
 from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
-from rl_llm.tasks.datasets import normalize
-from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, plain
+from rl_llm.tasks.datasets import normalize_answer
+from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, normalize_text
 
-REPEATED = 0.01  # of the problems may be duplicates, exact or near ones, before they weigh
-COINCIDENCE = 0.10  # of prompts more than by chance that have their answer in them
-TILTED = 0.90  # of the problems at one level of difficulty leave no choice of another
-FREQUENT = 10  # answers that are given to all problems, the most frequent ones, to see what each of them earns
-PASSES = 10  # over the problems: a run that asks each more often than this can learn them by heart
-ASKED = 1000  # problems on which the verifier is asked about each of these
+REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated
+COINCIDENCE = 0.10  # tolerated excess over chance of prompts that contain their answer
+TILTED = 0.90  # share of problems at one difficulty beyond which a curriculum has no choice
+FREQUENT = 10  # most frequent answers that are tried on all problems
+PASSES = 10  # passes over the problems beyond which a run can memorise them
+ASKED = 1000  # problems on which the verifier grades each frequent answer
 
 LETTER = "an option's letter"
-KINDS = {
+GUESSABLE = {
     "True/False": frozenset(("true", "false")),
     "Yes/No": frozenset(("yes", "no")),
     LETTER: frozenset("abcdefgh"),
 }
-_LATEX = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|boxed)\s*\{|[$}]")  # what wraps words
+_LATEX = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|boxed)\s*\{|[$}]")  # wrappers of words
 _LABELLED = re.compile(r"\(?([a-h])\)[\s\\]+(?!.*\b[a-h]\))", re.DOTALL)  # "B) 12", but no answer in parts a) and b)
 _GIVEN = r"(?:answer\s*(?:is|:|=)|####|\\boxed\s*\{|<answer>)\s*"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Shares of the problems: of those answered by a `guess` (KINDS) and of those with one and the same `answer`."""
+class Limits(Checked):
+    """Largest shares of problems answered by a `guess` (GUESSABLE) and of problems with the same `answer`."""
 
-    guess: float = 0.10
-    answer: float = 0.30
-
-    def __post_init__(self) -> None:
-        for name in ("guess", "answer"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: a share above 0 and up to 1 of the problems")
+    guess: PositiveShare = 0.10
+    answer: PositiveShare = 0.30
 
 
 @dataclass(frozen=True)
 class Check:
-    """One look at the problems: what was found, and what to do about it, or "" where all is well."""
+    """One check of the problems: the finding, and advice ("" if all is well)."""
 
     name: str
     found: str
@@ -59,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Survey:
-    """All checks, and the problems to be left out: their places, each with the reason that was met first."""
+    """All checks, and the problems to remove: place -> first reason."""
 
     checks: tuple[Check, ...]
     removed: Mapping[int, str] = field(default_factory=dict)
@@ -74,12 +70,13 @@ def survey(
     limits: Limits,
     prompts: int = 0,
 ) -> Survey:
-    """Check the problems of one split of a task against themselves and against the `others`, by split. `lengths` are
-    the tokens of their prompts, of which `longest` are allowed; all steps of a run together ask for as many `prompts`,
-    0 where that is not known. Raises ValueError where there are no problems.
+    """Check the problems of one split against themselves and against the `others`, by split.
+
+    `lengths` are the token counts of their prompts, at most `longest` is allowed. A whole run asks `prompts` prompts; 0
+    if unknown. Raises ValueError if there are no problems.
     """
     if not problems:
-        raise ValueError(f"the task {task.name} has no problems to look at")
+        raise ValueError(f"the task {task.name} has no problems to check")
     removed: dict[int, str] = {}
     checks = [
         _length(lengths, longest, removed),
@@ -97,13 +94,14 @@ def survey(
 
 
 def guess_of(answer: str, prompt: str = "") -> str | None:
-    """The kind of answer that is right by a guess as often as not, or once in a few times. Options are A to D, and
-    more where the prompt shows all up to them.
+    """Kind of an answer that a guess gets right every few times; None for any other answer.
+
+    Options are A to D, and beyond D if the prompt lists all letters up to it.
     """
     text = _LATEX.sub("", answer).strip().casefold().removeprefix("option")
     labelled = _LABELLED.match(text)
     text = labelled[1] if labelled else re.sub(r"[\s.()\[\]*]", "", text)
-    kind = next((kind for kind, answers in KINDS.items() if text in answers), None)
+    kind = next((kind for kind, answers in GUESSABLE.items() if text in answers), None)
     if kind == LETTER and text > "d":
         shown = re.findall(r"\b([a-h])\s*[).:]", prompt.casefold())
         return kind if {chr(letter) for letter in range(ord("a"), ord(text) + 1)} <= set(shown) else None
@@ -112,20 +110,19 @@ def guess_of(answer: str, prompt: str = "") -> str | None:
 
 def _length(lengths: Sequence[int], longest: int, removed: dict[int, str]) -> Check:
     low, middle, high = np.quantile(lengths, (0.0, 0.5, 1.0)).astype(int)
-    found = f"{low} to {high} tokens, half have {middle} or fewer; {longest} are allowed"
     over = [place for place, length in enumerate(lengths) if length > longest]
     removed.update(dict.fromkeys(over, "longer than max_prompt_tokens"))
-    if over:
-        return Check("length of prompts", found, f"{len(over)} are too long: leave them out or raise max_prompt_tokens")
-    return Check("length of prompts", found)
+    found = f"{low} to {high} tokens, half have {middle} or fewer; {longest} are allowed"
+    advice = f"{len(over)} are too long: remove them or raise max_prompt_tokens" if over else ""
+    return Check("length of prompts", found, advice)
 
 
 def _given_away(problems: Sequence[Problem], removed: dict[int, str]) -> Check:
     places = [place for place, problem in enumerate(problems) if _says_answer(problem.prompt, problem.answer.strip())]
     for place in places:
         removed.setdefault(place, "the prompt gives the answer away")
-    advice = "what is asked stands in the prompt: leave these out" if places else ""
-    return Check("answers given away", f"{len(places)} prompts say their answer", advice)
+    advice = "the prompt states its answer: remove these" if places else ""
+    return Check("answers given away", f"{len(places)} prompts state their answer", advice)
 
 
 def _says_answer(prompt: str, answer: str) -> bool:
@@ -135,30 +132,25 @@ def _says_answer(prompt: str, answer: str) -> bool:
 
 
 def _duplicates(problems: Sequence[Problem], removed: dict[int, str]) -> list[Check]:
-    texts = [plain(problem.prompt) for problem in problems]
+    texts = [normalize_text(problem.prompt) for problem in problems]
     first = first_of_each(texts)
     exact = [place for place, earlier in enumerate(first) if earlier != place]
-    answers = [normalize(problem.answer) for problem in problems]
+    answers = [normalize_answer(problem.answer) for problem in problems]
     disputed = {first[place] for place in exact if answers[place] != answers[first[place]]}
     differ = [place for place in range(len(problems)) if first[place] in disputed]
     near: dict[int, int] = {}
     for earlier, later in sorted(near_duplicates(texts)):
         if earlier not in near:
             near.setdefault(later, earlier)
-    for places, reason in (
-        (differ, "one question with different answers"),
-        (exact, "a duplicate"),
-        (near, "a near-duplicate"),
-    ):
+    reasons = ((differ, "one question with different answers"), (exact, "a duplicate"), (near, "a near-duplicate"))
+    for places, reason in reasons:
         for place in places:
             removed.setdefault(place, reason)
-    advice = "one problem that is asked twice as often weighs twice: keep one of each"
-    again = (
-        f"{len(exact)} repeat another but for case and spacing; {len(differ)} are one question with different answers"
-    )
+    advice = "a repeated problem counts twice: keep one of each"
+    same = f"{len(exact)} repeat another but for case and spacing; {len(differ)} have different answers to one question"
     like = f"{len(near)} share {SIMILAR:.0%} of their {SHINGLE}-word shingles, and all numbers, with another"
     return [
-        Check("duplicates", again, advice if differ or len(exact) > REPEATED * len(problems) else ""),
+        Check("duplicates", same, advice if differ or len(exact) > REPEATED * len(problems) else ""),
         Check("near-duplicates", like, advice if len(near) > REPEATED * len(problems) else ""),
     ]
 
@@ -167,18 +159,18 @@ def _leaks(
     problems: Sequence[Problem], others: Mapping[str, Sequence[Problem]], removed: dict[int, str]
 ) -> list[Check]:
     checks = []
-    texts = [plain(problem.prompt) for problem in problems]
+    texts = [normalize_text(problem.prompt) for problem in problems]
     for split, found in others.items():
-        theirs = [plain(problem.prompt) for problem in found]
+        theirs = [normalize_text(problem.prompt) for problem in found]
         known = set(theirs)
         same = {place for place, text in enumerate(texts) if text in known}
-        # Those of the other split come first: near-duplicates are paired with the first of their kind.
+        # The other split comes first: a near-duplicate is paired with the first of its kind.
         pairs = near_duplicates(theirs + texts)
         near = {later - len(theirs) for earlier, later in pairs if earlier < len(theirs) <= later} - same
         for place in sorted(same | near):
             removed.setdefault(place, f"also in {split}")
-        advice = f"{split} would be answered by heart: leave these out" if same | near else ""
-        checks.append(Check(f"leaks, {split}", f"{len(same)} stand there too, {len(near)} nearly", advice))
+        advice = f"a policy could memorise {split}: remove these" if same | near else ""
+        checks.append(Check(f"leaks, {split}", f"{len(same)} are also there, {len(near)} nearly", advice))
     return checks
 
 
@@ -191,7 +183,7 @@ def _guesses(problems: Sequence[Problem], limits: Limits) -> Check:
 
 
 def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
-    answers = [normalize(problem.answer) for problem in problems]
+    answers = [normalize_answer(problem.answer) for problem in problems]
     counts = Counter(answers)
     shares = np.array(list(counts.values())) / len(problems)
     bits = max(0.0, float(-(shares * np.log2(shares)).sum()))
@@ -199,19 +191,19 @@ def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
     earned = [_earned(task, problems, answer) for answer in frequent]
     share, earns = float(shares.max()), max(earned)
     found = (
-        f"{len(counts)} different ones, {bits:.2f} bits of entropy; the most frequent, {frequent[0][:40]!r}, is that "
-        f"of {share:.1%}; to give {frequent[earned.index(earns)][:40]!r} always earns {earns:.1%}"
+        f"{len(counts)} different ones, {bits:.2f} bits of entropy; the most frequent, {frequent[0][:40]!r}, answers "
+        f"{share:.1%}; always answering {frequent[earned.index(earns)][:40]!r} earns {earns:.1%}"
     )
     if share > limits.answer:
         return Check("balance of answers", found, f"one answer pays unread: keep at most {limits.answer:.0%} of each")
-    advice = "one answer pays unread, as the verifier takes it for others too: make it stricter"
+    advice = "one answer pays unread because the verifier accepts it for others: make it stricter"
     return Check("balance of answers", found, advice if earns > limits.answer else "")
 
 
 def _thin(problems: Sequence[Problem], limits: Limits, removed: dict[int, str]) -> None:
-    """Leave out what is beyond the limits, the last problems first, until what is left keeps both."""
+    """Remove problems beyond the limits, the last ones first, until the rest is within both."""
     kinds = [guess_of(problem.answer, problem.prompt) for problem in problems]
-    answers = [normalize(problem.answer) for problem in problems]
+    answers = [normalize_answer(problem.answer) for problem in problems]
     before = -1
     while len(removed) > before:
         before = len(removed)
@@ -231,8 +223,9 @@ def _thin(problems: Sequence[Problem], limits: Limits, removed: dict[int, str]) 
 
 
 def _cap(counts: Sequence[int], share: float) -> int:
-    """How many of each answer to keep, so that none is more than `share` of what is kept, or than its equal part where
-    the answers are too few for that.
+    """Largest count per answer that keeps each answer within `share` of all that is kept.
+
+    With too few answers for that, the limit is an equal part for each.
     """
     share, kept = max(share, 1 / max(len(counts), 1)), np.array(counts)
     caps = range(1, max(counts, default=0) + 1)
@@ -240,39 +233,37 @@ def _cap(counts: Sequence[int], share: float) -> int:
 
 
 def _earned(task: Task, problems: Sequence[Problem], answer: str) -> float:
-    """The mean score of one answer to all problems, or to the first ASKED: a lenient verifier shows here."""
+    """Mean score of one answer to the first ASKED problems; it shows a lenient verifier."""
     scores = []
     for problem in problems[:ASKED]:
         try:
             scores.append(task.verify(problem, f"{ANSWER_OPENING}{answer}{ANSWER_CLOSING}"))
-        except Exception:  # a verifier is foreign code, and in a run what it cannot grade earns nothing
+        except Exception:  # a verifier is foreign code; in a run, an answer that it cannot grade earns nothing
             scores.append(0.0)
     return float(np.mean(scores))
 
 
 def _coincidence(problems: Sequence[Problem]) -> Check:
-    """Against chance: how often the prompts have the answers of other problems in them, by a fixed shuffle."""
+    """Compare how often prompts contain their own answer and another problem's, by a fixed shuffle."""
     words = [set(re.findall(r"\w+", problem.prompt.casefold())) for problem in problems]
     answers = [set(re.findall(r"\w+", problem.answer.casefold())) for problem in problems]
     others = np.random.default_rng(0).permutation(len(problems))
 
     def contained(places: Sequence[int]) -> float:
-        """How often the answers at these places stand in the prompts, in their order."""
-        return float(
-            np.mean([bool(answers[at]) and answers[at] <= said for at, said in zip(places, words, strict=True)])
-        )
+        pairs = zip(places, words, strict=True)
+        return float(np.mean([bool(answers[place]) and answers[place] <= prompt for place, prompt in pairs]))
 
     own, chance = contained(range(len(problems))), contained(others.tolist())
     error = np.sqrt((own * (1 - own) + chance * (1 - chance)) / len(problems))
-    advice = "the answer can be picked from the prompt: ask for what does not stand there, or name no options"
-    found = f"in {own:.1%} of prompts their answer stands somewhere, in {chance:.1%} another problem's does"
+    found = f"{own:.1%} of prompts contain their answer, {chance:.1%} another problem's"
+    advice = "the answer can be picked from the prompt: ask for something that is not in it, or list no options"
     return Check("answers within prompts", found, advice if own - chance > max(COINCIDENCE, 3 * error) else "")
 
 
 def _difficulty(problems: Sequence[Problem]) -> Check:
     counts = Counter(problem.difficulty for problem in problems)
     if len(counts) == 1:
-        return Check("difficulty", "the problems carry none, or the same")
+        return Check("difficulty", "the problems have none, or all the same")
     low, middle, high = np.quantile([problem.difficulty for problem in problems], (0.0, 0.5, 1.0))
     level, count = counts.most_common(1)[0]
     found = f"{low:g} to {high:g}, half are at {middle:g} or below; {count / len(problems):.0%} are at {level:g}"
@@ -282,5 +273,5 @@ def _difficulty(problems: Sequence[Problem]) -> Check:
 
 def _number(problems: Sequence[Problem], prompts: int) -> Check:
     found = f"{len(problems)}; the {prompts} prompts of a run ask each {prompts / len(problems):.1f} times"
-    advice = "a run can learn them by heart: train on more (train_problems), or for fewer steps"
+    advice = "a run can memorise them: train on more (train_problems), or for fewer steps"
     return Check("number of problems", found, advice if prompts > PASSES * len(problems) else "")

@@ -1,8 +1,8 @@
-"""Chat templates: the Jinja programs that models bring along, run in a sandbox, from messages to the text of a prompt.
+"""Chat templates: Jinja programs that ship with models, run in a sandbox, from messages to the text of a prompt.
 
-They are rendered as Hugging Face transformers renders them (block trimming, loop controls, `{% generation %}`, `tojson`
-as it is, `raise_exception`, `strftime_now`), but for the date: a prompt that changes from day to day would make another
-run of it. A template sees `strftime_now` only where a date was given; those of Llama 3 have a fixed date elsewhere.
+Rendering matches Hugging Face transformers (block trimming, loop controls, `{% generation %}`, unescaped `tojson`,
+`raise_exception`, `strftime_now`) except for the date, because prompts that change daily would change the run. A
+template sees `strftime_now` only if a date is given; without one, Llama 3's templates use a fixed date.
 """
 
 import datetime
@@ -21,10 +21,10 @@ Message = Mapping[str, str]  # role and content
 
 
 class TemplateError(ValueError):
-    """A chat template that cannot be rendered; the message says why."""
+    """A chat template that cannot be rendered."""
 
 
-def render(
+def render_chat(
     template: str,
     messages: Sequence[Message],
     special_tokens: Mapping[str, str],
@@ -33,11 +33,11 @@ def render(
     date: str | None = None,
     begin_response: bool = True,
 ) -> str:
-    """The text of a conversation. With `begin_response` it ends where the model's turn begins.
+    """Render the text of a conversation. With `begin_response` it ends where the model's turn begins.
 
-    special_tokens: `bos_token`, `eos_token` and the like, which templates name. thinking: `enable_thinking`, as the
-    templates of Qwen3 know it; None leaves it unsaid. date: YYYY-MM-DD, what `strftime_now` tells. Raises TemplateError
-    for a template that is no Jinja, asks for what is not there, or refuses the messages.
+    `special_tokens` are those that templates name, such as `bos_token`. `thinking` is `enable_thinking` of Qwen3's
+    templates; None leaves it undefined. `date` (YYYY-MM-DD) is the day of `strftime_now`. Raises TemplateError for
+    invalid Jinja, an undefined name, or messages that the template refuses.
     """
     values: dict[str, object] = {"messages": list(messages), "tools": None, "documents": None, **special_tokens}
     values["add_generation_prompt"] = begin_response
@@ -63,7 +63,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 class _Generation(Extension):
-    """`{% generation %}` around what a model says marks it for the loss, and adds nothing to the text."""
+    """`{% generation %}` marks a model's text for the loss; it adds nothing to the text."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -73,7 +73,7 @@ class _Generation(Extension):
 
 
 def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
-    """Not escaped for HTML, as Jinja's own would be; `options` are those of json.dumps."""
+    """Write JSON without Jinja's HTML escapes; `options` go to json.dumps."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 

@@ -1,6 +1,6 @@
-"""Which texts are the same, and which nearly: normalised texts, shingles, MinHash with bands, Jaccard's coefficient.
+"""Duplicate and near-duplicate texts: normalisation, shingles, MinHash with bands, Jaccard coefficient.
 
-The number of comparisons grows with the number of similar texts, not with the square of all.
+The number of comparisons grows with the number of similar texts, not with the square of all texts.
 """
 
 import re
@@ -10,21 +10,22 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-SHINGLE = 3  # words, or symbols, in a row
-SIMILAR = 0.8  # of the shingles of two texts together are in both
-BANDS, ROWS = 16, 4
-"""Texts whose MinHashes agree in all rows of any band are compared: of those with a Jaccard coefficient of 0.8,
-1 - (1 - 0.8^4)^16 = 99.98 % are.
+SHINGLE = 3  # words or symbols in a row
+SIMILAR = 0.8  # Jaccard coefficient of near-duplicates
+BANDS, BAND_ROWS = 16, 4
+"""Texts whose MinHashes agree in all rows of some band are compared. A pair with Jaccard coefficient 0.8 is compared
+with probability 1 - (1 - 0.8^4)^16 = 99.98 %.
 """
-EXAMPLES = 16  # texts in a bucket that the others in it are compared with: enough but for texts made from a template
+BUCKET_EXAMPLES = 16  # texts of a bucket that the others are compared with; too few only for texts from one template
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?!*")  # with its factorial
 
 
-def plain(text: str) -> str:
-    """What is left of a text without case, spelling of characters, spacing, and the mark it ends with, which "!" after
-    a digit or a parenthesis is not: that is a factorial.
+def normalize_text(text: str) -> str:
+    """Remove case, character variants, extra spacing and closing punctuation.
+
+    "!" after a digit or a parenthesis is a factorial and stays.
     """
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     asked = text.rstrip(" .?!:=")
@@ -34,16 +35,16 @@ def plain(text: str) -> str:
 
 
 def first_of_each(texts: Sequence[Hashable]) -> list[int]:
-    """For each text the place of the first that equals it."""
+    """Index of the first text equal to each text."""
     first: dict[Hashable, int] = {}
     return [first.setdefault(text, place) for place, text in enumerate(texts)]
 
 
 def near_duplicates(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs i < j of different texts (as `plain` gives them) that have at least SIMILAR of their shingles in common and
-    the same numbers in the same order: other numbers make it another problem.
+    """Yield pairs i < j of different normalised texts with Jaccard coefficient SIMILAR or more and the same numbers.
 
-    Texts that all resemble one are paired with it, not all with each other.
+    Numbers count in order, because other numbers make another problem. Texts that all resemble one are paired with it,
+    not all with each other.
     """
     numbers = [tuple(_NUMBER.findall(text)) for text in texts]
     shared = Counter(numbers)
@@ -54,7 +55,7 @@ def near_duplicates(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     shingles, starts = _shingles([texts[place] for place in places])
     sets: dict[int, frozenset[int]] = {}
 
-    def shingles_of(index: int) -> frozenset[int]:
+    def shingle_set(index: int) -> frozenset[int]:
         if index not in sets:
             sets[index] = frozenset(shingles[starts[index] : starts[index + 1]].tolist())
         return sets[index]
@@ -63,9 +64,9 @@ def near_duplicates(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     for bucket in _buckets(_minhashes(shingles, starts), first_of_each([numbers[place] for place in places])):
         examples: list[int] = []
         for index in bucket:
-            found = next((one for one in examples if _jaccard(shingles_of(one), shingles_of(index)) >= SIMILAR), None)
+            found = next((one for one in examples if _jaccard(shingle_set(one), shingle_set(index)) >= SIMILAR), None)
             if found is None:
-                examples += [index] if len(examples) < EXAMPLES else []
+                examples += [index] if len(examples) < BUCKET_EXAMPLES else []
             elif (found, index) not in paired:
                 paired.add((found, index))
                 yield places[found], places[index]
@@ -77,8 +78,9 @@ def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """u64[shingles], a hash of each SHINGLE of words and symbols of each text after the other, those included that its
-    end cuts short; i64[texts + 1], where those of each begin and the last ones end.
+    """Hash every shingle: u64[shingles] of all texts in turn, and offsets i64[texts + 1].
+
+    Shingles that the end of a text cuts short are included.
     """
     vocabulary: dict[str, int] = {}
     end = [0] * (SHINGLE - 1)
@@ -90,20 +92,20 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         mixed = _scrambled(mixed) + ids[offset : offset + len(mixed)]
     inside = np.ones(len(mixed), bool)
     ends = np.cumsum(lengths + len(end))
-    for back in range(1, SHINGLE):  # a shingle that begins after a text's last word is of none
+    for back in range(1, SHINGLE):  # drop shingles that begin in the padding between texts
         inside[ends[:-1] - back] = False
     return _scrambled(mixed[inside]), np.cumsum([0, *lengths])
 
 
 def _minhashes(shingles: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """u64[BANDS * ROWS, texts]: the least of a text's shingles in each of as many random orders."""
-    factors = np.random.default_rng(0).integers(2**63, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
+    """u64[BANDS * BAND_ROWS, texts]: smallest shingle of each text in BANDS * BAND_ROWS random orders."""
+    factors = np.random.default_rng(0).integers(2**63, size=BANDS * BAND_ROWS, dtype=np.uint64) | np.uint64(1)
     return np.stack([np.minimum.reduceat(shingles * factor, starts[:-1]) for factor in factors])
 
 
 def _buckets(minhashes: np.ndarray, keys: Sequence[int]) -> Iterator[list[int]]:
-    """Of each band, the texts of one key, in their order, whose rows in it are the same: where they are several."""
-    for rows in minhashes.reshape(BANDS, ROWS, -1):
+    """Groups of texts with one key that collide in some band, in input order. Singletons are left out."""
+    for rows in minhashes.reshape(BANDS, BAND_ROWS, -1):
         mixed = np.array(keys, np.uint64)
         for row in rows:
             mixed = _scrambled(mixed) + row
@@ -113,7 +115,7 @@ def _buckets(minhashes: np.ndarray, keys: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:
-    """A permutation of u64 that looks random (the finalizer of splitmix64)."""
+    """Pseudorandom permutation of u64 (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

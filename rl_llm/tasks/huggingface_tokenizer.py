@@ -1,7 +1,7 @@
-"""The tokenizer of a Hugging Face folder, with the folder's own chat template.
+"""Tokenizer of a Hugging Face folder, with the folder's chat template.
 
-Nothing is read before it is needed, so an experiment can be loaded where its folder is not. What the files say, and not
-where they lie, is the tokenizer's fingerprint.
+Files are read at first use, so an experiment can be loaded on a machine without the folder. The fingerprint covers the
+contents of the files, not their location.
 """
 
 import datetime
@@ -9,29 +9,30 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rl_llm.tasks.chat_template import Message, TemplateError, render
+from rl_llm.tasks.chat_template import Message, TemplateError, render_chat
 from rl_llm.tasks.tokenizer_files import TokenizerFiles, read_files
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no UTF-8 are decoded to as well
-PROBE, OTHER = "probe", "c0ffee"  # texts that show what a template makes of them
-KNOBS = ("system", "thinking", "date")
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # decoded from unknown ids and from invalid UTF-8
+PROBE, OTHER = "probe", "c0ffee"  # texts that reveal how a template treats them
+CHAT_FIELDS = ("system", "thinking", "date")
 
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizer:
-    """Text to ids and back as the files of a folder say.
+    """Text to ids and back, by the files of a folder.
 
-    folder: has tokenizer.json and tokenizer_config.json, perhaps generation_config.json and chat_template.jinja. chat:
-    a prompt is a user's message in the folder's chat template, after the message `system` if there is one; without it
-    a prompt is the problem's text as it is, after the token that begins a text where tokenizer.json puts one. thinking:
-    the template's `enable_thinking`. date: YYYY-MM-DD, the day that a template may write into a prompt.
+    `folder` has tokenizer.json and tokenizer_config.json, and may have generation_config.json and chat_template.jinja.
+    With `chat` a prompt is a user message in the folder's chat template, after the message `system` if given. Without
+    it a prompt is the problem's plain text, after the token that tokenizer.json begins a text with, if any. `thinking`
+    is the template's `enable_thinking`, `date` (YYYY-MM-DD) the day that a template may write into a prompt.
 
-    Raises ValueError for fields that cannot act: at once without chat, with the first use where the template knows
-    nothing of them. Every use raises FileNotFoundError or ValueError where the files are missing or damaged.
+    Raises ValueError for fields that cannot act: at once without `chat`, at first use if the template ignores them.
+    Every use raises FileNotFoundError or ValueError for missing or damaged files.
     """
 
     folder: str | Path = field(metadata={"fingerprint": False})
@@ -41,43 +42,42 @@ class HuggingFaceTokenizer:
     date: str | None = None
 
     def __post_init__(self) -> None:
-        for name in KNOBS:
+        for name in CHAT_FIELDS:
             if getattr(self, name) is not None and not self.chat:
                 raise ValueError(f"tokenizer.{name}={getattr(self, name)!r} cannot act without tokenizer.chat=true")
         if self.date is not None:
             try:
                 datetime.date.fromisoformat(self.date)
             except ValueError as error:
-                raise ValueError(f"tokenizer.date={self.date!r} is no day of the form YYYY-MM-DD") from error
+                raise ValueError(f"tokenizer.date={self.date!r} is not a day of the form YYYY-MM-DD") from error
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id. The model's vocabulary may be larger: published ones are padded."""
+        """Largest id plus one. The model's vocabulary may be larger, because published ones are padded."""
         return max(self._ids) + 1
 
     @property
     def end_id(self) -> int:
-        """The id that ends a response in a demonstration: what the template ends a turn with, or else the end of a
-        text.
-        """
+        """Id that ends a demonstration: the template's end of turn, or else the end of text."""
         return self.stop_ids[0]
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a response when they are sampled: `end_id`, then all that the folder says end one."""
+        """Ids that end a sampled response: `end_id`, then all others that the folder names."""
         turn = self._end_of_turn() if self.chat else None
         eos = self._files.special.get("eos_token")
         ids = [id for id in (turn, None if eos is None else self._id_of(eos), *self._files.stop_ids) if id is not None]
         if not ids:
             raise ValueError(
-                f"{self.folder} has no end token, neither eos_token in tokenizer_config.json nor eos_token_id in "
+                f"{self.folder} has no end token; expected eos_token in tokenizer_config.json or eos_token_id in "
                 "generation_config.json"
             )
         return tuple(dict.fromkeys(ids))
 
     def check_vocabulary(self, size: int) -> None:
-        """Raises ValueError unless a model of `size` ids has all of this tokenizer. Ids beyond them are decoded to the
-        replacement character.
+        """Raise ValueError unless a model with `size` ids covers all ids of the tokenizer.
+
+        Further ids are decoded to the replacement character.
         """
         if size < self.vocab_size or max(self.stop_ids) >= size:
             raise ValueError(
@@ -85,60 +85,54 @@ class HuggingFaceTokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text alone: nothing is put before or after it. Names of special tokens in it become these."""
+        """Encode a text with nothing before or after it. Names of special tokens in it become those tokens."""
         ids: list[int] = self._files.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a problem's text as the model is shown it."""
+        """Encode a problem's text as the model is shown it."""
         if self.chat:
             return self.encode(self._render(self._template, text))
         ids: list[int] = self._files.tokenizer.encode(text, add_special_tokens=True).ids
         return ids
 
     def encode_chat(self, before: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
-        """The ids of the messages of a conversation as the model is shown them, and those of its response to them, the
-        end token being the last.
+        """Encode the messages before a response, and the response with its end token last.
 
-        Raises ValueError without chat, and where the template does not let a response be told from what is before and
-        after it.
+        Raises ValueError without `chat`, and if the template does not separate the response from the text around it.
         """
         if not self.chat:
-            raise ValueError("messages need a chat template, and tokenizer.chat=false: set it to true")
-        shown = self._render_chat(self._template, before)
-        whole = self._render_chat(self._template, [*before, {"role": "assistant", "content": response}])
+            raise ValueError("messages need a chat template; set tokenizer.chat=true")
+        shown = self._render_messages(self._template, before)
+        whole = self._render_messages(self._template, [*before, {"role": "assistant", "content": response}])
         if not whole.startswith(shown):
             raise ValueError(
-                f"the chat template of {self.folder} shows what is before a response otherwise once there is one: "
+                f"the chat template of {self.folder} changes the text before a response once there is one: "
                 f"{shown[-60:]!r} before response {response[:40]!r}"
             )
         turn = self.encode(whole[len(shown) :])
         if turn.count(self.end_id) != 1:
             raise ValueError(
                 f"the response {response[:40]!r} has {turn.count(self.end_id)} end tokens in the chat template of "
-                f"{self.folder}: it needs one"
+                f"{self.folder}; expected one"
             )
         return self.encode(shown), turn[: turn.index(self.end_id) + 1]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids before the first stop id. Other special tokens stay in it, for a verifier to see, and an
-        id that the tokenizer does not have is a replacement character.
+        """Decode the ids before the first stop id.
+
+        Other special tokens stay, for a verifier to see. Unknown ids become the replacement character.
         """
         row = [int(token) for token in ids]
         row = row[: min((row.index(stop) for stop in self.stop_ids if stop in row), default=len(row))]
-        parts: list[list[int]] = [row]
-        if not self._ids.issuperset(row):
-            parts = [[]]
-            for token in row:
-                if token in self._ids:
-                    parts[-1].append(token)
-                else:
-                    parts.append([])
-        return UNKNOWN.join(self._files.tokenizer.decode(part, skip_special_tokens=False) for part in parts)
+        parts = [(known, list(part)) for known, part in groupby(row, self._ids.__contains__)]
+        decode = partial(self._files.tokenizer.decode, skip_special_tokens=False)
+        return "".join(decode(part) if known else UNKNOWN * len(part) for known, part in parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that decides the ids: tokenizer.json, special tokens, the chat template if it is
-        used, and the fields.
+        """SHA-256 (hex) of everything that determines the ids.
+
+        That is tokenizer.json, the special tokens, the chat template if it is used, and the fields.
         """
         files = self._files
         content = {
@@ -147,7 +141,7 @@ class HuggingFaceTokenizer:
             "special": files.special,
             "stop": self.stop_ids,
             "template": self._template if self.chat else None,
-            **{name: getattr(self, name) for name in ("chat", *KNOBS)},
+            **{name: getattr(self, name) for name in ("chat", *CHAT_FIELDS)},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -161,42 +155,39 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def _template(self) -> str:
-        """The folder's template, once every field is seen to act on it."""
+        """Chat template of the folder, after a check that every field changes its output."""
         template = self._files.template
         if template is None:
             raise ValueError(
-                f"tokenizer.chat=true, but {self.folder} has no chat template, neither chat_template.jinja nor in "
-                "tokenizer_config.json: it may be the folder of a base model (tokenizer.chat=false)"
+                f"tokenizer.chat=true, but {self.folder} has no chat template, neither in chat_template.jinja nor in "
+                "tokenizer_config.json; for a base model set tokenizer.chat=false"
             )
         others = {
             "system": f"{self.system} {OTHER}",
             "thinking": not self.thinking,
             "date": "2001-02-03" if self.date != "2001-02-03" else "2004-05-06",
         }
-        for name in KNOBS:
+        for name in CHAT_FIELDS:
             value, other = getattr(self, name), dict[str, Any]({name: others[name]})
             if value is not None and self._render(template, PROBE) == self._render(template, PROBE, **other):
                 raise ValueError(
-                    f"tokenizer.{name}={value!r} cannot act: the chat template of {self.folder} makes the same of "
-                    "another value"
+                    f"tokenizer.{name}={value!r} cannot act: the chat template of {self.folder} ignores it"
                 )
         return template
 
     def _render(self, template: str, text: str, response: str | None = None, **changed: Any) -> str:
-        """The template's text of a prompt, or of a prompt with its response; with some of the KNOBS at other values."""
+        """Render a prompt, or a prompt with its response, optionally with other values of CHAT_FIELDS."""
         said = [{"role": "user", "content": text}]
         said += [] if response is None else [{"role": "assistant", "content": response}]
-        return self._render_chat(template, said, **changed)
+        return self._render_messages(template, said, **changed)
 
-    def _render_chat(self, template: str, said: Sequence[Message], **changed: Any) -> str:
-        """The template's text of a conversation, and of the beginning of a response unless it ends with one. `system`
-        is said first where nothing else is.
-        """
-        fields = {name: getattr(self, name) for name in KNOBS} | changed
+    def _render_messages(self, template: str, said: Sequence[Message], **changed: Any) -> str:
+        """Render a conversation, and begin a response unless it ends in one. `system` is the default first message."""
+        fields = {name: getattr(self, name) for name in CHAT_FIELDS} | changed
         own = said[0]["role"] == "system" or fields["system"] is None
         messages = [*([] if own else [{"role": "system", "content": fields["system"]}]), *said]
         try:
-            return render(
+            return render_chat(
                 template,
                 messages,
                 self._files.special,
@@ -208,7 +199,7 @@ class HuggingFaceTokenizer:
             raise ValueError(f"{self.folder}: {error}") from error
 
     def _end_of_turn(self) -> int | None:
-        """The special token that follows a response in the template; None where none does."""
+        """Special token that follows a response in the template, if there is one."""
         after = self.encode(self._render(self._template, PROBE, response=OTHER).rpartition(OTHER)[2])
         special = {id for id, token in self._files.tokenizer.get_added_tokens_decoder().items() if token.special}
         return after[0] if after and after[0] in special else None
@@ -216,5 +207,7 @@ class HuggingFaceTokenizer:
     def _id_of(self, token: str) -> int:
         found = self._files.tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"{self.folder}: tokenizer_config.json names {token!r}; tokenizer.json has no such token")
+            raise ValueError(
+                f"{self.folder}: tokenizer_config.json names {token!r}, which tokenizer.json does not have"
+            )
         return int(found)

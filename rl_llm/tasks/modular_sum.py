@@ -1,69 +1,66 @@
-"""The built-in task: sums modulo a small number, which a tiny model learns to solve by writing the steps.
+"""Built-in task: sums modulo a small number, which a tiny model learns to solve by writing the steps.
 
     prompt      4+5+4+1=
     response    <think>4+5=2;2+4=6;6+1=0;</think><answer>0</answer>
 
-The answer alone is allowed too. It is hard to guess, while each written step needs just one entry of an
-addition table: that gap is what reinforcement learning can discover. Demonstrations mix both ways of
-answering.
+The bare answer is also allowed. It is hard to guess, while each written step needs one entry of an addition table.
+Reinforcement learning can discover that gap. Demonstrations mix both ways of answering.
 """
 
 from dataclasses import dataclass, field
 from itertools import product
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta
 
+from rl_llm.config.fields import Checked, UnitFloat
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
 from rl_llm.tasks.tokenizer import CharacterTokenizer
 
 
 @dataclass(frozen=True)
-class Demonstrations:
-    """A mixture of ways to respond, of mixed quality, to warm a policy up with.
+class Demonstrations(Checked):
+    """Mixture of responses of varied quality for the warm start.
 
-    `direct`, `two_per_step` and `one_per_step` are shares that sum to 1: answer at once, or write running
-    sums of two new terms or one new term a step. `slip` is the probability that the result of a written
-    step is replaced by a wrong one; the steps after it go on from there, so the answer is wrong as well
-    (unless a slip undoes it).
+    `direct`, `two_per_step` and `one_per_step` are shares that sum to 1: answer at once, or write running sums with two
+    or one new terms per step. `slip` is the probability that the result of a written step is wrong; later steps carry
+    it on, so the answer is wrong too unless another slip undoes it.
     """
 
-    direct: float = 0.60
-    two_per_step: float = 0.15
-    one_per_step: float = 0.25
-    slip: float = 0.05
+    direct: UnitFloat = 0.60
+    two_per_step: UnitFloat = 0.15
+    one_per_step: UnitFloat = 0.25
+    slip: UnitFloat = 0.05
 
     def __post_init__(self) -> None:
-        shares = {name: getattr(self, name) for name in ("direct", "two_per_step", "one_per_step")}
-        for name, value in (*shares.items(), ("slip", self.slip)):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name}={value}: it must lie between 0 and 1")
-        if abs(sum(shares.values()) - 1.0) > 1e-9:
-            listed = " + ".join(f"{name}={value}" for name, value in shares.items())
-            raise ValueError(f"{listed} is {sum(shares.values()):.6g}: the three shares must sum to 1")
+        super().__post_init__()
+        total = self.direct + self.two_per_step + self.one_per_step
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(
+                f"direct={self.direct} + two_per_step={self.two_per_step} + one_per_step={self.one_per_step} is "
+                f"{total:.6g}; the three shares must sum to 1"
+            )
 
 
 @dataclass(frozen=True)
-class ModularSum:
+class ModularSum(Checked):
     """Sums of `min_terms` to `max_terms` digits below `modulus`, modulo `modulus`."""
 
-    min_terms: int = 2
+    min_terms: Annotated[int, Meta(ge=2)] = 2
     max_terms: int = 8
-    modulus: int = 7
+    modulus: Annotated[int, Meta(ge=2, le=10)] = 7  # a term is one digit
     demonstrations: Demonstrations = field(default_factory=Demonstrations)
 
     name: ClassVar[str] = "modular_sum"
     thinking_prefix: ClassVar[str] = "<think>"
-    """Forced at the start of a response, it makes a policy write its steps: this measures its base skill."""
+    """Forced at the start of a response to measure how well a policy writes its steps."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.min_terms <= self.max_terms:
-            raise ValueError(
-                f"min_terms={self.min_terms}, max_terms={self.max_terms}: need 2 <= min_terms <= max_terms"
-            )
-        if not 2 <= self.modulus <= 10:
-            raise ValueError(f"modulus={self.modulus}: it must lie between 2 and 10, as a term is one digit")
+        super().__post_init__()
+        if self.min_terms > self.max_terms:
+            raise ValueError(f"min_terms={self.min_terms} is more than max_terms={self.max_terms}")
 
     @property
     def tokenizer(self) -> CharacterTokenizer:
@@ -71,16 +68,16 @@ class ModularSum:
         return CharacterTokenizer((*(str(digit) for digit in range(self.modulus)), *marks))
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """`count` distinct problems of a split, in random order; the number of terms is uniform.
+        """Draw `count` distinct problems of a split in random order, with a uniform number of terms.
 
-        Short sums are few, so a large `count` uses them up; the longer ones fill the place.
-        Raises ValueError if the split has fewer than `count` problems.
+        A large `count` uses up the few short sums; longer ones replace them. Raises ValueError if the split has fewer
+        than `count` problems.
         """
         generator = np.random.default_rng(seed)
         prompts: list[str] = []
         for terms in range(self.min_terms, self.max_terms + 1):
             missing = count - len(prompts)
-            # A binomial draw for each length, given what the lengths before it took, is a multinomial one.
+            # Binomial draws from the remainder, one per length, make a multinomial draw.
             share = generator.binomial(missing, 1.0 / (self.max_terms - terms + 1))
             prompts += self._draw(terms, share, split, generator)
         if len(prompts) < count:
@@ -88,7 +85,7 @@ class ModularSum:
         return [self.problem(prompts[index]) for index in generator.permutation(count)]
 
     def problem(self, prompt: str) -> Problem:
-        """The problem that a prompt ("4+5=") poses."""
+        """Parse the problem of a prompt ("4+5=")."""
         terms = [int(term) for term in prompt.rstrip("=").split("+")]
         return Problem(
             id=problem_id(self.name, prompt),
@@ -98,7 +95,7 @@ class ModularSum:
         )
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
-        """A response drawn from the `demonstrations` mixture."""
+        """Draw a response from the `demonstrations` mixture."""
         mixture = self.demonstrations
         draw = generator.random()
         if draw < mixture.direct:
@@ -107,7 +104,7 @@ class ModularSum:
         return self._written_sum(problem, terms_per_step, mixture.slip, generator)
 
     def verify(self, problem: Problem, response: str) -> float:
-        """1.0 if the response ends with its one `<answer>` and that equals the stored answer, else 0.0."""
+        """Return 1.0 if the response ends with its only `<answer>` and that is right, else 0.0."""
         _, _, answer = response.partition(ANSWER_OPENING)
         return 1.0 if answer == f"{problem.answer}{ANSWER_CLOSING}" else 0.0
 
@@ -124,12 +121,12 @@ class ModularSum:
         return f"{self.thinking_prefix}{''.join(steps)}</think>{ANSWER_OPENING}{total}{ANSWER_CLOSING}"
 
     def _draw(self, terms: int, count: int, split: Split, generator: np.random.Generator) -> list[str]:
-        """At most `count` distinct prompts with this many terms; fewer only if the split has no more."""
+        """Draw `count` distinct prompts with this many terms, or all if the split has fewer."""
         if self.modulus**terms <= 40 * count:
             prompts = self._all_prompts(terms, split)
             return [prompts[index] for index in generator.permutation(len(prompts))[:count]]
-        # A split holds a tenth of the prompts or more, so there are at least four times as many as are wanted
-        # and rejection ends soon. A dict keeps the order of drawing.
+        # A split holds at least a tenth of the prompts, four times `count`, so rejection ends soon. A dict keeps the
+        # order of drawing.
         drawn: dict[str, None] = {}
         while len(drawn) < count:
             prompt = _prompt(generator.integers(self.modulus, size=terms).tolist())
@@ -138,14 +135,14 @@ class ModularSum:
         return list(drawn)
 
     def _fill(self, prompts: list[str], count: int, split: Split, generator: np.random.Generator) -> list[str]:
-        """What `prompts` lacks of `count`, from the unused prompts of every length."""
+        """Draw the missing prompts up to `count` from the unused ones of every length."""
         used = set(prompts)
         lengths = range(self.min_terms, self.max_terms + 1)
         unused = [prompt for terms in lengths for prompt in self._all_prompts(terms, split) if prompt not in used]
         if len(used) + len(unused) < count:
             raise ValueError(
-                f"{count} {split} problems asked for, but sums of {self.min_terms} to {self.max_terms} terms "
-                f"modulo {self.modulus} have {len(used) + len(unused)}: ask for fewer, or raise max_terms"
+                f"{count} {split} problems asked for, but sums of {self.min_terms} to {self.max_terms} terms modulo "
+                f"{self.modulus} have {len(used) + len(unused)}; ask for fewer, or raise max_terms"
             )
         return [unused[index] for index in generator.permutation(len(unused))[: count - len(used)]]
 

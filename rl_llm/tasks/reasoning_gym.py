@@ -1,7 +1,7 @@
-"""The procedural data sets of the `reasoning-gym` package as tasks, behind a gate that refuses unsound ones.
+"""Procedural data sets of the `reasoning-gym` package as tasks, behind a gate that refuses unsound ones.
 
-A verifier that rewards nonsense teaches nonsense. So before a data set yields its first problem, the gate
-checks that its stored answers score, that junk does not, and that its problems repeat in a new process.
+A verifier that rewards nonsense teaches nonsense. Before a data set yields its first problem, the gate checks that its
+stored answers score, that junk does not, and that its problems repeat in a new process.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from typing import Any
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING, extract_answer
 
-GATE_PROBLEMS = 64  # A data set may fail on a few problems in a hundred only, as "codeio" does.
-PATIENCE = 500  # Draws in a row without a new problem of the split before it counts as used up.
-JUNK_PROBLEMS = 16  # Enough for a mean score of junk; some verifiers are slow on it.
-BLOCK_SIZE = 500  # Some data sets build an index of their size, so many draws come from many blocks.
+GATE_PROBLEMS = 64  # a data set may fail on only a few percent of its problems, as "codeio" does
+PATIENCE = 500  # consecutive draws without a new problem before a split counts as used up
+JUNK_PROBLEMS = 16  # enough for a mean score of junk; some verifiers are slow on it
+BLOCK_SIZE = 500  # some data sets build an index of their size, so many draws use many blocks
 JUNK_RESPONSES = (
     "",
     " \n",
@@ -42,9 +42,9 @@ JUNK_RESPONSES = (
 
 @dataclass(frozen=True)
 class ReasoningGym:
-    """One data set of reasoning-gym: its name and its configuration as ((field, value), ...).
+    """One data set of reasoning-gym, with its configuration as ((field, value), ...). Needs the extra `tasks`.
 
-    The seed and the size belong to `problems`, not to the configuration. Needs the extra `tasks`.
+    Seed and size are arguments of `problems`, not part of the configuration.
     """
 
     dataset: str = "chain_sum"
@@ -53,15 +53,15 @@ class ReasoningGym:
     def __post_init__(self) -> None:
         for key, _ in self.config:
             if key in ("seed", "size"):
-                raise ValueError(f"config sets {key!r}, but problems(split, count, seed) decides it: leave it out")
+                raise ValueError(f"config sets {key!r}, which problems(split, count, seed) decides; leave it out")
         try:
             hash(self.config)
         except TypeError as error:
-            raise ValueError(f"config={self.config!r} holds a mutable value: write lists as tuples") from error
+            raise ValueError(f"config={self.config!r} holds a mutable value; write lists as tuples") from error
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A grading worker receives the task by pickle. Importing here keeps the 2 s that reasoning-gym
-        # takes to import out of the time limit of the worker's first response.
+        # A grading worker unpickles the task. The import takes 2 s, which must not count towards the time limit of its
+        # first response.
         self.__dict__.update(state)
         _import_reasoning_gym()
 
@@ -70,36 +70,32 @@ class ReasoningGym:
         return f"reasoning_gym/{self.dataset}"
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """`count` distinct problems of a split.
+        """Draw `count` distinct problems of a split.
 
-        Raises ValueError if the gate refuses the data set, or if it has too few distinct problems.
+        Raises ValueError if the gate refuses the data set or it has too few distinct problems.
         """
         _pass_gate(self)
         problems = _draw(self, split, count, seed)
         if len(problems) < count:
             raise ValueError(
-                f"{self.name}: {count} {split} problems asked for, but after {len(problems)}, {PATIENCE} "
-                "draws in a row gave no new one: ask for fewer, or widen its config"
+                f"{self.name}: {count} {split} problems asked for, but after {len(problems)}, {PATIENCE} draws "
+                "in a row gave no new one; ask for fewer, or widen its config"
             )
         return problems
 
     def verify(self, problem: Problem, response: str) -> float:
-        """The data set's own score, 0.0 to 1.0, of the text in the last `<answer>`, or else of all of it."""
+        """Return the data set's score, 0.0 to 1.0, of the last `<answer>`, or else of the whole response."""
         answer = extract_answer(response)
-        entry = {
-            "question": problem.prompt,
-            "answer": problem.answer,
-            "metadata": problem.metadata["entry"],
-        }
+        entry = {"question": problem.prompt, "answer": problem.answer, "metadata": problem.metadata["entry"]}
         return float(_dataset(self).score_answer(response if answer is None else answer, entry))
 
 
 def gate(task: ReasoningGym, problems: Sequence[Problem]) -> None:
-    """Refuse a data set that cannot be trusted, judged by a sample of its problems.
+    """Refuse an unsound data set, judged by a sample of its problems.
 
-    Raises ValueError naming the data set and the first check that fails: a stored answer scores at least
-    0.99; a junk response raises nothing and scores at most 0.1 on average over the problems that it does
-    not answer; the same seed gives the same problems in a new process.
+    Raises ValueError naming the data set and the first check that fails. A stored answer must score at least 0.99. A
+    junk response must raise nothing and score at most 0.1 on average over the problems that it does not answer. The
+    same seed must give the same problems in a new process.
     """
     for problem in problems:
         score = _score(task, problem, f"{ANSWER_OPENING}{problem.answer}{ANSWER_CLOSING}")
@@ -112,7 +108,7 @@ def gate(task: ReasoningGym, problems: Sequence[Problem]) -> None:
             mean = sum(scores) / len(scores)
             raise _refusal(task, f"the response {junk[:40]!r} scores {mean:.2f} on average instead of 0")
     places = [(problem.metadata["seed"], problem.metadata["index"]) for problem in problems]
-    # A new process, as the order of a set of strings differs between processes, not within one.
+    # The order of a set of strings differs between processes, not within one.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         again = process.submit(_contents, task, places).result()
     for problem, content, (seed, index) in zip(problems, again, places, strict=True):
@@ -122,12 +118,12 @@ def gate(task: ReasoningGym, problems: Sequence[Problem]) -> None:
 
 @lru_cache(maxsize=64)
 def _pass_gate(task: ReasoningGym) -> None:
-    # One passage for each task and process: the verdict depends on the task alone.
+    # Once per task and process: the verdict depends on the task alone.
     gate(task, _draw(task, None, GATE_PROBLEMS, seed=0))
 
 
 def _refusal(task: ReasoningGym, reason: str) -> ValueError:
-    return ValueError(f"reasoning-gym data set {task.dataset!r} is refused: {reason}. Choose another data set.")
+    return ValueError(f"reasoning-gym data set {task.dataset!r} is refused: {reason}; choose another data set")
 
 
 def _score(task: ReasoningGym, problem: Problem, response: str) -> float:
@@ -139,7 +135,7 @@ def _score(task: ReasoningGym, problem: Problem, response: str) -> float:
 
 
 def _same_answer(response: str, answer: str) -> bool:
-    """Whether a junk response happens to be right, as "0000" is where the answer is 0."""
+    """Whether a junk response happens to be right, as "0000" is for the answer 0."""
     if response.strip() == answer.strip():
         return True
     try:
@@ -149,7 +145,7 @@ def _same_answer(response: str, answer: str) -> bool:
 
 
 def _draw(task: ReasoningGym, split: Split | None, count: int, seed: int) -> list[Problem]:
-    """Distinct problems, of any split if it is None: `count` of them, or as many as turn up."""
+    """Draw up to `count` distinct problems of a split (None: of any)."""
     found: dict[str, Problem] = {}
     last_new = 0
     for index in itertools.count():
@@ -170,12 +166,12 @@ def _contents(task: ReasoningGym, places: Sequence[tuple[int, int]]) -> list[tup
 def _problem(task: ReasoningGym, seed: int, index: int) -> Problem:
     block, index_in_block = divmod(index, BLOCK_SIZE)
     dataset = _dataset(task, seed, block)
-    with contextlib.redirect_stdout(io.StringIO()):  # Some generators print.
+    with contextlib.redirect_stdout(io.StringIO()):  # some generators print
         entry = dataset[index_in_block]
     prompt, answer = entry["question"], entry["answer"]
     if not isinstance(answer, str):
-        raise _refusal(task, f"its problem {index} stores {answer!r} as the answer, so it cannot be checked")
-    # Through JSON, so that a problem read from a log scores the same; the gate sees what that may lose.
+        raise _refusal(task, f"its problem {index} stores {answer!r} as the answer; expected a text")
+    # Through JSON, so that a problem read from a log scores the same. The gate sees any loss.
     metadata = json.loads(json.dumps(entry["metadata"], default=str))
     return Problem(
         id=problem_id(task.name, prompt),
@@ -187,9 +183,8 @@ def _problem(task: ReasoningGym, seed: int, index: int) -> Problem:
 
 @lru_cache(maxsize=8)
 def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
-    """`BLOCK_SIZE` entries, made when indexed. Raises ValueError if reasoning-gym does not know the task."""
-    # reasoning-gym seeds entry i with seed + i: under seeds 0 and 1 all entries but one are the same. Hashed
-    # seeds lie far apart.
+    """Create a data set of BLOCK_SIZE lazy entries. Raises ValueError for an unknown name or configuration."""
+    # reasoning-gym seeds entry i with seed + i: seeds 0 and 1 share all entries but one. Hashed seeds lie far apart.
     digest = hashlib.sha256(f"reasoning-gym {seed} {block}".encode()).digest()
     spread_seed = int.from_bytes(digest[:4], "big") >> 1
     factory = _import_reasoning_gym()
@@ -199,7 +194,7 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
     known = [field.name for field in fields(factory.DATASETS[task.dataset][1])]
     for key, _ in task.config:
         if key not in known:
-            raise ValueError(f"{task.name} has no config field {key!r}: its fields are {', '.join(known)}")
+            raise ValueError(f"{task.name} has no config field {key!r}; its fields are {', '.join(known)}")
     try:
         return factory.create_dataset(task.dataset, seed=spread_seed, size=BLOCK_SIZE, **dict(task.config))
     except AssertionError as error:
@@ -209,7 +204,7 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
 def _import_reasoning_gym() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            # Python reports an `is` with a literal in a dependency, cellpylib, when it compiles it.
+            # Compiling the dependency cellpylib warns about `is` with a literal.
             warnings.filterwarnings("ignore", '"is" with', SyntaxWarning)
             from reasoning_gym import factory  # type: ignore[import-untyped]
     except ImportError as error:

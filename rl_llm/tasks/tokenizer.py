@@ -1,4 +1,4 @@
-"""A tokenizer for small alphabets: one id for each symbol, so that a tiny model can read and write a task."""
+"""Tokenizer for small alphabets, one id per symbol, so that a tiny model can read and write a task."""
 
 import hashlib
 import json
@@ -6,57 +6,49 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class CharacterTokenizer:
-    """Ids: 0 pads, 1 ends a response, then come the symbols in their order.
+    """Ids: 0 pads, 1 ends a response, then the symbols in order. A symbol may have several characters ("<think>").
 
-    A symbol may be several characters long ("<think>"). The ids depend on the order of the symbols, so a
-    model trained with one tokenizer must never meet another: compare `fingerprint()`.
+    The ids depend on the order of the symbols; compare `fingerprint()` before using a model with a tokenizer.
     """
 
     symbols: tuple[str, ...]
 
+    pad_id: ClassVar[int] = 0
+    end_id: ClassVar[int] = 1
+    stop_ids: ClassVar[tuple[int, ...]] = (1,)
+
     def __post_init__(self) -> None:
         for position, symbol in enumerate(self.symbols):
             if not isinstance(symbol, str) or not symbol:
-                raise ValueError(f"symbols[{position}] is {symbol!r}: a symbol is a string of one character or more")
+                raise ValueError(f"symbols[{position}] is {symbol!r}; expected a string of one character or more")
         if len(set(self.symbols)) < len(self.symbols):
             repeated = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
-            raise ValueError(f"symbols holds {repeated} more than once: every symbol needs one id")
+            raise ValueError(f"symbols holds {repeated} more than once; every symbol has one id")
         if not self.symbols:
-            raise ValueError("symbols is empty: name at least one symbol")
-
-    @property
-    def pad_id(self) -> int:
-        return 0
-
-    @property
-    def end_id(self) -> int:
-        return 1
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return (self.end_id,)
+            raise ValueError("symbols is empty; name at least one")
 
     @property
     def vocab_size(self) -> int:
         return 2 + len(self.symbols)
 
     def check_vocabulary(self, size: int) -> None:
-        """Raises ValueError unless a model knows as many ids: others could not be decoded."""
+        """Raise ValueError unless a model has exactly these ids; others could not be decoded."""
         if size != self.vocab_size:
-            raise ValueError(f"model.vocabulary={size} must be the tokenizer's {self.vocab_size}")
+            raise ValueError(f"model.vocabulary={size} does not match the tokenizer; expected {self.vocab_size}")
 
     def encode_prompt(self, text: str) -> list[int]:
-        """A prompt is its symbols, as any text."""
+        """Encode a prompt like any text."""
         return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, the longest symbol first at each position. It adds no end id.
+        """Encode a text without an end id, taking the longest symbol at each position.
 
-        Raises ValueError where no symbol fits.
+        Raises ValueError where no symbol matches.
         """
         ids = []
         position = 0
@@ -64,18 +56,15 @@ class CharacterTokenizer:
             match = self._longest_symbol.match(text, position)
             if match is None:
                 raise ValueError(
-                    f"character {text[position]!r} at position {position} of {_shorten(text)} starts no "
-                    f"symbol of this tokenizer; its symbols are {' '.join(self.symbols)}"
+                    f"character {text[position]!r} at position {position} of {text[:80]!r} starts no symbol of this "
+                    f"tokenizer; its symbols are {' '.join(self.symbols)}"
                 )
             ids.append(self._ids[match.group()])
             position = match.end()
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids before the first end id; pad ids are left out. Takes any integers, NumPy's too.
-
-        Raises ValueError on an id outside the vocabulary.
-        """
+        """Decode the ids before the first end id, without padding. Raises ValueError for an id out of range."""
         text = []
         for position, token in enumerate(ids):
             if token == self.end_id:
@@ -88,7 +77,7 @@ class CharacterTokenizer:
         return "".join(text)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that decides the ids."""
+        """SHA-256 (hex) of everything that determines the ids."""
         content = json.dumps({"kind": "character", "pad": self.pad_id, "end": self.end_id, "symbols": self.symbols})
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -98,9 +87,5 @@ class CharacterTokenizer:
 
     @cached_property
     def _longest_symbol(self) -> re.Pattern[str]:
-        # An alternation takes its first branch that fits, so longer symbols come first.
+        # An alternation takes the first branch that matches, so longer symbols come first.
         return re.compile("|".join(re.escape(symbol) for symbol in sorted(self.symbols, key=len, reverse=True)))
-
-
-def _shorten(text: str, limit: int = 80) -> str:
-    return repr(text if len(text) <= limit else f"{text[:limit]}...")

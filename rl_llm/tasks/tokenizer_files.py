@@ -1,4 +1,4 @@
-"""What the tokenizer files of a Hugging Face folder say. The folder is on a disk or in a bucket."""
+"""Tokenizer files of a Hugging Face folder, on disk or in a bucket."""
 
 import hashlib
 import json
@@ -15,9 +15,10 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """tokenizer.json as a tokenizer, and its SHA-256 (hex); from tokenizer_config.json the special tokens by name and
-    the chat template (that of chat_template.jinja if it is there); from generation_config.json the ids that end a
-    response.
+    """Contents of the files.
+
+    `tokenizer` and `sha256` (hex) are of tokenizer.json, `special` tokens by name of tokenizer_config.json, `template`
+    of chat_template.jinja or else tokenizer_config.json, and `stop_ids` of generation_config.json.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -28,15 +29,15 @@ class TokenizerFiles:
 
 
 def read_files(folder: str | Path) -> TokenizerFiles:
-    """Raises FileNotFoundError saying how to get a file that is missing, ValueError naming one that is damaged."""
+    """Read a folder. Raises FileNotFoundError saying how to get a missing file, ValueError naming a damaged one."""
     path = epath.Path(folder)
     if not str(folder) or not path.is_dir():
-        raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is no folder{_way_out('DIR')}")
+        raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is not a folder{_way_out('DIR')}")
     content = _read(path / "tokenizer.json")
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path / 'tokenizer.json'} is no tokenizer: {error}") from error
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"{path / 'tokenizer.json'} is not a tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     config = _values(path / "tokenizer_config.json")
@@ -45,7 +46,7 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     stop = _values(generation).get("eos_token_id") if generation.is_file() else None
     stop_ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
     if not all(type(token) is int and tokenizer.id_to_token(token) is not None for token in stop_ids):
-        raise ValueError(f"{generation}: eos_token_id={stop!r} are no ids of the tokenizer beside it")
+        raise ValueError(f"{generation}: eos_token_id={stop!r} are not ids of the tokenizer in this folder")
     special = {name: _text(config[name]) for name in SPECIAL if config.get(name) is not None}
     digest = hashlib.sha256(content).hexdigest()
     return TokenizerFiles(tokenizer, digest, special, _template(path, config), tuple(stop_ids))
@@ -62,12 +63,12 @@ def _template(folder: epath.Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _check_added(folder: epath.Path, tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """The added tokens stand in both files: they must be the same ones."""
+    """Refuse added tokens that differ between the two files."""
     for number, token in config.get("added_tokens_decoder", {}).items():
         found = tokenizer.token_to_id(_text(token))
         if found != int(number):
             raise ValueError(
-                f"{folder}: {_text(token)!r} has id {number} in tokenizer_config.json, but {found} in tokenizer.json: "
+                f"{folder}: {_text(token)!r} has id {number} in tokenizer_config.json and {found} in tokenizer.json; "
                 "these are files of two tokenizers"
             )
 
@@ -80,7 +81,7 @@ def _values(path: epath.Path) -> Mapping[str, Any]:
     try:
         values = json.loads(_read(path))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__} instead of a JSON object")
     return values
@@ -90,7 +91,7 @@ def _read(path: epath.Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no {path}{_way_out(str(path.parent))}") from error
+        raise FileNotFoundError(f"{path} is missing{_way_out(str(path.parent))}") from error
 
 
 def _way_out(folder: str) -> str:

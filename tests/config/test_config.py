@@ -15,18 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_llm.config import (
-    Decay,
-    OverrideError,
-    PositiveFloat,
-    PositiveInt,
-    PositiveOrInfinite,
-    check_fields,
-    differences,
-    fingerprint,
-    override,
-    to_json,
-)
+from rl_llm.config import OverrideError, differences, fingerprint, override, to_json
+from rl_llm.config.fields import Decay, PositiveFloat, PositiveInt, PositiveOrInfinite, check_fields
 
 
 class Objective(Protocol):
@@ -80,7 +70,7 @@ class Trial:
 BASE = Trial()
 
 
-# What is written on the left is read as what stands on the right.
+# Assignment, place, value.
 @pytest.mark.parametrize(
     ("assignment", "place", "expected"),
     [
@@ -110,7 +100,7 @@ BASE = Trial()
         ("schedule=0.5", "schedule", 0.5),
     ],
 )
-def test_override_reads_the_text_as_the_annotation_says(assignment: str, place: str, expected: Any):
+def test_override_converts_the_text_by_the_annotation(assignment: str, place: str, expected: Any):
     changed = at(override(BASE, [assignment]), place)
     assert changed == expected
     assert type(changed) is type(expected)
@@ -150,7 +140,7 @@ def test_override_reads_the_text_as_the_annotation_says(assignment: str, place: 
         ("algorithm..std=none", ["NAME=VALUE"]),
     ],
 )
-def test_a_wrong_override_names_itself_the_place_and_the_way_out(assignment: str, parts: list[str]):
+def test_a_wrong_override_names_itself_the_place_and_the_remedy(assignment: str, parts: list[str]):
     with pytest.raises(OverrideError) as caught:
         override(BASE, [assignment])
     assert f"--set {assignment}" in str(caught.value)
@@ -179,7 +169,7 @@ def test_a_refusal_names_all_assignments_of_the_component():
         override(BASE, ["algorithm.objective.high=0.1", "algorithm.objective.low=0.15"])
 
 
-def test_a_value_that_its_annotation_does_not_name_is_refused_with_its_place():
+def test_a_value_that_a_literal_does_not_name_is_refused_with_its_place():
     check_fields(Trial())
     wrong = replace(Trial(), algorithm=Algorithm(std="batches"))  # type: ignore[arg-type]
     said = r"^Trial\.algorithm\.std='batches' must be one of 'group', 'batch', 'none' \(did you mean 'batch'\?\)$"
@@ -194,6 +184,7 @@ class Ranges:
     count: PositiveInt = 1
     betas: tuple[Decay, ...] = (0.9, 0.99)
     schedule: PositiveFloat | Penalty = 1.0
+    size: Literal[-1] | PositiveInt = -1
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -201,7 +192,7 @@ class Ranges:
 
 def test_values_within_their_declared_ranges_pass():
     Ranges(1.0, math.inf, 2, (0.0,), Penalty(-1.0))
-    assert Ranges(1, 3.5, schedule=2).rate == 1
+    assert Ranges(1, 3.5, schedule=2, size=3).rate == 1
 
 
 @pytest.mark.parametrize(
@@ -209,11 +200,14 @@ def test_values_within_their_declared_ranges_pass():
     [
         ({"rate": 0}, "Ranges.rate=0 is out of range; expected > 0 and <= 1"),
         ({"rate": math.nan}, "Ranges.rate=nan is out of range; expected > 0 and <= 1"),
-        ({"limit": 0.0}, "Ranges.limit=0.0 is out of range; expected > 0"),
+        ({"limit": 0.0}, "Ranges.limit=0.0 is out of range; expected > 0 or None"),
         ({"limit": -math.inf}, "Ranges.limit=-inf is out of range"),
         ({"count": 0}, "Ranges.count=0 is out of range; expected >= 1"),
         ({"betas": (0.9, 1.0)}, "Ranges.betas.1=1.0 is out of range; expected >= 0 and < 1"),
         ({"schedule": math.inf}, "Ranges.schedule=inf is out of range; expected > 0"),
+        ({"size": 0}, "Ranges.size=0 is out of range; expected -1 or >= 1"),
+        ({"count": None}, "Ranges.count=None is out of range; expected >= 1"),
+        ({"count": "1"}, "Ranges.count='1' is out of range; expected >= 1"),
     ],
 )
 def test_a_value_outside_its_declared_range_is_refused(wrong: dict[str, Any], said: str):
@@ -311,13 +305,13 @@ def test_moving_a_class_of_the_package_changes_no_record():
     assert fingerprint(before) == fingerprint(after)
 
 
-def test_a_class_of_somebody_else_is_not_the_package_s():
+def test_a_foreign_class_is_recorded_with_its_module():
     assert fingerprint(a_class_of("rl_llm.here")()) != fingerprint(a_class_of("mine")())
     assert to_json(a_class_of("mine")()) == {"class": "mine.Trick"}
 
 
 @pytest.mark.parametrize("write", [to_json, fingerprint])
-def test_two_classes_that_a_record_could_not_tell_apart_are_refused(write: Any):
+def test_two_classes_with_one_recorded_name_are_refused(write: Any):
     with pytest.raises(ValueError, match=r"value\[1\]: rl_llm.there and rl_llm.here both define 'Trick'"):
         write((a_class_of("rl_llm.here")(), a_class_of("rl_llm.there")()))
 
@@ -346,7 +340,7 @@ def test_json_of_what_a_field_may_hold(held: Any, written: Any):
 
 
 @pytest.mark.parametrize("held", [object(), lambda: None, {1: 2}, {"a"}, b"bytes", 1j])
-def test_json_refuses_what_it_cannot_name_with_its_place(held: Any):
+def test_values_that_json_cannot_record_are_refused_with_their_place(held: Any):
     with pytest.raises(TypeError, match=r"value\.held\[1\]\.held is"):
         to_json(Holder((0, Holder(held))))
 
@@ -367,7 +361,7 @@ def test_differences_of_structure_are_one_line():
     ]
 
 
-def test_differences_tell_a_boolean_from_a_number_and_a_missing_field():
+def test_differences_distinguish_a_boolean_from_a_number_and_a_missing_field():
     assert differences({"a": True, "b": 1}, {"a": 1}) == ["a: True -> 1", "b: 1 -> absent"]
 
 

@@ -40,7 +40,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         del sys.modules[name]
 
 
-def test_an_experiment_is_base_or_the_variable_or_the_arm_that_is_named(write: Callable[..., Path]):
+def test_a_name_is_base_or_a_variable_or_an_arm(write: Callable[..., Path]):
     path = write("clip_higher.py", SOURCE + "wide = Trial(0.5)")
     assert load_experiment(str(path))[0] == "base"
     assert load_experiment(f"{path}:base")[1].high == 0.2
@@ -49,7 +49,7 @@ def test_an_experiment_is_base_or_the_variable_or_the_arm_that_is_named(write: C
     assert (name, value.high) == ("high_0.28", 0.28)
 
 
-def test_an_experiment_of_a_study_is_named_by_its_scale(write: Callable[..., Path]):
+def test_an_experiment_of_a_study_is_named_with_its_scale(write: Callable[..., Path]):
     studies = "from types import SimpleNamespace\nSTUDY = {'cpu': SimpleNamespace(experiments={'wide': Trial(0.7)})}"
     path = write("study.py", SOURCE + studies)
     name, value = load_experiment(f"{path}:cpu/wide")
@@ -88,12 +88,10 @@ def test_a_file_with_the_name_of_another_module_is_loaded_and_hides_nothing(writ
         ("clip_higher.py:count", ["count is 3", "clip_higher.py has: high_0.28"]),
         ("clip_higher.py:Trial", ["Trial is <class"]),
         ("empty.py", ["no 'base'", "no experiment"]),
-        ("both.py", ["base is a variable and, with another value, a key of ABLATION"]),
+        ("both.py", ["base is a variable and a key of ABLATION, with different values"]),
     ],
 )
-def test_a_wrong_experiment_names_what_there_is(
-    write: Callable[..., Path], spec: str, parts: list[str], tmp_path: Path
-):
+def test_a_wrong_name_lists_what_exists(write: Callable[..., Path], spec: str, parts: list[str], tmp_path: Path):
     write("clip_higher.py")
     write("empty.py", "")
     write("both.py", SOURCE + "ABLATION['base'] = Trial(0.9)")
@@ -123,7 +121,7 @@ def test_a_file_name_may_hold_dots(write: Callable[..., Path]):
         ("import sys\nsys.exit(0)", "line 2: SystemExit: 0"),
     ],
 )
-def test_a_file_that_fails_says_where(write: Callable[..., Path], source: str, message: str):
+def test_an_error_in_a_file_names_its_line(write: Callable[..., Path], source: str, message: str):
     path = write("failing.py", source)
     with pytest.raises(ExperimentError) as caught:
         load_experiment(str(path))

@@ -1,4 +1,4 @@
-"""Three tiny runs that differ in a number alone: one has a gate that no policy passes after three updates.
+"""Three tiny runs that differ in one number. One has a gate that no policy passes after three updates.
 
 Run:    rl-llm ablate tests/data/gates.py --seeds 1 --population 3 --jobs 1 --out runs/gates
 """

@@ -1,6 +1,6 @@
-"""What one of several processes finds when it uses rl_llm/parallel/hosts.py: run by tests/test_hosts.py, prints JSON.
+"""Use rl_llm/parallel/hosts.py in one of several processes and print the result, for tests/parallel/test_hosts.py.
 
-Arguments: a folder that all share, and `save` or `restore`. Two devices in all, whoever has them.
+Arguments: a shared folder, and `save` or `restore`. There are two devices in all.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Qwen3-0.6B with short responses: small enough to be compiled for a TPU in a test, large enough to be no toy."""
+"""Qwen3-0.6B with short responses: small enough to compile for a TPU in a test, large enough to be realistic."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A tiny study: two arms that differ in a number, two that are the same, one policy to begin with.
+"""A tiny study: two arms that differ in a number, two equal ones, one first policy for all.
 
 Run:    rl-llm ablate tests/data/study.py --scale smoke --out runs/tiny-study
 """

@@ -1,5 +1,4 @@
-"""The tiny experiment with what only some algorithms need: everything that a state can carry, recipes, whatever stands
-around an algorithm.
+"""The tiny experiment with optional parts: everything a state can carry, recipes, and all that surrounds an algorithm.
 
 Run:    rl-llm train tests/data/techniques.py:everything --out runs/everything
 """

@@ -1,6 +1,6 @@
-"""The smallest experiment that is a whole run: sums of two to four digits modulo 3, a model of one narrow layer.
+"""The smallest complete run: sums of two to four digits modulo 3, and a model of one narrow layer.
 
-It learns little, but everything happens: warm start, gate, RL with rewards that differ, evaluation on a held-out set
+It learns little, but has every part: warm start, gate, RL with rewards that differ, evaluation on a held-out set
 that does not divide into batches.
 
 Run:    rl-llm train tests/data/tiny.py --out runs/tiny

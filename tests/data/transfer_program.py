@@ -1,5 +1,6 @@
-"""What becomes of arrays that several processes move from one mesh to another: run by tests/test_hosts.py, prints JSON.
-Four devices in each of two processes, of which two learn and two sample.
+"""Move arrays between meshes of several processes and print the result as JSON, for tests/parallel/test_hosts.py.
+
+Two processes with four devices each: two learn and two sample.
 """
 
 import json
@@ -12,7 +13,7 @@ from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import MeshShape, make_meshes
 from rl_llm.parallel.transfer import bytes_of, entries_at_once, move
 
-# Name: shape, how it lies on either mesh.
+# Name: shape, sharding on each mesh.
 ARRAYS = {
     "stacked": ((5, 4, 6), PartitionSpec(None, "fsdp"), PartitionSpec(None, None, "tensor")),
     "split": ((8, 6), PartitionSpec("fsdp"), PartitionSpec(None, "tensor")),

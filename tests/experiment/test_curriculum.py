@@ -1,4 +1,4 @@
-"""Which problems are asked when: every epoch once, the easiest first, the solved ones no more."""
+"""Order of problems: once per epoch, easiest first, no solved ones."""
 
 from itertools import chain, pairwise
 
@@ -23,7 +23,7 @@ PROBLEMS = [Problem(id=7 * index, prompt=str(index), answer="", difficulty=float
 
 
 def asked(steps: int, count: int, seed: int = 0, banned: frozenset[int] = frozenset()) -> list[list[int]]:
-    """The ids of the problems of the first steps."""
+    """Problem ids of the first steps."""
     cursor, found = Cursor(), []
     for _ in range(steps):
         problems, cursor = next_prompts(PROBLEMS, seed, cursor, count, lambda problem: problem.id not in banned)
@@ -32,7 +32,7 @@ def asked(steps: int, count: int, seed: int = 0, banned: frozenset[int] = frozen
 
 
 @given(st.integers(1, 9), st.integers(0, 5))
-def test_no_problem_is_asked_twice_in_an_epoch_and_what_is_too_little_is_left_out(count: int, seed: int):
+def test_no_problem_is_asked_twice_in_an_epoch_and_a_small_remainder_is_skipped(count: int, seed: int):
     per_epoch = 9 // count
     steps = asked(3 * per_epoch, count, seed)
     for epoch in range(3):
@@ -47,15 +47,15 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
 
 
 @given(st.sets(st.sampled_from([problem.id for problem in PROBLEMS]), max_size=6))
-def test_only_allowed_problems_are_asked_all_of_them_before_one_comes_again(banned: set[int]):
+def test_only_allowed_problems_are_asked_and_all_of_them_before_any_repeats(banned: set[int]):
     allowed = 9 - len(banned)
     ids = list(chain(*asked(allowed, 1, 0, frozenset(banned))))
     assert set(ids) == {problem.id for problem in PROBLEMS} - banned
     assert len(ids) == allowed
 
 
-def test_too_few_problems_are_an_error_that_says_so():
-    with pytest.raises(TooFewProblems, match="of 9 problems fewer than 3 may be asked"):
+def test_too_few_problems_are_an_error():
+    with pytest.raises(TooFewProblems, match="fewer than 3 of 9 problems may be asked"):
         asked(1, 3, 0, frozenset(problem.id for problem in PROBLEMS[2:]))
 
 
@@ -68,13 +68,13 @@ def test_the_pool_begins_with_the_easiest_and_grows_to_all():
     assert Curriculum().pool(PROBLEMS, 0) is PROBLEMS
 
 
-def test_the_bound_on_responses_grows_to_max_tokens():
+def test_the_limit_on_responses_grows_to_max_tokens():
     length = ResponseLength(first=4, steps=3)
     assert [length.limit(16, step) for step in range(5)] == [4, 8, 12, 16, 16]
 
 
 @given(st.integers(1, 5), st.data(), st.integers(0, 20), st.integers(0, 3))
-def test_what_is_replayed_is_no_older_than_allowed_and_counts_as_updates(max_age: int, data, step: int, seed: int):
+def test_replayed_rollouts_are_recent_enough_and_count_as_updates(max_age: int, data, step: int, seed: int):
     replay = Replay(max_age, data.draw(st.integers(1, max_age)))
     ages = replay.drawn(seed, step)
     assert len(set(ages)) == len(ages) == min(step, replay.rollouts)
@@ -85,17 +85,17 @@ def test_what_is_replayed_is_no_older_than_allowed_and_counts_as_updates(max_age
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Difficulty(1.0, 3), "0 < first_share < 1 and steps >= 1, not"),
-        (lambda: ResponseLength(0, 3), "first >= 1 and steps >= 1, not"),
-        (lambda: Curriculum(drop_solved=1.5), r"drop_solved is a share of right responses in \(0, 1\], not 1.5"),
-        (lambda: DynamicSampling(1), "max_rollouts=1 leaves nothing to sample again"),
-        (lambda: Replay(2, 3), "1 <= rollouts <= max_age"),
+        (lambda: Difficulty(1.0, 3), "Difficulty.first_share=1.0 is out of range; expected > 0 and < 1"),
+        (lambda: ResponseLength(0, 3), "ResponseLength.first=0 is out of range; expected >= 1"),
+        (lambda: Curriculum(drop_solved=1.5), "drop_solved=1.5 is out of range; expected > 0 and <= 1"),
+        (lambda: DynamicSampling(1), "max_rollouts=1 is out of range; expected >= 2"),
+        (lambda: Replay(2, 3), "rollouts=3 is more than max_age=2"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_values_out_of_range_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_a_tasks_problems_have_difficulties_to_order_by():
+def test_problems_of_the_task_differ_in_difficulty():
     assert len({problem.difficulty for problem in EXPERIMENT.task.problems("train", 40, 0)}) > 1

@@ -1,4 +1,4 @@
-"""Judged responses from a file: what was written is what is learned from, and a line that does not serve is named."""
+"""Judged responses from a file: they are learned from as written, and invalid lines are named."""
 
 import json
 from dataclasses import replace
@@ -12,9 +12,9 @@ from program import EXPERIMENT
 from rl_llm.algorithms import GKD
 from rl_llm.experiment import Mixture, RewardModel, StoredResponses, Teacher
 from rl_llm.rewards.worker import Grade, failed
-from rl_llm.rollout.collect import joined, picked, with_score
-from rl_llm.rollout.engine import Answers
-from rl_llm.rollout.offline import stored_answers
+from rl_llm.rollout.collect import concatenate, select_groups, with_score
+from rl_llm.rollout.engine import GradedRollout
+from rl_llm.rollout.offline import read_rollout
 from rl_llm.rollout.text import decode_responses
 
 K = 2
@@ -27,12 +27,12 @@ def written(path: Path, *lines: Any) -> Path:
     return path
 
 
-def answers_of(path: Path) -> Answers:
+def answers_of(path: Path) -> GradedRollout:
     experiment = replace(EXPERIMENT, responses=StoredResponses(str(path)), responses_per_prompt=K)
-    return stored_answers(experiment, experiment.responses.problems(K))[0]
+    return read_rollout(experiment, experiment.responses.problems(K))
 
 
-def test_what_was_judged_is_what_is_learned_from(tmp_path: Path):
+def test_judged_responses_are_learned_from_as_written(tmp_path: Path):
     answers = answers_of(written(tmp_path / "a.jsonl", GOOD, GOOD | {"prompt": "2+0="}))
     rollout = answers.rollout
     assert answers.rewards.tolist() == [1.0, 0.5, 1.0, 0.5]
@@ -42,23 +42,23 @@ def test_what_was_judged_is_what_is_learned_from(tmp_path: Path):
     assert rollout.prompts.lengths.tolist() == [4, 4]
 
 
-def test_tokens_are_taken_as_they_were_sampled(tmp_path: Path):
-    """Without an end token a response was cut off; the text is not encoded again."""
+def test_stored_tokens_are_used_unchanged(tmp_path: Path):
+    """A response without an end token was truncated; the text is not encoded again."""
     rows = [[5, 6, TOKENIZER.end_id], [7, 7, 7, 7]]
     answers = answers_of(written(tmp_path / "a.jsonl", GOOD | {"tokens": rows}))
     assert [row[: len(given)].tolist() for row, given in zip(answers.rollout.tokens, rows, strict=True)] == rows
     assert answers.rollout.truncated.tolist() == [False, True]
 
 
-def test_the_teachers_likeliest_tokens_are_read_as_far_as_they_are_wanted(tmp_path: Path):
+def test_only_top_tokens_of_the_teacher_are_read(tmp_path: Path):
     ids, logps = [[[10, 3, 2]] * 4] * 2, [[[-0.1, -3.0, -4.0]] * 4] * 2
     tokens = {"tokens": [[10, 4, 11, 1]] * 2}
     path = written(tmp_path / "a.jsonl", GOOD | tokens | {"teacher_tokens": ids, "teacher_logp": logps})
     stored = StoredResponses(str(path), top_tokens=2)
     experiment = replace(EXPERIMENT, algorithm=GKD, responses=stored, responses_per_prompt=K)
-    _, fields = stored_answers(experiment, stored.problems(K))
-    assert fields["teacher_tokens"].shape == (K, EXPERIMENT.sampling.max_tokens, 2)
-    np.testing.assert_allclose(fields["teacher_logp"][0, :3], [[-0.1, -3.0]] * 3)
+    rollout = read_rollout(experiment, stored.problems(K)).rollout
+    assert rollout.teacher_tokens.shape == (K, EXPERIMENT.sampling.max_tokens, 2)
+    np.testing.assert_allclose(rollout.teacher_logp[0, :3], [[-0.1, -3.0]] * 3)
 
 
 @pytest.mark.parametrize(
@@ -66,25 +66,28 @@ def test_the_teachers_likeliest_tokens_are_read_as_far_as_they_are_wanted(tmp_pa
     [
         ("{", "a.jsonl, line 2: JSONDecodeError"),
         ({"prompt": "1+1="}, "line 2: KeyError.'responses'"),
-        (GOOD | {"rewards": [1]}, "line 2: 2 responses with 1 rewards; responses_per_prompt=2 wants 2 of each"),
-        (GOOD | {"rewards": ["1", 0]}, "line 2: prompt is a text, responses are texts and rewards numbers"),
+        (GOOD | {"rewards": [1]}, "line 2 has 2 responses and 1 rewards; expected responses_per_prompt=2 of each"),
+        (
+            GOOD | {"rewards": ["1", 0]},
+            "line 2: prompt must be a text, responses a list of texts, rewards a list of numbers",
+        ),
         (GOOD | {"rewards": [float("nan"), 0]}, "line 2: rewards must be finite"),
-        (GOOD | {"responses": [1, 2]}, "line 2: prompt is a text"),
+        (GOOD | {"responses": [1, 2]}, "line 2: prompt must be a text"),
         (GOOD | {"tokens": [[1]]}, "line 2: tokens must have an entry for each of the 2 responses"),
         (GOOD | {"tokens": [[1], [10**6]]}, "line 2: the tokens .*1000000.*ids below"),
         (GOOD | {"tokens": [[1, 5], [5, 1]]}, "line 2: the tokens .*the end's only at the end"),
         (GOOD | {"tokens": None}, "line 2: tokens must have an entry"),
         (GOOD | {"tokens": [3, 4]}, "line 2: the tokens 3: a response has"),
-        (GOOD | {"rewards": [1e30, 0]}, "line 2: rewards must be finite, and not above"),
-        (GOOD | {"responses": "ab"}, "line 2: prompt is a text, responses are texts"),
-        (GOOD | {"tokenizer": "another"}, "line 2: its tokens are those of another tokenizer"),
+        (GOOD | {"rewards": [1e30, 0]}, "line 2: rewards must be finite, at most 1e.18"),
+        (GOOD | {"responses": "ab"}, "line 2: prompt must be a text, responses a list of texts"),
+        (GOOD | {"tokenizer": "another"}, "line 2: the tokens come from another tokenizer"),
         (
             GOOD | {"responses": ["<answer>" * 30, "1"]},
             r"line 2: the tokens .*: a response has 1 to sampling.max_tokens=16",
         ),
     ],
 )
-def test_a_line_that_does_not_serve_is_named(tmp_path: Path, line: Any, message: str):
+def test_an_invalid_line_is_named(tmp_path: Path, line: Any, message: str):
     with pytest.raises(ValueError, match=message):
         answers_of(written(tmp_path / "a.jsonl", GOOD, line))
 
@@ -107,14 +110,14 @@ LOGPS = [[[-0.1, -3.0]] * 4] * 2
         ({"temperature": 0.5}, "at temperature 0.5, not at sampling.temperature=1.0"),
     ],
 )
-def test_logits_that_do_not_serve_are_named_with_their_place(tmp_path: Path, change: dict, message: str):
+def test_invalid_logits_are_named_with_their_place(tmp_path: Path, change: dict, message: str):
     stored = StoredResponses(str(tmp_path / "a.jsonl"), top_tokens=2)
     experiment = replace(EXPERIMENT, algorithm=GKD, responses=stored, responses_per_prompt=K)
     good = GOOD | {"tokens": [[10, 4, 11, 1]] * 2, "teacher_tokens": PLACES, "teacher_logp": LOGPS}
-    stored_answers(experiment, StoredResponses(str(written(tmp_path / "a.jsonl", good)), 2).problems(K))
+    read_rollout(experiment, StoredResponses(str(written(tmp_path / "a.jsonl", good)), 2).problems(K))
     written(tmp_path / "a.jsonl", good, good | change)
     with pytest.raises(ValueError, match=f"line 2: .*{message}"):
-        stored_answers(experiment, stored.problems(K))
+        read_rollout(experiment, stored.problems(K))
 
 
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path):
@@ -126,15 +129,15 @@ def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path):
 
 def test_rollouts_are_joined_and_groups_are_picked_row_by_row(tmp_path: Path):
     answers = answers_of(written(tmp_path / "a.jsonl", *(GOOD | {"rewards": [i, i + 0.5]} for i in range(3))))
-    both = joined(answers, answers)
+    both = concatenate(answers, answers)
     assert both.rewards.tolist() == [0, 0.5, 1, 1.5, 2, 2.5] * 2
-    some = picked(both, np.array([5, 1]), K)
+    some = select_groups(both, np.array([5, 1]), K)
     assert some.rewards.tolist() == [2, 2.5, 1, 1.5]
     assert len(some.responses) == len(some.rollout.tokens) == 4
     assert len(some.rollout.prompts.lengths) == 2
 
 
-def test_a_reward_models_score_is_the_reward_or_a_part_of_it():
+def test_a_reward_models_score_is_the_reward_or_one_component():
     grade = Grade("ok", reward=1.0, accuracy=1.0, components={"accuracy": 1.0})
     assert with_score(grade, 0.25, RewardModel("x", weight=2.0)).reward == 0.5
     added = with_score(grade, 0.25, RewardModel("x", weight=2.0, added=True))
@@ -146,12 +149,12 @@ def test_a_reward_models_score_is_the_reward_or_a_part_of_it():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Mixture(0, 8), "per_update and max_tokens >= 1 and coefficient > 0"),
-        (lambda: Teacher("x", on_policy=1.5), "0 <= on_policy <= 1"),
-        (lambda: RewardModel("x", weight=0.0), "weight must be finite and not 0, not 0.0"),
-        (lambda: StoredResponses("x", -1), "top_tokens must be at least 0, not -1"),
+        (lambda: Mixture(0, 8), "Mixture.per_update=0 is out of range; expected >= 1"),
+        (lambda: Teacher("x", on_policy=1.5), "Teacher.on_policy=1.5 is out of range; expected >= 0 and <= 1"),
+        (lambda: RewardModel("x", weight=0.0), "weight=0.0 is out of range; expected a finite number except 0"),
+        (lambda: StoredResponses("x", -1), "top_tokens=-1 is out of range; expected >= 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_values_out_of_range_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()

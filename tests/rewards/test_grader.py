@@ -1,4 +1,4 @@
-"""The grading processes against verifiers that misbehave, and the composition of rewards."""
+"""Grading processes with verifiers that misbehave, and the composition of rewards."""
 
 import os
 import signal
@@ -34,13 +34,13 @@ class Unprintable(Exception):
 
 
 def mark(paths: list[str]) -> None:
-    """Leave a file, so that a test can wait until the verifier runs."""
+    """Create files, so that a test can wait until the verifier runs."""
     for path in paths:
         Path(path).touch()
 
 
 def behave(problem: Problem, response: str) -> float:
-    """A verifier that does what the response says."""
+    """A verifier that obeys the response."""
     match response.split():
         case ["raise"]:
             raise KeyError(problem.prompt)
@@ -75,7 +75,7 @@ def was_imported(problem: Problem, response: str) -> float:
 
 
 class OnlyInTheParent:
-    """Its pickle loads where `parent_pid` is this process only."""
+    """Its pickle loads only in the process `parent_pid`."""
 
     def __init__(self, parent_pid: int) -> None:
         self.parent_pid = parent_pid
@@ -94,13 +94,13 @@ def problems(count: int) -> list[Problem]:
 
 
 def environment(*extra_path: Path) -> dict[str, str]:
-    """This process's environment, with this repository, this folder and `extra_path` to import from."""
+    """Environment of this process, with this repository, this folder and `extra_path` on PYTHONPATH."""
     here = Path(__file__).parent
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here.parent, here, *extra_path)))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here, *extra_path)))}
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists; one that ended and waits to be reaped does not count."""
+    """Whether a process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -124,7 +124,7 @@ def test_grades_keep_the_order_over_many_chunks(grader):
     assert grades[0] == Grade(status="ok", reward=1.0, accuracy=1.0, components={"accuracy": 1.0})
 
 
-def test_hostile_responses_shift_no_other_grade(grader):
+def test_hostile_responses_do_not_shift_other_grades(grader):
     hostile = {2: ("hang", "timeout"), 5: ("die 0", "crashed"), 6: ("raise", "error"), 9: ("kill", "crashed")}
     asked = problems(12)
     responses = [hostile[problem.id][0] if problem.id in hostile else problem.answer for problem in asked]
@@ -259,13 +259,13 @@ def test_a_grader_that_is_not_running_is_refused():
 def test_a_pending_result_after_the_end_is_refused():
     with Grader(behave, Reward(), workers=1, time_limit=30) as grader:
         pending = grader.submit(problems(1), ["hang"])
-    with pytest.raises(RuntimeError, match="left before its grades were asked for"):
+    with pytest.raises(RuntimeError, match="left before its grades were read"):
         pending.result()
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"time_limit": 0.0}, {"chunk_size": -1}])
 def test_a_value_out_of_range_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*must be positive"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*is out of range; expected > 0"):
         Grader(behave, Reward(), **wrong)
 
 
@@ -281,8 +281,8 @@ def test_a_component_that_gives_no_number_is_an_error():
     assert "the component length gave inf" in grade.message
 
 
-def test_a_reward_that_would_drown_all_others_is_an_error():
-    """Its square is not a float32: the spread of the batch, and with it every advantage, would be nothing."""
+def test_a_reward_whose_square_overflows_is_an_error():
+    """The spread of the batch would be infinite in float32, and every advantage 0."""
     with Grader(behave, Reward((Length(offset=1e300),)), workers=1) as grader:
         (grade,) = grader.grade(problems(1), [""])
     assert (grade.status, grade.reward) == ("error", 0.0)
@@ -294,7 +294,7 @@ def test_a_reward_that_would_drown_all_others_is_an_error():
     [
         ((), "components is empty"),
         ((Accuracy(), Accuracy(2.0)), "accuracy more than once"),
-        ((Accuracy(0.0),), "not 0"),
+        ((Accuracy(0.0),), "expected a finite number except 0"),
     ],
 )
 def test_a_wrong_composition_is_refused(components, message):

@@ -1,4 +1,4 @@
-"""Biases of problems: each is found where it was put, none where it was not, and cleaning takes it away."""
+"""Biases of problems: planted ones are found, no others are, and cleaning removes them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ def problem(prompt: str, answer: str, difficulty: float = 0.0) -> Problem:
 
 
 def sound(count: int = 200, start: int = 0) -> list[Problem]:
-    """Problems with nothing wrong: numbers that differ, answers that do, of three levels."""
+    """Sound problems: distinct numbers and answers, three difficulties."""
     return [
         problem(f"From the {PLACES[n % 8]}, {n} people walk {7 * n + 3} steps. How far?", str(n * (7 * n + 3)), n % 3)
         for n in range(start, start + count)
@@ -43,7 +43,7 @@ def said(found: Survey, name: str) -> str:
     return next(check.found for check in found.checks if check.name == name)
 
 
-def test_sound_problems_pass_and_stay():
+def test_sound_problems_pass_and_are_kept():
     found = surveyed(sound())
     assert (warnings(found), found.removed) == ([], {})
     assert said(found, "difficulty") == "0 to 2, half are at 1 or below; 34% are at 0"
@@ -87,7 +87,7 @@ def test_a_bias_is_found_and_cleaned_away(bias: str):
     found = surveyed(sound() + problems)
     assert warnings(found) == [bias]
     assert len(found.removed) == expected
-    assert min(found.removed) >= 200, "of the sound ones none goes"
+    assert min(found.removed) >= 200, "no sound problem is removed"
     cleaned = [one for place, one in enumerate(sound() + problems) if place not in found.removed]
     again = surveyed(cleaned)
     assert (warnings(again), again.removed) == ([], {})
@@ -122,7 +122,7 @@ def test_kinds_of_guesses_are_counted():
         ("", None),
     ],
 )
-def test_what_is_a_guess(answer: str, kind: str | None):
+def test_guessable_answers_are_recognised(answer: str, kind: str | None):
     assert guess_of(answer) == kind
 
 
@@ -135,18 +135,18 @@ def test_what_is_a_guess(answer: str, kind: str | None):
         ("What is the base of the natural logarithm? We call pi(x) p, and it e.", None),
     ],
 )
-def test_more_options_than_four_are_those_that_are_shown(prompt: str, kind: str | None):
+def test_options_beyond_d_count_only_if_the_prompt_lists_them(prompt: str, kind: str | None):
     assert guess_of("E", prompt) == kind
 
 
-def test_one_question_with_two_answers_goes_altogether():
+def test_a_question_with_two_answers_is_removed_entirely():
     problems = [*sound(), problem(sound()[7].prompt.lower(), "-1")]
     found = surveyed(problems)
     assert warnings(found) == ["duplicates"]
     assert found.removed == dict.fromkeys((7, 200), "one question with different answers")
 
 
-def test_a_few_duplicates_go_but_do_not_warn():
+def test_a_few_duplicates_are_removed_without_a_warning():
     found = surveyed(sound() + repeated(2))
     assert (warnings(found), len(found.removed)) == ([], 2)
 
@@ -155,11 +155,11 @@ def test_a_near_duplicate_of_another_split_leaks():
     one, other = reworded(1)
     found = surveyed([*sound(), one], {"held_out": [other]})
     assert warnings(found) == ["leaks, held_out"]
-    assert said(found, "leaks, held_out") == "0 stand there too, 1 nearly"
+    assert said(found, "leaks, held_out") == "0 are also there, 1 nearly"
     assert found.removed == {200: "also in held_out"}
 
 
-def test_options_that_stand_in_the_prompt_are_told_from_chance():
+def test_options_in_the_prompt_are_distinguished_from_chance():
     options = [
         problem(f"Where is number {n}: at {PLACES[n % 8]} or {PLACES[n * 5 % 7]}?", PLACES[n % 8]) for n in range(200)
     ]
@@ -199,10 +199,10 @@ def test_a_lenient_verifier_is_found_out():
         Lenient("x"), [problem("First?", "199"), problem("Same?", "199"), *problems], {}, [1, 1, *lengths], 9, LIMITS
     )
     assert warnings(found) == ["balance of answers"]
-    assert "to give '199' always earns 100.0%" in said(found, "balance of answers")
+    assert "always answering '199' earns 100.0%" in said(found, "balance of answers")
 
 
-def test_an_answer_that_counts_for_others_is_found_though_another_is_more_frequent():
+def test_an_answer_accepted_for_others_is_found_even_if_another_is_more_frequent():
     class ZeroOrNot(JsonlProblems):
         def verify(self, problem: Problem, response: str) -> float:
             return float((problem.answer == "0") == ("<answer>0</answer>" in response))
@@ -210,14 +210,14 @@ def test_an_answer_that_counts_for_others_is_found_though_another_is_more_freque
     problems = [problem(f"{n}?", str(max(0, n % 10 - 1))) for n in range(100)]
     found = survey(ZeroOrNot("x"), problems, {}, [1] * 100, 9, LIMITS)
     assert warnings(found) == ["balance of answers"]
-    assert "the most frequent, '0', is that of 20.0%; to give '1' always earns 80.0%" in said(
+    assert "the most frequent, '0', answers 20.0%; always answering '1' earns 80.0%" in said(
         found, "balance of answers"
     )
 
 
 @given(st.lists(st.sampled_from(["yes", "true", "b", "1", "2", "3", "4", "5", "6", "7"]), min_size=1, max_size=200))
-def test_what_is_left_is_within_the_limits(answers: list[str]):
-    """Whatever the answers: a share of them that no subset can have is the only excuse."""
+def test_remaining_problems_are_within_the_limits(answers: list[str]):
+    """For any answers. The only exception is a share that no subset can have."""
     problems = [problem(f"{n}?", answer) for n, answer in enumerate(answers)]
     removed = surveyed(problems, limits=Limits(0.2, 0.4)).removed
     left = [answer for place, answer in enumerate(answers) if place not in removed]
@@ -228,11 +228,11 @@ def test_what_is_left_is_within_the_limits(answers: list[str]):
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
-def test_a_limit_that_is_no_share_is_refused(share: float):
-    with pytest.raises(ValueError, match="a share above 0 and up to 1"):
+def test_a_limit_out_of_range_is_refused(share: float):
+    with pytest.raises(ValueError, match=r"Limits.guess=.* is out of range; expected > 0 and <= 1"):
         Limits(guess=share)
 
 
 def test_no_problems_are_refused():
-    with pytest.raises(ValueError, match="has no problems to look at"):
+    with pytest.raises(ValueError, match="has no problems to check"):
         surveyed([])

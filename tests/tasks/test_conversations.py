@@ -1,4 +1,4 @@
-"""Conversations of a file: what the assistant says is learned, behind the tokens it would be sampled behind."""
+"""Conversations of a file: the loss covers the assistant's text, after the tokens it would be sampled after."""
 
 import json
 from pathlib import Path
@@ -29,13 +29,13 @@ def read(path: Path, *lines: Any, tokenizer: Any = CHARACTERS, row_tokens: int =
 
 
 def learned(tokenizer: HuggingFaceTokenizer, problem: Problem) -> list[str]:
-    """The texts that are learned, one for each span of learned tokens, end tokens written out."""
+    """Learned texts, one for each span of learned tokens, with end tokens."""
     tokens, marks = problem.metadata["tokens"], problem.metadata["learned"]
     spans = np.split(tokens, np.flatnonzero(np.diff(marks)) + 1)
     return [tokenizer._files.tokenizer.decode(span.tolist(), skip_special_tokens=False) for span in spans[1::2]]
 
 
-def test_of_a_pair_the_response_and_its_end_are_learned(tmp_path: Path):
+def test_the_response_of_a_pair_and_its_end_token_are_learned(tmp_path: Path):
     (found,) = read(tmp_path, {"prompt": "1+2=", "response": "3", "source": "somewhere"})
     assert found.metadata["tokens"].tolist() == [*CHARACTERS.encode("1+2=3"), CHARACTERS.end_id]
     assert found.metadata["learned"].tolist() == [False] * 4 + [True] * 2
@@ -47,14 +47,14 @@ def test_conversations_come_in_the_files_order(tmp_path: Path):
 
 
 @ALL
-def test_of_a_chat_every_turn_of_the_assistant_is_learned_with_its_end(name: str, tmp_path: Path):
+def test_every_assistant_turn_of_a_chat_is_learned_with_its_end_token(name: str, tmp_path: Path):
     tokenizer = HuggingFaceTokenizer(FOLDERS / name, chat=True, system="Be brief.")
     chat = said("What is 1 + 2?", "It is 3.", "And 2 + 2?", "That is 4.", system="You calculate.")
     (found,) = read(tmp_path, chat, tokenizer=tokenizer)
     end = tokenizer._files.tokenizer.id_to_token(tokenizer.end_id)
     assert learned(tokenizer, found) == [f"It is 3.{end}", f"That is 4.{end}"]
     shown, turn = tokenizer.encode_chat(chat["messages"][:-1], "That is 4.")
-    assert found.metadata["tokens"].tolist() == shown + turn  # what it would be sampled behind
+    assert found.metadata["tokens"].tolist() == shown + turn  # the tokens that it would be sampled after
 
 
 @ALL
@@ -66,8 +66,8 @@ def test_a_chat_of_one_turn_is_the_pair(name: str, tmp_path: Path):
         np.testing.assert_array_equal(one.metadata[field], other.metadata[field])
 
 
-def test_a_template_that_rewrites_earlier_turns_makes_a_sequence_for_each(tmp_path: Path):
-    """As Qwen3's, which leaves the thoughts of earlier turns out."""
+def test_a_template_that_rewrites_earlier_turns_makes_one_sequence_per_turn(tmp_path: Path):
+    """Qwen3's template drops the thoughts of earlier turns."""
     tokenizer = with_template(
         tmp_path,
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -99,21 +99,21 @@ GOOD = {"prompt": "1=", "response": "1"}
         ({"prompt": "1="}, "the field 'response' is missing"),
         ({"prompt": "1=", "response": ""}, "the field 'response' is ''"),
         (GOOD | said("1", "2"), "a line has either 'messages', or 'prompt' and 'response'"),
-        ({"messages": "hello"}, "'messages' is 'hello': it must be a list"),
+        ({"messages": "hello"}, "'messages' is 'hello'; expected a list"),
         ({"messages": []}, "the last message must be the assistant's"),
         (said("1", "2", "3"), "the last message must be the assistant's"),
-        ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: it needs a role, one of system, user, assis"),
+        ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: expected a role among system, user, assis"),
         ({"messages": [{"role": "user"}]}, "messages[0]: the field 'content' is missing"),
-        ({"messages": [{"role": "user", "content": "1", "name": "x"}]}, "messages[0]: it has 'name', which would not"),
-        ({"messages": said("1", "2")["messages"][1:]}, "a user's message must stand before the assistant's first one"),
+        ({"messages": [{"role": "user", "content": "1", "name": "x"}]}, "messages[0]: unknown 'name'; expected only"),
+        ({"messages": said("1", "2")["messages"][1:]}, "a user's message must precede the assistant's first one"),
         ({"messages": [*said("1", "2")["messages"], *said("1", "2")["messages"][1:]]}, "two messages of the assistant"),
         ({"messages": [*said("1")["messages"], *said("1", "2", system="3")["messages"]]}, "only the first message may"),
         (said("1", "2"), "CharacterTokenizer has no chat template"),
         ({"prompt": "1=", "response": "x"}, "character 'x'"),
-        ({"prompt": "1=", "response": "1" * 18}, "has 21 tokens; a row has warm_start.demonstrations.row_tokens=20"),
+        ({"prompt": "1=", "response": "1" * 18}, "has 21 tokens; at most warm_start.demonstrations.row_tokens=20 fit"),
     ],
 )
-def test_a_line_that_does_not_serve_is_named(tmp_path: Path, line: Any, reason: str):
+def test_an_invalid_line_is_named(tmp_path: Path, line: Any, reason: str):
     with pytest.raises(ValueError, match=r"chats.jsonl:2: ") as caught:
         read(tmp_path, GOOD, line, GOOD, row_tokens=20)
     assert reason in str(caught.value)
@@ -124,10 +124,10 @@ def test_a_line_that_does_not_serve_is_named(tmp_path: Path, line: Any, reason: 
     [
         (
             "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
-            "otherwise",
+            "changes the text before",
         ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "has 0 end tokens"),
-        ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}<|im_end|>", "otherwise"),
+        ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}<|im_end|>", "changes the text before"),
     ],
 )
 def test_a_template_that_hides_the_response_is_refused_with_the_line(tmp_path: Path, template: str, reason: str):
@@ -141,11 +141,11 @@ def test_an_end_within_a_response_is_refused_with_the_line(tmp_path: Path, line:
         read(tmp_path, line, tokenizer=HuggingFaceTokenizer(FOLDERS / "qwen3", chat=True))
 
 
-def test_messages_need_the_template_to_be_on(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"chats.jsonl:1: .*tokenizer.chat=false"):
+def test_messages_need_a_chat_template(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"chats.jsonl:1: .*tokenizer.chat=true"):
         read(tmp_path, said("1", "one"), tokenizer=HuggingFaceTokenizer(FOLDERS / "qwen3"))
 
 
-def test_a_missing_file_is_named_with_what_it_should_hold(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"demonstrations.path='.*nothing.jsonl' is no file.*\"messages\""):
+def test_a_missing_file_is_named_with_its_format(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"demonstrations.path='.*nothing.jsonl' is not a file.*\"messages\""):
         read_conversations(tmp_path / "nothing.jsonl", None, CHARACTERS, 10)

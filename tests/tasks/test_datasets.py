@@ -1,4 +1,4 @@
-"""JSONL files as tasks: what is refused, the prepared copy, the order, and how answers are compared."""
+"""JSONL files as tasks: refused lines, the prepared copy, the order, and comparison of answers."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def task(tmp_path_factory):
 
 
 def write(path: Path, *lines: object) -> Path:
-    """A JSONL file; a line that is no text is written as JSON."""
+    """Write a JSONL file; lines other than text are written as JSON."""
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
     return path
 
@@ -61,7 +61,7 @@ def test_the_name_is_the_file_s(task):
     assert task.name == "gsm8k_style"
 
 
-def test_the_copy_lies_beside_the_file_and_is_used_again(tmp_path):
+def test_the_copy_is_kept_beside_the_file_and_reused(tmp_path):
     task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(50))))
     first = problems_of_all_splits(task)
     (copy,) = (tmp_path / ".tfds").iterdir()
@@ -71,7 +71,7 @@ def test_the_copy_lies_beside_the_file_and_is_used_again(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.array_record*")} == written
 
 
-def test_a_changed_file_is_prepared_anew(tmp_path):
+def test_a_changed_file_is_prepared_again(tmp_path):
     task = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(50))))
     before = problems_of_all_splits(task)
     write(tmp_path / "sums.jsonl", *map(line, range(51)))
@@ -99,7 +99,7 @@ def test_the_answer_pattern_decides_the_answer(tmp_path):
         ({"question": "What?", "answer": 1}, "the field 'answer' is 1"),
         ({"question": "What?", "answer": "It is 1."}, "is not found in 'answer', which ends in 'It is 1.'"),
         ({"question": "What?", "answer": "It is #### "}, "is not found in 'answer'"),
-        (line(0), "the same question stands in line 1"),
+        (line(0), "the question repeats line 1"),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_place(tmp_path, broken, reason):
@@ -110,7 +110,7 @@ def test_a_malformed_line_is_refused_with_its_place(tmp_path, broken, reason):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_line_that_is_no_text_is_refused_with_its_place(tmp_path):
+def test_a_line_of_invalid_text_is_refused_with_its_place(tmp_path):
     (tmp_path / "sums.jsonl").write_bytes(json.dumps(line(0)).encode() + b"\n\xff\xfe\n")
     with pytest.raises(ValueError, match=r"sums.jsonl:2: 'utf-8' codec can't decode"):
         JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
@@ -119,11 +119,11 @@ def test_a_line_that_is_no_text_is_refused_with_its_place(tmp_path):
 @pytest.mark.parametrize("question", ["Caf\u00e9?", "Cafe\u0301? ", " Caf\u00e9?"])
 def test_spellings_of_one_question_are_one_problem(tmp_path, question):
     path = write(tmp_path / "sums.jsonl", {**line(0), "question": "Caf\u00e9?"}, {**line(1), "question": question})
-    with pytest.raises(ValueError, match=r"sums.jsonl:2: the same question stands in line 1"):
+    with pytest.raises(ValueError, match=r"sums.jsonl:2: the question repeats line 1"):
         JsonlProblems(path).problems("train", 1, seed=0)
 
 
-def test_text_that_cannot_be_written_and_endless_nesting_are_refused_with_their_place(tmp_path):
+def test_lone_surrogates_and_deep_nesting_are_refused_with_their_place(tmp_path):
     for broken in (b'{"question": "\\ud800?", "answer": "#### 1"}', b"[" * 100_000):
         (tmp_path / "sums.jsonl").write_bytes(json.dumps(line(0)).encode() + b"\n" + broken + b"\n")
         with pytest.raises(ValueError, match=r"sums.jsonl:2: "):
@@ -195,7 +195,7 @@ def test_answers_are_compared_as_numbers(task, stored, response, accuracy):
     assert task.verify(Problem(id=0, prompt="", answer=stored), response) == accuracy
 
 
-def test_neither_tensorflow_nor_a_word_to_the_terminal(tmp_path):
+def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path):
     program = (
         "import sys\n"
         "from rl_llm.tasks.datasets import JsonlProblems\n"

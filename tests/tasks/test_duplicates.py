@@ -1,4 +1,4 @@
-"""Duplicates: what is one text, which pairs are nearly one, and that all of these are found."""
+"""Duplicates: normalised texts, near-duplicate pairs, and that all of them are found."""
 
 import random
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, plain
+from rl_llm.tasks.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, normalize_text
 
 WORDS = [a + b for a in "bdfgklmnprst" for b in ("a", "em", "il", "o", "und")]
 
@@ -14,13 +14,13 @@ WORDS = [a + b for a in "bdfgklmnprst" for b in ("a", "em", "il", "o", "und")]
 @pytest.mark.parametrize(
     "text", ["What is 3 + 4?", " what  is 3 + 4 ", "What is 3 + 4 =", "WHAT IS 3\n+ 4.", "What is \uff13 + 4?"]
 )
-def test_case_spacing_spelling_and_the_last_mark_make_no_other_text(text: str):
-    assert plain(text) == "what is 3 + 4"
+def test_case_spacing_spelling_and_the_last_mark_do_not_matter(text: str):
+    assert normalize_text(text) == "what is 3 + 4"
 
 
 @pytest.mark.parametrize("text", ["What is 3 - 4?", "What is 34?", "What is 4 + 3?"])
-def test_what_is_asked_makes_another(text: str):
-    assert plain(text) != plain("What is 3 + 4?")
+def test_other_content_makes_another_text(text: str):
+    assert normalize_text(text) != normalize_text("What is 3 + 4?")
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_what_is_asked_makes_another(text: str):
         ("!", ""),
     ],
 )
-def test_a_factorial_is_no_mark(text: str, left: str):
-    assert plain(text) == left
+def test_a_factorial_is_kept(text: str, left: str):
+    assert normalize_text(text) == left
 
 
 def test_a_factorial_is_another_number():
     story = "Ann has a calculator with which she goes to the market, and the first thing that she asks of it there is "
-    assert list(near_duplicates([plain(story + "14?"), plain(story + "14!")])) == []
+    assert list(near_duplicates([normalize_text(story + "14?"), normalize_text(story + "14!")])) == []
 
 
 def test_the_first_of_each():
@@ -49,7 +49,7 @@ def test_the_first_of_each():
 
 
 def shingles(text: str) -> set[tuple[str, ...]]:
-    """As `near_duplicates` has them, for texts of words alone: those that the end cuts short too."""
+    """Shingles as in `near_duplicates`, for texts of words, including those cut short at the end."""
     words = text.split() + [""] * (SHINGLE - 1)
     return {tuple(words[i : i + SHINGLE]) for i in range(len(text.split()))}
 
@@ -60,7 +60,7 @@ def alike(one: str, other: str) -> float:
 
 @given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 30))
 def test_all_pairs_and_no_others_are_found(seed: int, length: int, others: int):
-    """Against a comparison of each with each; every text here has at most one that is like it."""
+    """Compare with all pairs; every text here has at most one near-duplicate."""
     draw = random.Random(seed)
     texts = [" ".join(draw.choices(WORDS, k=length)) for _ in range(others)]
     for text in texts[:10]:
@@ -83,8 +83,8 @@ def test_all_pairs_and_no_others_are_found(seed: int, length: int, others: int):
 @pytest.mark.parametrize(("numbers", "pairs"), [("3 and 4", [(0, 1)]), ("4 and 3", []), ("3 and 5", []), ("3 4", [])])
 def test_other_numbers_make_another_problem(numbers: str, pairs: list[tuple[int, int]]):
     story = "On her way to the market Ann met {} merchants, each with {} baskets full of apples and of ripe plums"
-    one = plain(story.format("3 and 4", "many") + ". How much fruit is there in all of them together?")
-    other = plain(story.format(numbers, "many") + ". How much fruit is there in all of them altogether?")
+    one = normalize_text(story.format("3 and 4", "many") + ". How much fruit is there in all of them together?")
+    other = normalize_text(story.format(numbers, "many") + ". How much fruit is there in all of them altogether?")
     assert list(near_duplicates([one, other])) == pairs
 
 

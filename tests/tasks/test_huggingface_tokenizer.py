@@ -1,6 +1,6 @@
-"""The tokenizer of a folder: the ids that transformers gives, what is refused, and what tells two of them apart.
+"""The tokenizer of a folder: the same ids as transformers, refused folders, and fingerprints.
 
-The folders and what transformers makes of them come from `tests/tools/make_tokenizers.py`.
+`tests/tools/make_tokenizers.py` makes the folders and transformers' results.
 """
 
 import json
@@ -25,26 +25,26 @@ ALL = pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma3"])
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Files of Qwen's kind, to do something to."""
+    """A copy of Qwen's files that a test may change."""
     shutil.copytree(FOLDERS / "qwen3", tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
     return tmp_path / "copy"
 
 
 def change(path: Path, **values: Any) -> None:
-    """Some values of a JSON file; None takes one out."""
+    """Change values of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | values
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
 def ids_of(tokenizer: HuggingFaceTokenizer, *tokens: str) -> list[int]:
-    """The ids of special tokens."""
+    """Ids of special tokens."""
     ids = [tokenizer.encode(token) for token in tokens]
     assert all(len(row) == 1 for row in ids)
     return [row[0] for row in ids]
 
 
 @ALL
-def test_prompts_have_the_ids_that_transformers_gives_them(name: str):
+def test_prompts_have_the_same_ids_as_in_transformers(name: str):
     cases = json.loads((FOLDERS / name / "expected.json").read_text())["cases"]
     for case in cases:
         tokenizer = HuggingFaceTokenizer(FOLDERS / name, **case["fields"])
@@ -54,12 +54,12 @@ def test_prompts_have_the_ids_that_transformers_gives_them(name: str):
 
 @ALL
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))  # ▁: Gemma's space
-def test_a_text_comes_back_as_it_was(name: str, text: str):
+def test_decoding_undoes_encoding(name: str, text: str):
     tokenizer = HuggingFaceTokenizer(FOLDERS / name)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_text_begins_as_the_folder_says_and_a_response_with_nothing():
+def test_a_prompt_has_the_begin_token_of_its_folder_and_a_response_has_none():
     assert LLAMA.encode_prompt("2") == ids_of(LLAMA, "<|begin_of_text|>") + LLAMA.encode("2")
     assert GEMMA.encode_prompt("2") == ids_of(GEMMA, "<bos>") + GEMMA.encode("2")
     assert QWEN.encode_prompt("2") == QWEN.encode("2")
@@ -99,13 +99,13 @@ def test_decoding_stops_at_any_end_and_keeps_other_special_tokens():
         )
 
 
-def test_ids_without_a_token_and_bytes_that_are_no_text_are_shown_as_such():
+def test_unknown_ids_and_invalid_bytes_become_replacement_characters():
     two = QWEN.encode("2")[0]
     assert QWEN.decode(np.array([two, QWEN.vocab_size, two])) == f"2{UNKNOWN}2"
     assert QWEN.decode(QWEN.encode("é")[:1]) == UNKNOWN
 
 
-def test_the_model_s_vocabulary_may_be_padded_but_not_less():
+def test_a_model_may_have_more_ids_but_not_fewer():
     QWEN.check_vocabulary(QWEN.vocab_size)
     QWEN.check_vocabulary(QWEN.vocab_size + 27)
     with pytest.raises(ValueError, match=r"model.vocabulary=324 is less than the 325 ids"):
@@ -124,35 +124,35 @@ def test_id_0_is_a_token_like_any_other():
 
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path):
     absent = HuggingFaceTokenizer(tmp_path / "absent", chat=True)
-    with pytest.raises(FileNotFoundError, match=r"absent' is no folder: .*\n  hf download Qwen/.* --local-dir DIR"):
+    with pytest.raises(FileNotFoundError, match=r"absent' is not a folder: .*\n  hf download Qwen/.* --local-dir DIR"):
         absent.encode_prompt("2")
-    with pytest.raises(FileNotFoundError, match=r"tokenizer.folder='' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer.folder='' is not a folder"):
         HuggingFaceTokenizer("").fingerprint()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_file_that_is_missing_or_damaged_is_named(copy: Path, name: str):
     (copy / name).write_text("{")
-    with pytest.raises(ValueError, match=rf"{name} is no "):
+    with pytest.raises(ValueError, match=rf"{name} is not "):
         HuggingFaceTokenizer(copy).encode("2")
     (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"there is no .*{name}: .*\n  hf download"):
+    with pytest.raises(FileNotFoundError, match=rf"{name} is missing: .*\n  hf download"):
         HuggingFaceTokenizer(copy).encode("2")
 
 
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("generation_config.json", {"eos_token_id": [322, 999]}, r"eos_token_id=\[322, 999\] are no ids"),
+        ("generation_config.json", {"eos_token_id": [322, 999]}, r"eos_token_id=\[322, 999\] are not ids"),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}},
             "files of two tokenizers",
         ),
-        ("tokenizer_config.json", {"eos_token": "<end>"}, "names '<end>'; tokenizer.json has no such token"),
+        ("tokenizer_config.json", {"eos_token": "<end>"}, "names '<end>', which tokenizer.json does not have"),
     ],
 )
-def test_files_that_do_not_belong_together_are_refused(copy: Path, file: str, values: dict[str, Any], message: str):
+def test_files_of_different_tokenizers_are_refused(copy: Path, file: str, values: dict[str, Any], message: str):
     change(copy / file, **values)
     with pytest.raises(ValueError, match=message):
         HuggingFaceTokenizer(copy).fingerprint()
@@ -171,7 +171,7 @@ def test_a_folder_without_any_end_is_refused(copy: Path):
         ({"thinking": False}, "tokenizer.thinking=False cannot act without tokenizer.chat=true"),
         ({"system": "Be brief."}, "tokenizer.system='Be brief.' cannot act without"),
         ({"date": "2025-01-31"}, "tokenizer.date='2025-01-31' cannot act without"),
-        ({"chat": True, "date": "31.1.2025"}, "'31.1.2025' is no day of the form YYYY-MM-DD"),
+        ({"chat": True, "date": "31.1.2025"}, "'31.1.2025' is not a day of the form YYYY-MM-DD"),
     ],
 )
 def test_fields_that_cannot_act_without_a_chat_are_refused_at_once(fields: dict[str, Any], message: str):
@@ -183,12 +183,12 @@ def test_fields_that_cannot_act_without_a_chat_are_refused_at_once(fields: dict[
     ("name", "fields"),
     [("qwen3", {"date": "2025-01-31"}), ("llama3", {"thinking": True}), ("gemma3", {"thinking": True})],
 )
-def test_fields_that_the_template_knows_nothing_of_are_refused(name: str, fields: dict[str, Any]):
+def test_fields_that_the_template_ignores_are_refused(name: str, fields: dict[str, Any]):
     with pytest.raises(ValueError, match=rf"tokenizer.{next(iter(fields))}=.* cannot act: the chat template"):
         HuggingFaceTokenizer(FOLDERS / name, chat=True, **fields).encode_prompt("2")
 
 
-def test_without_a_date_the_prompt_is_that_of_every_day():
+def test_without_a_date_the_prompt_is_the_same_every_day():
     text = "".join(LLAMA.decode([token]) for token in HuggingFaceTokenizer(LLAMA.folder, chat=True).encode_prompt("2"))
     assert "Today Date: 26 Jul 2024" in text
 
@@ -224,18 +224,18 @@ def test_a_template_may_mark_what_is_generated_and_write_json(copy: Path):
     assert HuggingFaceTokenizer(copy, chat=True).encode_prompt("é < 2") == QWEN.encode('"é < 2"')
 
 
-def test_the_fingerprint_is_that_of_the_content_and_of_the_fields(copy: Path):
+def test_the_fingerprint_depends_on_contents_and_fields_only(copy: Path):
     def now(**fields: Any) -> str:
         return HuggingFaceTokenizer(copy, **fields).fingerprint()
 
     base = now(chat=True)
-    assert base == HuggingFaceTokenizer(FOLDERS / "qwen3", chat=True).fingerprint()  # not where it lies
+    assert base == HuggingFaceTokenizer(FOLDERS / "qwen3", chat=True).fingerprint()  # independent of the location
     fields: list[dict[str, Any]] = [{}, {"chat": True, "thinking": True}, {"chat": True, "system": "Be brief."}]
     seen = {base, *(now(**one) for one in fields)}
     plain = now()
     (copy / "chat_template.jinja").write_text((copy / "chat_template.jinja").read_text() + " ")
     seen.add(now(chat=True))
-    assert now() == plain  # a template that is not used does not count
+    assert now() == plain  # an unused template does not count
     change(copy / "tokenizer_config.json", bos_token="<|im_start|>")
     seen.add(now(chat=True))
     change(copy / "generation_config.json", eos_token_id=321)

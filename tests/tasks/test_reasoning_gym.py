@@ -1,4 +1,4 @@
-"""reasoning-gym as a task, and the gate before its data sets."""
+"""reasoning-gym as a task, and the gate for its data sets."""
 
 import json
 import pickle
@@ -88,7 +88,7 @@ def test_the_gate_finds_a_problem_that_does_not_repeat():
     ("task", "message"),
     [
         (ReasoningGym("chain_sums"), "has no data set 'chain_sums': did you mean chain_sum"),
-        (ReasoningGym("chain_sum", (("terms", 3),)), "has no config field 'terms': its fields are min_terms"),
+        (ReasoningGym("chain_sum", (("terms", 3),)), "has no config field 'terms'; its fields are min_terms"),
         (ReasoningGym("chain_sum", (("min_terms", 0),)), "refuses config=.*: min_terms must be positive"),
     ],
 )

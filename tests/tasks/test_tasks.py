@@ -67,7 +67,7 @@ def test_wrong_symbols_are_refused(symbols, message):
         CharacterTokenizer(symbols)
 
 
-def test_the_fingerprint_tells_tokenizers_apart():
+def test_the_fingerprint_distinguishes_tokenizers():
     same, swapped = CharacterTokenizer(("a", "b")), CharacterTokenizer(("b", "a"))
     assert CharacterTokenizer(("a", "b")).fingerprint() == same.fingerprint()
     assert same.fingerprint() != swapped.fingerprint()
@@ -78,7 +78,7 @@ def test_the_task_needs_few_symbols():
     assert TASK.tokenizer.vocab_size <= 24
 
 
-def test_the_splits_are_disjoint_and_of_their_prompts():
+def test_the_splits_are_disjoint_and_decided_by_the_prompt():
     prompts = {split: {p.prompt for p in TASK.problems(split, 300, seed=0)} for split in SPLITS}
     assert {split: {split_of(prompt) for prompt in prompts[split]} for split in SPLITS} == {
         split: {split} for split in SPLITS
@@ -107,20 +107,20 @@ def test_the_number_of_terms_is_uniform():
     assert all(abs(count - 1000) < 4 * (4000 * 0.25 * 0.75) ** 0.5 for count in lengths.values())
 
 
-def test_long_sums_fill_the_place_of_short_ones_that_are_used_up():
+def test_long_sums_replace_short_ones_that_are_used_up():
     lengths = Counter(problem.difficulty for problem in TASK.problems("held_out", 200, seed=0))
     shorter = [f"{a}+{b}=" for a in range(7) for b in range(7)]
     assert lengths[2] == sum(split_of(prompt) == "held_out" for prompt in shorter)
     assert sum(lengths.values()) == 200
 
 
-def test_every_problem_of_a_split_can_be_had():
+def test_every_problem_of_a_split_can_be_drawn():
     task = ModularSum(max_terms=3)
     counts = {}
     for split in SPLITS:
         with pytest.raises(ValueError, match=r"99999 \w+ problems asked for, but sums of 2 to 3 terms") as caught:
             task.problems(split, 99999, seed=0)
-        counts[split] = int(str(caught.value).partition("have ")[2].partition(":")[0])
+        counts[split] = int(str(caught.value).partition("have ")[2].partition(";")[0])
         assert len({problem.prompt for problem in task.problems(split, counts[split], seed=0)}) == counts[split]
     assert sum(counts.values()) == 7**2 + 7**3
 
@@ -133,7 +133,7 @@ def test_every_problem_of_a_split_can_be_had():
         ({"one_per_step": 1.0}, "<think>4+5=2;2+4=6;6+1=0;</think><answer>0</answer>"),
     ],
 )
-def test_demonstrations_write_as_many_terms_as_they_say(shares, response):
+def test_demonstrations_write_the_right_number_of_terms(shares, response):
     assert only(**shares).demonstrate(TASK.problem("4+5+4+1="), np.random.default_rng(0)) == response
 
 
@@ -199,7 +199,7 @@ def test_junk_is_wrong_and_raises_nothing(response):
     ("fields", "message"),
     [
         ({"min_terms": 1}, "min_terms=1"),
-        ({"min_terms": 5, "max_terms": 4}, "min_terms=5, max_terms=4"),
+        ({"min_terms": 5, "max_terms": 4}, "min_terms=5 is more than max_terms=4"),
         ({"modulus": 11}, "modulus=11"),
         ({"modulus": 1}, "modulus=1"),
     ],
@@ -212,7 +212,7 @@ def test_wrong_fields_of_the_task_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"direct": 0.7}, "is 1.1: the three shares must sum to 1"),
+        ({"direct": 0.7}, "is 1.1; the three shares must sum to 1"),
         ({"direct": -0.1, "two_per_step": 0.85}, "direct=-0.1"),
         ({"slip": 1.5}, "slip=1.5"),
         ({"slip": float("nan")}, "slip=nan"),

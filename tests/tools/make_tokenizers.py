@@ -1,11 +1,11 @@
-"""Small tokenizers in the manner of three families, with what Hugging Face transformers makes of prompts by them.
+"""Make small tokenizers of three families, with the results of Hugging Face transformers on prompts.
 
-It runs in the environment of `make_golden.py`:
+Run it in the environment of `make_golden.py`:
 
     .cache/golden/bin/python tests/tools/make_tokenizers.py tests/data/tokenizers
 
-A folder has the files that a tokenizer comes with, and expected.json: prompts with their template's text, and their
-ids. `qwen3` is a whole model's folder: a tiny random Qwen3 whose vocabulary is padded, as the published ones are.
+A folder has a tokenizer's files and expected.json: prompts, their text in the chat template, and their ids. `qwen3` is
+the folder of a whole model: a tiny random Qwen3 with a padded vocabulary, as published ones have.
 """
 
 import argparse

@@ -1,38 +1,42 @@
-# Everything runs in .venv, which is made on demand and never needs to be activated.
-# PYTHON=/path/to/python chooses the interpreter it is made with.
+# Everything runs in .venv, which is created on demand and never needs to be activated.
+# PYTHON=/path/to/python chooses its interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart studies test slow check lock
+.PHONY: help quickstart studies test slow nightly check lock
 
-# Tried in this order. Each is run, not only looked up: a version manager may put names on PATH that do not work.
+# Tried in this order. Each is run, because a version manager may put names on PATH that do not work.
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.13 python3)
 
-# Python code that prints the lock file of the interpreter it runs in, and nothing for an unsupported one.
+# Python code that prints the lock file of its interpreter, and nothing if the interpreter is unsupported.
 LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 	print({(3, 11): "requirements/py311.lock"}.get(version, "requirements/py312.lock") \
 	if (3, 11) <= version < (3, 14) else "")
 
-# All but `tpu`, which only `make slow` and who has to do with TPUs needs.
+# All extras but `tpu`, which only `make slow`, `make nightly` and work with TPUs need.
 EXTRAS := data dev slurm tasks
 
-# A process for each core (at most four: each comes to take four gigabytes), which gets whole files of tests.
+# One process per core runs whole files of tests. At most four: each grows to five gigabytes.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 help: ## list these targets
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.* ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-quickstart: .venv/installed ## train the tiny model end to end; after an interruption it goes on where it was
+quickstart: .venv/installed ## train the tiny model end to end; resumes after an interruption
 	.venv/bin/rl-llm train experiments/quickstart.py --out runs/quickstart --resume
 
-studies: .venv/installed ## run all studies of the paper at the scale of a CPU (hours; resumable), print their table
+studies: .venv/installed ## run all studies of the paper at CPU scale (hours; resumable), print their table
 	.venv/bin/python experiments/studies.py
 
-test: .venv/installed ## run the quick tests
+test: .venv/installed ## run the quick tests (6 minutes on two cores)
 	.venv/bin/python -m pytest $(PARALLEL)
 
-# In the order of their names: files of few tests are not the short ones here, and would come last.
-slow: .venv/installed .venv/tpu ## run the slow tests
-	.venv/bin/python -m pytest $(PARALLEL) --no-loadscope-reorder -m slow
+# Files run in the order of their names: here, files with few tests are the long ones and must not come last.
+slow: .venv/installed .venv/tpu ## run the slow tests, the rest of continuous integration
+	.venv/bin/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "slow and not nightly"
+
+# Everything, compiled as users compile: without the cheap XLA_FLAGS of tests/conftest.py.
+nightly: .venv/installed .venv/tpu ## run all tests, with those too long for continuous integration (hours)
+	XLA_FLAGS= .venv/bin/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "slow or not slow"
 
 check: .venv/installed ## lint, and check format and types
 	.venv/bin/ruff check .
@@ -48,7 +52,7 @@ lock: ## rewrite the lock files after a change of pyproject.toml; UPGRADE=1 take
 	        --custom-compile-command "make lock" -o requirements/py$${version%.*}$${version#*.}.lock || exit 1; \
 	done
 
-# The stamp is written last, so an interrupted installation is begun anew.
+# The stamp is written last, so an interrupted installation starts over.
 .venv/installed: requirements/py311.lock requirements/py312.lock
 	@for python in $(CANDIDATES) ""; do \
 	    if [ -z "$$python" ]; then \
@@ -63,8 +67,8 @@ lock: ## rewrite the lock files after a change of pyproject.toml; UPGRADE=1 take
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . && \
 	touch .venv/installed
 
-# The TPU compiler in the version that the installed JAX asks for. Without it, the tests that need it are skipped.
+# The TPU compiler in the version that the installed JAX requires. Without it, tests that need it are skipped.
 .venv/tpu: .venv/installed
 	@if [ "$$(uname -sm)" != "Linux x86_64" ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check \
 	    "jax[tpu]==$$(.venv/bin/python -c 'from importlib.metadata import version; print(version("jax"))')"; \
-	then touch .venv/tpu; else echo "Going on without the TPU compiler" >&2; fi
+	then touch .venv/tpu; else echo "Continuing without the TPU compiler" >&2; fi

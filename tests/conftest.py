@@ -1,33 +1,41 @@
-"""What every test runs under: the CPU as eight devices, a strict JAX, the same examples in every run."""
+"""Set up every test: the CPU as eight devices, cheap compilation, strict JAX, the same examples in every run."""
 
 import contextlib
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Most of the time is compilation, and LLVM's and XLA's expensive passes do not pay on tiny programs: compiling takes a
+# fifth of the time without them. `make nightly` sets XLA_FLAGS to nothing and compiles as users do.
+CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if version("jaxlib").startswith("0.10."):  # later versions have no other emitters
+    CHEAP += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", CHEAP)
+
 import hypothesis
 import jax
 
-# Tests share helpers across rooms, and the tools that write documentation are tested, too.
+# Tests share helpers across rooms, and the tools that write documentation are tested.
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent / "docs" / "tools"), *(str(room) for room in sorted(HERE.iterdir()) if room.is_dir())]
 
-# Now, as its logging closes the handlers that are there: absl's, later, would take stderr along.
+# Imported first: its logging closes existing handlers, and closing absl's would close stderr.
 with contextlib.suppress(ImportError):  # the extra `slurm`
     import submitit  # noqa: F401
 
-# A shell's background job ignores Ctrl-C, and what it starts inherits that; programs that tests interrupt must not.
+# Background jobs of a shell ignore Ctrl-C and their children inherit that. Programs that tests interrupt must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# By configuration, not by environment variables: a program that a test starts must see what its users see.
+# By configuration, not by environment variables, which the programs that tests start would inherit.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the time is compilation. A cached program is the compiled one, bit for bit; its key covers the
-# versions, the flags and the machine's features, so a stale one is never taken.
+# A cached program is the compiled one, bit for bit. Its key covers versions, flags and the machine's features, so a
+# stale program is never used. Entries are shared by all processes of a session and by later sessions.
 jax.config.update("jax_compilation_cache_dir", str(HERE.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -1,4 +1,4 @@
-"""The program as its users start it: `rl-llm ...` in a process of its own, and what a finished run left behind."""
+"""Run `rl-llm ...` and read finished runs: in a process of its own, as users start it, or in a warm one."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import warm
+
 from rl_llm.config import load_experiment
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
@@ -19,9 +21,9 @@ ROOT = Path(__file__).parent.parent
 TINY = "tests/data/tiny.py"
 EXPERIMENT = load_experiment(str(ROOT / TINY))[1]
 WARM_STEPS, STEPS = EXPERIMENT.warm_start.steps, EXPERIMENT.warm_start.steps + EXPERIMENT.steps
-PATIENCE = 300.0  # seconds after which a process is taken to hang
+PATIENCE = 300.0  # seconds after which a process counts as hanging
 
-# The persistent cache is all that differs from a user's shell: most of a tiny run is compilation.
+# Most of a tiny run is compilation. Only this and XLA_FLAGS (conftest.py) differ from a user's shell.
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -30,7 +32,7 @@ CACHE = {
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end, and what its process printed."""
+    """A finished run and the output of its process."""
 
     folder: Path
     stdout: str
@@ -46,7 +48,7 @@ class Finished:
 
 
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    """`rl-llm ...` as a process of its own, in the project's folder."""
+    """Start `rl-llm ...` as a process of its own, in the project's folder."""
     return subprocess.Popen(
         [sys.executable, "-m", "rl_llm", *map(str, arguments)],
         cwd=ROOT,
@@ -54,12 +56,12 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # so that a signal can be sent to it and its children, and to nobody else
+        start_new_session=True,  # so that a signal can be sent to it and its children only
     )
 
 
 def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a process at its end."""
+    """Wait for a process: exit code, standard output, standard error."""
     try:
         stdout, stderr = process.communicate(timeout=patience)
     except BaseException:
@@ -70,25 +72,36 @@ def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[
 
 
 def rl_llm(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
-    """Run a command to its end: exit code, standard output, standard error."""
-    return finish(start(*arguments, **environment))
+    """Run a command to its end: exit code, standard output, standard error.
+
+    It runs in the warm process, or in one of its own if it needs environment variables.
+    """
+    if environment:
+        return finish(start(*arguments, **environment))
+    return warm.run([str(argument) for argument in arguments], CACHE, PATIENCE)
 
 
 def train(folder: Path, *arguments: str, **environment: str) -> Finished:
-    """The tiny experiment in a folder, which must come to its end."""
-    code, stdout, stderr = rl_llm("train", TINY, "--out", folder, *arguments, **environment)
+    """Run the tiny experiment to its end in a folder."""
+    return finished(folder, rl_llm("train", TINY, "--out", folder, *arguments, **environment))
+
+
+def finished(folder: Path, ended: tuple[int, str, str]) -> Finished:
+    """The run in a folder. Its command must have exited with 0."""
+    code, stdout, stderr = ended
     assert code == 0, stderr
     return Finished(folder, stdout, stderr)
 
 
 @cache
 def uninterrupted(base: Path) -> Finished:
-    """The run that others are compared with: made once for all test modules."""
-    return train(base / "uninterrupted")
+    """The run that others are compared with, made once per pytest worker in a process of its own."""
+    folder = base / "uninterrupted"
+    return finished(folder, finish(start("train", TINY, "--out", folder)))
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition holds; a process that ends before that fails the test with its messages."""
+    """Return as soon as the condition holds. The test fails with the output of a process that ends before."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -98,23 +111,23 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) ->
 
 
 def steps_done(folder: Path) -> int:
-    """How many whole lines metrics.jsonl has by now."""
+    """Count the whole lines of metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metrics as they must repeat: all but the seconds."""
+    """Metrics that must repeat: all but the seconds."""
     return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
 
 
 def outcome(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary as it must repeat: all but the seconds, and the ledger, whose events have a time."""
+    """The part of a summary that must repeat: all but the seconds and the ledger, whose events have times."""
     return {name: value for name, value in summary.items() if name not in ("wall_seconds", "time", "ledger_head")}
 
 
 def assert_same_run(run: Finished, whole: Finished) -> None:
-    """Both left the same metrics, samples and outcome, and the ledger is whole."""
+    """Both runs have the same metrics, samples and outcome, and the ledger is intact."""
     assert without_time(run.metrics) == without_time(whole.metrics)
     assert (run.folder / "samples.jsonl").read_bytes() == (whole.folder / "samples.jsonl").read_bytes()
     assert outcome(run.summary) == outcome(whole.summary)

@@ -1,18 +1,17 @@
 """Every study of the paper runs, at the scale at which nothing is learned."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from program import rl_llm
 
 from experiments.studies import STUDIES
 from rl_llm.commands.ablate import train_members
 from rl_llm.studies.folder import COMPILED, members, open_study
 from rl_llm.studies.report import write_results
-from rl_llm.studies.runner import Plan
+from rl_llm.studies.runner import StudySchedule
 from rl_llm.studies.study import load_study
-from tests.warm import Runs, open_runs
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +20,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shared")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """One process for all: studies have most of their programs in common."""
-    with open_runs(tmp_path_factory.mktemp("logs")) as opened:
-        yield opened
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_runs_and_measures_what_its_hypotheses_are_about(name: str, runs: Runs, shared: Path, tmp_path: Path):
+def test_a_study_runs_and_measures_what_its_hypotheses_are_about(name: str, shared: Path, tmp_path: Path):
     """What `rl-llm ablate` does with it, one member after the other."""
     path, out = f"experiments/paper/{name}.py", tmp_path / "study"
     study, prefix = load_study(path, "smoke")
     open_study(out, study, path, "smoke", 1, False, shared=shared)
-    plan = Plan(out, prefix, members(study, out, 1, shared), train_members, [None], shared / COMPILED)
+    plan = StudySchedule(out, prefix, members(study, out, 1, shared), train_members, [None], shared / COMPILED)
     for member in plan.members:
-        code, log = (0, "") if member.done else runs.train(*plan.command(member))
-        assert code == 0, log
+        code, _, stderr = (0, "", "") if member.done else rl_llm("train", *plan.command(member))
+        assert code == 0, stderr
     write_results(out, study, plan.members)
     results = json.loads((out / "results.json").read_text())
     assert {arm: len(seeds) for arm, seeds in results["states"].items()} == dict.fromkeys(study.arms, 1)

@@ -12,17 +12,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 from catalogue import AROUND
-from program import EXPERIMENT, Finished, without_time
+from program import EXPERIMENT, Finished, rl_llm, without_time
 from test_datasets import write
 from test_pipelines import judged, other  # noqa: F401 (fixtures)
-from test_techniques import FILE
+from test_techniques import FILE, train
 
 from rl_llm.experiment import Experiment
 from rl_llm.model import Lora
 from rl_llm.model.config import RopeScaling
-from rl_llm.runs.metrics import read_metrics
 from tests.data import tiny
-from tests.warm import Runs, open_runs
 
 # Of every kind: an experiment that has it, and for each field what changes it, as on the command line.
 KNOBS: dict[str, tuple[str, dict[str, str]]] = {
@@ -148,17 +146,10 @@ def test_a_value_that_there_is_not_is_refused_wherever_it_stands():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with open_runs(tmp_path_factory.mktemp("logs")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def sources(other: Finished, judged: Path, runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # noqa: F811
+def sources(other: Finished, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # noqa: F811
     """What says where the experiments of the table find what they learn from."""
     model = tmp_path_factory.mktemp("model") / "run"
-    code, text = runs.train(f"{FILE}:reward_model", "--out", model, "--set", f"responses.path={judged}")
-    assert code == 0, text
+    train(model, "reward_model", "--set", f"responses.path={judged}")
     draw, problems = np.random.default_rng(0), EXPERIMENT.task.problems("train", 30, 0)
     shown = [{"prompt": problem.prompt, "response": EXPERIMENT.task.demonstrate(problem, draw)} for problem in problems]
     pairs = write(tmp_path_factory.mktemp("data") / "pairs.jsonl", *shown)
@@ -179,22 +170,20 @@ def untouched() -> dict[str, list[dict]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind}.{name}" for kind, name in CASES])
 def test_a_field_changes_the_run_or_is_refused(
-    kind: str, name: str, runs: Runs, sources: dict[str, str], untouched: dict[str, list[dict]], tmp_path: Path
+    kind: str, name: str, sources: dict[str, str], untouched: dict[str, list[dict]], tmp_path: Path
 ):
     base, changes = KNOBS[kind]
     if (kind, name) in REFUSED:
         change, words = REFUSED[kind, name]
-        code, text = runs.train(f"{FILE}:{base}", "--out", tmp_path / "run", "--set", change)
+        code, _, stderr = rl_llm("train", f"{FILE}:{base}", "--out", tmp_path / "run", "--set", change)
         assert code == 2
-        assert words in text
+        assert words in stderr
         return
 
     def lived(folder: str, *more: str) -> list[dict]:
         given = [*([sources[base]] if base in sources else []), *more]
         options = [part for change in given for part in ("--set", change)]
-        code, text = runs.train(f"{FILE}:{base}", "--out", tmp_path / folder, *options)
-        assert code == 0, text
-        return without_time(read_metrics(tmp_path / folder))
+        return without_time(train(tmp_path / folder, base, *options).metrics)
 
     if base not in untouched:
         untouched[base] = lived("untouched")

@@ -11,10 +11,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Most of the time is compilation, and LLVM's and XLA's expensive passes do not pay on tiny programs: compiling takes a
 # fifth of the time without them. `make nightly` sets XLA_FLAGS to nothing and compiles as users do.
-CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if version("jaxlib").startswith("0.10."):  # later versions have no other emitters
-    CHEAP += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", CHEAP)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # Later versions have no other emitters.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 
 import hypothesis
 import jax

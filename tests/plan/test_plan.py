@@ -24,6 +24,7 @@ from rl_llm.plan.topology import ON_ONE_HOST, SLICES, parse_topology, topology_d
 
 EXPERIMENT = "tests/data/qwen3_0_6b_short.py"
 MESH = {"data": 2, "fsdp": 2, "tensor": 4}
+AS_USERS = {**os.environ, "XLA_FLAGS": ""}  # the TPU compiler must not compile cheaply
 
 # A loop of 36 iterations inside a loop that stops on data, with every notation of partition groups.
 PROGRAM = """HloModule jit_generate, is_scheduled=true
@@ -222,9 +223,7 @@ MANY = ("--set", "train_problems=200", "--set", "prompts_per_step=192")
 )
 def test_a_separate_sampler_is_planned_or_refused(slice_: str, options: tuple[str, ...], code: int, said: str):
     command = [sys.executable, "-m", "rl_llm", "plan", "tests/data/techniques.py:apart", "--topology", slice_, *options]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=AS_USERS, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert said in done.stderr
     # Several hosts gather the weights before they send them.
@@ -235,8 +234,6 @@ def planned(folder: Path, *arguments: str, code: int = 0) -> dict:
     """The plan of the small experiment, from the command in its own process, which configures JAX for itself."""
     out = folder / "plan.json"
     command = [sys.executable, "-m", "rl_llm", "plan", EXPERIMENT, *arguments, "--json", str(out)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=AS_USERS, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr + done.stdout
     return json.loads(out.read_text())

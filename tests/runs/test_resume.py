@@ -1,4 +1,4 @@
-"""Interrupted anywhere, by any means, and resumed: the run is the one that was never interrupted, bit for bit."""
+"""A run that is interrupted anywhere, by any means, and resumed equals the uninterrupted run bit for bit."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from program import (
 
 from rl_llm.runs.ledger import Ledger
 
-OFTEN = ("--set", "checkpointing.every=1")  # so that a phase lasts, and many kills fall into a save
+OFTEN = ("--set", "checkpointing.every=1")  # so that a phase lasts and many kills fall into a save
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def copy(whole: Finished, tmp_path: Path) -> Path:
-    """A copy of the finished run, to do something to."""
+    """A copy of the finished run that a test may damage."""
     shutil.copytree(whole.folder, tmp_path / "run")
     return tmp_path / "run"
 
 
 def saving(folder: Path) -> bool:
-    """Whether a checkpoint is being written just now."""
+    """Whether a checkpoint is being written now."""
     return any((folder / "checkpoints").glob("*.unfinished"))
 
 
+@pytest.mark.slow
 def test_killed_while_saving_in_both_phases_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path):
     folder = tmp_path / "run"
     for steps in (3, WARM_STEPS + 2):
@@ -64,8 +65,7 @@ def test_killed_while_saving_in_both_phases_it_ends_as_if_never_killed(whole: Fi
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, str, int]], Finished]:
-    """A run told to stop in the warm start, and again in RL: what each process said and the steps done by then, and
-    the run as it ended."""
+    """A run stopped in the warm start and again in RL: code, stderr and steps of each process, and the finished run."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
     processes, command = [], ["train", TINY, "--out", str(folder), *OFTEN]
     for steps in (3, WARM_STEPS + 1):
@@ -81,7 +81,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, s
 
 
 @pytest.mark.parametrize(("index", "first", "last"), [(0, 3, WARM_STEPS), (1, WARM_STEPS + 1, STEPS - 1)])
-def test_sigterm_saves_exits_143_and_says_how_to_go_on(stopped: tuple, index: int, first: int, last: int):
+def test_sigterm_saves_exits_with_143_and_prints_how_to_resume(stopped: tuple, index: int, first: int, last: int):
     code, stderr, steps = stopped[0][index]
     assert code == 143
     assert first <= steps <= last
@@ -94,21 +94,21 @@ def test_stopped_twice_and_resumed_it_ends_as_if_never_stopped(stopped: tuple, w
     assert_same_run(stopped[1], whole)
 
 
-def test_a_stopped_run_goes_on_at_the_very_step(stopped: tuple):
-    """Nothing is done twice: the state was saved at the step the process stopped at."""
+def test_a_stopped_run_resumes_at_the_step_it_stopped_at(stopped: tuple):
+    """No step is repeated: the state was saved at the step at which the process stopped."""
     events = Ledger.verify(stopped[1].folder / "ledger.jsonl")
     assert [entry["data"]["step"] for entry in events if entry["event"] in ("preempted", "resumed")] == [
         steps for *_, steps in stopped[0] for _ in range(2)
     ]
 
 
-def test_the_seconds_before_an_interruption_count(stopped: tuple):
+def test_seconds_before_an_interruption_count(stopped: tuple):
     run = stopped[1]
     assert run.summary["wall_seconds"] > sum(line["time/step"] for line in run.metrics)
 
 
-def test_a_damaged_checkpoint_is_passed_over_loudly(whole: Finished, copy: Path):
-    """One bit of the newest: the run goes on from the one before, and ends in the same state."""
+def test_a_damaged_checkpoint_is_skipped_with_a_message(whole: Finished, copy: Path):
+    """One bit of the newest is flipped: the run resumes from the one before and ends in the same state."""
     newest = copy / "checkpoints" / str(STEPS)
     arrays = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(arrays.read_bytes())
@@ -120,15 +120,15 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(whole: Finished, copy: Path)
     assert_same_run(resumed, whole)
 
 
-def test_a_finished_run_can_be_resumed_and_stays_what_it_is(whole: Finished, copy: Path):
-    """Told other values that do not decide the result, too."""
+def test_resuming_a_finished_run_changes_nothing(whole: Finished, copy: Path):
+    """Also with other values of options that do not change the result."""
     resumed = train(copy, "--resume", "--set", "checkpointing.every=3", "--set", "grading.workers=1")
     assert_same_run(resumed, whole)
     assert (copy / "experiment.json").read_bytes() == (whole.folder / "experiment.json").read_bytes()
 
 
-def test_resuming_with_other_packages_is_said(copy: Path):
-    """It is allowed, but the promise of equal bits holds for equal versions only."""
+def test_resuming_with_other_package_versions_warns(copy: Path):
+    """It is allowed, but equal bits are promised for equal versions only."""
     record = json.loads((copy / "experiment.json").read_text())
     now = record["versions"]["jax"]
     record["versions"]["jax"] = "0.1.2"
@@ -138,8 +138,8 @@ def test_resuming_with_other_packages_is_said(copy: Path):
     assert "numpy" not in resumed.stderr
 
 
-def test_problems_that_have_changed_are_not_resumed_on(copy: Path):
-    """A data file edited, or a generator changed, between stop and resume."""
+def test_a_run_with_changed_problems_is_not_resumed(copy: Path):
+    """As if a data file or a generator had changed between stop and resume."""
     record = json.loads((copy / "experiment.json").read_text())
     then, record["problems"] = record["problems"], "0" * 64
     (copy / "experiment.json").write_text(json.dumps(record))
@@ -147,7 +147,7 @@ def test_problems_that_have_changed_are_not_resumed_on(copy: Path):
     assert (code, f"problems: {'0' * 64} -> {then}" in stderr) == (2, True), stderr
 
 
-def test_metrics_that_lack_a_line_are_not_resumed_on(copy: Path):
+def test_a_run_with_missing_lines_of_metrics_is_not_resumed(copy: Path):
     lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_bytes(b"".join(lines[:2] + lines[5:]))
     code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
@@ -155,7 +155,7 @@ def test_metrics_that_lack_a_line_are_not_resumed_on(copy: Path):
     assert "Traceback" not in stderr
 
 
-def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):
+def test_without_any_good_checkpoint_resuming_fails_and_says_what_to_do(copy: Path):
     for seal in (copy / "checkpoints").glob("*/seal.json"):
         seal.write_text("{}")
     code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
@@ -172,7 +172,7 @@ def test_without_any_good_checkpoint_the_run_fails_with_the_way_out(copy: Path):
         (("--resume", "--set", "optimizer.learning_rate=0.02"), "experiment.optimizer.learning_rate: 0.01 -> 0.02"),
     ],
 )
-def test_a_finished_folder_is_not_taken_for_another_run(whole: Finished, arguments: tuple[str, ...], message: str):
+def test_a_finished_folder_is_not_used_for_another_run(whole: Finished, arguments: tuple[str, ...], message: str):
     before = snapshot(whole.folder)
     code, _, stderr = rl_llm("train", TINY, "--out", whole.folder, *arguments)
     assert (code, message in stderr) == (2, True), stderr
@@ -180,9 +180,9 @@ def test_a_finished_folder_is_not_taken_for_another_run(whole: Finished, argumen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_again_and_again_at_random_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path, seed: int):
-    """Wherever the kill falls: in imports, compilation, a save, evaluation, the report."""
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly("seed 0 runs"))])
+def test_killed_repeatedly_at_random_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path, seed: int):
+    """Kills fall anywhere: in imports, compilation, a save, evaluation, the report."""
     draw, folder, kills = random.Random(seed), tmp_path / "run", 0
     while not (folder / "report.html").exists():
         process = start("train", TINY, "--out", folder, *OFTEN, "--resume")
@@ -200,6 +200,7 @@ def test_killed_again_and_again_at_random_it_ends_as_if_never_killed(whole: Fini
 
 
 @pytest.mark.slow
+@pytest.mark.nightly("test_killed_while_saving_in_both_phases kills in two saves, one of each phase")
 def test_killed_in_one_save_after_another_it_ends_as_if_never_killed(whole: Finished, tmp_path: Path):
     folder, draw = tmp_path / "run", random.Random(0)
     for _ in range(8):
@@ -215,7 +216,7 @@ def test_killed_in_one_save_after_another_it_ends_as_if_never_killed(whole: Fini
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_its_processes_loses_nothing(whole: Finished, tmp_path: Path, number: int, code: int):
-    """As a terminal (Ctrl-C) or a scheduler sends it: the grading processes get it too."""
+    """As a terminal (Ctrl-C) or a scheduler sends it: the grading processes get it as well."""
     folder = tmp_path / "run"
     process = start("train", TINY, "--out", folder, *OFTEN)
     wait_until(process, lambda: steps_done(folder) > WARM_STEPS)

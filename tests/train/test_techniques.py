@@ -87,6 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return train(tmp_path_factory.mktemp("everything") / "run", "everything")
 
 
+@pytest.mark.slow
 def test_the_divergence_is_measured_from_the_reference(run: Finished):
     """It grows from update to update, and falls where the reference was set to the policy, after the second step."""
     divergence = [line["policy/kl"] for line in run.metrics[WARM_STEPS:]]
@@ -120,9 +121,8 @@ def interrupted(folder: Path, name: str) -> Finished:
     return train(folder, name, "--resume")
 
 
-@pytest.mark.parametrize(
-    "name", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in ("selecting", *MORE))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["everything", "selecting", *MORE])
 def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
     """The state, and where the run stands in its problems."""
     fixture = {"everything": "run", "selecting": "selecting"}.get(name)
@@ -132,6 +132,7 @@ def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureReq
     assert outcome(resumed.summary) == outcome(whole.summary)
 
 
+@pytest.mark.slow
 def test_groups_without_a_signal_are_replaced_until_there_are_enough_or_it_took_too_long(selecting: Finished):
     experiment = load_experiment(f"{ROOT / FILE}:selecting")[1]
     for line in selecting.metrics[WARM_STEPS:]:
@@ -142,6 +143,7 @@ def test_groups_without_a_signal_are_replaced_until_there_are_enough_or_it_took_
     assert any(line["sampling/rollouts"] > 1 for line in selecting.metrics[WARM_STEPS:])
 
 
+@pytest.mark.slow
 def test_a_curriculum_widens_and_solved_problems_are_counted(selecting: Finished):
     lines = selecting.metrics[WARM_STEPS:]
     assert [line["curriculum/max_tokens"] for line in lines] == [6, 9, 12, 16]
@@ -153,6 +155,7 @@ def test_a_curriculum_widens_and_solved_problems_are_counted(selecting: Finished
     assert solved[-1] > 0
 
 
+@pytest.mark.slow
 def test_controllers_move_their_coefficients(run: Finished):
     """The entropy is below its target throughout."""
     found = [line["coefficient/EntropyBonus"] for line in run.metrics[WARM_STEPS:]]
@@ -160,6 +163,7 @@ def test_controllers_move_their_coefficients(run: Finished):
     np.testing.assert_allclose(found, 0.05 + 0.005 * np.arange(1, len(found) + 1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_earlier_rollouts_are_learned_from_as_well(run: Finished):
     """Two updates a rollout, and from the second step on a second rollout: the learning rate falls as fast."""
     assert EVERYTHING.policy_updates() == 2 + 3 * 4
@@ -184,6 +188,7 @@ def test_a_critic_learns_alone_first(tmp_path: Path):
     assert all("policy/ratio" in line and line["critic/gradient_norm"] > 0 for line in both)
 
 
+@pytest.mark.slow
 def test_a_run_with_carried_state_can_be_evaluated(run: Finished):
     code, stdout, stderr = rl_llm("evaluate", run.folder)
     assert code == 0, stderr

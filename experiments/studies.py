@@ -5,7 +5,7 @@ Run:    make studies        (or: python experiments/studies.py; resumable, finis
 Every study is an ordinary `rl-llm ablate`; all share their starting policies and compiled programs. Prints the table of
 docs/results.md: a line for each hypothesis registered in a study's module, the total cost, and which studies reproduced
 the numbers of experiments/paper/results/ bit for bit. --only runs the named studies; --table prints the recorded table
-without running anything; --record records the results, and writes them into the studies' docstrings and docs/results.md.
+without running anything; --record records the results and writes them into the studies' docstrings and the page.
 """
 
 import argparse

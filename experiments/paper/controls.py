@@ -1,8 +1,8 @@
-"""Controls: what must not make a difference does not, and what must not teach does not.
+"""Controls: changes that must make no difference, and rewards that must not teach.
 
-Rewards {0, 1} and {-1, 1} are the same algorithm under either normalisation (r -> 2r - 1 drops out, exactly so with an
-eps that adds nothing): takeaway 1 of arXiv 2508.08221 compares them. Rewards drawn by a coin teach nothing (2506.10947
-found that they may seem to); with a rate of zero nothing can change; a reward for length makes responses long.
+Rewards {0, 1} and {-1, 1} are the same algorithm under either normalisation: r -> 2r - 1 cancels, exactly so with an
+eps below rounding. Takeaway 1 of arXiv 2508.08221 compares them. Random rewards (a coin) teach nothing, although they
+may seem to (2506.10947). At a learning rate of zero nothing can change. A reward for length makes responses long.
 
 Measured by `rl-llm ablate experiments/paper/controls.py`, 5 seeds, differences with 95 % intervals:
 
@@ -24,7 +24,7 @@ from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
 from rl_llm.studies import Final, Hypothesis, Study
 
-NOTHING = 1e-30  # an eps that is lost in the sum with any spread
+NOTHING = 1e-30  # an eps that rounding removes from its sum with any spread
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class Coin:
-    """1 or 0 by the digest of problem and response: always the same for the same, and right for no reason."""
+    """1 or 0 by a digest of problem and response: deterministic, and independent of correctness."""
 
     weight: float = 1.0
 
@@ -49,7 +49,7 @@ class Coin:
 
 @dataclass(frozen=True)
 class Length:
-    """Characters of the response, in tens."""
+    """Length of the response in units of ten characters."""
 
     weight: float = 1.0
 

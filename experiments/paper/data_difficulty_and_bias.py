@@ -1,12 +1,12 @@
-"""What a policy is trained on: easy, hard and few problems, skewed answers, questions with two answers.
+"""Training data: easy, hard and few problems, skewed answers, questions with two answers.
 
-Every arm is tested on the same problems: sums of any length, any answer. Sections 3.1 and 3.2 of arXiv 2508.08221
-train on easy, medium and hard sets, from which most questions answered by true or false were taken away first; here an
-arm learns from those alone (is the sum 0 or not?), one from sums of which seven in ten are 0, and one from 32 sums,
-over and over. Of the easy sums there are 512, of the others 8192.
+Every arm is tested on the same problems: sums of any length with any answer. Sections 3.1 and 3.2 of arXiv 2508.08221
+train on easy, medium and hard sets after removing most true/false questions. Here one arm has only such questions (is
+the sum 0 or not?), one has 70 % sums with the answer 0, and one repeats 32 sums over and over. There are 512 easy sums
+and 8192 of the other kinds.
 
-At the scale `cpu`, `rl-llm data-report` warns of each of them: of `skewed` that 0 is the answer of 70 %, of
-`zero_or_not` that to give 3 always earns 80 %, of `few` that each problem is asked 60 times.
+At the scale `cpu`, `rl-llm data-report` warns of each of these: in `skewed` 70 % of the answers are 0, in `zero_or_not`
+always answering 3 earns 80 %, and in `few` each problem is asked 60 times.
 
 Measured by `rl-llm ablate experiments/paper/data_difficulty_and_bias.py`, 5 seeds, differences with 95 % intervals:
 
@@ -32,13 +32,14 @@ from rl_llm.studies import Drop, Final, Hypothesis, Study
 from rl_llm.tasks.modular_sum import ModularSum
 
 FEW = {"smoke": 16, "cpu": 32}
-COMMON = 0.9  # share of problems of a length with the common answer, if there are as many
+COMMON = 0.9  # share of problems of each length with the common answer, if enough exist
 
 
 @dataclass(frozen=True)
 class Skewed(ModularSum):
-    """Sums of which most have the answer 0, with as many of each length as there are without that. Of short sums there
-    are too few for `COMMON`: seven in ten of all problems have it.
+    """Sums that mostly have the answer 0, with the lengths of the unskewed task.
+
+    There are too few short sums to reach `COMMON`; over all lengths, seven in ten problems have the answer 0.
     """
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
@@ -46,16 +47,16 @@ class Skewed(ModularSum):
         drawn = super().problems(split, 8 * count, seed)
         chosen: list[Problem] = []
         for length, wanted in sorted(lengths.items()):
-            of_length = [problem for problem in drawn if problem.difficulty == length]
-            zeros = [problem for problem in of_length if problem.answer == "0"][: round(COMMON * wanted)]
-            others = [problem for problem in of_length if problem.answer != "0"][: wanted - len(zeros)]
+            candidates = [problem for problem in drawn if problem.difficulty == length]
+            zeros = [problem for problem in candidates if problem.answer == "0"][: round(COMMON * wanted)]
+            others = [problem for problem in candidates if problem.answer != "0"][: wanted - len(zeros)]
             chosen += zeros + others
         return [chosen[index] for index in np.random.default_rng(seed).permutation(count)]
 
 
 @dataclass(frozen=True)
 class ZeroOrNot(ModularSum):
-    """Any answer but 0 counts as right where the sum is not 0: a wrong chain of thought gets a right answer."""
+    """Sums where any answer but 0 is right unless the sum is 0, so a wrong chain of thought can earn the reward."""
 
     def verify(self, problem: Problem, response: str) -> float:
         if problem.answer == "0":
@@ -66,7 +67,7 @@ class ZeroOrNot(ModularSum):
 
 @dataclass(frozen=True)
 class Judged(Pool):
-    """A pool whose training problems have a verifier of their own."""
+    """A pool that verifies training problems with the training task."""
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         found: Sequence[Problem] = super().problems(split, count, seed)
@@ -77,7 +78,7 @@ class Judged(Pool):
 
 
 def skewed(kind: type[ModularSum]) -> ModularSum:
-    """The quickstart's task as another kind of it."""
+    """The quickstart's task as an instance of `kind`."""
     return kind(TASK.min_terms, TASK.max_terms, TASK.modulus, TASK.demonstrations)
 
 

@@ -1,10 +1,10 @@
-"""Where training succeeds, stalls and collapses: what a policy begins with x the learning rate x its warm-up.
+"""Initialization x learning rate x warm-up: where training learns, stalls and collapses.
 
-Not a claim of arXiv 2508.08221, which has one rate (1e-6, 50 warm-up steps) and published weights; what it says of
-"base" and "aligned" models is about where a run begins. Weak and strong warm starts over two decades of rates around
-the quickstart's 5e-4, with and without warm-up, and weak ones whose parameters were drawn otherwise (half and double
-the standard deviations; 0.02 everywhere) or that saw as many demonstrations, of which fewer or more write their steps.
-`rl-llm ablate` writes the table of all arms, which is the map.
+arXiv 2508.08221 makes no such claim: it has one rate (1e-6, 50 warm-up steps) and published weights, and its "base" and
+"aligned" models differ in where a run starts. The arms are weak and strong warm starts over two decades of rates around
+the quickstart's 5e-4, with and without warm-up. Further weak starts have other initial parameters (half and double the
+standard deviations; 0.02 everywhere) or as many demonstrations with fewer or more written steps. The table of all arms
+that `rl-llm ablate` writes is the map.
 
 Measured by `rl-llm ablate experiments/paper/initialization_and_learning_rate.py`, 5 seeds, differences with 95 %
 intervals:
@@ -45,7 +45,7 @@ SHOWN = {
 
 
 def others(scale: str) -> dict[str, Experiment]:
-    """Weak starts that differ from the weak one in one thing each, none of which has to reach a skill."""
+    """Starts that each differ from the weak one in one respect, without a gate on the reached skill."""
     if scale == "paper":
         return {}
     weak = start(scale)

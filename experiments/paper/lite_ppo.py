@@ -1,10 +1,10 @@
-"""Lite PPO against GRPO and DAPO, and its two parts apart.
+"""Lite PPO against GRPO and DAPO, and its two parts separately.
 
 Claim (arXiv 2508.08221, section 5): on base models, group mean with batch std and a token-level loss beat GRPO and
-DAPO, which collapse after their peak. The paper did not show the two parts apart, and prints no coefficient of its
-baselines. GRPO is without the KL term here, as in most later work. DAPO refills groups that say nothing, from the same
-budget of tokens; its fine on long responses begins, as in its own paper, a fifth below the cap at the scale of the
-paper, and is left out below, where the longest right responses end that close to the cap.
+DAPO, which collapse after their peak. The paper did not test the two parts separately and gives no coefficients of its
+baselines. Here GRPO has no KL term, as in most later work. DAPO resamples groups without a signal, from the same token
+budget. Its penalty on long responses starts a fifth below the cap at the scale `paper`, as in its own paper. Smaller
+scales leave it out, because there the longest right responses end that close to the cap.
 
 Measured by `rl-llm ablate experiments/paper/lite_ppo.py`, 5 seeds, differences with 95 % intervals:
 

@@ -1,15 +1,14 @@
-"""What all studies of the paper are made of: policies to begin with, pools of problems, and one experiment, at three
-scales.
+"""Building blocks of the paper's studies at three scales: starting policies, problem pools, and a base experiment.
 
-* `smoke`: seconds; everything happens, nothing is learned.
-* `cpu`: the task of the quickstart; a run is half a CPU-minute. The paper's "base" and "aligned" models are a `weak`
-  and a `strong` warm start here, its easy, medium and hard data sums of few, of any and of many terms.
-* `paper`: Qwen3 with the paper's settings (sections 3.1 and A.1 of arXiv 2508.08221), for `rl-llm plan` and TPUs. The
-  folders of weights and the files of problems are given by links or copies of these names in the current folder.
+* `smoke`: seconds; everything runs, nothing is learned.
+* `cpu`: the quickstart's task; a run takes half a CPU-minute. The paper's "base" and "aligned" models are a `weak` and
+  a `strong` warm start; its easy, medium and hard data are sums of few, any and many terms.
+* `paper`: Qwen3 with the paper's settings (sections 3.1 and A.1 of arXiv 2508.08221), for `rl-llm plan` and TPUs. Put
+  links to (or copies of) the folders of weights and the files of problems into the current folder, under these names.
 
-Every run of a study ends at the same number of generated tokens, or after its steps (the report names those that do).
-The rate is constant after a short warm-up, as the paper's is (as far as it says); two updates per rollout, since with
-one no clip could act.
+Every run of a study ends at the same number of generated tokens, or after its last step (the report names such runs).
+The learning rate is constant after a short warm-up, as in the paper as far as it says. There are two updates per
+rollout, because with one the clip could not act.
 """
 
 from collections.abc import Callable
@@ -34,15 +33,13 @@ from rl_llm.tasks.modular_sum import Demonstrations, ModularSum
 SIZES = ("small", "large")
 POLICIES = ("weak", "strong")
 POOLS = ("easy", "medium", "hard")
-EASY = 512  # of 608 sums of two to four terms
+EASY = 512  # of the 608 sums of two to four terms
 TERMS = {"easy": (2, 4), "medium": (2, 8), "hard": (6, 8)}
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Trained on problems of one task, tested on those of another: what is learned on a narrow pool, and is it more
-    than that?
-    """
+    """Train on the problems of one task, test on those of another: does learning on a narrow pool generalise?"""
 
     train: ModularSum
     test: ModularSum
@@ -51,7 +48,7 @@ class Pool:
     thinking_prefix: ClassVar[str] = ModularSum.thinking_prefix
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """Those of `train` for training, of `test` else: the splits of both are disjoint, as a hash makes them."""
+        """Problems of `train` for training, otherwise of `test`; a hash makes the splits of both disjoint."""
         return (self.train if split == "train" else self.test).problems(split, count, seed)
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
@@ -62,14 +59,14 @@ class Pool:
 
 
 def pool(name: str) -> ModularSum | Pool:
-    """The problems that are trained on; tests are on sums of any length."""
+    """The training problems of a pool; tests use sums of any length."""
     if name == "medium":
         return TASK
     low, high = TERMS[name]
     return Pool(replace(TASK, min_terms=low, max_terms=high), TASK)
 
 
-# A strong policy has seen twice the demonstrations, most of which write their steps.
+# A strong policy has seen twice as many demonstrations, mostly with written steps.
 STRONG = replace(TASK, demonstrations=Demonstrations(direct=0.25, two_per_step=0.10, one_per_step=0.65, slip=0.05))
 LARGE = replace(quickstart.model, width=160, heads=5, kv_heads=5, feed_forward=448)
 
@@ -84,7 +81,7 @@ _CPU = replace(
     token_budget=120_000,
     evaluation=Evaluation(problems=128, every=2),
 )
-# As `rl-llm plan` found it to fit 16 chips of TPU v6e; the mesh and the parts are no part of what is computed.
+# `rl-llm plan` found that this fits 16 chips of TPU v6e. Mesh and micro-batches do not change the computation.
 _PAPER = replace(
     qwen3,
     start="qwen3-4b-base",
@@ -108,7 +105,7 @@ _SMOKE = replace(
 
 
 def base(scale: str, policy: str = "weak", data: str = "medium", size: str = "small") -> Experiment:
-    """Lite PPO on a policy (`start` is its name), a pool of problems and a size of model."""
+    """Lite PPO from a policy (the name in `start`), on a pool of problems, with a model size."""
     if scale == "paper":
         return _paper(policy, data, size)
     experiment = replace(_SMOKE if scale == "smoke" else _CPU, start=start_name(policy, size), task=pool(data))
@@ -119,12 +116,12 @@ def base(scale: str, policy: str = "weak", data: str = "medium", size: str = "sm
 
 
 def starts(scale: str, *names: tuple[str, str]) -> dict[str, Experiment]:
-    """The policies (POLICY, SIZE) that arms begin with; none at the scale of the paper, where they are published."""
+    """Starting policies (POLICY, SIZE) by name; none at the scale `paper`, which uses published weights."""
     return {} if scale == "paper" else {start_name(*name): start(scale, *name) for name in names}
 
 
 def start(scale: str, policy: str = "weak", size: str = "small") -> Experiment:
-    """An experiment whose warm start makes a policy."""
+    """The experiment with the warm start that makes a policy."""
     warm_start = quickstart.warm_start
     assert warm_start is not None
     if policy == "strong":
@@ -136,7 +133,7 @@ def start(scale: str, policy: str = "weak", size: str = "small") -> Experiment:
 
 
 def start_name(policy: str, size: str) -> str:
-    """The name of a policy among the starts."""
+    """The name of a starting policy."""
     return policy if size == "small" else f"{policy}-{size}"
 
 
@@ -148,5 +145,5 @@ def _paper(policy: str, data: str, size: str) -> Experiment:
 
 
 def at_each_scale(make: Callable[[str], Study]) -> dict[str, Study]:
-    """{scale: make(scale)}: the STUDY of a module."""
+    """The STUDY of a module: {scale: make(scale)}."""
     return {scale: make(scale) for scale in ("smoke", "cpu", "paper")}

@@ -1,9 +1,9 @@
 """T1: normalisation by group and by batch, under rewards of several scales.
 
-Claim (arXiv 2508.08221, contribution 1; its section stands in the first version only): group-level normalisation works
-under every reward, batch-level normalisation gets more stable with a larger scale of the rewards. Both divide the scale
-out, so what is left to differ is `eps`, and rewards that are not binary: half a point for a response that writes its
-steps is such a one.
+Claim (arXiv 2508.08221, contribution 1; its section is in the first version only): group-level normalisation works
+under every reward, and batch-level normalisation becomes more stable as the reward scale grows. Both divide by the
+scale, so only `eps` and rewards that are not binary can differ. The graded reward here gives half a point for written
+steps.
 
 Measured by `rl-llm ablate experiments/paper/t1_normalization_and_reward_scale.py`, 5 seeds, differences with 95 %
 intervals:
@@ -27,7 +27,7 @@ from rl_llm.studies import Drop, Final, Hypothesis, Study
 
 @dataclass(frozen=True)
 class WritesSteps:
-    """1 for a response that begins by thinking in writing."""
+    """1 for a response that starts with written thinking."""
 
     weight: float = 0.5
 

@@ -1,10 +1,10 @@
-"""T2: no standard deviation where rewards are much alike.
+"""T2: no division by the standard deviation on easy data.
 
 Claim (arXiv 2508.08221, section 4.1.1): on easy data, where nearly all rewards are equal, dividing by their small
 standard deviation makes gradients blow up, and leaving it out is better and more stable; on hard data it makes no
-difference. A factor that all advantages share is nearly invisible to Adam, but for the clipping of the gradient, which
-at its default norm of 1 hardly acts here. Hence the arms under a tight clip, which acts at most updates, and among them
-one whose advantages are as large without the std as with it: with steps of the same size, what is left of the claim?
+difference. Adam hardly notices a factor common to all advantages, except through gradient clipping, which at its
+default norm of 1 hardly acts here. So there are arms with a tight clip that acts at most updates. One of them scales
+its advantages to be as large without the std as with it, to test the claim at equal step sizes.
 
 Measured by `rl-llm ablate experiments/paper/t2_no_std_on_easy_data.py`, 5 seeds, differences with 95 % intervals:
 
@@ -23,8 +23,8 @@ from rl_llm.experiment import Experiment
 from rl_llm.rewards.components import Accuracy, Reward
 from rl_llm.studies import Drop, Final, Hypothesis, Study
 
-TIGHT = 0.1  # norm of the gradient; without the std about half of them are larger, with it nearly all
-AS_LARGE = 4.0  # 1 / std of the rewards, the mean over a run
+TIGHT = 0.1  # gradient norm, exceeded by about half the updates without the std and nearly all with it
+AS_LARGE = 4.0  # mean over a run of 1 / std of the rewards
 
 
 def study(scale: str) -> Study:

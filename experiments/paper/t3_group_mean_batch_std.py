@@ -1,7 +1,7 @@
 """T3: a group's mean with the batch's standard deviation.
 
-Claim (arXiv 2508.08221, section 4.1.2): "group mean + batch std" is more robust than "group mean + group std". One run
-for each arm was shown, without a table. On medium data also with the std of the centred rewards, and without one.
+Claim (arXiv 2508.08221, section 4.1.2): "group mean + batch std" is more robust than "group mean + group std". The
+paper shows one run per arm and no table. On medium data, two more arms use the std of the centred rewards and no std.
 
 Measured by `rl-llm ablate experiments/paper/t3_group_mean_batch_std.py`, 5 seeds, differences with 95 % intervals:
 

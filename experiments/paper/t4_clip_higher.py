@@ -1,9 +1,9 @@
 """T4: a higher upper clip bound for weak and for strong policies.
 
-Claim (arXiv 2508.08221, section 4.2.1): an upper bound of 0.28 in the place of 0.20 helps models that reason well
-already (their entropy falls more slowly), and does little for base models, whose clip rate is about 0.003. Two, four
-and eight updates per rollout here: a bound acts from the second one on (with one, it is refused as a knob that cannot
-act), and how often is a metric of every run.
+Claim (arXiv 2508.08221, section 4.2.1): an upper bound of 0.28 instead of 0.20 helps models that already reason well
+(their entropy falls more slowly), and does little for base models, with a clip fraction of about 0.003. Arms make two,
+four and eight updates per rollout: a bound acts from the second update on (with one update it is refused as a knob that
+cannot act). The clip fraction is a metric of every run.
 
 Measured by `rl-llm ablate experiments/paper/t4_clip_higher.py`, 5 seeds, differences with 95 % intervals:
 
@@ -27,9 +27,9 @@ HIGH = (0.20, 0.28)
 
 
 def arm(scale: str, policy: str, size: str, updates: int, high: float) -> Experiment:
-    """Lite PPO with an upper bound and so many updates per rollout."""
+    """Lite PPO with an upper clip bound and a number of updates per rollout."""
     lite = base(scale, policy, size=size)
-    parts = max(1, lite.micro_batches * lite.updates_per_rollout // updates)  # as many prompts in each
+    parts = max(1, lite.micro_batches * lite.updates_per_rollout // updates)  # equal micro-batch sizes
     algorithm = replace(LITE_PPO, objective=Clip(0.2, high))
     return replace(lite, algorithm=algorithm, updates_per_rollout=updates, micro_batches=parts)
 

@@ -1,12 +1,12 @@
 """T5: which tokens the upper bound clips.
 
 Claim (arXiv 2508.08221, section 4.2.2): at 0.20 the most clipped tokens are connectives ("therefore", "but") that begin
-a line of thought, at 0.28 fewer tokens are clipped and they are function words; shown on one prompt. Here the ids of a
-policy's vocabulary are sorted by their text: digits (the content), signs (`+ = ;` and all else without a letter) and
-marks, what a response is about to be: the tags that open and close thinking and answer and, in a language model, the
-connectives; all that is left there are words. `clipped/KIND` is the share of all tokens that are of the kind and were
-clipped, `tokens/KIND` the share that are of the kind. At the scale of the paper a run sorts the ids of its tokenizer's
-files; `rl-llm plan` needs no files, and plans without the counting where there are none.
+a line of thought; at 0.28 fewer tokens are clipped, and they are function words. The paper shows one prompt. Here the
+ids of a policy's vocabulary are classified by their text: digits (the content), signs (`+ = ;` and any other text with
+no letter), marks, and otherwise words. Marks steer a response: the tags around thinking and answer and, in a language
+model, the connectives. `clipped/KIND` is the share of all tokens that are of the kind and clipped, `tokens/KIND` the
+share of the kind. At the scale `paper` a run classifies the ids of its tokenizer's files; `rl-llm plan` works without
+the files and then plans without the counting.
 
 Measured by `rl-llm ablate experiments/paper/t5_clipped_tokens.py`, 5 seeds, differences with 95 % intervals:
 
@@ -32,16 +32,16 @@ from rl_llm.tasks.tokenizer import CharacterTokenizer
 from rl_llm.types import Batch, Metrics, masked_mean
 
 KINDS = ("digit", "sign", "mark", "word")
-NONE = -1  # the kind of padding and of what ends a response
+NONE = -1  # the kind of padding and end-of-response tokens
 TAG = re.compile(r"<[^<>\s]+>")
-# The paper names the first three; the others are chosen here, as their like.
+# The paper names the first three; the others are similar words chosen here.
 CONNECTIVES = ("therefore", "if", "but", "so", "thus", "hence", "then", "since", "because", "however", "although")
-# As they begin a word: within one, as in "specific", the letters are none. Capitals may begin a line.
+# Only at the start of a word ("if" in "specific" does not count). Capitalised words may begin a line.
 WRITTEN = frozenset(text for word in CONNECTIVES for text in (f" {word}", f" {word.title()}", word.title()))
 
 
 def kind(text: str) -> str:
-    """Of a token with this text."""
+    """The kind of a token with this text."""
     if text.strip().isdecimal():
         return "digit"
     if TAG.fullmatch(text) or text in WRITTEN:
@@ -51,17 +51,17 @@ def kind(text: str) -> str:
 
 @cache
 def kinds_of(tokenizer: CharacterTokenizer | HuggingFaceTokenizer) -> np.ndarray:
-    """Of each id its place in KINDS or NONE, i32[V]. Raises FileNotFoundError where the tokenizer's files are not."""
+    """The index in KINDS, or NONE, of each id, i32[V]. Raises FileNotFoundError without the tokenizer's files."""
     texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
     return np.array([KINDS.index(kind(text)) if text else NONE for text in texts], np.int32)
 
 
 @dataclass(frozen=True)
 class ClipByKind(Clip):
-    """Clip that counts the tokens it acts on from above by their kind, in the vocabulary of the tiny task."""
+    """Clip that counts the tokens clipped from above by kind, for the vocabulary of the tiny task."""
 
     def kinds(self) -> np.ndarray:
-        """The place in KINDS, or NONE, of each id that a tokenizer has."""
+        """The index in KINDS, or NONE, of each id, i32[V]."""
         return kinds_of(TASK.tokenizer)
 
     def __call__(self, logp: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -69,24 +69,24 @@ class ClipByKind(Clip):
         seen = (batch.weight > 0).astype(jnp.float32)
         clipped = (jnp.exp(logp - batch.old_logp) > 1.0 + self.high) & (batch.advantage > 0)
         kinds = self.kinds()
-        of_token = jnp.asarray(kinds).at[batch.tokens].get(mode="fill", fill_value=NONE)  # a model may know more ids
+        found = jnp.asarray(kinds).at[batch.tokens].get(mode="fill", fill_value=NONE)  # a model may have more ids
         for index in sorted({*kinds.tolist()} - {NONE}):
-            of_kind = of_token == index
+            same = found == index
             metrics |= {
-                f"tokens/{KINDS[index]}": masked_mean(of_kind.astype(jnp.float32), seen),
-                f"clipped/{KINDS[index]}": masked_mean((of_kind & clipped).astype(jnp.float32), seen),
+                f"tokens/{KINDS[index]}": masked_mean(same.astype(jnp.float32), seen),
+                f"clipped/{KINDS[index]}": masked_mean((same & clipped).astype(jnp.float32), seen),
             }
         return loss, metrics
 
 
 @dataclass(frozen=True)
 class ClipByKindOfText(ClipByKind):
-    """The same in the vocabulary of a folder. `tokenizer` is that of the experiment, which refuses another."""
+    """The same for a tokenizer folder. `tokenizer` must be the experiment's, which refuses any other."""
 
     tokenizer: HuggingFaceTokenizer = field(kw_only=True)
 
     def kinds(self) -> np.ndarray:
-        """Those of the folder; NONE where it is not there: programs are planned without, and no run begins."""
+        """The kinds of the folder's ids; NONE if it is missing, which allows planning (a run would be refused)."""
         try:
             return kinds_of(self.tokenizer)
         except FileNotFoundError:
@@ -95,9 +95,7 @@ class ClipByKindOfText(ClipByKind):
 
 @dataclass(frozen=True)
 class ShareOfClipped:
-    """Clipped tokens of a kind among all that were clipped, over a share of its own: 1 where a kind is clipped as often
-    as it occurs.
-    """
+    """The share of a kind among clipped tokens, divided by its share of all tokens: 1 if clipping ignores kinds."""
 
     name: str
 

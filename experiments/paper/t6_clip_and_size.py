@@ -1,7 +1,7 @@
 """T6: the best upper clip bound, by the size of the model.
 
 Claim (arXiv 2508.08221, section 4.2.3): of 0.20, 0.24, 0.28 and 0.32 the largest is best for an aligned model of 4 B,
-0.28 for one of 8 B: four points, two sizes, one run each. Here two sizes of strong policies, a factor of 2.9 apart.
+and 0.28 for one of 8 B: four points, two sizes, one run each. Here two sizes of strong policies differ by a factor 2.9.
 
 Measured by `rl-llm ablate experiments/paper/t6_clip_and_size.py`, 5 seeds, differences with 95 % intervals:
 

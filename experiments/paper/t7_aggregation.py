@@ -1,9 +1,9 @@
 """T7: the mean over tokens or over responses, for weak and for strong policies.
 
 Claim (arXiv 2508.08221, section 4.3.1): a token-level loss is better for base models, a sequence-level loss for aligned
-ones. The rival explanation (2605.04077): what decides is how much lengths vary and how far right and wrong responses
-lie apart in length. So there are policies of both strengths on short and on any sums: on the short ones right and wrong
-responses lie half as many tokens apart (but their ratio is much the same). Both lengths are metrics of every run.
+ones. A rival explanation (2605.04077): the variance of lengths and the length gap between right and wrong responses
+decide. So both policies are trained on short sums and on sums of any length: on the short ones, right and wrong
+responses differ by half as many tokens (with about the same ratio). Both lengths are metrics of every run.
 
 Measured by `rl-llm ablate experiments/paper/t7_aggregation.py`, 5 seeds, differences with 95 % intervals:
 

@@ -1,14 +1,14 @@
-"""T8: responses that were cut off are left out of the loss, under a tight and a wide cap on their length.
+"""T8: overlong filtering (truncated responses are masked in the loss) under a tight and a wide length cap.
 
-Claim (arXiv 2508.08221, section 4.4.1): with a tight cap, overlong filtering helps and shortens responses, since what
-is cut off was on a good way; with a wide one it does little, since what is cut off repeats itself and cannot stop,
-which filtering makes rarer. When every step is written the longest sums take some 48 tokens here: a cap of 36 cuts good
-responses off, one of 64 those alone that do not end.
+Claim (arXiv 2508.08221, section 4.4.1): with a tight cap, overlong filtering helps and shortens responses, because
+truncated responses were on a good way. With a wide cap it does little, because truncated responses repeat themselves
+and cannot stop, and filtering makes that rarer. With every step written, the longest sums take some 48 tokens here: a
+cap of 36 truncates good responses, a cap of 64 only those that never end.
 
-At the rate of all studies a policy of this size does not lose the ability to end: under the wide cap three of five
-seeds cut nothing off in a whole run, and what is not there cannot repeat itself. The hypotheses on repetition, first
-asked at that rate, had two seeds. They are asked at six times the rate (`fast`) now; this was tried on seeds 5 and 6,
-none of the study's, before it was written down.
+At the learning rate of the other studies a policy of this size keeps the ability to end: under the wide cap three of
+five seeds truncated nothing in a whole run, so no response could repeat itself. The hypotheses on repetition, first
+tested at that rate, had two seeds. They now use six times the rate (`fast`); this was tried on seeds 5 and 6, which are
+not in the study, before it was registered.
 
 Measured by `rl-llm ablate experiments/paper/t8_overlong_filtering.py`, 5 seeds, differences with 95 % intervals:
 
@@ -35,7 +35,7 @@ FAST = 6.0  # times the learning rate
 
 @dataclass(frozen=True)
 class RepeatRatio:
-    """Of all responses that a run has cut off, the share that was repeating itself."""
+    """Among the truncated responses of a run, the share that was repeating itself."""
 
     def __call__(self, summary: dict[str, Any], lines: list[dict[str, Any]]) -> float | None:
         steps = [line for line in lines if "response/looping" in line]

@@ -181,10 +181,10 @@ def check_format(record: dict[str, Any], path: Path) -> None:
     """Raise RunFolderError if a folder's experiment.json or study.json was written in another format."""
     written = record.get("format", 1)
     if written != FORMAT:
+        commit = f" (commit {record['commit']})" if record.get("commit") else ""
         raise RunFolderError(
             f"{path} is in record format {written}; this version of rl_llm reads format {FORMAT}. Finish or export it "
-            f"with the version that wrote it (commit {record.get('commit') or 'unknown'}), or start again in another "
-            "--out."
+            f"with the version that wrote it{commit}, or start again in another --out"
         )
 
 

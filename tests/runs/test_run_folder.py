@@ -125,15 +125,6 @@ def test_resume_names_every_field_that_differs(run: Path) -> None:
     assert snapshot(run) == before
 
 
-def test_a_folder_of_an_older_version_is_refused_with_the_way_out(run: Path) -> None:
-    path = run / "experiment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1, "commit": "d16dfbd"}))
-    before = snapshot(run)
-    with pytest.raises(RunFolderError, match=r"format 1; .* reads format 2.*commit d16dfbd.*another --out"):
-        RunFolder.resume(run, EXPERIMENT)
-    assert snapshot(run) == before
-
-
 def test_resume_refuses_a_run_that_has_lost_its_ledger(run: Path) -> None:
     """Without it the run would seem not to have begun, and its checkpoints would be passed over."""
     with RunFolder.resume(run, EXPERIMENT) as folder:

@@ -1,4 +1,4 @@
-"""`rl-llm export`: the policy of a run as a Hugging Face folder, for transformers and the servers built on it."""
+"""`rl-llm export`: save a run's policy as a Hugging Face folder, for transformers and servers built on it."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,10 @@ if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
     from rl_llm.model.huggingface.writing import Dtype
 
-SUMMARY = "write a run's policy as a Hugging Face folder"
+SUMMARY = "save a run's policy as a Hugging Face folder"
 EXAMPLES = """examples:
   rl-llm export runs/slower --out exported/slower              the newest policy, for transformers
   rl-llm export runs/slower --out gs://bucket/slower --like Qwen3-4B-Base"""
-
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
@@ -22,25 +21,21 @@ TOKENIZER_FILES = (
 )
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, on a disk or in a bucket")
-    parser.add_argument(
-        "--like",
-        metavar="FOLDER",
-        help="write the same files as this one, tokenizer included (default: the run's start)",
-    )
-    parser.add_argument(
-        "--dtype", choices=("bfloat16", "float16", "float32"), help="without --like (default: bfloat16)"
-    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder, on a disk or in a bucket")
+    like = "write the same files as in this folder, tokenizer included (default: the run's start)"
+    parser.add_argument("--like", metavar="FOLDER", help=like)
+    dtypes = ("bfloat16", "float16", "float32")
+    parser.add_argument("--dtype", choices=dtypes, help="dtype of the weights without --like (default: bfloat16)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the newest good policy of a run as a folder that Hugging Face transformers loads.
+    """Save the newest good policy of a run as a folder that Hugging Face transformers loads.
 
-    A run that began with such a folder is written like it: the same files, names and dtypes, tokenizer included. Any
-    other policy says that it is meant for texts as long as those it was trained on.
+    A run that started from such a folder is saved like it: the same files, names and dtypes, tokenizer included. For
+    any other policy, the folder limits texts to the length that the policy was trained on.
     """
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.load import RecordError
@@ -54,16 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" = None) -> int:
-    """Write the newest good policy of a run to the new folder `out`, and return its step.
+    """Save the newest good policy of a run to the new folder `out`; returns its step.
 
-    `dtype` is bfloat16 by default. Without `like`, a run that began with a Hugging Face folder is written like that
-    one: the same files, tokenizer included; any other with the files of its own tokenizer, for texts as long as
-    `longest_text` says. Raises RecordError, CheckpointError or ValueError saying what is wrong.
+    `dtype` defaults to bfloat16 and `like` to the Hugging Face folder that the run started from, if any. Without
+    `like`, the files of the run's tokenizer are added, and the length of texts is limited to `longest_text`. Raises
+    RecordError, CheckpointError or ValueError.
     """
     from etils import epath
 
     from rl_llm.learner.state import policy_of
-    from rl_llm.model.huggingface import is_huggingface, is_part
+    from rl_llm.model.huggingface import is_huggingface, is_multimodal
     from rl_llm.model.huggingface.writing import save
     from rl_llm.parallel.mesh import make_meshes
     from rl_llm.runs.load import newest_state, recorded_experiment
@@ -72,7 +67,7 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
     experiment, _ = recorded_experiment(run)
     restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
     start = experiment.start
-    if like is None and start and is_huggingface(start) and not is_part(start):
+    if like is None and start and is_huggingface(start) and not is_multimodal(start):
         like = start
     if like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
@@ -87,14 +82,16 @@ def export(run: Path, out: str, like: str | None = None, dtype: "Dtype | None" =
 
 
 def longest_text(experiment: "Experiment") -> int | None:
-    """The longest text in tokens that a policy is meant for, which servers hold it to: what the folder says that it
-    began with (None where that one does not), else what this run trained it on, prompt and response of RL or of the
-    warm start, or a row of conversations. Positions are rotary, so it would read longer ones, untrained.
+    """The longest text, in tokens, that a policy is meant for; servers enforce it.
+
+    The limit in the folder that the run started from (None if that has none); otherwise the longest text of training: a
+    prompt with a response of RL or of the warm start, or a row of conversations. Positions are rotary, so the policy
+    can read longer texts, untrained.
     """
-    from rl_llm.model.huggingface import is_huggingface, positions
+    from rl_llm.model.huggingface import is_huggingface, max_positions
 
     if experiment.start and is_huggingface(experiment.start):
-        return positions(experiment.start)
+        return max_positions(experiment.start)
     warm_start = experiment.warm_start
     responses = experiment.sampling.max_tokens, (warm_start and warm_start.max_tokens) or 0
     rows = warm_start.demonstrations.row_tokens if warm_start and warm_start.demonstrations else 0

@@ -1,19 +1,18 @@
 """The model: a config, a parameter pytree, and pure functions over both."""
 
-from rl_llm.model.attention import KeyValues, platform
+from rl_llm.model.attention import platform
 from rl_llm.model.config import Experts, Lora, ModelConfig, RopeScaling, SlidingWindow
 from rl_llm.model.decoding import Caches, decode, decode_context, grow_cache, init_cache
 from rl_llm.model.flops import forward_flops
 from rl_llm.model.huggingface import load, save
 from rl_llm.model.lora import add_adapters, join_params, merge_adapters, split_flat, split_params
-from rl_llm.model.transformer import extend, forward, gathered_head, packed, prefill, unembed
+from rl_llm.model.transformer import extend, forward, gather_head, prefill, read_packed, unembed
 from rl_llm.model.weights import Initialization, Weight, init, parameter_count, weight_table
 
 __all__ = [
     "Caches",
     "Experts",
     "Initialization",
-    "KeyValues",
     "Lora",
     "ModelConfig",
     "RopeScaling",
@@ -25,17 +24,17 @@ __all__ = [
     "extend",
     "forward",
     "forward_flops",
-    "gathered_head",
+    "gather_head",
     "grow_cache",
     "init",
     "init_cache",
     "join_params",
     "load",
     "merge_adapters",
-    "packed",
     "parameter_count",
     "platform",
     "prefill",
+    "read_packed",
     "save",
     "split_flat",
     "split_params",

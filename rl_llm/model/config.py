@@ -1,8 +1,9 @@
 """The shape of a decoder-only transformer. A model is this value plus a parameter pytree; there is no model object."""
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from rl_llm.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, check_fields
 
 Family = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3"]
 
@@ -11,113 +12,118 @@ ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")  # a layer
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequencies stretched to more positions than a model was first trained on.
+    """Rotary frequencies rescaled to read longer texts than a model was first trained on.
 
-    "linear" divides all of them by `factor` (arXiv 2306.15595). "llama3" divides those whose wavelength is longer than
-    original_positions / low_frequency_factor, keeps those shorter than original_positions / high_frequency_factor, and
-    goes from one to the other between (Llama 3.1).
+    "linear" divides every frequency by `factor` (arXiv 2306.15595). "llama3" (Llama 3.1) divides frequencies with
+    wavelengths above original_positions / low_frequency_factor, keeps those with wavelengths below
+    original_positions / high_frequency_factor, and interpolates in between.
     """
 
     kind: Literal["linear", "llama3"]
-    factor: float
+    factor: PositiveFloat
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
-    original_positions: int = 8192
+    original_positions: PositiveInt = 8192
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf or self.original_positions < 1:
-            raise ValueError(f"RopeScaling needs a positive factor and original_positions, not {self}")
+        check_fields(self)
         if not 0 < self.low_frequency_factor < self.high_frequency_factor:
-            raise ValueError(f"RopeScaling needs 0 < low_frequency_factor < high_frequency_factor, not {self}")
+            raise ValueError(f"{self}: expected 0 < low_frequency_factor < high_frequency_factor")
         others = (self.low_frequency_factor, self.high_frequency_factor, self.original_positions)
         if self.kind == "linear" and others != (1.0, 4.0, 8192):
-            raise ValueError(f"RopeScaling: only `factor` acts where kind is 'linear': {self}")
+            raise ValueError(f"{self}: only `factor` acts if kind is 'linear'; leave the other fields out")
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """The layers (indices from 0) in which a token sees the last `window` tokens only, itself included; `rope_base` is
-    theirs, unscaled, where it differs from the other layers'.
+    """Layers whose tokens attend to the last `window` tokens only, themselves included.
+
+    `layers` are indices from 0. `rope_base` is the rotary base of these layers, unscaled; None: same as the others.
     """
 
-    window: int
-    layers: tuple[int, ...]
-    rope_base: float | None = None
+    window: PositiveInt
+    layers: tuple[NonNegativeInt, ...]
+    rope_base: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1 or not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-            raise ValueError(f"SlidingWindow needs a window of at least 1, and rising layer indices, not {self}")
-        if self.rope_base is not None and not 0 < self.rope_base < math.inf:
-            raise ValueError(f"SlidingWindow.rope_base must be more than 0, and finite, not {self.rope_base}")
+        check_fields(self)
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"SlidingWindow.layers={self.layers} is wrong; expected one or more rising indices")
 
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in the place of every feed-forward: a router sends each token to `per_token` of `count`
-    experts, whose shares are its softmax, made to sum to 1 again where `normalized`. An expert is as wide as
-    `ModelConfig.feed_forward`.
+    """A mixture of experts that replaces every feed-forward block.
+
+    A router sends each token to `per_token` of `count` experts and weights them by its softmax, renormalised to sum
+    to 1 if `normalized`. Each expert is `ModelConfig.feed_forward` wide.
     """
 
-    count: int
-    per_token: int
+    count: PositiveInt
+    per_token: PositiveInt
     normalized: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.per_token <= self.count:
-            raise ValueError(f"Experts needs 1 <= per_token <= count, not {self}")
+        check_fields(self)
+        if self.per_token > self.count:
+            raise ValueError(f"Experts.per_token={self.per_token} is more than count={self.count}")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters (arXiv 2106.09685): each target's weight W becomes W + alpha / rank * A B, A having `rank`
-    columns, and A and B alone are trained. B begins with zeros, so the policy begins as the model without adapters. A
-    rank beyond the smaller side of a target adds nothing that it could learn, and is refused with the model.
+    """Low-rank adapters (arXiv 2106.09685), the only trained parameters of a model that has them.
+
+    Each target weight W becomes W + alpha / rank * A B, where A has `rank` columns. B starts at zero, so the policy
+    starts as the model without adapters. ModelConfig refuses a rank above the smaller side of a target: the excess
+    could learn nothing.
     """
 
-    rank: int
-    alpha: float
+    rank: PositiveInt
+    alpha: PositiveFloat
     targets: tuple[str, ...] = ADAPTABLE
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 < self.alpha < math.inf:
-            raise ValueError(f"Lora needs a rank of at least 1 and an alpha more than 0, and finite, not {self}")
+        check_fields(self)
         unknown = [target for target in self.targets if target not in ADAPTABLE]
         if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
-            wrong = f"{', '.join(unknown)} in " if unknown else ""
-            raise ValueError(f"Lora.targets: {wrong}{self.targets}; they are some of {', '.join(ADAPTABLE)}, each once")
+            wrong = f" with unknown {', '.join(unknown)}" if unknown else ""
+            raise ValueError(
+                f"Lora.targets is {self.targets}{wrong}; expected one or more of {', '.join(ADAPTABLE)}, each once"
+            )
 
     @property
     def scale(self) -> float:
-        """What A B is multiplied by."""
+        """The factor of A B."""
         return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder: RMSNorm, rotary positions, grouped-query attention, a gated feed-forward. The defaults are Qwen3's
-    (arXiv 2505.09388): QK-norm, SwiGLU, no biases; `rl_llm.model.families` has the published models.
+    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated feed-forward.
 
-    family: whose names and config.json it has in a Hugging Face folder. qkv_bias, output_bias, mlp_bias: biases of the
-    projections. sandwich_norms: attention and feed-forward are normalised before they are added too. unit_offset_norms:
-    norms scale by 1 + weight. embedding_scale: embeddings are multiplied by sqrt(width). query_scalar: queries are
-    divided by its root (None: head_width). logit_softcap c: logits x become c tanh(x / c). lora: adapters, which are
-    all that is trained then.
+    The defaults are Qwen3's (arXiv 2505.09388): QK-norm, SwiGLU, no biases. `rl_llm.model.families` has the published
+    models.
 
-    `compute_dtype` is the type matrix products read their inputs in; parameters, normalisations, softmax, the head and
-    every accumulation stay float32. `remat` says what the backward pass computes again instead of keeping it: nothing,
-    all of a layer but its input, or all but the outputs of its projections.
+    family: tensor names and config.json of its Hugging Face folder. qkv_bias, output_bias, mlp_bias: biases of the
+    projections. sandwich_norms: also normalise the outputs of attention and feed-forward. unit_offset_norms: norms
+    scale by 1 + weight. embedding_scale: multiply embeddings by sqrt(width). query_scalar: divide queries by its root
+    (None: head_width). logit_softcap c: logits x become c tanh(x / c). lora: adapters, the only trained parameters.
+
+    compute_dtype: input type of matrix products. Parameters, norms, softmax, the head and all accumulation stay
+    float32. remat: recompute in the backward pass nothing, all of a layer but its input, or all but the outputs of its
+    projections.
     """
 
-    vocabulary: int
-    width: int = 96
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    head_width: int = 32
-    feed_forward: int = 256
-    rope_base: float = 10_000.0
+    vocabulary: PositiveInt
+    width: PositiveInt = 96
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    head_width: PositiveInt = 32
+    feed_forward: PositiveInt = 256
+    rope_base: PositiveFloat = 10_000.0
     rope_scaling: RopeScaling | None = None
-    norm_epsilon: float = 1e-6
+    norm_epsilon: PositiveFloat = 1e-6
     qk_norm: bool = True
     tied_embeddings: bool = True
     family: Family = "qwen3"
@@ -128,8 +134,8 @@ class ModelConfig:
     sandwich_norms: bool = False
     unit_offset_norms: bool = False
     embedding_scale: bool = False
-    query_scalar: float | None = None
-    logit_softcap: float | None = None
+    query_scalar: PositiveFloat | None = None
+    logit_softcap: PositiveFloat | None = None
     sliding: SlidingWindow | None = None
     experts: Experts | None = None
     lora: Lora | None = None
@@ -137,37 +143,35 @@ class ModelConfig:
     remat: Literal["nothing", "layers", "all but products"] = field(default="nothing", metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rope_base", "norm_epsilon", "query_scalar", "logit_softcap"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"ModelConfig.{name} must be more than 0, and finite, not {value}")
+        check_fields(self)
         if self.heads % self.kv_heads:
             raise ValueError(f"ModelConfig.heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_width % 2:
             raise ValueError(f"ModelConfig.head_width must be even for rotary positions, not {self.head_width}")
         if self.sliding and self.sliding.layers[-1] >= self.layers:
-            raise ValueError(f"ModelConfig.sliding.layers={self.sliding.layers}: there are {self.layers} layers")
+            raise ValueError(f"ModelConfig.sliding.layers is {self.sliding.layers}; the model has {self.layers} layers")
         if self.experts and self.mlp_bias:
             raise ValueError("ModelConfig.mlp_bias=True cannot act: experts have no biases")
-        in_experts = [target for target in ("gate", "up", "down") if self.lora and target in self.lora.targets]
-        if self.experts and in_experts:
+        if self.lora:
+            self._check_adapters(self.lora)
+
+    def _check_adapters(self, lora: Lora) -> None:
+        expert_targets = [target for target in ("gate", "up", "down") if target in lora.targets]
+        if self.experts and expert_targets:
             raise ValueError(
-                f"ModelConfig.lora.targets: {', '.join(in_experts)} are of experts here, which have no adapters: "
+                f"ModelConfig.lora.targets has {', '.join(expert_targets)}, but experts have no adapters: "
                 "choose targets=('query', 'key', 'value', 'output')"
             )
-        for target in self.lora.targets if self.lora else ():
-            inputs, outputs = self.projection(target)
-            if self.lora and self.lora.rank > min(inputs, outputs):
+        for target in lora.targets:
+            inputs, outputs = self.projection_shape(target)
+            if lora.rank > min(inputs, outputs):
                 raise ValueError(
-                    f"ModelConfig.lora.rank={self.lora.rank} is more than the rank that {target} can have, which is "
-                    f"{inputs} x {outputs}: at most {min(inputs, outputs)}, or leave {target} out of lora.targets"
+                    f"ModelConfig.lora.rank={lora.rank} is more than the rank of {target}, {inputs} x {outputs}: "
+                    f"choose at most {min(inputs, outputs)}, or leave {target} out of lora.targets"
                 )
 
-    def projection(self, target: str) -> tuple[int, int]:
-        """Inputs and outputs of one of a layer's projections (of ADAPTABLE)."""
+    def projection_shape(self, target: str) -> tuple[int, int]:
+        """Input and output width of one of a layer's projections (of ADAPTABLE)."""
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
         inner = {"query": queries, "key": keys, "value": keys, "output": queries}.get(target, self.feed_forward)
         return (inner, self.width) if target in ("output", "down") else (self.width, inner)
@@ -179,11 +183,12 @@ class ModelConfig:
 
     @property
     def stored(self) -> "ModelConfig":
-        """What of it decides which parameters it has and what they mean when it is written down: adapters are merged in
-        then, and how it is computed is left at the defaults.
+        """The part of the config that a folder of weights determines.
+
+        Adapters are merged before weights are written, and `compute_dtype` and `remat` are at their defaults.
         """
         return replace(self, lora=None, compute_dtype="float32", remat="nothing")
 
     def is_sliding(self, layer: int) -> bool:
-        """Whether a layer (from 0) sees a window only."""
+        """Whether a layer (from 0) has a sliding window."""
         return self.sliding is not None and layer in self.sliding.layers

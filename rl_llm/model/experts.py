@@ -1,10 +1,11 @@
-"""A mixture of experts: each token is read by the few experts that its router chooses, and by no other.
+"""A mixture of experts: each token is read by the few experts its router chooses.
 
-Tokens are sorted by expert, so that every expert's are one block of rows of a ragged product. On a mesh each device
-of the axis "tensor" has some of the experts; it computes what those make of the tokens of its rows, and one sum over
-the axis puts the parts together.
+Tokens are sorted by expert, so that each expert's tokens are one block of rows of a ragged product. On a mesh each
+device along "tensor" has some of the experts, applies them to the tokens of its rows, and one sum over the axis
+combines the results.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -17,9 +18,11 @@ EXPERTS = PartitionSpec("tensor")
 
 
 def route(x: jax.Array, router: jax.Array, experts: Experts) -> tuple[jax.Array, jax.Array]:
-    """Tokens f32[n, D] -> the experts that read each, i32[n, k], and their shares f32[n, k]. In float32: rounding here
-    would send a token elsewhere.
+    """Choose experts i32[n, k] for tokens f32[n, D], with their shares f32[n, k].
+
+    In float32: rounding here would send a token elsewhere.
     """
+    chex.assert_shape(router, (x.shape[1], experts.count))
     logits = jnp.dot(x, router, precision=jax.lax.Precision.HIGHEST)
     shares, chosen = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), experts.per_token)
     if experts.normalized:
@@ -27,57 +30,51 @@ def route(x: jax.Array, router: jax.Array, experts: Experts) -> tuple[jax.Array,
     return chosen, shares
 
 
-def mixture(config: ModelConfig, weights: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the experts make of x f32[B, T, D] -> f32[B, T, D], and the experts that read each token, i32[B, T, k]."""
+def apply_experts(config: ModelConfig, weights: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The experts' output f32[B, T, D] for x f32[B, T, D], and the experts that read each token, i32[B, T, k]."""
     assert config.experts is not None
+    chex.assert_shape(x, (None, None, config.width))
     B, T, D = x.shape
     dtype = jnp.dtype(config.compute_dtype)
     matrices = tuple(weights[name].astype(dtype) for name in ("gate", "up", "down"))
-    chosen, shares = route(x.reshape(B * T, D), weights["router"], config.experts)
-    k = config.experts.per_token
-    chosen, shares = chosen.reshape(B, T, k), shares.reshape(B, T, k)
+    routed = route(x.reshape(B * T, D), weights["router"], config.experts)
+    chosen, shares = (array.reshape(B, T, config.experts.per_token) for array in routed)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _of_experts(config, 0, x, chosen, shares, *matrices), chosen
+        return _local_experts(config, 0, x, chosen, shares, *matrices), chosen
 
-    def part(x: jax.Array, chosen: jax.Array, shares: jax.Array, *matrices: jax.Array) -> jax.Array:
+    def on_device(x: jax.Array, chosen: jax.Array, shares: jax.Array, *matrices: jax.Array) -> jax.Array:
         first = jax.lax.axis_index("tensor") * matrices[0].shape[0]
-        return jax.lax.psum(_of_experts(config, first, x, chosen, shares, *matrices), "tensor")
+        return jax.lax.psum(_local_experts(config, first, x, chosen, shares, *matrices), "tensor")
 
-    over = (ROWS, ROWS, ROWS, EXPERTS, EXPERTS, EXPERTS)
+    in_specs = (ROWS, ROWS, ROWS, EXPERTS, EXPERTS, EXPERTS)
     # With check_vma the gradient of x lacks the sum over "tensor" (JAX 0.10.2: the transpose of a ragged product).
-    spread = jax.shard_map(part, in_specs=over, out_specs=ROWS, check_vma=False)
+    spread = jax.shard_map(on_device, in_specs=in_specs, out_specs=ROWS, check_vma=False)
     return spread(x, chosen, shares, *matrices), chosen
 
 
-def _of_experts(
+def _local_experts(
     config: ModelConfig,
     first: jax.Array | int,
     x: jax.Array,
     chosen: jax.Array,
     shares: jax.Array,
-    gate: jax.Array,
-    up: jax.Array,
-    down: jax.Array,
+    *matrices: jax.Array,
 ) -> jax.Array:
-    """What the experts from `first` on, as many as the matrices [E, ...] have, add to each token: f32[B, T, D]."""
+    """Output f32[B, T, D] of the experts numbered from `first`, with matrices gate, up [E, D, F] and down [E, F, D]."""
+    gate, up, down = matrices
     (B, T, D), E, k = x.shape, gate.shape[0], chosen.shape[-1]
     expert = chosen.reshape(-1) - first
-    expert = jnp.where((expert >= 0) & (expert < E), expert, E)  # those of other devices come last, in no group
+    expert = jnp.where((expert >= 0) & (expert < E), expert, E)  # other devices' experts sort last, into no group
     order = jnp.argsort(expert, stable=True)
     sizes = jnp.bincount(expert, length=E + 1)[:E].astype(jnp.int32)
 
     def product(rows: jax.Array, matrices: jax.Array) -> jax.Array:
-        return jax.lax.ragged_dot(
-            rows.astype(gate.dtype),
-            matrices,
-            sizes,
-            precision=precision(gate.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        rows, exact = rows.astype(gate.dtype), precision(gate.dtype)
+        return jax.lax.ragged_dot(rows, matrices, sizes, precision=exact, preferred_element_type=jnp.float32)
 
     rows = x.reshape(B * T, D)[order // k]
     out = product(activate(product(rows, gate), config.activation) * product(rows, up), down)
     out = jnp.where((jnp.arange(B * T * k) < jnp.sum(sizes))[:, None], out, 0.0)
-    of_token = out[jnp.argsort(order)].reshape(B * T, k, D)
-    return jnp.sum(of_token * shares.reshape(B * T, k, 1), axis=1).reshape(B, T, D)
+    by_token = out[jnp.argsort(order)].reshape(B * T, k, D)
+    return jnp.sum(by_token * shares.reshape(B * T, k, 1), axis=1).reshape(B, T, D)

@@ -1,4 +1,4 @@
-"""The published models, as values. Sizes are those of their config.json on the Hugging Face hub."""
+"""The published models as values, with the sizes of their config.json on the Hugging Face hub."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,16 +21,8 @@ QWEN3_4B = replace(_QWEN3, width=2560, layers=36, heads=32, kv_heads=8, feed_for
 QWEN3_8B = replace(_QWEN3, width=4096, layers=36, heads=32, kv_heads=8, feed_forward=12_288)
 QWEN3_14B = replace(_QWEN3, width=5120, layers=40, heads=40, kv_heads=8, feed_forward=17_408)
 QWEN3_32B = replace(_QWEN3, width=5120, layers=64, heads=64, kv_heads=8, feed_forward=25_600)
-QWEN3_30B_A3B = replace(
-    _QWEN3,
-    family="qwen3_moe",
-    width=2048,
-    layers=48,
-    heads=32,
-    kv_heads=4,
-    feed_forward=768,
-    experts=Experts(count=128, per_token=8),
-)
+_QWEN3_MOE = replace(_QWEN3, family="qwen3_moe", experts=Experts(count=128, per_token=8))
+QWEN3_30B_A3B = replace(_QWEN3_MOE, width=2048, layers=48, heads=32, kv_heads=4, feed_forward=768)
 
 # Qwen2.5 (arXiv 2412.15115, table 1).
 _QWEN2_5 = replace(_QWEN3, family="qwen2", qk_norm=False, qkv_bias=True, tied_embeddings=True)
@@ -39,39 +31,23 @@ QWEN2_5_1_5B = replace(_QWEN2_5, width=1536, layers=28, heads=12, kv_heads=2, fe
 QWEN2_5_3B = replace(_QWEN2_5, width=2048, layers=36, heads=16, kv_heads=2, feed_forward=11_008)
 _QWEN2_5_UNTIED = replace(_QWEN2_5, vocabulary=152_064, tied_embeddings=False)
 QWEN2_5_7B = replace(_QWEN2_5_UNTIED, width=3584, layers=28, heads=28, kv_heads=4, feed_forward=18_944)
-# The Base models; some of those with instructions have an epsilon of 1e-6.
+# Base models. Some instruction-tuned ones have an epsilon of 1e-6.
 _QWEN2_5_LARGE = replace(_QWEN2_5_UNTIED, heads=40, kv_heads=8, norm_epsilon=1e-5)
 QWEN2_5_14B = replace(_QWEN2_5_LARGE, width=5120, layers=48, feed_forward=13_824)
 QWEN2_5_32B = replace(_QWEN2_5_LARGE, width=5120, layers=64, feed_forward=27_648)
 QWEN2_5_72B = replace(_QWEN2_5_LARGE, width=8192, layers=80, heads=64, feed_forward=29_568)
 
 # Llama 3.1 and 3.2 (arXiv 2407.21783, table 3).
-_LLAMA3 = replace(
-    _QWEN3,
-    family="llama",
-    vocabulary=128_256,
-    qk_norm=False,
-    rope_base=500_000.0,
-    rope_scaling=RopeScaling("llama3", factor=32.0),
-    norm_epsilon=1e-5,
-    tied_embeddings=True,
-)
-LLAMA3_2_1B = replace(_LLAMA3, width=2048, layers=16, heads=32, kv_heads=8, head_width=64, feed_forward=8192)
-LLAMA3_2_3B = replace(_LLAMA3, width=3072, layers=28, heads=24, kv_heads=8, feed_forward=8192)
-LLAMA3_1_8B = replace(
-    _LLAMA3,
-    width=4096,
-    layers=32,
-    heads=32,
-    kv_heads=8,
-    feed_forward=14_336,
-    rope_scaling=RopeScaling("llama3", factor=8.0),
-    tied_embeddings=False,
-)
+_LLAMA3 = replace(_QWEN3, family="llama", vocabulary=128_256, qk_norm=False, rope_base=500_000.0, norm_epsilon=1e-5)
+_LLAMA3_2 = replace(_LLAMA3, rope_scaling=RopeScaling("llama3", factor=32.0), tied_embeddings=True)
+LLAMA3_2_1B = replace(_LLAMA3_2, width=2048, layers=16, heads=32, kv_heads=8, head_width=64, feed_forward=8192)
+LLAMA3_2_3B = replace(_LLAMA3_2, width=3072, layers=28, heads=24, kv_heads=8, feed_forward=8192)
+_LLAMA3_1 = replace(_LLAMA3, rope_scaling=RopeScaling("llama3", factor=8.0))
+LLAMA3_1_8B = replace(_LLAMA3_1, width=4096, layers=32, heads=32, kv_heads=8, feed_forward=14_336)
 
 
 def _gemma3(layers: int, window: int, **sizes: Any) -> ModelConfig:
-    """Gemma 3 (arXiv 2503.19786, section 2): five layers with a window, then one without, and so on."""
+    """Gemma 3 (arXiv 2503.19786, section 2): every sixth layer has no window."""
     local = tuple(layer for layer in range(layers) if (layer + 1) % 6)
     return replace(
         _QWEN3,
@@ -87,7 +63,7 @@ def _gemma3(layers: int, window: int, **sizes: Any) -> ModelConfig:
     )
 
 
-# The text parts; all but the smallest are published together with a part that sees.
+# The text models. All but the smallest are published with a vision tower.
 GEMMA3_1B = _gemma3(
     26, 512, vocabulary=262_144, width=1152, heads=4, kv_heads=1, head_width=256, feed_forward=6912, query_scalar=256.0
 )

@@ -1,13 +1,14 @@
-"""How much arithmetic a model is: counted from its shape, so that time can be compared with what it must cost."""
+"""Arithmetic of a forward pass, counted from the model's shape."""
 
 from rl_llm.model.config import ModelConfig
 
 
 def forward_flops(config: ModelConfig, tokens: float, context: float, logits: float | None = None) -> float:
-    """Floating-point operations (2 per multiply-add) to read `tokens` tokens that attend to `context` slots each on
-    average; in layers with a sliding window to no more than that. Of experts, those count that read a token.
+    """Floating-point operations (2 per multiply-add) to read `tokens` tokens.
 
-    `logits`: positions whose logits are computed (default: all). The backward pass costs twice as much again.
+    Each token attends to `context` slots on average, in layers with a sliding window to at most the window. Only the
+    experts that read a token count. `logits`: positions with logits (default: all). The backward pass costs twice as
+    much again.
     """
     D, F, h, H, J = config.width, config.feed_forward, config.head_width, config.heads, config.kv_heads
     readers, router = (config.experts.per_token, D * config.experts.count) if config.experts else (1, 0)

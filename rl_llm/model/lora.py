@@ -1,7 +1,7 @@
-"""Low-rank adapters beside a model's weights: which parameters are trained, and the model with them merged in.
+"""Low-rank adapters: separate trained from frozen parameters, and merge adapters into the weights.
 
-`ModelConfig.lora` says what there is; `weight_table` declares them as it does all weights, and a layer's projections
-add what they make of their input (`block.projected`).
+`ModelConfig.lora` describes the adapters and `weight_table` declares them like all weights. `block.apply_projection`
+adds their output to a projection's.
 """
 
 from collections.abc import Mapping
@@ -19,44 +19,45 @@ Value = TypeVar("Value")
 
 
 def split_flat(config: ModelConfig, by_path: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
-    """What belongs to the weights that are trained, and to those that are not: the adapters are where the model has
-    some, else all are.
+    """Split values by weight path into those of trained weights and those of frozen ones.
+
+    The adapters are trained if the model has some, else every weight is.
     """
 
-    def trained(path: str) -> bool:
+    def is_trained(path: str) -> bool:
         return config.lora is None or path.endswith((LORA_A, LORA_B))
 
-    ours = {path: value for path, value in by_path.items() if trained(path)}
-    return ours, {path: value for path, value in by_path.items() if not trained(path)}
+    trained = {path: value for path, value in by_path.items() if is_trained(path)}
+    return trained, {path: value for path, value in by_path.items() if not is_trained(path)}
 
 
 def split_params(config: ModelConfig, params: dict) -> tuple[dict, dict | None]:
-    """The parameters that are trained, and those that stay as they are (None where all are trained)."""
+    """Split parameters into trained and frozen ones (None if all are trained)."""
     trained, frozen = split_flat(config, traverse_util.flatten_dict(params, sep="/"))
     return traverse_util.unflatten_dict(trained, sep="/"), traverse_util.unflatten_dict(frozen, sep="/") or None
 
 
 def join_params(trained: dict, frozen: dict | None) -> dict:
-    """All parameters of a model again."""
+    """Undo `split_params`."""
     if frozen is None:
         return trained
     return {**frozen, "layers": {**frozen["layers"], **trained["layers"]}}
 
 
 def add_adapters(config: ModelConfig, params: dict, key: jax.Array) -> dict:
-    """The parameters of a model without adapters, beside the first ones of its adapters: those that `init` draws."""
+    """Add initial adapters, as `init` draws them, to the parameters of a model without adapters."""
     table, _ = split_flat(config, weight_table(config))
     return join_params(draw(table, key), params) if config.lora else params
 
 
 def merge_adapters(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
-    """The model of the same shape without adapters that computes the same, up to rounding: W + alpha / rank * A B."""
+    """Merge adapters into their targets: W + alpha / rank * A B. The model computes the same, up to rounding."""
     if config.lora is None:
         return config, params
     layers = dict(params["layers"])
     for target in config.lora.targets:
-        low = layers.pop(target + LORA_A), layers.pop(target + LORA_B)
-        layers[target] = _merge(config.lora.scale, layers[target], *low)
+        adapter = layers.pop(target + LORA_A), layers.pop(target + LORA_B)
+        layers[target] = _merge(config.lora.scale, layers[target], *adapter)
     return config.base, {**params, "layers": layers}
 
 
@@ -64,10 +65,6 @@ def merge_adapters(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict
 def _merge(scale: float, weight: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """[L, ...in, ...out] + scale * [L, ...in, r] [L, r, ...out]"""
     L, rank = second.shape[:2]
-    product = jnp.einsum(
-        "lir,lro->lio",
-        first.reshape(L, -1, rank),
-        second.reshape(L, rank, -1),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    first, second = first.reshape(L, -1, rank), second.reshape(L, rank, -1)
+    product = jnp.einsum("lir,lro->lio", first, second, precision=jax.lax.Precision.HIGHEST)
     return weight + scale * product.reshape(weight.shape)

@@ -1,45 +1,49 @@
-"""The transformer as pure functions over whole sequences: `prefill` reads prompts, `extend` the responses to them,
-`packed` several whole texts in a row. `decoding.decode` reads one token more.
+"""The transformer as pure functions over whole sequences; `decoding.decode` reads one token at a time.
 
-A prompt is right-padded and read once; its K responses look at it as a shared source of keys and values. The sampler
-(prefill + decode) and the learner (prefill + extend) are the same computation, so their log-probabilities agree.
+`prefill` reads prompts, `extend` the responses to them, `read_packed` several texts in one row. A prompt is
+right-padded and read once; its K responses share its keys and values. The sampler (prefill + decode) and the learner
+(prefill + extend) do the same computation, so their log-probabilities agree.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from rl_llm.model.attention import KeyValues, fused, kernel_for
-from rl_llm.model.block import after_attention, attend, embed, normalized, queries_keys_values
+from rl_llm.model.attention import KeyValues, attention, fused_attention, kernel_for
+from rl_llm.model.block import embed, finish_layer, normalize, queries_keys_values
 from rl_llm.model.config import ModelConfig
-from rl_llm.model.views import View, own_mask, positions_in, prompt_mask, view_of, views_of
+from rl_llm.model.views import View, causal_mask, make_views, prompt_mask, segment_positions, select_view
 from rl_llm.model.weights import weight_table
 from rl_llm.parallel import mesh as meshes
 
 HEADS = ("embedding", "head")
+Fused = Callable[..., jax.Array]  # `fused_attention` with everything but queries, keys, values and window bound
 
-# Layers that one iteration of the scan over layers runs: faster than one by one (experiments/benchmarks/rl_step.py with
-# a 1 here shows it), and a deep model still compiles as a loop. But one by one where layers are computed again: those
-# of an iteration may all be computed again before the first of them is needed, and a TPU's compiler does so (Qwen3-4B
-# with 12 layers, v6e:4x4, fsdp=8, tensor=2: 29.2 GiB of each chip, and 18.9 one by one).
+# Layers per iteration of the scan over layers. More than one is faster (experiments/benchmarks/rl_step.py with a 1 here
+# shows it), and a deep model still compiles as a loop. With rematerialisation it is one: the TPU compiler may recompute
+# all layers of an iteration before it needs the first (Qwen3-4B with 12 layers, v6e:4x4, fsdp=8, tensor=2: 29.2 GiB per
+# chip, and 18.9 one by one).
 LAYERS_PER_ITERATION = 4
 
 
 def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.Array) -> tuple[jax.Array, KeyValues]:
     """Read right-padded prompts i32[N, P] of `lengths` i32[N] -> hidden f32[N, P, D] and the cache [L, N, J, P, h]."""
+    chex.assert_rank(prompts, 2)
+    chex.assert_shape(lengths, prompts.shape[:1])
     P = prompts.shape[1]
     positions = jnp.arange(P)
     valid = positions[None] < lengths[:, None]
 
     def masks(window: int | None) -> tuple[jax.Array, ...]:
-        return (own_mask(P, P, window) & valid[:, None],)
+        return (causal_mask(P, P, window) & valid[:, None],)
 
     kernel = kernel_for(config, P)
-    whole = kernel and partial(fused, kernel, config, own_segments=valid.astype(jnp.int32), prompt_lengths=None)
-    views = views_of(config, positions[None], masks)
-    hidden, (cache, _) = _through_layers(config, params, embed(config, params, prompts), views, None, whole)
+    fused = kernel and partial(fused_attention, kernel, config, own_segments=valid.astype(jnp.int32))
+    views = make_views(config, positions[None], masks)
+    hidden, (cache, _) = _run_layers(config, params, embed(config, params, prompts), views, None, fused)
     assert cache is not None
     return hidden, cache
 
@@ -47,44 +51,51 @@ def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.
 def extend(
     config: ModelConfig, params: dict, tokens: jax.Array, prompt_cache: KeyValues, prompt_lengths: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Read responses i32[B, T] that follow their prompts (row b follows prompt b // K) -> hidden f32[B, T, D], and
-    the experts that read each token, i32[L, B, T, k] (None where there are none).
+    """Read responses i32[B, T] after their prompts; row b follows prompt b // K.
+
+    `prompt_cache` [L, N, J, P, h] is that of `prefill`, `prompt_lengths` i32[N]. Returns hidden f32[B, T, D] and the
+    experts that read each token, i32[L, B, T, k] (None without experts).
     """
-    asked = tokens.shape[1]
-    tokens = jnp.pad(tokens, ((0, 0), (0, -asked % meshes.ways("tensor"))))  # for `pin_tokens`
-    B, T = tokens.shape
+    chex.assert_rank([tokens, prompt_lengths], [2, 1])
     N, P = prompt_lengths.shape[0], prompt_cache.keys.shape[3]
+    chex.assert_shape(prompt_cache, (config.layers, N, config.kv_heads, P, config.head_width))
+    chex.assert_is_divisible(tokens.shape[0], N)
+    response_length = tokens.shape[1]
+    tokens = jnp.pad(tokens, ((0, 0), (0, -response_length % meshes.ways("tensor"))))  # for `pin_tokens`
+    B, T = tokens.shape
     steps = jnp.arange(T)
     positions = jnp.repeat(prompt_lengths, B // N)[:, None] + steps[None]
 
     def masks(window: int | None) -> tuple[jax.Array, ...]:
-        return prompt_mask(prompt_lengths, P, steps, window), own_mask(T, T, window)
+        return prompt_mask(prompt_lengths, P, steps, window), causal_mask(T, T, window)
 
     kernel = kernel_for(config, T)
-    whole = kernel and partial(fused, kernel, config, own_segments=None, prompt_lengths=prompt_lengths)
-    views = views_of(config, positions, masks)
-    hidden, (_, chosen) = _through_layers(config, params, embed(config, params, tokens), views, prompt_cache, whole)
-    return hidden[:, :asked], None if chosen is None else chosen[:, :, :asked]
+    fused = kernel and partial(fused_attention, kernel, config, prompt_lengths=prompt_lengths)
+    views = make_views(config, positions, masks)
+    hidden, (_, chosen) = _run_layers(config, params, embed(config, params, tokens), views, prompt_cache, fused)
+    return hidden[:, :response_length], None if chosen is None else chosen[:, :, :response_length]
 
 
-def packed(
+def read_packed(
     config: ModelConfig, params: dict, tokens: jax.Array, segments: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Read rows i32[B, S] that hold several texts one after the other -> hidden f32[B, S, D], and the experts that read
-    each token, i32[L, B, S, k] (None where there are none).
+    """Read rows i32[B, S] that hold several texts each, every text as if it were alone.
 
-    `segments` i32[B, S] numbers the texts of a row, 0 being padding. A text is read as if it were alone: its positions
-    begin with 0, and it sees no other.
+    `segments` i32[B, S] numbers the texts of a row, 0 being padding. Positions restart at 0 with each text, and no text
+    sees another. Returns hidden f32[B, S, D] and the experts that read each token, i32[L, B, S, k] (None without
+    experts).
     """
+    chex.assert_rank(tokens, 2)
+    chex.assert_equal_shape([tokens, segments])
     S = tokens.shape[1]
 
     def masks(window: int | None) -> tuple[jax.Array, ...]:
-        return (own_mask(S, S, window) & (segments[:, :, None] == segments[:, None, :]),)
+        return (causal_mask(S, S, window) & (segments[:, :, None] == segments[:, None, :]),)
 
     kernel = kernel_for(config, S)
-    whole = kernel and partial(fused, kernel, config, own_segments=segments, prompt_lengths=None)
-    views = views_of(config, positions_in(segments), masks)
-    hidden, (_, chosen) = _through_layers(config, params, embed(config, params, tokens), views, None, whole)
+    fused = kernel and partial(fused_attention, kernel, config, own_segments=segments)
+    views = make_views(config, segment_positions(segments), masks)
+    hidden, (_, chosen) = _run_layers(config, params, embed(config, params, tokens), views, None, fused)
     return hidden, chosen
 
 
@@ -95,13 +106,16 @@ def forward(
     lengths: jax.Array | None = None,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits f32[B, S, V] of tokens i32[B, S]: the reference that everything faster is tested against. Rows are
-    right-padded where `lengths` i32[B] are given; with `mask` bool[B, S] the tokens are those where it is True, padded
-    on the left or anywhere. Logits at padding mean nothing. Raises ValueError for both.
+    """Logits f32[B, S, V] of tokens i32[B, S]: the reference that tests hold everything faster to.
+
+    `lengths` i32[B]: rows are right-padded. `mask` bool[B, S]: True at tokens, with padding on the left or anywhere.
+    Logits at padding mean nothing. Raises ValueError if both are given.
     """
+    chex.assert_rank(tokens, 2)
     if lengths is not None and mask is not None:
-        raise ValueError("forward takes lengths (of right-padded rows) or a mask, not both")
+        raise ValueError("forward got lengths and a mask; expected at most one: pass lengths for right-padded rows")
     if mask is not None:
+        chex.assert_equal_shape([tokens, mask])
         order = jnp.argsort(~jnp.asarray(mask, bool), axis=1, stable=True)
         logits = forward(config, params, jnp.take_along_axis(tokens, order, axis=1), jnp.sum(mask, axis=1))
         return jnp.take_along_axis(logits, jnp.argsort(order, axis=1)[:, :, None], axis=1)
@@ -110,31 +124,27 @@ def forward(
 
 
 def unembed(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
-    """Logits f32[..., V] of hidden f32[..., D], in float32 whatever the compute type: rounding here moves log-
-    probabilities.
-    """
+    """Logits f32[..., V] of hidden f32[..., D]; always in float32, because rounding here moves log-probabilities."""
+    chex.assert_axis_dimension(hidden, -1, config.width)
     head = params["head"] if "head" in params else params["embedding"].T
     logits = jnp.einsum("...d,dv->...v", hidden, head, precision=jax.lax.Precision.HIGHEST)
     cap = config.logit_softcap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
-def gathered_head(config: ModelConfig, params: dict) -> dict:
-    """The parameters that `unembed` and `embed` read, gathered once by what reads them many times, and the others."""
+def gather_head(config: ModelConfig, params: dict) -> dict:
+    """`params` with the weights of `embed` and `unembed` gathered once, for callers that read them many times."""
     table = weight_table(config)
     return params | {name: meshes.pin_gathered(params[name], table[name]) for name in HEADS if name in params}
 
 
-def _through_layers(
-    config: ModelConfig,
-    params: dict,
-    x: jax.Array,
-    views: View,
-    prompt_cache: KeyValues | None,
-    whole: Callable[..., jax.Array] | None,
+def _run_layers(
+    config: ModelConfig, params: dict, x: jax.Array, views: View, prompt_cache: KeyValues | None, fused: Fused | None
 ) -> tuple[jax.Array, tuple[KeyValues | None, jax.Array | None]]:
-    """x [B, T, D] through all layers and the last norm; with each layer's own keys and values (where they are the
-    first) and the experts that read each token, stacked. `whole` is a fused kernel in the place of plain attention.
+    """Run x f32[B, T, D] through all layers and the last norm; `fused` replaces plain attention if given.
+
+    Also returns, stacked over layers, the keys and values of x (None with a prompt cache) and the experts that read
+    each token (None without experts).
     """
     kinds = None
     if config.sliding:
@@ -142,44 +152,28 @@ def _through_layers(
 
     def layer(x: jax.Array, inputs: tuple[dict, KeyValues | None, jax.Array | None]) -> tuple[jax.Array, tuple]:
         weights, prompt, kind = inputs
-        view = view_of(views, kind)
+        view = select_view(views, kind)
         queries, own = queries_keys_values(config, weights, x, view.tables)
-        if whole is None:
-            context = attend(config, queries, (own,) if prompt is None else (prompt, own), view.masks)
-        else:
-            context = _fused(config, whole, queries, own, prompt, kind)
-        x, chosen = after_attention(config, weights, x, context)
+        if fused is None:
+            context = attention(config, queries, (own,) if prompt is None else (prompt, own), view.masks)
+        elif config.sliding is None:
+            context = fused(queries, own, prompt)
+        else:  # the window is compiled into a kernel, so the layer chooses between two
+            windowed = partial(fused, window=config.sliding.window)
+            context = jax.lax.cond(kind == 1, windowed, fused, queries, own, prompt)
+        x, chosen = finish_layer(config, weights, x, context)
         return meshes.pin_tokens(x), (own if prompt is None else None, chosen)
 
     inputs = (params["layers"], prompt_cache, kinds)
-    together = LAYERS_PER_ITERATION if config.remat == "nothing" else 1
-    hidden, outputs = jax.lax.scan(_remembering(config, layer), meshes.pin_tokens(x), inputs, unroll=together)
-    return meshes.pin_rows(normalized(config, hidden, params["final_norm"])), outputs
+    unroll = LAYERS_PER_ITERATION if config.remat == "nothing" else 1
+    hidden, outputs = jax.lax.scan(_rematerialised(config, layer), meshes.pin_tokens(x), inputs, unroll=unroll)
+    return meshes.pin_rows(normalize(config, hidden, params["final_norm"])), outputs
 
 
-def _fused(
-    config: ModelConfig,
-    whole: Callable[..., jax.Array],
-    queries: jax.Array,
-    own: KeyValues,
-    prompt: KeyValues | None,
-    kind: jax.Array | None,
-) -> jax.Array:
-    """Attention by a fused kernel. Its window is a part of the program, so a layer chooses between two of them."""
-
-    def within(window: int | None) -> Callable[..., jax.Array]:
-        return lambda queries, own, prompt: whole(queries=queries, own=own, prompt=prompt, window=window)
-
-    if config.sliding is None:
-        return within(None)(queries, own, prompt)
-    return jax.lax.cond(kind == 1, within(config.sliding.window), within(None), queries, own, prompt)
-
-
-def _remembering(config: ModelConfig, layer: Callable) -> Callable:
-    """A layer whose backward pass keeps what `config.remat` says."""
+def _rematerialised(config: ModelConfig, layer: Callable) -> Callable:
+    """Wrap a layer in `jax.checkpoint` according to `config.remat`."""
     if config.remat == "nothing":
         return layer
-    policy = None
-    if config.remat == "all but products":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = keep_products if config.remat == "all but products" else None
     return jax.checkpoint(layer, prevent_cse=False, policy=policy)

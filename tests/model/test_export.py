@@ -1,4 +1,4 @@
-"""How long the texts are that an exported policy is said to be meant for: servers cut there."""
+"""Maximum text length in an exported policy's config.json: servers truncate there."""
 
 import json
 import shutil
@@ -18,15 +18,15 @@ WARM_START = WarmStart(1, AdamW(1e-3), demonstrations_per_step=4, max_tokens=40)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama", "gemma3"])
-def test_a_config_says_what_texts_its_model_is_meant_for(name: str, tmp_path: Path):
+def test_config_json_has_the_maximum_length_if_given(name: str, tmp_path: Path):
     config, params = load(GOLDEN / name)
-    save(config, params, tmp_path / "said", positions=9216)
-    assert json.loads((tmp_path / "said" / "config.json").read_text())["max_position_embeddings"] == 9216
-    assert load(tmp_path / "said")[0] == config
-    save(config, params, tmp_path / "not")
-    assert "max_position_embeddings" not in json.loads((tmp_path / "not" / "config.json").read_text())
-    with pytest.raises(ValueError, match="positions=9216 cannot act: config"):
-        save(config, params, tmp_path / "like", like=GOLDEN / name, positions=9216)
+    save(config, params, tmp_path / "given", max_positions=9216)
+    assert json.loads((tmp_path / "given" / "config.json").read_text())["max_position_embeddings"] == 9216
+    assert load(tmp_path / "given")[0] == config
+    save(config, params, tmp_path / "without")
+    assert "max_position_embeddings" not in json.loads((tmp_path / "without" / "config.json").read_text())
+    with pytest.raises(ValueError, match="max_positions=9216 cannot act: config"):
+        save(config, params, tmp_path / "like", like=GOLDEN / name, max_positions=9216)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,14 @@ def test_a_config_says_what_texts_its_model_is_meant_for(name: str, tmp_path: Pa
         (WarmStart(1, AdamW(1e-3), demonstrations=Conversations("some.jsonl", 4, row_tokens=12)), 9 + 16),
     ],
 )
-def test_without_a_folder_it_is_what_a_run_was_trained_on(warm_start: WarmStart | None, longest: int, tmp_path: Path):
-    for start in (None, str(tmp_path)):  # a folder that is no Hugging Face folder says nothing
+def test_without_a_start_folder_it_is_the_longest_trained_text(
+    warm_start: WarmStart | None, longest: int, tmp_path: Path
+):
+    for start in (None, str(tmp_path)):  # not a Hugging Face folder, so it says nothing
         assert longest_text(replace(EXPERIMENT, warm_start=warm_start, start=start)) == longest
 
 
-def test_with_a_folder_it_is_what_that_one_says(tmp_path: Path):
+def test_with_a_start_folder_it_is_that_of_the_folder(tmp_path: Path):
     folder = Path(shutil.copytree(GOLDEN / "gemma3", tmp_path / "x"))
     text = json.loads((folder / "config.json").read_text())
     experiment = replace(EXPERIMENT, start=str(folder))

@@ -1,20 +1,19 @@
-"""The published models: their sizes are those that their makers publish, and each is a model of its family."""
+"""Published models: their sizes are the published ones, and each is a model of its family."""
 
 import pytest
 
 from rl_llm.model import ModelConfig, families, parameter_count
-from rl_llm.model.huggingface.config import config_from_json
-from rl_llm.model.huggingface.config_writing import config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
 
 PRESETS = {name: value for name, value in vars(families).items() if isinstance(value, ModelConfig) and name[0] != "_"}
 
-# Billions of parameters as the model cards give them: all, or without the embeddings.
+# Billions of parameters from the model cards: in total, or without embeddings.
 TOTAL = {
     "QWEN2_5_0_5B": 0.49,
     "QWEN2_5_1_5B": 1.54,
     "QWEN2_5_3B": 3.09,
     "QWEN2_5_7B": 7.61,
-    "QWEN2_5_14B": 14.77,  # these three as the hub counts the weights: their cards round them down
+    "QWEN2_5_14B": 14.77,  # these three from the hub's count of weights: their cards round down
     "QWEN2_5_32B": 32.76,
     "QWEN2_5_72B": 72.71,
     "LLAMA3_2_1B": 1.23,
@@ -37,7 +36,7 @@ WITHOUT_EMBEDDINGS = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_parameters_that_its_makers_count(name: str):
+def test_a_preset_has_the_published_parameter_count(name: str):
     config = PRESETS[name]
     embeddings = config.vocabulary * config.width * (1 if config.tied_embeddings else 2)
     counted = parameter_count(config) - (embeddings if name in WITHOUT_EMBEDDINGS else 0)
@@ -46,5 +45,5 @@ def test_a_preset_has_the_parameters_that_its_makers_count(name: str):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_what_its_config_json_says(name: str):
+def test_a_preset_survives_its_config_json(name: str):
     assert config_from_json(config_to_json(PRESETS[name], "bfloat16")) == PRESETS[name].stored

@@ -1,4 +1,4 @@
-"""Hugging Face folders: what transformers computes from them we compute, and what is read is written back."""
+"""Hugging Face folders: outputs equal those of transformers, and reading then writing gives the same bytes."""
 
 import filecmp
 import json
@@ -19,9 +19,8 @@ from jax.sharding import Mesh
 from rl_llm import prng
 from rl_llm.model import ModelConfig, forward, init, load, save
 from rl_llm.model.huggingface import read_model
-from rl_llm.model.huggingface.config import config_from_json
 from rl_llm.model.huggingface.config_fields import ConfigError
-from rl_llm.model.huggingface.config_writing import config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
 from rl_llm.model.huggingface.tensor_files import WeightsError
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.sampler import Sampling, compile_sampler
@@ -31,36 +30,37 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FOLDERS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
 MESH = make_mesh(MeshShape(), jax.devices()[:1])
 
-logits_of = jax.jit(forward, static_argnums=0)
+Golden = tuple[ModelConfig, dict, dict[str, np.ndarray]]
 
+compiled_forward = jax.jit(forward, static_argnums=0)
 
-FEW = ("gemma3_scaled", "llama", "qwen3_moe")  # between them, they have all that a family can have
+FEW = ("gemma3_scaled", "llama", "qwen3_moe")  # together they have every family feature
 
 
 @pytest.fixture(scope="module", params=[n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in FOLDERS])
-def golden(request: pytest.FixtureRequest) -> tuple[ModelConfig, dict, dict[str, np.ndarray]]:
-    """A model of each family, and what transformers makes of some prompts with it."""
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """A model of each family, and the outputs of transformers for some prompts."""
     config, params = load(GOLDEN / request.param)
     return config, params, dict(np.load(GOLDEN / request.param / "golden.npz"))
 
 
-def test_logits_are_those_of_transformers(golden: tuple[ModelConfig, dict, dict[str, np.ndarray]]) -> None:
+def test_logits_equal_those_of_transformers(golden: Golden) -> None:
     config, params, data = golden
-    logits = np.asarray(logits_of(config, params, data["tokens"], data["lengths"]))
+    logits = np.asarray(compiled_forward(config, params, data["tokens"], data["lengths"]))
     valid = np.arange(data["tokens"].shape[1]) < data["lengths"][:, None]
     scale = np.abs(data["logits"]).max()
     np.testing.assert_allclose(logits[valid], data["logits"][valid], rtol=0, atol=min(1e-4, 5e-6 * max(scale, 1.0)))
 
 
-def test_left_padding_changes_nothing(golden: tuple[ModelConfig, dict, dict[str, np.ndarray]]) -> None:
+def test_left_padding_changes_nothing(golden: Golden) -> None:
     config, params, data = golden
     width = data["tokens"].shape[1]
     mask = np.arange(width) >= width - data["lengths"][:, None]
-    logits = np.asarray(logits_of(config, params, data["left_tokens"], mask=jnp.asarray(mask)))
+    logits = np.asarray(compiled_forward(config, params, data["left_tokens"], mask=jnp.asarray(mask)))
     np.testing.assert_allclose(logits[mask], data["left_logits"][mask], rtol=0, atol=1e-4)
 
 
-def test_greedy_generations_are_those_of_transformers(golden: tuple[ModelConfig, dict, dict[str, np.ndarray]]) -> None:
+def test_greedy_generations_equal_those_of_transformers(golden: Golden) -> None:
     config, params, data = golden
     prompts = Prompts(data["tokens"], data["lengths"], np.arange(len(data["lengths"]), dtype=np.int32))
     length = data["generated"].shape[1]
@@ -69,11 +69,13 @@ def test_greedy_generations_are_those_of_transformers(golden: tuple[ModelConfig,
     np.testing.assert_array_equal(rollout.tokens, data["generated"])
 
 
-def test_bfloat16_is_off_by_its_rounding(golden: tuple[ModelConfig, dict, dict[str, np.ndarray]]) -> None:
+def test_bfloat16_compute_errs_less_than_a_bfloat16_model(golden: Golden) -> None:
     config, params, data = golden
-    logits = np.asarray(logits_of(replace(config, compute_dtype="bfloat16"), params, data["tokens"], data["lengths"]))
+    logits = np.asarray(
+        compiled_forward(replace(config, compute_dtype="bfloat16"), params, data["tokens"], data["lengths"])
+    )
     valid = np.arange(data["tokens"].shape[1]) < data["lengths"][:, None]
-    rounding = np.abs(data["logits_bf16"] - data["logits"])[valid].mean()  # that of a model wholly in bfloat16
+    rounding = np.abs(data["logits_bf16"] - data["logits"])[valid].mean()  # of a model wholly in bfloat16
     assert 0 < np.abs(logits - data["logits"])[valid].mean() < rounding
 
 
@@ -99,7 +101,7 @@ class Bucket(MemoryFileSystem):
         return super()._strip_protocol(path.removeprefix("gs://"))
 
 
-def test_a_folder_may_be_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_can_be_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: Bucket())
     for file in (GOLDEN / "qwen3").iterdir():
         Bucket().pipe_file(f"bucket/qwen3/{file.name}", file.read_bytes())
@@ -111,17 +113,17 @@ def test_a_folder_may_be_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_model_of_ours_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
+def test_a_written_model_is_read_back_unchanged(name: str, tmp_path: Path) -> None:
     config, params = load(GOLDEN / name)
     save(config, params, tmp_path / "ours", dtype="float32")
     again, read = load(tmp_path / "ours")
     assert again == config
     jax.tree.map(np.testing.assert_array_equal, read, params)
-    if (GOLDEN / name / "model.safetensors").exists():  # as transformers itself wrote it, in one file
+    if (GOLDEN / name / "model.safetensors").exists():  # written by transformers, in one file
         assert filecmp.cmp(GOLDEN / name / "model.safetensors", tmp_path / "ours" / "model.safetensors", shallow=False)
 
 
-def test_the_library_of_the_format_reads_what_we_write(tmp_path: Path) -> None:
+def test_the_safetensors_library_reads_our_files(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     config, params = load(GOLDEN / "qwen3")
@@ -144,7 +146,7 @@ def test_large_models_are_written_in_several_files(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", ["qwen3_tied", "qwen3_moe"])
-def test_weights_go_straight_into_their_shardings(name: str, tmp_path: Path) -> None:
+def test_weights_are_read_straight_into_their_shardings(name: str, tmp_path: Path) -> None:
     mesh = make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
     config, params = load(GOLDEN / name, mesh)
     _, whole = load(GOLDEN / name)
@@ -189,7 +191,9 @@ def changed_config(folder: Path, **changes: object) -> Path:
         ({"dtype": ["float32"]}, ["dtype", "['float32']"]),
     ],
 )
-def test_a_config_that_is_not_implemented_is_refused_by_name(changes: dict, words: list[str], tmp_path: Path) -> None:
+def test_a_config_field_that_is_not_implemented_is_refused_by_name(
+    changes: dict, words: list[str], tmp_path: Path
+) -> None:
     folder = changed_config(Path(shutil.copytree(GOLDEN / "qwen3", tmp_path / "x")), **changes)
     with pytest.raises(ConfigError) as refusal:
         load(folder)
@@ -202,7 +206,7 @@ def test_dense_layers_among_sparse_ones_are_refused(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_windows_that_config_json_turns_on_are_those_of_transformers():
+def test_sliding_windows_equal_those_of_transformers():
     qwen = json.loads((GOLDEN / "qwen2" / "config.json").read_text()) | {"num_hidden_layers": 40, "layer_types": None}
     qwen |= {"use_sliding_window": True, "max_window_layers": None}
     assert config_from_json(qwen | {"sliding_window": None}).sliding is None
@@ -212,20 +216,22 @@ def test_windows_that_config_json_turns_on_are_those_of_transformers():
     moe = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
     config = config_from_json(moe | {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1})
     assert config.sliding is not None
-    assert config.sliding.layers == tuple(range(config.layers)), "its model has one mask for all layers"
+    assert config.sliding.layers == tuple(range(config.layers)), (
+        "transformers has one mask for all layers of this family"
+    )
     assert config_from_json(config_to_json(config, "float32")) == config
     gemma = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
     with pytest.raises(ConfigError, match="final_logit_softcapping"):
         config_from_json(gemma | {"final_logit_softcapping": "8"})
     llama = json.loads((GOLDEN / "llama" / "config.json").read_text())
-    with pytest.raises(ConfigError, match="no layer slides"):
+    with pytest.raises(ConfigError, match="no sliding_attention"):
         config_from_json(llama | {"layer_types": ["sliding_attention", "full_attention"]})
     with pytest.raises(ConfigError, match="full_attention"):
         config_from_json(gemma | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_what_is_lost_in_writing_is_refused_by_name(dtype: Literal["float16", "bfloat16"], tmp_path: Path):
+def test_values_that_a_dtype_cannot_hold_are_refused_by_name(dtype: Literal["float16", "bfloat16"], tmp_path: Path):
     config, params = load(GOLDEN / "llama")
     params["final_norm"] = params["final_norm"].at[3].set(1e6 if dtype == "float16" else jnp.nan)
     with pytest.raises(WeightsError, match=r"model\.norm\.weight"):
@@ -235,23 +241,23 @@ def test_what_is_lost_in_writing_is_refused_by_name(dtype: Literal["float16", "b
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../b"}}'])
-def test_an_index_that_is_none_is_refused(content: str, tmp_path: Path):
+def test_a_damaged_index_is_refused(content: str, tmp_path: Path):
     folder = Path(shutil.copytree(GOLDEN / "qwen3", tmp_path / "x"))
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match=r"index\.json"):
         load(folder)
 
 
-def test_a_tensor_that_is_there_twice_is_refused(tmp_path: Path):
+def test_a_duplicate_tensor_is_refused(tmp_path: Path):
     folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
     file = folder / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content.replace(b'"model.layers.1.mlp.up_proj.weight"', b'"model.layers.0.mlp.up_proj.weight"'))
-    with pytest.raises(WeightsError, match="there twice"):
+    with pytest.raises(WeightsError, match="appears twice"):
         load(folder)
 
 
-def test_the_text_part_of_a_model_of_text_and_images_is_read(tmp_path: Path) -> None:
+def test_the_text_model_of_a_vision_language_model_is_read(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     source = GOLDEN / "gemma3"
@@ -274,20 +280,22 @@ WEIGHT = "model.layers.0.self_attn.q_proj.weight"
     ("change", "words"),
     [
         (lambda t: t.pop(WEIGHT), [WEIGHT, "missing"]),
-        (lambda t: t.update({"model.layers.9.extra": np.zeros(2, np.float32)}), ["model.layers.9.extra", "no part"]),
+        (lambda t: t.update({"model.layers.9.extra": np.zeros(2, np.float32)}), ["model.layers.9.extra", "not part"]),
         (lambda t: t.update({WEIGHT: t[WEIGHT][:-1]}), [WEIGHT, "shape", "31"]),
         (lambda t: t.update({WEIGHT: t[WEIGHT].astype(np.float16)}), [WEIGHT, "F16", "F32"]),
         (lambda t: t.update({WEIGHT: t[WEIGHT].astype(np.int8)}), [WEIGHT, "I8", "F32"]),
         (
             lambda t: t.update({"language_model.model.norm.weight": t["model.norm.weight"]}),
-            ["language_model", "no part"],
+            ["language_model", "not part"],
         ),
-        (lambda t: t.update({"vision_tower.x": t["model.norm.weight"]}), ["vision_tower.x", "no part"]),
+        (lambda t: t.update({"vision_tower.x": t["model.norm.weight"]}), ["vision_tower.x", "not part"]),
         (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}), ["lm_head.weight"]),
     ],
-    ids=["missing", "extra", "misshapen", "half", "integers", "another model", "eyes", "untied"],
+    ids=["missing", "extra", "misshapen", "half", "integers", "another model", "vision", "untied"],
 )
-def test_weights_that_are_not_the_models_are_refused_by_name(change: object, words: list[str], tmp_path: Path) -> None:
+def test_weights_that_do_not_match_the_config_are_refused_by_name(
+    change: object, words: list[str], tmp_path: Path
+) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = Path(shutil.copytree(GOLDEN / "qwen2", tmp_path / "x"))
@@ -300,7 +308,7 @@ def test_weights_that_are_not_the_models_are_refused_by_name(change: object, wor
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_weights_that_are_not_finite_are_refused_and_counted(
+def test_weights_that_are_not_finite_are_counted_and_refused(
     dtype: Literal["float32", "bfloat16", "float16"], tmp_path: Path
 ) -> None:
     from safetensors.numpy import load_file, save_file
@@ -312,7 +320,7 @@ def test_weights_that_are_not_finite_are_refused_and_counted(
     values = tensors[WEIGHT].reshape(-1)
     values[[0, 1, -1]] = jnp.finfo(dtype).max, jnp.finfo(dtype).tiny, jnp.finfo(dtype).smallest_subnormal
     save_file(tensors, file)
-    load(tmp_path / "x")  # as large and as small as numbers are
+    load(tmp_path / "x")  # the largest and smallest finite numbers
     values[[0, 5, -1]] = np.nan, -np.inf, np.inf
     save_file(tensors, file)
     with pytest.raises(WeightsError, match=re.escape(f"{WEIGHT} in {file}: 3 of {values.size} values are NaN")):
@@ -328,7 +336,7 @@ def test_a_file_that_was_cut_off_is_refused(kept: int, tmp_path: Path) -> None:
         load(folder)
 
 
-def test_folders_without_weights_say_what_is_read(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused_with_the_expected_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         load(tmp_path)
     shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
@@ -341,18 +349,18 @@ def test_folders_without_weights_say_what_is_read(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_nothing_is_written_over_and_nothing_that_would_be_misread(tmp_path: Path) -> None:
+def test_save_refuses_existing_folders_and_models_outside_their_family(tmp_path: Path) -> None:
     config, params = load(GOLDEN / "llama")
     with pytest.raises(ValueError, match="not empty"):
         save(config, params, GOLDEN / "llama")
-    with pytest.raises(ValueError, match="no model of the family"):
+    with pytest.raises(ValueError, match="not a model of the family"):
         save(replace(config, qk_norm=True), params, tmp_path / "a")
     with pytest.raises(ValueError, match="not that of"):
         save(config, params, tmp_path / "b", like=GOLDEN / "qwen3")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_digest_names_the_very_weights(tmp_path: Path) -> None:
+def test_the_digest_changes_with_the_weights(tmp_path: Path) -> None:
     first = read_model(GOLDEN / "llama", MESH)
     folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
     assert read_model(folder, MESH).digest == first.digest
@@ -362,7 +370,7 @@ def test_a_digest_names_the_very_weights(tmp_path: Path) -> None:
     assert read_model(folder, MESH).digest != first.digest
 
 
-def test_the_parameters_we_make_ourselves_are_a_model_of_their_family(tmp_path: Path) -> None:
+def test_initial_parameters_survive_a_folder(tmp_path: Path) -> None:
     config = ModelConfig(vocabulary=20, width=8, layers=1, heads=2, kv_heads=1, head_width=4, feed_forward=8)
     assert config_from_json(config_to_json(config, "bfloat16")) == config
     params = init(config, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Adapters: what they add is exact, they alone are trained, and merged in they are the same model."""
+"""Adapters: their output is exact, only they are trained, and merging gives the same model."""
 
 from dataclasses import replace
 from math import prod
@@ -53,22 +53,22 @@ def batch() -> Batch:
     sample = compile_sampler(CONFIG, ONE_DEVICE, K, T)
     values = Sampling(temperature=TEMPERATURE).values((3, 5, 11))
     rollout = sample(PARAMS, PROMPTS, prng.key(0, Purpose.ROLLOUT), values)
-    made: Batch = jax.device_get(jax.jit(make_batch, static_argnums=0)(LITE_PPO, rollout, REWARD)[0])
-    return made
+    batch: Batch = jax.device_get(jax.jit(make_batch, static_argnums=0)(LITE_PPO, replace(rollout, reward=REWARD))[0])
+    return batch
 
 
 def loss(trained: Any, config: ModelConfig, frozen: Any, batch: Batch) -> jax.Array:
     return joint_loss(config, LITE_PPO, None, TEMPERATURE, None, (trained, None), batch, frozen)[0]
 
 
-def test_an_adapter_that_has_learned_nothing_changes_nothing():
+def test_untrained_adapters_change_nothing():
     fresh = {name: w * ("_lora_b" not in name) for name, w in TRAINED["layers"].items()}
     found = forward(CONFIG, join_params({"layers": fresh}, FROZEN), TOKENS)
     np.testing.assert_array_equal(found, forward(CONFIG.base, BASE, TOKENS))
     assert np.abs(found - forward(CONFIG, PARAMS, TOKENS)).max() > 0.01
 
 
-def test_the_first_adapters_are_of_rank_r_and_add_nothing():
+def test_initial_adapters_have_rank_r_and_add_nothing():
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, Draw(jax.random.key(0)))
     layers = state.params["layers"]
     assert {name.rpartition("_lora_")[0] for name in layers} == set(CONFIG.lora.targets)  # type: ignore[union-attr]
@@ -78,13 +78,13 @@ def test_the_first_adapters_are_of_rank_r_and_add_nothing():
     assert all((np.abs(w).max() == 0) == name.endswith("_b") for name, w in layers.items())
 
 
-def test_beside_a_given_model_they_begin_as_beside_a_random_one():
+def test_adapters_start_alike_beside_a_loaded_and_a_random_model():
     key = jax.random.key(3)
     found = add_adapters(CONFIG, init(CONFIG.base, key), key)
     jax.tree.map(np.testing.assert_array_equal, found, init(CONFIG, key))
 
 
-def test_merged_in_they_are_the_same_model():
+def test_merging_gives_the_same_model():
     config, params = merge_adapters(CONFIG, PARAMS)
     assert config == CONFIG.base
     np.testing.assert_allclose(forward(config, params, TOKENS), forward(CONFIG, PARAMS, TOKENS), atol=1e-5)
@@ -98,14 +98,14 @@ def test_an_exported_folder_is_the_adapted_model(tmp_path: Path):
     np.testing.assert_allclose(forward(config, params, TOKENS), forward(CONFIG, PARAMS, TOKENS), atol=1e-5)
 
 
-def test_their_gradient_is_that_of_the_merged_model(batch: Batch):
-    def of_merged(trained: Any) -> jax.Array:
+def test_the_gradient_equals_that_of_the_merged_model(batch: Batch):
+    def merged_loss(trained: Any) -> jax.Array:
         config, params = merge_adapters(CONFIG, join_params(trained, FROZEN))
         return loss(params, config, None, batch)
 
     found = jax.jit(jax.grad(loss), static_argnums=1)(TRAINED, CONFIG, FROZEN, batch)
     assert jax.tree.structure(found) == jax.tree.structure(TRAINED)
-    expected = jax.jit(jax.grad(of_merged))(TRAINED)
+    expected = jax.jit(jax.grad(merged_loss))(TRAINED)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * np.abs(y).max()), found, expected)
 
 
@@ -125,7 +125,7 @@ def on_one(batch: Batch) -> tuple[TrainState, TrainState, list[dict]]:
     return updated(ONE_DEVICE, batch, 4)
 
 
-def test_they_alone_learn_and_have_moments(on_one: tuple[TrainState, TrainState, list[dict]]):
+def test_only_adapters_learn_and_have_moments(on_one: tuple[TrainState, TrainState, list[dict]]):
     before, after, lines = on_one
     jax.tree.map(np.testing.assert_array_equal, before.frozen, after.frozen)
     assert all(
@@ -138,7 +138,7 @@ def test_they_alone_learn_and_have_moments(on_one: tuple[TrainState, TrainState,
     assert lines[0]["agreement/max"] < 1e-5
 
 
-def test_what_is_frozen_is_not_given_away(batch: Batch):
+def test_frozen_parameters_are_not_donated(batch: Batch):
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS)
     step = compile_train_step(Learner(CONFIG, LITE_PPO, OPTIMIZER), ONE_DEVICE)
     after, _ = step(state, put_on_batch(ONE_DEVICE, batch), jnp.int32(0), jnp.float32(TEMPERATURE), None)
@@ -147,7 +147,7 @@ def test_what_is_frozen_is_not_given_away(batch: Batch):
     assert all(old is new and not old.is_deleted() for old, new in same)
 
 
-def test_they_alone_learn_from_packed_conversations():
+def test_only_adapters_learn_from_packed_conversations():
     segments = np.array([[1, 1, 1, 2, 2, 2, 0]] * 3, np.int32)
     rows = Packed(tokens=TOKENS, segments=segments, weight=(segments > 0) / np.float32(18))
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, PARAMS)
@@ -160,7 +160,7 @@ def test_they_alone_learn_from_packed_conversations():
 
 
 @pytest.mark.slow
-def test_spread_over_eight_devices_they_learn_the_same(batch: Batch, on_one: tuple[TrainState, TrainState, list[dict]]):
+def test_adapters_learn_the_same_on_eight_devices(batch: Batch, on_one: tuple[TrainState, TrainState, list[dict]]):
     _, expected, _ = on_one
     _, found, _ = updated(make_mesh(MeshShape(2, fsdp=2, tensor=2)), batch, 4)
     specs = {name: tuple(w.sharding.spec) for name, w in found.params["layers"].items()}
@@ -173,14 +173,17 @@ def test_spread_over_eight_devices_they_learn_the_same(batch: Batch, on_one: tup
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"rank": 0}, "a rank of at least 1"),
-        ({"alpha": float("inf")}, "an alpha more than 0, and finite"),
-        ({"targets": ("query", "router")}, r"Lora.targets: router in .*they are some of query, key"),
+        ({"rank": 0}, "Lora.rank=0 is out of range; expected >= 1"),
+        ({"alpha": float("inf")}, "Lora.alpha=inf is out of range; expected > 0"),
+        (
+            {"targets": ("query", "router")},
+            "Lora.targets is .* with unknown router; expected one or more of query, key",
+        ),
         ({"targets": ()}, "each once"),
         ({"targets": ("query", "query")}, "each once"),
     ],
 )
-def test_adapters_that_mean_nothing_are_refused(values: dict, words: str):
+def test_meaningless_adapters_are_refused(values: dict, words: str):
     with pytest.raises(ValueError, match=words):
         Lora(**{"rank": 2, "alpha": 1.0, **values})
 
@@ -192,18 +195,20 @@ def test_adapters_that_mean_nothing_are_refused(values: dict, words: str):
         *(("gate", "16 x 10"), ("up", "16 x 10"), ("down", "10 x 16")),
     ],
 )
-def test_a_rank_beyond_what_a_target_can_have_is_refused(target: str, shape: str):
+def test_a_rank_above_a_target_is_refused(target: str, shape: str):
     narrow = replace(CONFIG, heads=2, kv_heads=1, head_width=6, feed_forward=10)
     most = min(int(side) for side in shape.split(" x "))
     adapted = replace(narrow, lora=Lora(most, 1.0, (target,)))
     table = weight_table(adapted)
     first, second = (table[f"layers/{target}_lora_{half}"].shape for half in "ab")
     assert f"{prod(first[1:-1])} x {prod(second[2:])}" == shape
-    with pytest.raises(ValueError, match=rf"lora.rank={most + 1} .* {target} can have, which is {shape}: at most"):
+    with pytest.raises(ValueError, match=rf"lora.rank={most + 1} .* {target}, {shape}: choose at most"):
         replace(adapted, lora=Lora(most + 1, 1.0, (target,)))
 
 
-def test_experts_have_no_adapters():
-    with pytest.raises(ValueError, match=r"gate, up, down are of experts here.*choose targets=\('query'"):
+def test_adapters_of_experts_are_refused():
+    with pytest.raises(
+        ValueError, match=r"targets has gate, up, down, but experts have no adapters: choose targets=\('query'"
+    ):
         replace(CONFIG, experts=Experts(4, 2))
     replace(CONFIG, experts=Experts(4, 2), lora=Lora(2, 1.0, ("query", "output")))

@@ -1,4 +1,4 @@
-"""The model: every way to read the same tokens gives the same logits, and those of a plain NumPy transformer."""
+"""The model: every way to read tokens gives the same logits, equal to those of a plain NumPy transformer."""
 
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -53,7 +53,7 @@ OTHERS = replace(
     embedding_scale=True,
     logit_softcap=5.0,
     activation="gelu_tanh",
-)  # what Qwen3 has not: the logits themselves are compared in test_huggingface.py
+)  # features that Qwen3 lacks; test_huggingface.py compares their logits
 LENGTHS = np.array([2, 5, 1], np.int32)
 DRAW = np.random.default_rng(0)
 PROMPTS = DRAW.integers(0, V, (N, P), np.int32)
@@ -62,9 +62,7 @@ IN_PROMPT = np.arange(P) < LENGTHS[:, None]
 
 
 class Readings(NamedTuple):
-    """Logits after each response token [N * K, T, V] as three functions give them, and after each prompt token [N, P,
-    V].
-    """
+    """Logits after each response token f32[B, T, V] by three functions, and after each prompt token f32[N, P, V]."""
 
     forward: jax.Array
     extended: jax.Array
@@ -73,7 +71,7 @@ class Readings(NamedTuple):
 
 
 def whole_rows(prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """Each response right behind its prompt's last token [N * K, P + T], 0 behind it."""
+    """Each response directly after its prompt i32[B, P + T], padded with 0."""
     rows = np.zeros((N * K, P + T), np.int32)
     for b, response in enumerate(responses):
         length = LENGTHS[b // K]
@@ -83,15 +81,15 @@ def whole_rows(prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
 
 
 def read(config: ModelConfig, params: dict, prompts: jax.Array, responses: jax.Array, rows: jax.Array) -> Readings:
-    """The same tokens read as whole rows, as prompts and whole responses, and as prompts and token by token."""
+    """Read the same tokens as whole rows, as prompts and responses, and as prompts and single tokens."""
     positions = np.repeat(LENGTHS, K)[:, None] + np.arange(T)
     whole = jnp.take_along_axis(forward(config, params, rows), positions[:, :, None], axis=1)
     hidden, cache = prefill(config, params, prompts, jnp.asarray(LENGTHS))
     extended = unembed(config, params, extend(config, params, responses, cache, jnp.asarray(LENGTHS))[0])
-    reading = decode_context(config, params, jnp.asarray(LENGTHS), cache)
+    context = decode_context(config, params, jnp.asarray(LENGTHS), cache)
 
     def step(caches: Caches, now: tuple[jax.Array, jax.Array]) -> tuple[Caches, jax.Array]:
-        hidden, caches = decode(config, params, reading, now[1], now[0], caches, T)
+        hidden, caches = decode(config, params, context, now[1], now[0], caches, T)
         return caches, unembed(config, params, hidden)
 
     _, decoded = jax.lax.scan(step, grow_cache(init_cache(config, N * K, T), T), (jnp.arange(T), responses.T))
@@ -109,7 +107,7 @@ def any_config(request: pytest.FixtureRequest) -> ModelConfig:
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:
-    """Parameters of the right shapes from NumPy (JAX would compile a program per shape), the norms' scales not 1."""
+    """Random parameters from NumPy, with norm scales other than 1 (JAX would compile a program per shape)."""
     draw = np.random.default_rng(seed)
     flat = {
         path: (weight.std or 0.3) * draw.normal(size=weight.shape) + (weight.std == 0)
@@ -136,7 +134,7 @@ def test_prefill_and_decode_give_the_logits_of_forward(any_config: ModelConfig):
     np.testing.assert_allclose(found.decoded, found.forward, atol=1e-5)
 
 
-def test_the_decoding_of_accelerators_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
+def test_decoding_as_on_accelerators_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
     wanted = readings(OTHERS).decoded
     monkeypatch.setattr(decoding, "platform", lambda: "tpu")
     arguments = (random_params(OTHERS), PROMPTS, RESPONSES, whole_rows(PROMPTS, RESPONSES))
@@ -145,7 +143,7 @@ def test_the_decoding_of_accelerators_gives_the_same_logits(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("remat", ["layers", "all but products"])
-def test_what_is_computed_again_gives_the_same_gradient(remat: str):
+def test_rematerialisation_gives_the_same_gradient(remat: str):
     config, params = CONFIGS["grouped"], random_params(CONFIGS["grouped"])
 
     def loss(config: ModelConfig, params: dict) -> jax.Array:
@@ -161,18 +159,18 @@ def test_what_is_computed_again_gives_the_same_gradient(remat: str):
     assert "remat" not in plain
 
 
-def test_what_is_computed_again_is_kept_for_one_layer_at_a_time():
+def test_rematerialisation_keeps_one_layer_at_a_time():
     config = ModelConfig(vocabulary=8, width=16, layers=8, heads=2, kv_heads=1, head_width=8, feed_forward=128)
     tokens, abstract = np.zeros((4, 32), np.int32), jax.eval_shape(lambda: init(config, jax.random.key(0)))
 
-    def kept(remat: Literal["nothing", "layers", "all but products"]) -> int:
+    def peak_bytes(remat: Literal["nothing", "layers", "all but products"]) -> int:
         changed = replace(config, remat=remat)
         gradient = jax.grad(lambda params: jnp.sum(forward(changed, params, tokens)))
         return int(jax.jit(gradient).lower(abstract).compile().memory_analysis().temp_size_in_bytes)
 
-    whole = kept("nothing")
-    assert kept("layers") < whole / 6
-    assert kept("all but products") < whole / 3
+    whole = peak_bytes("nothing")
+    assert peak_bytes("layers") < whole / 6
+    assert peak_bytes("all but products") < whole / 3
 
 
 def test_forward_is_the_transformer_of_the_papers(config: ModelConfig):
@@ -184,7 +182,7 @@ def test_forward_is_the_transformer_of_the_papers(config: ModelConfig):
 
 
 def numpy_forward(config: ModelConfig, params: dict, tokens: np.ndarray) -> np.ndarray:
-    """Logits [S, V] of one row in float64, head by head: Qwen3's equations written down without a thought for speed."""
+    """Logits [S, V] of one row in float64, head by head: Qwen3's equations as written."""
     weights = jax.tree.map(lambda x: x.astype(np.float64), params)
     S, h = len(tokens), config.head_width
 
@@ -220,19 +218,21 @@ def numpy_forward(config: ModelConfig, params: dict, tokens: np.ndarray) -> np.n
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**31), reach=st.integers(0, T - 1))
-def test_what_lies_behind_a_length_changes_no_bit_before_it(seed: int, reach: int):
+@given(seed=st.integers(0, 2**31), position=st.integers(0, T - 1))
+def test_tokens_after_a_position_change_no_bit_before_it(seed: int, position: int):
     draw = np.random.default_rng(seed)
     prompts = np.where(IN_PROMPT, PROMPTS, draw.integers(0, V, PROMPTS.shape)).astype(np.int32)
     responses = RESPONSES.copy()
-    responses[:, reach + 1 :] = draw.integers(0, V, (N * K, T - reach - 1))
+    responses[:, position + 1 :] = draw.integers(0, V, (N * K, T - position - 1))
     found, expected = readings(GROUPED, prompts, responses), readings(GROUPED)
     np.testing.assert_array_equal(found.prompt[IN_PROMPT], expected.prompt[IN_PROMPT])
     for name in ("forward", "extended", "decoded"):
-        np.testing.assert_array_equal(getattr(found, name)[:, : reach + 1], getattr(expected, name)[:, : reach + 1])
+        np.testing.assert_array_equal(
+            getattr(found, name)[:, : position + 1], getattr(expected, name)[:, : position + 1]
+        )
 
 
-def test_a_token_does_change_what_comes_after_it():
+def test_a_token_changes_every_later_logit():
     responses = RESPONSES.copy()
     responses[:, 2] = (responses[:, 2] + 1) % V
     found, expected = readings(GROUPED, responses=responses), readings(GROUPED)
@@ -252,19 +252,19 @@ def test_bfloat16_compute_is_close_to_float32():
     assert 1e-4 < difference < 0.1 < np.abs(exact).max()
 
 
-# As few different shapes as can be: drawing noise of a new shape is a new program.
+# Few different shapes: noise of a new shape is a new program.
 SQUARE = ModelConfig(vocabulary=16, width=16, layers=2, heads=4, kv_heads=4, head_width=4, feed_forward=16)
 
 
 @pytest.fixture(scope="module")
 def initial() -> list[dict[str, np.ndarray]]:
-    """`init` from one key of SQUARE and of its sibling with other weights, flat."""
+    """Flat parameters of SQUARE and of a sibling with other weights, from one key."""
     sibling = replace(SQUARE, qk_norm=False, tied_embeddings=False)
     flat = [traverse_util.flatten_dict(init(config, jax.random.key(0)), sep="/") for config in (SQUARE, sibling)]
     return [{path: np.asarray(value) for path, value in params.items()} for params in flat]
 
 
-def test_parameters_have_the_shapes_and_spreads_of_the_table(initial: list[dict[str, np.ndarray]]):
+def test_parameters_have_the_shapes_and_deviations_of_the_table(initial: list[dict[str, np.ndarray]]):
     assert initial[0].keys() == weight_table(SQUARE).keys()
     for path, weight in weight_table(SQUARE).items():
         value = initial[0][path]
@@ -277,7 +277,7 @@ def test_parameters_have_the_shapes_and_spreads_of_the_table(initial: list[dict[
 
 
 def test_a_weights_initial_value_depends_on_its_path_only(initial: list[dict[str, np.ndarray]]):
-    """A model with other weights beside it starts from the same values in those that both have."""
+    """Weights that two models share start with the same values."""
     common = initial[0].keys() & initial[1].keys()
     assert len(common) == len(initial[0]) - 2 == len(initial[1]) - 1
     for path in common:
@@ -297,7 +297,7 @@ def test_parameters_are_counted(config: ModelConfig):
     assert parameter_count(config) == sum(x.size for x in jax.tree.leaves(random_params(config)))
 
 
-def test_flops_are_those_that_the_compiler_counts():
+def test_flops_match_the_compilers_count():
     config = ModelConfig(
         vocabulary=512, width=256, layers=2, heads=4, kv_heads=2, head_width=64, feed_forward=768, qk_norm=True
     )
@@ -309,7 +309,7 @@ def test_flops_are_those_that_the_compiler_counts():
     assert forward_flops(config, tokens=rows * width, context=width) == pytest.approx(counted, rel=0.2)
 
 
-def test_windows_and_experts_cost_what_they_read():
+def test_flops_count_windows_and_the_experts_that_read():
     wide = replace(GROUPED, layers=3)
     windows = replace(wide, sliding=SlidingWindow(5, (0, 1)))
     assert forward_flops(windows, 7, 5) == forward_flops(wide, 7, 5), "a window that holds the whole context"
@@ -328,19 +328,19 @@ def test_flops_of_few_logits_leave_out_the_head():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocabulary": 0}, "vocabulary must be at least 1, not 0"),
-        ({"layers": -1}, "layers must be at least 1, not -1"),
+        ({"vocabulary": 0}, "vocabulary=0 is out of range; expected >= 1"),
+        ({"layers": -1}, "layers=-1 is out of range; expected >= 1"),
         ({"kv_heads": 3}, r"heads \(4\) must be a multiple of kv_heads \(3\)"),
         ({"head_width": 5}, "head_width must be even for rotary positions, not 5"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused(change: dict, message: str):
+def test_an_impossible_shape_is_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         replace(GROUPED, **change)
 
 
 @pytest.mark.parametrize("scheme", ["fan_in", "fixed"])
-def test_parameters_are_drawn_with_the_spread_that_is_asked_for(scheme: Literal["fan_in", "fixed"]):
+def test_parameters_have_the_deviation_of_their_initialization(scheme: Literal["fan_in", "fixed"]):
     config = ModelConfig(vocabulary=64, width=64, layers=2)
     once, double = (
         traverse_util.flatten_dict(init(config, jax.random.key(0), Initialization(scheme, scale)), sep="/")

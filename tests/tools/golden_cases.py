@@ -1,20 +1,20 @@
-"""The tiny models that `make_golden.py` makes: what their config.json is to say, by name.
+"""Config fields of the tiny models that `make_golden.py` makes.
 
-Each has fewer key/value heads than query heads. Rope parameters are such that they matter within 20 positions.
+Each has fewer key/value heads than query heads, and rope parameters that matter within 20 positions.
 """
 
 import random
 from typing import Any
 
-Fields = dict[str, Any]
+ConfigFields = dict[str, Any]
 
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 |= {"original_max_position_embeddings": 64}  # wavelengths above 64 are stretched, below 16 kept, between blended
+LLAMA3 |= {"original_max_position_embeddings": 64}  # stretches wavelengths above 64, keeps those below 16
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
-def sizes(width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, vocabulary: int) -> Fields:
-    """The fields that all families share."""
+def sizes(width: int, layers: int, heads: int, kv_heads: int, feed_forward: int, vocabulary: int) -> ConfigFields:
+    """Fields that all families share."""
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -29,15 +29,15 @@ def sizes(width: int, layers: int, heads: int, kv_heads: int, feed_forward: int,
     }
 
 
-def gemma_rope(local: float, whole: float, **scaling: Any) -> Fields:
-    """Rope parameters of Gemma 3's local and global layers; `scaling` is that of the global ones."""
+def gemma_rope(local: float, whole: float, **scaling: Any) -> ConfigFields:
+    """Rope parameters of Gemma 3's local and global layers; `scaling` is for the global ones."""
     return {
         LOCAL: {"rope_type": "default", "rope_theta": local},
         GLOBAL: {"rope_type": "default", "rope_theta": whole} | scaling,
     }
 
 
-CASES: dict[str, Fields] = {
+CASES: dict[str, ConfigFields] = {
     "qwen2": sizes(32, 2, 4, 2, 40, 71)
     | {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1000.0}},
     "qwen3": sizes(32, 2, 4, 2, 40, 79)
@@ -57,25 +57,23 @@ CASES: dict[str, Fields] = {
     | {"layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL], "final_logit_softcapping": 8.0}
     | {"rope_parameters": gemma_rope(500.0, 20000.0, rope_type="linear", factor=8.0)},
 }
-SHARDED = {"qwen3": "24KB"}  # a file holds no more
-OLD_SPELLING = frozenset(
-    {"qwen3_tied", "gemma3_scaled"}
-)  # of these, config.json is rewritten as older versions wrote it
+SHARDED = {"qwen3": "24KB"}  # largest file
+OLD_SPELLING = frozenset({"qwen3_tied", "gemma3_scaled"})  # their config.json is rewritten as older versions wrote it
 
 
-def random_cases(seed: int, count: int) -> tuple[dict[str, Fields], dict[str, str], frozenset[str]]:
-    """Further ones of all families, drawn: (cases, sharded, in the old spelling) as above."""
+def random_cases(seed: int, count: int) -> tuple[dict[str, ConfigFields], dict[str, str], frozenset[str]]:
+    """Random configurations of all families: (cases, sharded, in the old spelling) as above."""
     draw = random.Random(seed)
     families = ["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3_text"]
     cases = {}
     for index in range(count):
         family = families[index % len(families)]
-        cases[f"{index:02d}_{family}"] = drawn(draw, family)
+        cases[f"{index:02d}_{family}"] = random_fields(draw, family)
     return cases, {name: "30KB" for name in list(cases)[::4]}, frozenset(list(cases)[1::2])
 
 
-def drawn(draw: random.Random, family: str) -> Fields:
-    """One configuration of a family."""
+def random_fields(draw: random.Random, family: str) -> ConfigFields:
+    """One random configuration of a family."""
     kv_heads = draw.choice([1, 2, 3])
     heads = kv_heads * draw.choice([2, 3])
     fields = sizes(heads * draw.choice([6, 8, 10]), draw.choice([1, 2, 3, 4]), heads, kv_heads, 0, 0)

@@ -1,6 +1,6 @@
-"""Hugging Face folders: read their config.json and safetensors, and write them, straight from and to a mesh."""
+"""Hugging Face folders: read and write config.json and safetensors, tensor by tensor, straight from and to a mesh."""
 
-from rl_llm.model.huggingface.reading import is_huggingface, is_part, load, positions, read_config, read_model
+from rl_llm.model.huggingface.reading import is_huggingface, is_multimodal, load, max_positions, read_config, read_model
 from rl_llm.model.huggingface.writing import save
 
-__all__ = ["is_huggingface", "is_part", "load", "positions", "read_config", "read_model", "save"]
+__all__ = ["is_huggingface", "is_multimodal", "load", "max_positions", "read_config", "read_model", "save"]

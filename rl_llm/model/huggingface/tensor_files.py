@@ -1,7 +1,7 @@
-"""Tensors in safetensors files: 8 bytes of header length, a JSON header, raw little-endian bytes. No pickle, ever.
+"""Safetensors files: 8 bytes of header length, a JSON header, raw little-endian bytes. No pickle, ever.
 
-The format's own library maps whole files into memory and writes whole models; here one tensor at a time is read and
-written, from a disk or a bucket alike. What is written is what that library would write, byte for byte.
+The format's own library maps whole files into memory and writes whole models. This module reads and writes one tensor
+at a time, on a disk or in a bucket. Its files are byte for byte those of the library.
 """
 
 import json
@@ -24,12 +24,12 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class WeightsError(ValueError):
-    """Files that are no model, or not this one. The message names the file, the tensor, and what is wrong with it."""
+    """Damaged files, or files of another model. The message names the file, the tensor and the problem."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not read yet: `dtype` is the format's name of it, `start` the byte it begins at."""
+    """A tensor in a file, not read yet. `dtype` is the format's name for it; `start` and `size` are in bytes."""
 
     file: epath.Path
     name: str
@@ -39,9 +39,7 @@ class StoredTensor:
     size: int
 
     def read(self) -> np.ndarray:
-        """Its values in the type they are stored in. Raises WeightsError where the file ends before they do, and where
-        some are not finite.
-        """
+        """Its values, in the stored dtype. Raises WeightsError if the file is cut off or a value is not finite."""
         with self.file.open("rb") as stream:
             stream.seek(self.start)
             content = stream.read(self.size)
@@ -50,14 +48,14 @@ class StoredTensor:
         values = np.frombuffer(content, DTYPES[self.dtype]).reshape(self.shape)
         if count := values.size - np.count_nonzero(np.isfinite(values)):
             raise WeightsError(
-                f"{self.name} in {self.file}: {count} of {values.size} values are NaN or infinite, and nothing can be "
-                "computed with them: copy the file again, or take weights from before they were spoilt"
+                f"{self.name} in {self.file}: {count} of {values.size} values are NaN or infinite: copy the file "
+                "again, or use an earlier checkpoint"
             )
         return values
 
 
-def files_of(folder: epath.Path) -> dict[str, epath.Path]:
-    """The safetensors files of a Hugging Face folder by name: those that its index lists, or the only one."""
+def weight_files(folder: epath.Path) -> dict[str, epath.Path]:
+    """Safetensors files of a Hugging Face folder by name: those its index lists, or the only one."""
     if (folder / INDEX).exists():
         names = sorted(set(_weight_map(folder).values()))
     elif (folder / SINGLE).exists():
@@ -74,7 +72,7 @@ def files_of(folder: epath.Path) -> dict[str, epath.Path]:
 
 
 def _weight_map(folder: epath.Path) -> dict[str, str]:
-    """Tensor -> file, as the index of a folder has it. Raises WeightsError for one that is none, or leads elsewhere."""
+    """Tensor -> file, from the index of a folder. Raises WeightsError if it is damaged or leads out of the folder."""
     try:
         listed = json.loads((folder / INDEX).read_text())["weight_map"]
         good = bool(listed) and all(isinstance(x, str) for pair in listed.items() for x in pair)
@@ -82,17 +80,17 @@ def _weight_map(folder: epath.Path) -> dict[str, str]:
         raise WeightsError(f"{folder / INDEX} is damaged: it has no weight_map ({error})") from error
     if not good:
         raise WeightsError(f"{folder / INDEX} is damaged: its weight_map must name a file for each tensor")
-    away = sorted({name for name in listed.values() if not name or name in (".", "..") or set(name) & set("/\\")})
-    if away:
-        raise WeightsError(f"{folder / INDEX} leads out of the folder: {_few([repr(name) for name in away])}")
+    outside = sorted({name for name in listed.values() if not name or name in (".", "..") or set(name) & set("/\\")})
+    if outside:
+        raise WeightsError(f"{folder / INDEX} leads out of the folder: {first_few([repr(name) for name in outside])}")
     return dict(listed)
 
 
 def read_headers(folder: epath.Path) -> dict[str, StoredTensor]:
-    """Every tensor of a folder by name. Raises WeightsError for damaged files, and for an index that is not theirs."""
+    """Every tensor of a folder by name. Raises WeightsError for damaged files and an index that contradicts them."""
     tensors: dict[str, StoredTensor] = {}
-    for file in files_of(folder).values():
-        for tensor in stored_tensors(file):
+    for file in weight_files(folder).values():
+        for tensor in tensors_in(file):
             if tensor.name in tensors:
                 raise WeightsError(f"{tensor.name} is in {tensors[tensor.name].file} and in {file}")
             tensors[tensor.name] = tensor
@@ -100,60 +98,62 @@ def read_headers(folder: epath.Path) -> dict[str, StoredTensor]:
         listed = _weight_map(folder)
         wrong = sorted(n for n in {*listed, *tensors} if n not in tensors or listed.get(n) != tensors[n].file.name)
         if wrong:
-            raise WeightsError(f"{folder / INDEX} and its files do not agree about {_few(wrong)}")
+            raise WeightsError(f"{folder / INDEX} and its files disagree about {first_few(wrong)}")
     return tensors
 
 
-def raw_header(file: epath.Path) -> bytes:
+def header_bytes(file: epath.Path) -> bytes:
     """The bytes of a file before its tensors."""
     with file.open("rb") as stream:
         first = stream.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else LONGEST_HEADER + 1
         header = stream.read(length) if length <= LONGEST_HEADER else b""
     if len(header) != length:
-        raise WeightsError(f"{file} is no safetensors file, or was cut off: its header is not whole")
+        raise WeightsError(f"{file} is not a safetensors file, or was cut off: its header is incomplete")
     return bytes(first + header)
 
 
-def stored_tensors(file: epath.Path) -> list[StoredTensor]:
-    """The tensors of one file in the order of their bytes."""
-    raw = raw_header(file)
+def tensors_in(file: epath.Path) -> list[StoredTensor]:
+    """The tensors of one file, in the order of their bytes."""
+    raw = header_bytes(file)
     try:
-        header = json.loads(raw[8:], object_pairs_hook=_without_repetition)
-        tensors = [_stored(file, name, of, len(raw)) for name, of in header.items() if name != "__metadata__"]
+        header = json.loads(raw[8:], object_pairs_hook=_unique_names)
+        tensors = [
+            _parse_entry(file, name, entry, len(raw)) for name, entry in header.items() if name != "__metadata__"
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file}: its header is damaged: {error}") from error
     tensors.sort(key=lambda tensor: tensor.start)
     end = len(raw)
     for tensor in tensors:
         if tensor.start != end:
-            raise WeightsError(f"{file}: {tensor.name} begins at byte {tensor.start}, where {end} is expected")
+            raise WeightsError(f"{file}: {tensor.name} begins at byte {tensor.start}; expected {end}")
         end += tensor.size
     size = file.stat().length
     if size != end:
-        raise WeightsError(f"{file} has {size} bytes, but its header says {end}: it was cut off, or changed")
+        raise WeightsError(f"{file} has {size} bytes, but its header says {end}: it was cut off or changed")
     return tensors
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} appears twice")
     return dict(pairs)
 
 
-def _stored(file: epath.Path, name: str, of: Mapping[str, Any], offset: int) -> StoredTensor:
-    start, end = of["data_offsets"]
-    if not all(isinstance(x, int) and x >= 0 for x in (start, end, *of["shape"])):
-        raise ValueError(f"{name} has the shape {of['shape']} at {of['data_offsets']}")
-    tensor = StoredTensor(file, name, of["dtype"], tuple(of["shape"]), offset + start, end - start)
+def _parse_entry(file: epath.Path, name: str, entry: Mapping[str, Any], offset: int) -> StoredTensor:
+    start, end = entry["data_offsets"]
+    if not all(isinstance(x, int) and x >= 0 for x in (start, end, *entry["shape"])):
+        raise ValueError(f"{name} has the shape {entry['shape']} at {entry['data_offsets']}")
+    tensor = StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), offset + start, end - start)
     if tensor.size != math.prod(tensor.shape) * WIDTHS.get(tensor.dtype, 1):
         raise ValueError(f"{name} {tensor.shape} of {tensor.dtype} cannot have {tensor.size} bytes")
     return tensor
 
 
-def header_of(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> bytes:
-    """The bytes before tensors of one dtype that are written in the order of their names."""
+def make_header(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> bytes:
+    """The bytes before tensors (name, shape) of one dtype, which follow in the order of their names."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in sorted(tensors):
@@ -167,20 +167,23 @@ def header_of(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> byt
 def write_file(
     file: epath.Path, header: bytes, tensors: Sequence[tuple[str, str]], value: Callable[[str], np.ndarray]
 ) -> None:
-    """A file of this header and these (name, dtype) in their order, one value in memory at a time. Raises WeightsError
-    for a value that is not finite there.
+    """Write a header and tensors (name, dtype) in their order, with one value in memory at a time.
+
+    Raises WeightsError for a value that is not finite in its dtype.
     """
     with file.open("wb") as stream:
         stream.write(header)
         for name, dtype in tensors:
             values = value(name)
-            with np.errstate(over="ignore"):  # said below, by its name
+            with np.errstate(over="ignore"):  # refused below, by name
                 stored = np.ascontiguousarray(values).astype(DTYPES[dtype])
             if not np.isfinite(stored.astype(np.float32)).all():
                 reason = f"does not fit into {dtype}" if np.isfinite(values).all() else "is not finite"
-                raise WeightsError(f"{name} {reason}: nothing that could be loaded was written to {file}")
+                raise WeightsError(f"{name} {reason}: {file} is incomplete and cannot be loaded")
             stream.write(stored.tobytes())
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def first_few(items: Sequence[str], limit: int = 4, separator: str = ", ") -> str:
+    """The first items as text, and the number of the others."""
+    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
+    return separator.join([*items[:limit], *more])

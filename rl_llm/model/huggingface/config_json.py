@@ -1,0 +1,233 @@
+"""config.json of a Hugging Face folder <-> ModelConfig. Anything not implemented is refused by name."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow
+from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields
+
+
+class FamilyFormat(NamedTuple):
+    """Names of a family in config.json, and its defaults for fields that are left out."""
+
+    model_type: str
+    architecture: str
+    defaults: dict[str, Any]
+
+
+GEMMA3_SIZES = {"head_dim": 256, "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4}
+FORMATS: dict[Family, FamilyFormat] = {
+    "qwen2": FamilyFormat("qwen2", "Qwen2ForCausalLM", {}),
+    "qwen3": FamilyFormat("qwen3", "Qwen3ForCausalLM", {"head_dim": 128}),
+    "qwen3_moe": FamilyFormat("qwen3_moe", "Qwen3MoeForCausalLM", {"head_dim": 128}),
+    "llama": FamilyFormat("llama", "LlamaForCausalLM", {}),
+    "gemma3": FamilyFormat("gemma3_text", "Gemma3ForCausalLM", GEMMA3_SIZES | {"rope_theta": 1_000_000.0}),
+}
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
+WINDOW, WINDOW_FROM = 4096, 28  # defaults of sliding_window and max_window_layers
+ROPE_PARAMETERS: dict[str, dict[str, str]] = {  # rope_type -> parameter in config.json -> field of RopeScaling
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_frequency_factor",
+        "high_freq_factor": "high_frequency_factor",
+        "original_max_position_embeddings": "original_positions",
+    },
+}
+
+
+def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> ModelConfig:
+    """Read a config.json. Raises ConfigError for a family, field or value that is not implemented or fits no model."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{place} holds {type(values).__name__}; expected an object with fields")
+    kind = values.get("model_type")
+    if kind == "gemma3":  # text and images: the text model is a part of its own
+        text = values.get("text_config")
+        if not isinstance(text, Mapping):
+            raise ConfigError(f"{place}: text_config is {text!r}; expected an object with fields")
+        tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}
+        return config_from_json({**tied, **text, "model_type": "gemma3_text"}, f"{place}: text_config")
+    families = {form.model_type: family for family, form in FORMATS.items()}
+    if not isinstance(kind, str) or kind not in families:
+        raise ConfigError(f"{place}: model_type={kind!r} is not implemented; expected one of {', '.join(families)}")
+    family = families[kind]
+    fields = ConfigFields(values, FORMATS[family].defaults, place)
+    layers, heads, width = (fields.count(n) for n in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    given: dict[str, Any] = {
+        "family": family,
+        "vocabulary": fields.count("vocab_size"),
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": fields.count("num_key_value_heads", heads),
+        "head_width": fields.count("head_dim", width // heads),
+        "feed_forward": fields.count("intermediate_size"),
+        "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
+        "tied_embeddings": fields.flag("tie_word_embeddings", family == "gemma3"),
+        "activation": _activation(fields, family),
+    }
+    fields.expect("attention_dropout", 0.0)
+    given |= _family_fields(fields, family) | _rope_and_windows(fields, family, layers)
+    fields.finish()
+    try:
+        return ModelConfig(**given)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _activation(fields: ConfigFields, family: Family) -> str:
+    name = "hidden_activation" if family == "gemma3" else "hidden_act"
+    value = fields.take(name, "gelu_pytorch_tanh" if family == "gemma3" else "silu")
+    if value not in tuple(ACTIVATIONS):  # a list cannot be looked up in a dict
+        raise fields.refuse(name, value, ", ".join(ACTIVATIONS))
+    return ACTIVATIONS[value]
+
+
+def _family_fields(fields: ConfigFields, family: Family) -> dict[str, Any]:
+    """Fields of ModelConfig that differ between families: biases, norms, experts, softcaps."""
+    bias = fields.flag("attention_bias")
+    given: dict[str, Any] = {
+        "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3"),
+        "qkv_bias": family == "qwen2" or bias,
+        "output_bias": bias and family != "qwen2",
+    }
+    if family == "llama":
+        given["mlp_bias"] = fields.flag("mlp_bias")
+    if family == "qwen3_moe":
+        count = fields.count("num_experts", fields.take("num_local_experts"))  # the newer name
+        per_token, normalized = fields.count("num_experts_per_tok"), fields.flag("norm_topk_prob")
+        if per_token > count:
+            raise fields.refuse("num_experts_per_tok", per_token, f"at most num_experts={count}")
+        given["experts"] = Experts(count, per_token, normalized)
+        given["feed_forward"] = fields.count("moe_intermediate_size")
+        fields.expect("decoder_sparse_step", 1)
+        fields.expect("mlp_only_layers", [])
+    if family == "gemma3":
+        fields.expect("use_bidirectional_attention", False)
+        given |= {"sandwich_norms": True, "unit_offset_norms": True, "embedding_scale": True}
+        given["query_scalar"] = fields.number("query_pre_attn_scalar", 256.0)
+        fields.take("attn_logit_softcapping")  # left over from Gemma 2: no implementation of this family applies it
+        cap = "final_logit_softcapping"
+        given["logit_softcap"] = None if fields.peek(cap) is None else fields.number(cap)
+    return given
+
+
+def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict[str, Any]:
+    """Rotary positions and sliding windows, in the old or the new spelling. Raises ConfigError."""
+    new, old, base = (
+        fields.table("rope_parameters"),
+        fields.table("rope_scaling"),
+        fields.number("rope_theta", 10_000.0),
+    )
+    local_base = fields.number("rope_local_base_freq", 10_000.0) if family == "gemma3" else None
+    if new is not None and old is not None:
+        raise fields.refuse("rope_scaling", old, f"nothing beside rope_parameters={new}; leave one of them out")
+    nested = new is not None and bool({FULL, SLIDING} & set(new))
+    if new is not None and family == "gemma3" and not nested:
+        raise fields.refuse("rope_parameters", new, f"{FULL} and {SLIDING} with parameters of their own")
+    parameters: Mapping[str, Any] = new if new is not None else old or {}
+    if new is not None and nested:
+        local = new.get(SLIDING) or {}
+        local_base, scaling = _rope(fields.within(f"rope_parameters.{SLIDING}", local), local_base or base)
+        if scaling is not None:
+            raise fields.refuse(f"rope_parameters.{SLIDING}", local, "rope_type='default'")
+        parameters = new.get(FULL) or {}
+    base, scaling = _rope(fields.within("rope_parameters", parameters), base)
+    given = {"rope_base": base, "rope_scaling": scaling}
+    sliding = _sliding_layers(fields, family, layers)
+    window = fields.take("sliding_window", WINDOW)  # also written where it has no effect
+    if not sliding:
+        return given
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise fields.refuse("sliding_window", window, "a whole number of at least 1")
+    return given | {"sliding": SlidingWindow(window, sliding, local_base)}
+
+
+def _rope(parameters: ConfigFields, base: float) -> tuple[float, RopeScaling | None]:
+    """Base and scaling from rope parameters. Raises ConfigError for a kind or parameter that is not implemented."""
+    base = parameters.number("rope_theta", base)
+    older = parameters.take("type", "default")
+    kind = parameters.take("rope_type", older)
+    if not isinstance(kind, str) or kind not in ROPE_PARAMETERS:
+        raise parameters.refuse("rope_type", kind, ", ".join(ROPE_PARAMETERS))
+    given: dict[str, Any] = {}
+    for name, field in ROPE_PARAMETERS[kind].items():
+        given[field] = parameters.count(name) if field == "original_positions" else parameters.number(name)
+    parameters.finish()
+    try:
+        return base, RopeScaling(kind, **given) if given else None  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _sliding_layers(fields: ConfigFields, family: Family, layers: int) -> tuple[int, ...]:
+    kinds, pattern = fields.take("layer_types"), fields.count("sliding_window_pattern", 6)
+    pattern = fields.count("_sliding_window_pattern", pattern)
+    null = fields.peek("sliding_window", WINDOW) is None  # null switches windows off, a missing field does not
+    on, first = fields.flag("use_sliding_window") and not null, fields.take("max_window_layers", WINDOW_FROM)
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (FULL, SLIDING) for kind in kinds):
+            raise fields.refuse("layer_types", kinds, f"{FULL} or {SLIDING} for each of {layers} layers")
+        found = tuple(index for index, kind in enumerate(kinds) if kind == SLIDING)
+    elif family == "gemma3":
+        found = tuple(index for index in range(layers) if (index + 1) % pattern)
+    elif not isinstance(first, int):
+        raise fields.refuse("max_window_layers", first, "a whole number")
+    else:
+        found = tuple(range(first, layers)) if on and family in ("qwen2", "qwen3") else ()
+    if family == "qwen3_moe":
+        if kinds is not None and len(found) != (layers if on else 0):
+            wanted = f"{SLIDING if on else FULL} in all layers, as use_sliding_window={on} says for this family"
+            raise fields.refuse("layer_types", kinds, wanted)
+        return tuple(range(layers)) if on else ()
+    if found and family == "llama":
+        raise fields.refuse("layer_types", kinds, f"no {SLIDING} in this family")
+    if found and family != "gemma3" and not on:
+        raise fields.refuse("layer_types", kinds, f"use_sliding_window=true and a sliding_window with {SLIDING}")
+    return found
+
+
+def config_to_json(config: ModelConfig, dtype: str, max_positions: int | None = None) -> dict[str, Any]:
+    """Write a config.json, in the spelling that old and new versions of transformers read.
+
+    `max_positions`: longest text in tokens that the model is meant for; without it, readers take the family's default.
+    """
+    values: dict[str, Any] = {
+        "architectures": [FORMATS[config.family].architecture],
+        "model_type": FORMATS[config.family].model_type,
+        "torch_dtype": dtype,
+        "max_position_embeddings": max_positions,
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "intermediate_size": config.feed_forward,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "rms_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": config.tied_embeddings,
+        "rope_theta": config.rope_base,
+        "attention_bias": config.output_bias,
+    }
+    if scaling := config.rope_scaling:
+        parameters = {name: getattr(scaling, field) for name, field in ROPE_PARAMETERS[scaling.kind].items()}
+        values["rope_scaling"] = {"rope_type": scaling.kind, **parameters}
+    activation = next(name for name, kind in ACTIVATIONS.items() if kind == config.activation)
+    values["hidden_activation" if config.family == "gemma3" else "hidden_act"] = activation
+    if config.family == "llama":
+        values["mlp_bias"] = config.mlp_bias
+    if config.experts:
+        experts = config.experts
+        values |= {"num_experts": experts.count, "num_experts_per_tok": experts.per_token}
+        values |= {"norm_topk_prob": experts.normalized, "moe_intermediate_size": config.feed_forward}
+        values |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+    if config.family == "gemma3":
+        values |= {"query_pre_attn_scalar": config.query_scalar, "final_logit_softcapping": config.logit_softcap}
+        values |= {"rope_local_base_freq": config.sliding and config.sliding.rope_base}
+    if config.family == "gemma3" or (config.sliding and not config.experts):
+        values["layer_types"] = [SLIDING if config.is_sliding(layer) else FULL for layer in range(config.layers)]
+    if config.sliding:
+        values |= {"sliding_window": config.sliding.window, "use_sliding_window": True}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The sampler: a row's tokens are its own, its log-probabilities are the model's, and nothing recompiles."""
+"""The sampler: rows are independent, log-probabilities are the model's, and nothing recompiles."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,7 +46,7 @@ ONE_DEVICE = make_mesh(devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
-    """The program that most tests share: N prompts, K responses, T tokens, one device."""
+    """The program shared by most tests: N prompts, K responses, T tokens, one device."""
     return compile_sampler(CONFIG, ONE_DEVICE, K, T)
 
 
@@ -66,7 +66,7 @@ compiled_forward = jax.jit(forward, static_argnums=0)
 
 
 def logits_of(config: ModelConfig, params: dict, rollout: Rollout) -> np.ndarray:
-    """f64[B, T, V]: what the model says before each response token, each row read as a whole, with nothing shared."""
+    """f64[B, T, V]: logits before each response token from a plain forward pass over whole rows."""
     (B, T), P = rollout.tokens.shape, rollout.prompts.tokens.shape[1]
     lengths = np.repeat(rollout.prompts.lengths, B // len(rollout.prompts.lengths))
     rows = np.zeros((B, P + T), np.int32)
@@ -84,7 +84,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def numpy_truncate(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Logits [V] with what is left out at -inf."""
+    """Logits [V] with excluded tokens at -inf."""
     descending = np.sort(logits)[::-1][: sampling.top_k or None]
     probabilities = np.exp(log_softmax(descending))
     before = np.cumsum(probabilities) - probabilities
@@ -100,7 +100,7 @@ def sampled_logps(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.take_along_axis(log_softmax(logits), tokens[:, :, None], axis=2)[:, :, 0]
 
 
-def test_a_response_ends_with_its_end_token_and_nothing_comes_after(sampler: Sampler):
+def test_a_response_ends_with_its_end_token(sampler: Sampler):
     rollout = drawn(sampler)
     for tokens, mask in zip(rollout.tokens, rollout.mask, strict=True):
         ends = np.flatnonzero(np.isin(tokens, STOPS) & (mask > 0))
@@ -143,8 +143,8 @@ def test_a_batch_whose_rows_all_end_at_once_stops_there(sampler: Sampler):
     assert not rollout.truncated.any()
 
 
-def test_a_rows_sample_does_not_depend_on_the_batch_it_sits_in(sampler: Sampler):
-    """Other neighbours, another order, another number of prompts, another padding: the same tokens."""
+def test_a_rows_sample_does_not_depend_on_its_batch(sampler: Sampler):
+    """Other neighbours, order, number of prompts and padding give the same tokens."""
     whole, chosen = drawn(sampler), [6, 1, 3]
     wider = np.full((3, P + 2), 7, np.int32)
     wider[:, :P] = PROMPTS.tokens[chosen]
@@ -161,7 +161,7 @@ def test_a_rows_sample_does_not_depend_on_its_place(sampler: Sampler):
 
 
 def test_draws_share_noise_with_no_other_step_purpose_seed_sample_or_position(sampler: Sampler):
-    """A model that finds all tokens equally likely shows the noise as it is."""
+    """A model with uniform logits shows the noise itself."""
     blind = PARAMS | {"final_norm": np.zeros_like(PARAMS["final_norm"])}
     keys = [KEY, (0, Purpose.ROLLOUT, 5), (0, Purpose.EVALUATION, 4), (1, Purpose.ROLLOUT, 4)]
     tokens = np.stack([drawn(sampler, stops=(), key=key, params=blind).tokens for key in keys])
@@ -219,9 +219,7 @@ def first_tokens() -> Sampler:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_k=6), Sampling(top_p=0.7)])
-def test_many_first_tokens_are_distributed_as_the_model_says(
-    sampler: Sampler, first_tokens: Sampler, sampling: Sampling
-):
+def test_first_tokens_follow_the_models_distribution(sampler: Sampler, first_tokens: Sampler, sampling: Sampling):
     tokens = drawn(first_tokens, sampling).tokens.reshape(N, 1024)
     logits = logits_of(CONFIG, PARAMS, drawn(sampler))[::K, 0] / sampling.temperature
     for row, said in zip(tokens, logits, strict=True):
@@ -232,15 +230,13 @@ def test_many_first_tokens_are_distributed_as_the_model_says(
         assert scipy.stats.chisquare(counts[possible], 1024 * probabilities[possible]).pvalue > 1e-3
 
 
-def test_one_token_at_most_can_be_asked_for(first_tokens: Sampler):
+def test_a_limit_of_one_token_works(first_tokens: Sampler):
     rollout = drawn(first_tokens)
     assert rollout.mask.all()
     np.testing.assert_array_equal(rollout.truncated, ~np.isin(rollout.tokens[:, 0], STOPS))
 
 
-def test_the_numbers_of_responses_and_tokens_asked_for_do_not_change_the_first_ones(
-    sampler: Sampler, first_tokens: Sampler
-):
+def test_asking_for_more_responses_or_tokens_does_not_change_the_first_ones(sampler: Sampler, first_tokens: Sampler):
     many = drawn(first_tokens).tokens.reshape(N, 1024)
     np.testing.assert_array_equal(many[:, :K], drawn(sampler).tokens[:, 0].reshape(N, K))
 
@@ -268,7 +264,7 @@ def test_eight_devices_draw_what_one_draws(sampler: Sampler, shape: tuple[int, i
 
 
 @pytest.mark.parametrize("max_tokens", [*range(1, 130), 1000, 1024, 4097])
-def test_cache_spans_grow_to_what_is_needed(max_tokens: int):
+def test_cache_spans_grow_to_the_needed_length(max_tokens: int):
     spans = cache_spans(max_tokens)
     assert list(spans) == sorted(set(spans))
     assert spans[-1:] == ((max_tokens - 1,) if max_tokens > 1 else ())
@@ -318,17 +314,17 @@ def test_the_likeliest_tokens_always_stay(sampling: Sampling):
         ({"temperature": 0, "top_k": 5}, "top_k, top_p and min_p cannot act"),
     ],
 )
-def test_a_sampling_that_cannot_be_is_refused(values: dict, message: str):
+def test_impossible_sampling_values_are_refused(values: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Sampling(**values)
 
 
-def test_more_stop_ids_than_there_is_room_for_are_refused():
+def test_too_many_stop_ids_are_refused():
     with pytest.raises(ValueError, match=f"at most {STOP_SLOTS} stop ids, not {STOP_SLOTS + 1}"):
         Sampling().values(tuple(range(STOP_SLOTS + 1)))
 
 
-def test_a_limit_cuts_responses_and_is_no_other_program(sampler: Sampler):
+def test_a_limit_truncates_responses_without_recompiling(sampler: Sampler):
     whole = drawn(sampler, stops=())
     compiled = sampler.program.compilations()
     cut = sampler(PARAMS, PROMPTS, prng.key(*KEY), Sampling(T).values((), 3))

@@ -1,4 +1,4 @@
-"""A whole run of the tiny experiment by its command: what it leaves behind, that it repeats, and what it refuses."""
+"""A whole run of the tiny experiment: the files it writes, that it repeats bit for bit, and what it refuses."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, tuple[int, str, str], int]:
-    """The run once more, the outcome of a second process that wants its folder meanwhile, and the first's id."""
+    """The same run again, the outcome of a second process that wants its folder meanwhile, and the first one's id."""
     folder = tmp_path_factory.mktemp("again") / "run"
     process = start("train", TINY, "--out", folder, "--set", "checkpointing.every=1")
     wait_until(process, (folder / ".holder.json").exists)
@@ -77,7 +77,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, tuple[int
     return Finished(folder, stdout, stderr), refused, process.pid
 
 
-def test_the_run_folder_holds_what_is_promised(run: Finished):
+def test_the_run_folder_has_the_documented_files(run: Finished):
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("experiment.json", "metrics.jsonl", "samples.jsonl", "ledger.jsonl", "checkpoints"),
@@ -89,7 +89,7 @@ def test_the_newest_checkpoints_are_kept(run: Finished):
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["16", "20", "22"]
 
 
-def test_standard_output_says_the_outcome_and_where_it_is(run: Finished):
+def test_standard_output_shows_the_outcome_and_the_folder(run: Finished):
     assert f"{run.summary['accuracy_after']:.1%}" in run.stdout
     assert str(run.folder) in run.stdout
     assert str(run.folder / "report.html") in run.stdout
@@ -102,7 +102,7 @@ def test_progress_goes_to_standard_error_with_samples_of_both_policies(run: Fini
     assert "left" in run.stderr
 
 
-def test_a_run_warns_of_nothing(run: Finished):
+def test_a_run_prints_no_warning(run: Finished):
     assert "warning" not in run.stderr.lower()
 
 
@@ -114,8 +114,8 @@ def test_the_record_of_the_experiment_is_complete(run: Finished):
     assert {"jax", "jaxlib", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
 
 
-def test_the_commit_says_that_files_were_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Else a run would name code that it did not run."""
+def test_the_recorded_commit_is_marked_dirty_if_files_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Otherwise a run would name code that it did not run."""
     code = tmp_path / "run.py"
     code.write_text("1")
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -141,13 +141,13 @@ def test_every_rl_line_has_every_metric_as_a_finite_number(run: Finished):
 
 
 def test_sampler_and_learner_agree_in_every_step(run: Finished):
-    """That a difference would be seen is shown in test_learner.py: here the two may agree to the bit."""
+    """test_learner.py shows that a difference would be seen: here the two may agree to the bit."""
     for line in run.metrics[WARM_STEPS:]:
         assert 0 <= line["agreement/mean"] <= line["agreement/max"] <= 2e-5
         assert 0 <= line["agreement/kl"] <= 1e-9
 
 
-def test_metrics_are_in_their_range(run: Finished):
+def test_metrics_are_in_range(run: Finished):
     for line in run.metrics[WARM_STEPS:]:
         assert all(0.0 <= line[name] <= 1.0 for name in SHARES)
         assert 1.0 <= line["response/length"] <= EXPERIMENT.sampling.max_tokens
@@ -160,7 +160,7 @@ def test_metrics_are_in_their_range(run: Finished):
 
 
 def test_the_run_really_learns(run: Finished):
-    """Otherwise the tests that compare runs would compare states that nothing has moved."""
+    """Otherwise the tests that compare runs would compare untrained states."""
     lines = run.metrics[WARM_STEPS:]
     assert all(line["update/gradient_norm"] > 0 and line["reward/std"] > 0 for line in lines)
     assert any(line["policy/ratio_max"] > 1.001 for line in lines)
@@ -168,7 +168,7 @@ def test_the_run_really_learns(run: Finished):
 
 
 def test_the_learning_rate_warms_up_and_falls(run: Finished):
-    """That of a step's last update: 12 RL updates, 2 of them warm-up."""
+    """The rate of each step's last update: 12 RL updates, 2 of them warm-up."""
     rates = [line["update/learning_rate"] for line in run.metrics]
     assert rates[:2] == pytest.approx([1.5e-2, 3e-2])
     assert rates[WARM_STEPS:] == pytest.approx([1e-2 * (1 - max(0, 2 * step - 1) / 10) for step in range(6)])
@@ -183,12 +183,12 @@ def test_totals_add_up(run: Finished):
     assert (run.summary["tokens_generated"], run.summary["flops"]) == (tokens, pytest.approx(flops))
 
 
-def test_validation_accuracy_comes_as_often_as_asked(run: Finished):
+def test_validation_accuracy_is_measured_at_the_configured_steps(run: Finished):
     steps = [line["step"] - WARM_STEPS for line in run.metrics if "evaluation/accuracy" in line]
     assert steps == [2, 4, 6]
 
 
-def test_the_summary_says_what_the_ledger_says(run: Finished):
+def test_the_summary_agrees_with_the_ledger(run: Finished):
     events = {(entry["event"], entry["data"].get("when")): entry["data"] for entry in ledger(run)}
     for when in ("before", "after"):
         for name in ("accuracy", "greedy", "response_length"):
@@ -197,20 +197,20 @@ def test_the_summary_says_what_the_ledger_says(run: Finished):
     assert run.summary["state_sha256"] == events["finished", None]["state_sha256"]
 
 
-def test_the_summary_has_what_others_read_of_it(run: Finished):
+def test_the_summary_has_the_fields_that_studies_read(run: Finished):
     assert {"accuracy_before", "accuracy_after", "wall_seconds", "state_sha256"} <= set(run.summary)
     assert (run.summary["seed"], run.summary["steps"], run.summary["updates_skipped"]) == (0, STEPS, 0)
     assert len(run.summary["state_sha256"]) == 64
     assert run.summary["wall_seconds"] > run.summary["time"]["step"] > 0
 
 
-def test_the_ledger_holds_and_the_summary_vouches_for_its_end(run: Finished):
+def test_the_ledger_is_intact_and_the_summary_records_its_head(run: Finished):
     entries = ledger(run)
     assert [entry["event"] for entry in entries] == ["started", "gate", "evaluated", "evaluated", "finished"]
     assert entries[-1]["sha256"] == run.summary["ledger_head"]
 
 
-def test_samples_of_before_during_and_after_are_graded_responses(run: Finished):
+def test_samples_before_during_and_after_rl_are_graded_responses(run: Finished):
     samples = read_records(run.folder / "samples.jsonl")
     places = [(sample["when"], sample["step"]) for sample in samples]
     during = [("training", WARM_STEPS + step) for step in (2, 4, 6) for _ in range(2)]
@@ -252,7 +252,7 @@ def test_a_verifier_that_always_fails_ends_the_run_with_its_message(tmp_path: Pa
     assert "none of 36 responses could be graded; the first: error, RuntimeError: boom" in stderr
 
 
-def test_gradings_that_fail_are_told_once_and_counted(tmp_path: Path):
+def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
     code, _, stderr = rl_llm("train", f"{HOSTILE}:sometimes", "--out", tmp_path / "run")
     assert code == 0, stderr
     run = Finished(tmp_path / "run", "", "")
@@ -282,7 +282,7 @@ def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
     assert cold.summary["skill"] is None
 
 
-def test_a_steps_metrics_are_those_of_all_its_updates_but_for_the_agreement():
+def test_metrics_of_a_step_cover_all_its_updates_except_for_the_agreement():
     first = {"loss": Mean(jnp.float32(2), jnp.float32(1)), "agreement/max": Max(jnp.float32(1e-6))}
     second = {"loss": Mean(jnp.float32(4), jnp.float32(1)), "agreement/max": Max(jnp.float32(0.1))}
     together = merge_update_metrics([first, second])
@@ -291,7 +291,7 @@ def test_a_steps_metrics_are_those_of_all_its_updates_but_for_the_agreement():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
+def test_the_problem_pools_of_a_run_are_disjoint(seed: int):
     pools = [
         {problem.prompt for problem in EXPERIMENT.task.problems(split, count, seed)}
         for split, count in (("train", 40), ("validation", 8), ("held_out", 9))
@@ -317,7 +317,7 @@ def test_no_problem_of_a_run_is_in_two_of_its_pools(seed: int):
         ),
     ],
 )
-def test_an_experiment_in_which_something_could_not_act_is_refused(changes: dict[str, Any], message: str):
+def test_an_experiment_with_a_value_that_cannot_act_is_refused(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=re.escape(message)):
         replace(EXPERIMENT, **changes)
 

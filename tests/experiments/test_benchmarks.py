@@ -1,4 +1,4 @@
-"""The benchmarks run, in small."""
+"""The benchmarks run at a tiny size."""
 
 import json
 import subprocess

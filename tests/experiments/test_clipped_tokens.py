@@ -1,4 +1,4 @@
-"""The study of clipped tokens: which kind each id of a vocabulary is of, and what is counted by kind."""
+"""The study of clipped tokens: the kind of each vocabulary id, and the counts by kind."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,9 @@ END, PAD = TASK.tokenizer.end_id, TASK.tokenizer.pad_id
 
 
 def of(tokens: list[int], moved: list[int]) -> tuple[np.ndarray, Batch]:
-    """The log-probabilities of a batch of one response that earned something, and the batch. The tokens at the places
-    `moved` have become twice as likely.
+    """Log-probabilities of a batch with one rewarded response, and the batch.
+
+    The tokens at positions `moved` have become twice as likely.
     """
     mask = np.array([[token != PAD for token in tokens]], np.float32)
     old = np.full(mask.shape, -3.0, np.float32)
@@ -95,7 +96,7 @@ def test_connectives_are_marks_where_they_begin_a_word(expected: str, texts: tup
     assert {text: kind(text) for text in texts} == dict.fromkeys(texts, expected)
 
 
-def test_an_id_beyond_the_folder_is_of_no_kind():
+def test_an_id_beyond_the_folder_has_no_kind():
     tokenizer = HuggingFaceTokenizer(FOLDER)
     objective = ClipByKindOfText(0.2, 0.2, tokenizer=tokenizer)
     logp, source = of([tokenizer.vocab_size + 20, *tokenizer.encode(" pencils")], moved=[0, 1])
@@ -125,7 +126,7 @@ def test_the_kinds_are_those_of_the_experiments_tokenizer():
     assert moved.algorithm.objective.tokenizer.folder == "elsewhere"
 
 
-def test_a_kind_is_clipped_as_often_as_it_occurs_where_the_metric_is_one():
+def test_the_metric_is_one_if_a_kind_is_clipped_as_often_as_it_occurs():
     line = {"clipped/digit": 0.01, "clipped/sign": 0.0, "clipped/mark": 0.01, "tokens/mark": 0.25}
     assert ShareOfClipped("mark")({}, [{"phase": "warm_start"}, line]) == pytest.approx(2.0)
     assert ShareOfClipped("mark")({}, [line | {"clipped/word": 0.02}]) == pytest.approx(1.0)

@@ -1,5 +1,6 @@
-"""The experiment on a Hugging Face folder, in small: it runs, learns from the very tokens that were sampled, and is
-resumed and evaluated with no other tokenizer.
+"""The experiment on a Hugging Face folder at a tiny size.
+
+It runs, learns from exactly the sampled tokens, and refuses another tokenizer when resumed or evaluated.
 """
 
 import re
@@ -32,7 +33,7 @@ SMOKE = load_experiment(f"{ROOT / FILE}:smoke")[1]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tokenizer's files, and room for the prepared problems."""
+    """A copy of the tokenizer's files, and a folder for the prepared problems."""
     folder = tmp_path_factory.mktemp("files")
     shutil.copytree(SMOKE.tokenizer.folder, folder / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
     return folder
@@ -57,12 +58,12 @@ def test_it_runs_and_sampler_and_learner_agree(run: Finished):
     assert len(run.metrics) == SMOKE.steps
     for line in run.metrics:
         assert line["grading/ok"] == SMOKE.prompts_per_step * SMOKE.responses_per_prompt
-        assert line["agreement/max"] < 1e-4  # of other tokens the learner would think otherwise
+        assert line["agreement/max"] < 1e-4  # fails on any other tokens
 
 
 @pytest.mark.slow
-def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Path):
-    """Their text, encoded again, would be other tokens."""
+def test_the_learner_gets_exactly_the_sampled_tokens(files: Path, tmp_path: Path):
+    """Encoding their text again would give other tokens."""
     task = replace(SMOKE.task, data_dir=files / "prepared")
     experiment = replace(SMOKE, task=task, sampling=Sampling(max_tokens=6), model=replace(SMOKE.model, layers=1))
     mesh, sampled = make_mesh(experiment.mesh, jax.devices()[:1]), []
@@ -79,13 +80,12 @@ def test_the_learner_gets_the_tokens_that_were_sampled(files: Path, tmp_path: Pa
             return sampled[-1]
 
         collector = Collector(run, replace(engine, sample=noted), experiment.task.problems("train", 16, 0))
-        collected = collector.finish(collector.begin(0, params))
-    experience = collected.experience
-    batch, _ = compile_make_batch(experiment.algorithm, mesh)(experience.rollout, experience.reward, {}, None, None)
+        graded = collector.wait(0, collector.start(0, params))
+    batch, _ = compile_make_batch(experiment.algorithm, mesh)(graded.learned, {}, None, None)
     tokens, mask = jax.device_get((sampled[0].tokens, sampled[0].mask))
     np.testing.assert_array_equal(batch.tokens, tokens)
     np.testing.assert_array_equal(batch.mask, mask)
-    again = [experiment.tokenizer.encode(text) for text in collected.answers.responses]
+    again = [experiment.tokenizer.encode(text) for text in graded.responses]
     rows = [row[: int(length)].tolist() for row, length in zip(tokens, mask.sum(axis=1), strict=True)]
     assert sum(one == other for one, other in zip(again, rows, strict=True)) < len(rows) / 2
 
@@ -102,7 +102,7 @@ def test_the_policy_is_exported_with_its_tokenizer(run: Finished, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
-def test_neither_resumed_nor_evaluated_with_other_tokenizer_files(
+def test_other_tokenizer_files_are_refused_when_resumed_or_evaluated(
     run: Finished, options: list[str], files: Path, name: str, monkeypatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(ROOT)
@@ -111,16 +111,14 @@ def test_neither_resumed_nor_evaluated_with_other_tokenizer_files(
     changed.write_text(content.replace("assistant", "helper") if name.endswith("jinja") else content + " ")
     try:
         assert main(["evaluate", str(run.folder)]) == 2
-        assert (
-            "the tokenizer or its chat template is not the one that this run was begun with" in capsys.readouterr().err
-        )
+        assert "the tokenizer or its chat template has changed since the run" in capsys.readouterr().err
         assert main(["train", f"{FILE}:smoke", "--out", str(run.folder), "--resume", *options]) == 2
         assert re.search(r"another experiment.*\n  tokenizer: \w{64} -> \w{64}", capsys.readouterr().err)
     finally:
         changed.write_text(content)
 
 
-def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_missing_files_are_named_with_how_to_get_them(monkeypatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     monkeypatch.chdir(ROOT)
     for spec, given, words in (
         ("paper", [], "hf download Qwen/Qwen3-4B-Base"),

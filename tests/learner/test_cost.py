@@ -1,4 +1,4 @@
-"""A technique costs nothing where it is not used: Lite PPO is no more program than Lite PPO written out by hand."""
+"""An unused technique costs nothing: Lite PPO has no more operations than Lite PPO written by hand."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ ROLLOUT = Rollout(PROMPTS, MASK.astype(np.int32), MASK, MASK[:, 0] > 1, LOGP, LO
 
 
 def operations(jaxpr: Any) -> Iterator[str]:
-    """The name of every equation, in loops and nested functions too."""
+    """Yield the primitive of every equation, including those in loops and nested functions."""
     for equation in jaxpr.eqns:
         inner = [
             getattr(value, "jaxpr", value)
@@ -65,7 +65,7 @@ def lite_ppo_batch(rollout: Rollout, reward: jax.Array) -> Batch:
 
 
 def lite_ppo_loss(params: dict, batch: Batch) -> tuple[jax.Array, Metrics]:
-    """The clipped surrogate and its metrics, and what is told of any policy."""
+    """The clipped surrogate with its metrics, and the metrics of any policy."""
     logp, entropy = token_logps(CONFIG, params, batch.prompts, batch.tokens, TEMPERATURE)
     logp, entropy = (jnp.where(batch.mask > 0, x, 0.0) for x in (logp, entropy))
     ratio = jnp.exp(jnp.clip(logp - batch.old_logp, -20.0, 20.0))
@@ -131,12 +131,12 @@ def test_the_loss_of_lite_ppo_is_no_more_than_written_by_hand():
 
 
 def test_an_update_of_lite_ppo_is_no_more_than_written_by_hand():
-    """Nothing of critics, demonstrations, references or replay."""
+    """It has no operations of critics, demonstrations, references or replay."""
     assert step_program(LEARNER) - program(lite_ppo_step, STATE, BATCH, jnp.int32(0)) == Counter()
 
 
-def test_the_batch_of_lite_ppo_is_hardly_more_than_written_by_hand():
-    """More are the scopes of the token mean, which are one here: they move numbers and compute none."""
+def test_the_batch_of_lite_ppo_adds_only_reshapes():
+    """The extra operations are the scopes of the token mean: they move numbers and compute none."""
     more = batch_program(a.LITE_PPO) - program(lite_ppo_batch, ROLLOUT, REWARD)
     assert set(more) <= {"reshape", "broadcast_in_dim", "tile"}, more
 
@@ -149,18 +149,18 @@ USED = {
 
 
 @pytest.mark.parametrize("name", list(USED))
-def test_what_is_used_would_show(name: str):
+def test_a_used_technique_adds_operations(name: str):
     assert loss_program(USED[name]).total() > loss_program(a.LITE_PPO).total()
 
 
-def test_a_filter_or_a_correction_shows_in_the_batch_only():
+def test_a_filter_or_a_correction_changes_only_the_batch():
     for more in (replace(a.LITE_PPO, filters=(a.ZeroVariance(),)), replace(a.LITE_PPO, corrections=(a.RatioMask(),))):
         assert batch_program(more).total() > batch_program(a.LITE_PPO).total()
         assert loss_program(more) == loss_program(a.LITE_PPO)
 
 
-def test_fields_that_are_not_needed_are_no_part_of_the_program():
-    """None is no input; and one that is there all the same adds an input and not an operation."""
+def test_unneeded_fields_are_not_part_of_the_program():
+    """None is no input. A field that is given anyway adds an input but no operation."""
     assert {"value_weight", "kl_baseline", "teacher_tokens", "teacher_logp", "student_logp"} < set(OPTIONAL)
     assert all(getattr(BATCH, name) is None for name in OPTIONAL)
     made = jax.make_jaxpr(LEARNER.train_step)(STATE, BATCH, jnp.int32(0), jnp.float32(TEMPERATURE))
@@ -172,14 +172,14 @@ def test_fields_that_are_not_needed_are_no_part_of_the_program():
 
 
 @pytest.mark.parametrize("name", list(FIELDS_READ))
-def test_a_field_that_any_loss_reads_shows(name: str):
+def test_a_field_that_every_loss_reads_adds_operations(name: str):
     """So it must be None where no component needs it."""
     given = replace(BATCH, **{name: FIELDS_READ[name]})
     assert loss_program(a.LITE_PPO, given).total() > loss_program(a.LITE_PPO).total()
 
 
-def test_a_critic_shows_and_only_where_there_is_one():
-    """Its inputs are its parameters, its optimizer's state, and the three fields that it learns from."""
+def test_a_critic_adds_operations_only_where_there_is_one():
+    """Its inputs are its parameters, its optimizer state, and the three fields it learns from."""
     learner = replace(LEARNER, algorithm=a.PPO, **CRITIC)
     batch, state = batch_of(a.PPO, value=MASK), state_of(**CRITIC)
     made = [x for x in OPTIONAL if getattr(batch, x) is not None]
@@ -188,7 +188,7 @@ def test_a_critic_shows_and_only_where_there_is_one():
     assert step_program(learner, state, batch).total() > 1.5 * step_program(LEARNER).total()
 
 
-def test_demonstrations_show_and_only_where_there_are_some():
+def test_demonstrations_add_operations_only_where_there_are_some():
     without, given = step_program(LEARNER), step_program(LEARNER, STATE, BATCH, BATCH)
     assert step_program(LEARNER, STATE, BATCH, None) == without
     assert given.total() > 1.5 * without.total()

@@ -1,4 +1,4 @@
-"""A critic: what it sees, what moves it, and what it leaves alone."""
+"""A critic: its inputs, its gradient, and the parameters it leaves alone."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,8 +44,8 @@ def values(critic: Critic, params: dict, critic_params: dict, tokens: np.ndarray
 
 
 @pytest.mark.parametrize("critic", [OWN, SHARED], ids=["own", "shared"])
-def test_a_critic_begins_with_no_opinion_and_learns_what_comes(critic: Critic):
-    """Alone, on the returns of one batch: its error falls, and the policy stays as it is."""
+def test_a_critic_starts_at_zero_and_learns_the_returns(critic: Critic):
+    """Trained alone on the returns of one batch, its error falls and the policy does not change."""
     learner, spec, state = learner_and_state(critic)
     assert not values(critic, PARAMS, jax.device_get(state.critic.params)).any()
     step = compile_critic_step(learner, MESH, spec)
@@ -58,7 +58,7 @@ def test_a_critic_begins_with_no_opinion_and_learns_what_comes(critic: Critic):
     assert int(state.step) == 0
 
 
-def test_a_judgement_has_read_the_last_token():
+def test_a_reward_models_score_depends_on_the_last_token():
     params = OWN.first_params(CONFIG, PARAMS) | {"value_head": jnp.ones(CONFIG.width)}
     other = TOKENS.copy()
     other[:, -1] = (other[:, -1] + 1) % V
@@ -68,7 +68,7 @@ def test_a_judgement_has_read_the_last_token():
 
 
 @pytest.mark.parametrize("critic", [OWN, SHARED], ids=["own", "shared"])
-def test_the_value_of_a_state_does_not_see_what_comes_after_it(critic: Critic):
+def test_the_value_of_a_state_ignores_later_tokens(critic: Critic):
     params = critic.first_params(CONFIG, PARAMS) | {"value_head": jnp.ones(CONFIG.width)}
     other = TOKENS.copy()
     other[:, 3:] = (other[:, 3:] + 1) % V
@@ -77,8 +77,8 @@ def test_the_value_of_a_state_does_not_see_what_comes_after_it(critic: Critic):
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-2
 
 
-def test_a_head_of_the_policys_moves_the_policy_and_a_critic_of_its_own_does_not():
-    """At the first update the heads are 0 and pull at no hidden state; at the second a shared one does."""
+def test_a_shared_critic_moves_the_policy_and_a_separate_one_does_not():
+    """At the first update heads are 0 and move no hidden state. At the second update a shared one does."""
 
     def after_two(critic: Critic | None) -> dict:
         learner, spec, state = learner_and_state(critic or OWN)
@@ -96,8 +96,8 @@ def test_a_head_of_the_policys_moves_the_policy_and_a_critic_of_its_own_does_not
     assert distance(after_two(SHARED), alone) > 1e-4
 
 
-def test_what_a_critic_learns_is_in_the_units_of_the_rewards():
-    """PPO whitens its advantages, not the returns; gamma = 1, lambda = 0.95 and V = 0: the return fades backwards."""
+def test_a_critic_learns_in_the_units_of_the_rewards():
+    """PPO whitens advantages, not returns. With gamma = 1, lambda = 0.95 and V = 0 the return decays backwards."""
     batch = batch_of(jnp.zeros((N * K, T)))
     from_end = np.maximum(MASK.sum(axis=1, keepdims=True) - 1 - np.arange(T), 0)
     np.testing.assert_allclose(batch.returns, REWARD[:, None] * 0.95**from_end * MASK, rtol=1e-5)
@@ -115,6 +115,6 @@ def test_what_a_critic_learns_is_in_the_units_of_the_rewards():
         (lambda: Critic(AdamW(1e-3), pretraining_steps=-1), "pretraining_steps=-1 is out of range; expected >= 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_invalid_values_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()

@@ -47,7 +47,7 @@ SHARED, OWN = (StateSpec(critic=x, critic_optimizer=ADAM.build(10)) for x in (Cr
 
 
 def rollout_and_fields() -> tuple[Rollout, dict[str, np.ndarray]]:
-    """Ragged responses, sampled by a policy that is somewhere else."""
+    """Ragged responses, sampled by another policy."""
     draw = np.random.default_rng(4)
     mask = (np.arange(T) < draw.integers(1, T + 1, N * K)[:, None]).astype(np.float32)
     logp, old, ref = (-mask * draw.exponential(size=mask.shape).astype(np.float32) for _ in range(3))

@@ -56,7 +56,7 @@ PARAMS = random_params(CONFIG)
 
 @pytest.fixture(scope="module")
 def rollout() -> Rollout:
-    """What the sampler drew, ragged, as NumPy arrays."""
+    """A ragged rollout of the sampler, as NumPy arrays."""
     values = Sampling(temperature=TEMPERATURE).values((3, 5, 11))
     sample = compile_sampler(CONFIG, ONE_DEVICE, K, T)
     rollout = jax.device_get(sample(PARAMS, PROMPTS, prng.key(0, Purpose.ROLLOUT), values))
@@ -66,7 +66,7 @@ def rollout() -> Rollout:
 
 @pytest.fixture(scope="module")
 def batch(rollout: Rollout) -> Batch:
-    """A batch whose policy has moved since it was sampled, so that clipping acts."""
+    """A batch sampled by an earlier policy, so that clipping acts."""
     batch = jax.device_get(jax.jit(make_batch, static_argnums=0)(LITE_PPO, replace(rollout, reward=REWARD))[0])
     moved = np.random.default_rng(1).normal(scale=0.2, size=batch.mask.shape) * batch.mask
     return batch.replace(old_logp=batch.old_logp + moved.astype(np.float32))  # type: ignore[no-any-return]
@@ -113,7 +113,7 @@ def test_sampler_and_learner_agree_on_the_log_probabilities(rollout: Rollout):
 
 
 def test_the_agreement_is_reported_over_the_sampled_tokens(rollout: Rollout, batch: Batch):
-    """The old log-probabilities of `batch` are off by a known amount, and those of the rollout by none."""
+    """The old log-probabilities of `batch` are off by a known amount, those of the rollout are exact."""
     metrics, gap = loss_of(batch)[1], np.abs(batch.old_logp - rollout.policy_logp)
     assert metrics["agreement/max"] == pytest.approx(gap.max(), abs=2e-5)
     assert metrics["agreement/mean"] == pytest.approx(gap.sum() / batch.mask.sum(), abs=2e-5)
@@ -123,7 +123,7 @@ def test_the_agreement_is_reported_over_the_sampled_tokens(rollout: Rollout, bat
 
 
 def whole_rows(prompts: Prompts, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each response behind its own copy of the prompt, and where each response token is predicted [B, T]."""
+    """Each response after its own copy of the prompt, and the position [B, T] that predicts each response token."""
     lengths = np.repeat(prompts.lengths, len(tokens) // len(prompts.lengths))
     rows = np.repeat(
         np.pad(prompts.tokens, ((0, 0), (0, tokens.shape[1]))), len(tokens) // len(prompts.lengths), axis=0
@@ -173,7 +173,7 @@ def test_the_gradient_is_that_of_a_plain_forward_pass(readings: dict):
 
 
 def shapes_in(jaxpr: Any) -> Iterator[tuple[int, ...]]:
-    """The shape of every float array that a program makes, in loops and nested functions too."""
+    """Yield the shape of every float array of a program, including loops and nested functions."""
     for equation in jaxpr.eqns:
         yield from (v.aval.shape for v in equation.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))
         for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
@@ -183,8 +183,8 @@ def shapes_in(jaxpr: Any) -> Iterator[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("read", "everything"), [("learner", False), ("plain", True)])
-def test_the_logits_of_all_tokens_never_exist_at_one_time(read: str, everything: bool):
-    """A plain pass shows that such an array would be found."""
+def test_the_logits_of_all_tokens_never_exist_at_once(read: str, everything: bool):
+    """A plain pass has such an array, which shows that it would be found."""
     config = replace(CONFIG, vocabulary=1000)
     params, prompts = random_params(config), jax.tree.map(lambda x: x[:2], PROMPTS)
     tokens = np.zeros((4, 2 * HEAD_POSITIONS), np.int32)
@@ -222,7 +222,7 @@ def test_the_gradient_does_not_depend_on_the_order_of_a_groups_responses(batch: 
 
 
 def test_the_gradient_does_not_depend_on_the_padding(batch: Batch):
-    """Wider prompts and responses, tokens in the padding that mean nothing."""
+    """Wider prompts and responses, with arbitrary tokens in the padding."""
 
     def widen(x: np.ndarray) -> np.ndarray:
         return np.pad(x, ((0, 0), (0, 3)), constant_values=0 if x.dtype == np.float32 else 9) if x.ndim == 2 else x
@@ -230,12 +230,12 @@ def test_the_gradient_does_not_depend_on_the_padding(batch: Batch):
     assert distance(gradient_of(jax.tree.map(widen, batch)), gradient_of(batch)) < 1e-6
 
 
-def test_tokens_behind_the_end_change_nothing(batch: Batch):
+def test_tokens_after_the_end_change_nothing(batch: Batch):
     garbage = np.where(batch.mask > 0, batch.tokens, 9)
     assert distance(gradient_of(batch.replace(tokens=garbage)), gradient_of(batch)) == 0.0
 
 
-def test_a_batch_is_made_of_the_sampled_policys_log_probabilities(rollout: Rollout):
+def test_a_batch_uses_the_log_probabilities_of_the_sampled_policy(rollout: Rollout):
     """Neither those of the truncated distribution nor those of temperature 1: the ratio is of the policy that is
     trained.
     """
@@ -248,7 +248,7 @@ def test_a_batch_is_made_of_the_sampled_policys_log_probabilities(rollout: Rollo
     np.testing.assert_allclose(np.asarray(batch.weight).sum(axis=1), 1 / (N * K), rtol=1e-5)
 
 
-def test_parts_deal_out_whole_groups(batch: Batch):
+def test_mini_batches_have_whole_groups(batch: Batch):
     marked = batch.replace(reward=np.arange(N * K, dtype=np.float32))
     parts = jax.device_get(jax.jit(split, static_argnums=1)(marked, 4))
     assert parts.tokens.shape == (4, N * K // 4, T)
@@ -287,7 +287,7 @@ def test_the_mean_of_the_updates_gradients_is_the_whole_batchs(step: Update, bat
     assert distance(parts[0], parts[1]) > 0.1
 
 
-def test_an_update_counts_itself_and_reports_its_gradient(step: Update, batch: Batch):
+def test_an_update_is_counted_and_reports_its_gradient(step: Update, batch: Batch):
     state, metrics = updated(step, start(), batch)
     norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(gradient_in(state))))
     assert results(metrics)["update/gradient_norm"] == pytest.approx(norm, rel=1e-5)
@@ -305,7 +305,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(step: Upda
         assert (distance(state.params, PARAMS) == 0) == bool(skipped)
 
 
-def test_the_state_is_updated_in_place_and_the_callers_parameters_live_on(step: Update, batch: Batch):
+def test_the_state_is_donated_and_the_callers_parameters_survive(step: Update, batch: Batch):
     params = jax.device_put(PARAMS, weight_shardings(ONE_DEVICE, weight_table(CONFIG)))
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, params)
     updated(step, state, batch)

@@ -1,4 +1,4 @@
-"""AdamW: the rate over the updates, clipping of the whole gradient, and the update itself against NumPy."""
+"""AdamW: the learning rate schedule, gradient clipping, and the update against NumPy."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ PARAMS = {"matrix": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32), "vector": 
 
 
 def rates(optimizer: AdamW, updates: int) -> np.ndarray:
-    """The rate of each of `updates` updates, and the one after the last."""
+    """The rate of each of `updates` updates, and of one more."""
     return np.asarray(jax.vmap(optimizer.rate(updates))(np.arange(updates + 1)))
 
 
@@ -31,7 +31,7 @@ def run(optimizer: AdamW, gradients: list[dict], updates: int = 10) -> tuple[dic
 
 
 def gradient(seed: int, norm: float) -> dict:
-    """A random gradient of that global norm."""
+    """A random gradient with this global norm."""
     draw = np.random.default_rng(seed)
     raw = {name: draw.normal(size=value.shape).astype(np.float32) for name, value in PARAMS.items()}
     length = np.sqrt(sum(np.square(x).sum() for x in raw.values()))
@@ -42,11 +42,11 @@ def test_a_constant_rate_without_warmup():
     np.testing.assert_allclose(rates(AdamW(3e-4), 5), np.full(6, 3e-4), rtol=1e-6)
 
 
-def test_warmup_rises_in_equal_steps_and_the_first_update_moves_already():
+def test_warmup_rises_in_equal_steps_from_the_first_update():
     np.testing.assert_allclose(rates(AdamW(0.4, warmup_updates=4), 6), [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
 
 
-def test_a_warmup_of_one_update_is_none():
+def test_a_warmup_of_one_update_has_no_effect():
     np.testing.assert_allclose(rates(AdamW(0.4, warmup_updates=1), 3), np.full(4, 0.4), rtol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_the_update_is_adamw_with_the_gradient_clipped_and_the_weights_decayed()
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
 
 
-def test_moments_kept_in_bfloat16_are_those_of_float32_rounded():
+def test_bfloat16_moments_are_rounded_float32_moments():
     gradients = [gradient(seed, 1.0) for seed in range(20)]
     exact = AdamW(0.01, beta2=0.95)
     params, state = run(replace(exact, moments_dtype="bfloat16"), gradients)
@@ -95,7 +95,7 @@ def test_moments_kept_in_bfloat16_are_those_of_float32_rounded():
 
 
 def test_the_second_moment_in_bfloat16_falls_again_at_the_largest_beta():
-    """Where gradients have become small; with 0.999 it would stay for ever, and the steps small."""
+    """When gradients become small. With 0.999 it would never fall, and steps would stay small."""
     with pytest.raises(ValueError, match=r"beta2=0.999: .* would .* stand still; set both to 0.99 at most"):
         AdamW(1e-3, moments_dtype="bfloat16")
     optimizer = AdamW(1e-3, beta2=0.99, moments_dtype="bfloat16")
@@ -130,14 +130,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(poison: float):
         {"weight_decay": float("nan")},
     ],
 )
-def test_values_that_mean_nothing_are_refused(values: dict):
+def test_invalid_values_are_refused(values: dict):
     name, value = list(values.items())[-1]
     with pytest.raises(ValueError, match=rf"AdamW.{name}={value} is out of range; expected"):
         AdamW(**{"learning_rate": 1e-3, **values})
 
 
 @pytest.mark.parametrize("updates", [1, 4])
-def test_a_warmup_that_is_never_over_is_refused(updates: int):
+def test_a_warmup_longer_than_the_run_is_refused(updates: int):
     with pytest.raises(ValueError, match=rf"warmup_updates=4 with {updates} updates in all"):
         AdamW(1e-3, warmup_updates=4).check(updates)
     AdamW(1e-3, warmup_updates=4).check(5)

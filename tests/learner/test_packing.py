@@ -1,4 +1,4 @@
-"""Packed rows: each conversation is read and learned as if it were alone, and comes once in every epoch."""
+"""Packed rows: each conversation is learned as if it were alone, once per epoch."""
 
 from dataclasses import replace
 from functools import partial
@@ -40,7 +40,7 @@ def read(params: dict, batch: Packed, micro_batches: int) -> tuple[jax.Array, Me
 
 
 def alone(config: ModelConfig, params: dict) -> list[jax.Array]:
-    """The logits of each conversation in a row of its own."""
+    """Logits of each conversation in its own row."""
     rows = np.zeros((len(TEXTS), max(LENGTHS)), np.int32)
     for row, tokens in zip(rows, TEXTS, strict=True):
         row[: len(tokens)] = tokens
@@ -71,7 +71,7 @@ def test_a_packed_conversation_has_the_logits_it_has_alone(config: ModelConfig):
         np.testing.assert_allclose(found[row, place], logits, atol=2e-5)
 
 
-def test_the_loss_and_its_gradient_are_those_of_the_conversations_alone():
+def test_loss_and_gradient_are_those_of_the_conversations_alone():
     def by_definition(params: dict) -> jax.Array:
         losses = [
             -jnp.sum(jax.nn.log_softmax(logits[:-1])[np.arange(len(tokens) - 1), tokens[1:]] * learned[1:])
@@ -99,7 +99,7 @@ def test_kernels_keep_conversations_apart(kernel: str, devices: int, monkeypatch
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
 
 
-def test_a_row_says_what_is_where():
+def test_a_row_has_the_tokens_segments_and_weights_of_its_conversations():
     np.testing.assert_array_equal(BATCH.segments, [[1] * 4 + [2] * 7 + [0], [1] * 2 + [2] * 5 + [3] * 3 + [0] * 2])
     assert BATCH.weight.sum() == pytest.approx(1.0)
     assert set(BATCH.weight[BATCH.weight > 0]) == {np.float32(1 / np.sum(np.concatenate(LEARNED)))}
@@ -113,7 +113,7 @@ def test_first_fit_takes_the_first_row_with_room():
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=40), first=st.integers(0, 60), seed=st.integers(0, 9))
-def test_every_epoch_has_every_conversation_once_and_a_resumed_run_goes_on(lengths: list[int], first: int, seed: int):
+def test_every_epoch_has_every_conversation_once_also_after_a_resume(lengths: list[int], first: int, seed: int):
     rows = list(islice(rows_from(0, lengths, 20, seed), 80))
     assert list(islice(rows_from(first, lengths, 20, seed), 20)) == rows[first : first + 20]
     assert all(sum(lengths[index] for index in row) <= 20 for row in rows)

@@ -1,4 +1,4 @@
-"""Where a train state lies and in which types: moments like their weights, a reference in the host's memory."""
+"""Placement and types of a train state: moments like their weights, a reference in host memory."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def state() -> TrainState:
     return init_state(CONFIG, OPTIMIZER, MESH, Draw(jax.random.key(0)), CARRIED)
 
 
-def test_parameters_are_drawn_as_the_initialization_says(state: TrainState):
+def test_parameters_follow_the_initialization(state: TrainState):
     double = init_state(CONFIG, OPTIMIZER, MESH, Draw(jax.random.key(0), Initialization(scale=2.0)), CARRIED)
     np.testing.assert_array_equal(double.params["embedding"], 2.0 * state.params["embedding"])
 
 
-def test_moments_in_bfloat16_lie_where_their_weights_lie(state: TrainState):
+def test_bfloat16_moments_are_sharded_like_their_weights(state: TrainState):
     shardings = weight_shardings(MESH, weight_table(CONFIG))
     for name in ("mu", "nu"):
         moments = optax.tree_utils.tree_get(state.opt_state, name)
@@ -39,7 +39,7 @@ def test_moments_in_bfloat16_lie_where_their_weights_lie(state: TrainState):
         assert jax.tree.map(lambda x: x.sharding, moments) == shardings
 
 
-def test_an_offloaded_reference_lies_with_the_host_spread_as_its_weights(state: TrainState):
+def test_an_offloaded_reference_is_in_host_memory_sharded_like_its_weights(state: TrainState):
     for ours, params in zip(*map(jax.tree.leaves, (state.reference, state.params)), strict=True):
         assert ours.sharding == params.sharding.with_memory_kind(HOST)
     back = on_devices(state.reference)
@@ -49,7 +49,7 @@ def test_an_offloaded_reference_lies_with_the_host_spread_as_its_weights(state: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [MeshShape(2, fsdp=2, tensor=2), MeshShape(8)])
-def test_both_are_restored_bit_for_bit_on_whatever_mesh(state: TrainState, shape: MeshShape, tmp_path: Path):
+def test_both_are_restored_bit_for_bit_on_any_mesh(state: TrainState, shape: MeshShape, tmp_path: Path):
     Checkpoints(tmp_path).save(1, state, {})
     template = abstract_state(CONFIG, OPTIMIZER, make_mesh(shape), CARRIED)
     restored = Checkpoints(tmp_path).restore_newest(lambda _: template)

@@ -1,4 +1,4 @@
-"""What devices send to each other, read from the compiled programs: nothing is replicated by accident."""
+"""Collectives in the compiled programs: nothing is replicated by accident."""
 
 from dataclasses import replace
 from math import prod
@@ -18,7 +18,7 @@ FLOAT32 = 4
 
 @pytest.fixture(scope="module")
 def sent() -> dict[str, list[Collective]]:
-    """What the sampler and the update send on a mesh of 2 x 2 x 2 devices."""
+    """Collectives of the sampler and the update on a mesh of 2 x 2 x 2 devices."""
     mesh = make_mesh(MeshShape(2, 2, 2))
     _, tiny = load_experiment("tests/data/tiny.py:cold")
     experiment = replace(
@@ -31,7 +31,7 @@ def sent() -> dict[str, list[Collective]]:
 
 
 @pytest.mark.slow
-def test_an_update_gathers_weights_and_rows_stay_where_they_are(sent: dict[str, list[Collective]]):
+def test_an_update_gathers_weights_and_moves_no_rows(sent: dict[str, list[Collective]]):
     gathers = [one for one in sent["update"] if one.kind == "all-gather"]
     over_data = [one for one in gathers if "data" in one.axes]
     assert all("take" in one.name for one in over_data), "only prompts' tokens may look at the whole embedding"

@@ -1,4 +1,4 @@
-"""Several processes, really started: the same run as in one, graded, written, stopped and failing together."""
+"""Real multi-process runs: the same run as in one process, graded, written, stopped and failing together."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ONE, OTHER = 0, 1
 
 
 def start_all(processes: int, devices: int, *arguments: str | Path) -> list[subprocess.Popen[str]]:
-    """The same command in so many processes with so many devices each; the first one writes."""
+    """Start the same command in several processes with `devices` devices each. The first one writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -53,7 +53,7 @@ def start_all(processes: int, devices: int, *arguments: str | Path) -> list[subp
 
 
 def finish_all(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code and output of each."""
+    """Wait for all: exit code and output of each."""
     try:
         return [finish(process) for process in processes]
     finally:
@@ -62,7 +62,7 @@ def finish_all(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, st
 
 
 def train_all(processes: int, devices: int, folder: Path, *arguments: str) -> Finished:
-    """The tiny run, which must come to its end everywhere."""
+    """Run the tiny experiment to its end in all processes."""
     ended = finish_all(start_all(processes, devices, "-m", "rl_llm", "train", TINY, "--out", folder, *arguments))
     assert [code for code, *_ in ended] == [0] * processes, ended
     for _, stdout, stderr in ended[1:]:
@@ -72,7 +72,7 @@ def train_all(processes: int, devices: int, folder: Path, *arguments: str) -> Fi
 
 
 def assert_nearly_the_same(several: Finished, one: Finished) -> None:
-    """Up to rounding: several processes sum numbers in another order."""
+    """Equal up to rounding: several processes sum numbers in another order."""
     assert (several.folder / "samples.jsonl").read_bytes() == (one.folder / "samples.jsonl").read_bytes()
     for line, other in zip(without_time(one.metrics), without_time(several.metrics), strict=True):
         assert line.pop("phase") == other.pop("phase")
@@ -81,7 +81,7 @@ def assert_nearly_the_same(several: Finished, one: Finished) -> None:
 
 
 def found_by(processes: int, devices: int, folder: Path, what: str) -> list[dict[str, Any]]:
-    """What tests/data/hosts_program.py prints in each process."""
+    """The results that tests/data/hosts_program.py prints in each process."""
     ended = finish_all(start_all(processes, devices, "tests/data/hosts_program.py", folder, what))
     assert [code for code, *_ in ended] == [0] * processes, ended
     return [json.loads(stdout.split("found ")[-1]) for _, stdout, _ in ended]
@@ -89,12 +89,12 @@ def found_by(processes: int, devices: int, folder: Path, what: str) -> list[dict
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A folder with the checkpoint that two processes wrote, and what they found."""
+    """A folder with a checkpoint written by two processes, and their results."""
     folder = tmp_path_factory.mktemp("saved")
     return folder, found_by(2, 1, folder, "save")
 
 
-def test_what_one_process_knows_all_know(saved: tuple):
+def test_values_of_one_process_reach_all(saved: tuple):
     _, (first, second) = saved
     assert [(x["process"], x["several"], x["writes"]) for x in (first, second)] == [(0, True, True), (1, True, False)]
     for found in (first, second):
@@ -104,7 +104,7 @@ def test_what_one_process_knows_all_know(saved: tuple):
         assert found["raised"] == "only here"
 
 
-def test_every_row_is_one_processs_and_the_whole_can_be_had_everywhere(saved: tuple):
+def test_each_row_belongs_to_one_process_and_all_rows_can_be_gathered(saved: tuple):
     _, (first, second) = saved
     assert (first["own"], second["own"]) == ([[0, 1], [0.0, 3.0]], [[2, 3], [6.0, 9.0]])
     for found in (first, second):
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_two_processes_is_restored_by_one_and_by_two(saved: tupl
         ),
     ],
 )
-def test_half_an_environment_is_wrong_usage(environment: dict[str, str], message: str, tmp_path: Path):
+def test_an_incomplete_environment_is_wrong_usage(environment: dict[str, str], message: str, tmp_path: Path):
     for command in (("train", TINY, "--out", tmp_path / "run"), ("evaluate", tmp_path / "run")):
         code, _, stderr = rl_llm(*command, **environment)
         assert (code, "Traceback" in stderr) == (2, False), stderr
@@ -144,8 +144,10 @@ def test_half_an_environment_is_wrong_usage(environment: dict[str, str], message
 
 @pytest.fixture(scope="module")
 def two_devices(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The run of one process with two devices. Sums of two numbers have no order, so two processes with one device each
-    give the same bits."""
+    """The run of one process with two devices.
+
+    Sums of two numbers have no order, so two processes with one device each give the same bits.
+    """
     folder = tmp_path_factory.mktemp("one") / "run"
     code, stdout, stderr = rl_llm("train", TINY, "--out", folder, JAX_NUM_CPU_DEVICES="2")
     assert code == 0, stderr
@@ -163,10 +165,10 @@ def four_devices(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("told", "processes"), [((OTHER,), 2), ((ONE, OTHER), 1)])
-def test_stopped_together_and_resumed_it_is_the_unbroken_run(
+def test_stopped_together_and_resumed_it_is_the_uninterrupted_run(
     told: tuple, processes: int, two_devices: Finished, tmp_path: Path
 ):
-    """A signal to any of two processes: both save at the same step and exit with 143. Two go on, or one alone."""
+    """After a signal to either process, both save at the same step and exit with 143. Two resume, or one alone."""
     folder = tmp_path / "run"
     command = ("-m", "rl_llm", "train", TINY, "--out", folder, "--set", "checkpointing.every=1", "--resume")
     running = start_all(2, 1, *command)
@@ -184,14 +186,14 @@ def test_stopped_together_and_resumed_it_is_the_unbroken_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 2, "mesh.fsdp=4"), (4, 1, "mesh.data=4")])
-def test_several_processes_run_what_one_runs(
+def test_several_processes_give_the_run_of_one(
     processes: int, devices: int, mesh: str, four_devices: Finished, tmp_path: Path
 ):
     assert_nearly_the_same(train_all(processes, devices, tmp_path / "several", "--set", mesh), four_devices)
 
 
 def test_arrays_go_from_mesh_to_mesh_in_parts_where_layers_are_stacked():
-    """Five layers, two at a time: the last part has one that went before."""
+    """Five layers go two at a time, so the last part repeats a layer."""
     ended = finish_all(start_all(2, 4, "tests/data/transfer_program.py"))
     assert [code for code, *_ in ended] == [0, 0], ended
     for _, stdout, _ in ended:
@@ -207,7 +209,7 @@ def test_arrays_go_from_mesh_to_mesh_in_parts_where_layers_are_stacked():
 
 @pytest.mark.slow
 def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
-    """Parameters go from mesh to mesh within the processes, and rollouts come back."""
+    """Parameters go from mesh to mesh within each process, and rollouts come back."""
     command = ("train", "tests/data/techniques.py:apart", "--out")
     code, stdout, stderr = rl_llm(*command, tmp_path / "one", JAX_NUM_CPU_DEVICES="8")
     assert code == 0, stderr
@@ -218,7 +220,7 @@ def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
 
 @pytest.mark.slow
 def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path: Path):
-    """The first one prints, and writes the samples of all rows; the others say nothing."""
+    """The first one prints, and writes the samples of all rows. The others print nothing."""
     options = ("--problems", "10", "--logits", "3", "--samples")
     command = ("evaluate", two_devices.folder, *options)
     code, stdout, stderr = rl_llm(*command, tmp_path / "one.jsonl", JAX_NUM_CPU_DEVICES="2")
@@ -233,8 +235,8 @@ def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "selecting"])
-def test_whatever_a_run_does_on_the_host_it_does_in_several_processes(name: str, tmp_path: Path):
-    """Rewards of all rows for curricula, filters and baselines; what a state carries."""
+def test_host_side_work_is_the_same_in_several_processes(name: str, tmp_path: Path):
+    """Rewards of all rows for curricula, filters and baselines, and carried state."""
     spec = f"tests/data/techniques.py:{name}"
     code, stdout, stderr = rl_llm("train", spec, "--out", tmp_path / "one", JAX_NUM_CPU_DEVICES="2")
     assert code == 0, stderr
@@ -244,8 +246,8 @@ def test_whatever_a_run_does_on_the_host_it_does_in_several_processes(name: str,
 
 
 @pytest.mark.slow
-def test_processes_that_were_not_given_the_same_are_refused(tmp_path: Path):
-    """Told apart by the environment, as the test can only start one command in all."""
+def test_processes_with_different_experiments_are_refused(tmp_path: Path):
+    """They differ by an environment variable, because the test starts one command in all processes."""
     spec = tmp_path / "told_apart.py"
     spec.write_text(
         "import os\nfrom dataclasses import replace\nfrom tests.data import tiny\n"

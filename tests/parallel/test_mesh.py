@@ -1,4 +1,4 @@
-"""The mesh: sizes are resolved or refused by name, weights and rows lie where the table says."""
+"""The mesh: sizes are resolved or refused by name, and weights and rows are placed as the table says."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from rl_llm.parallel.mesh import (
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a table."""
+    """A weight of the table."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
@@ -31,7 +31,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Chip:
-    """What stands for a device that is not there."""
+    """A stand-in for a device that does not exist here."""
 
     id: int
     process_index: int
@@ -51,7 +51,7 @@ class Chip:
         (MeshShape(data=2, fsdp=2, tensor=2), (2, 2, 2)),
     ],
 )
-def test_minus_one_takes_the_devices_that_are_left(shape: MeshShape, sizes: tuple[int, int, int]):
+def test_minus_one_takes_the_remaining_devices(shape: MeshShape, sizes: tuple[int, int, int]):
     mesh = make_mesh(shape)
     assert mesh.axis_names == AXES
     assert tuple(mesh.shape[axis] for axis in AXES) == sizes
@@ -64,7 +64,7 @@ def test_a_mesh_can_take_some_of_the_devices():
 
 
 @pytest.mark.parametrize("sizes", [(-1, -1, 1), (0, 1, 1), (1, -2, 1)])
-def test_sizes_that_mean_nothing_are_refused(sizes: tuple[int, int, int]):
+def test_invalid_sizes_are_refused(sizes: tuple[int, int, int]):
     with pytest.raises(ValueError, match=rf"MeshShape sizes .* got \({sizes[0]}, {sizes[1]}, {sizes[2]}\)"):
         MeshShape(*sizes)
 
@@ -77,7 +77,7 @@ def test_sizes_that_mean_nothing_are_refused(sizes: tuple[int, int, int]):
         (MeshShape(1, 16, -1), "1 x 16 x 1"),
     ],
 )
-def test_sizes_that_do_not_make_up_the_devices_are_refused(shape: MeshShape, product: str):
+def test_sizes_that_do_not_match_the_devices_are_refused(shape: MeshShape, product: str):
     with pytest.raises(ValueError, match=f"{product} .*there are 8"):
         make_mesh(shape)
 
@@ -93,7 +93,7 @@ def test_the_first_devices_learn_and_the_others_sample(learner: MeshShape, sampl
     assert list(meshes.sampler.devices.flat) == jax.devices()[learning:]
 
 
-def test_without_a_mesh_of_its_own_the_sampler_has_the_learners():
+def test_without_its_own_mesh_the_sampler_uses_the_learners():
     meshes = make_meshes(MeshShape(2, 2, 2), None)
     assert meshes.sampler is meshes.learner
     assert not meshes.apart
@@ -108,15 +108,17 @@ def test_without_a_mesh_of_its_own_the_sampler_has_the_learners():
         (MeshShape(-1, 3), MeshShape(4), "1 x 3 x 1 needs that many devices; there are 4"),
     ],
 )
-def test_meshes_that_do_not_make_up_the_devices_are_refused(learner: MeshShape, sampler: MeshShape, message: str):
+def test_meshes_that_do_not_match_the_devices_are_refused(learner: MeshShape, sampler: MeshShape, message: str):
     with pytest.raises(ValueError, match=message):
         make_meshes(learner, sampler)
 
 
 def test_every_process_has_devices_of_both_meshes():
-    """Those of another process cannot be had here: what stands for them is refused before a mesh is made."""
+    """Devices of other processes are stand-ins here, and are refused before a mesh is made."""
     devices: list = [Chip(index, index // 4) for index in range(8)]
-    with pytest.raises(ValueError, match=r"take 3 \+ 5 devices, which do not divide over the 2 processes; .* multiples of 2"):
+    with pytest.raises(
+        ValueError, match=r"take 3 \+ 5 devices, which do not divide over the 2 processes; .* multiples of 2"
+    ):
         make_meshes(MeshShape(3), MeshShape(5), devices)
 
 
@@ -125,7 +127,7 @@ def test_every_process_has_devices_of_both_meshes():
     [("tpu", (2, 2), {1, 2}), ("tpu", (3, 1), {0, 1, 2}), ("tpu", (1, 3), {0}), ("gpu", (2, 2), {0, 1})],
 )
 def test_the_larger_part_is_in_the_middle_of_a_tpu_slice(platform: str, sizes: tuple[int, int], learning: set[int]):
-    """GPUs have coordinates, too, which say nothing of where they lie."""
+    """GPUs have coordinates as well, but these do not say where they are."""
     devices: list = [Chip(index, 0, (index, 0, 0), platform) for index in range(4)]
     meshes = make_meshes(*map(MeshShape, sizes), devices)
     assert {chip.id for chip in meshes.learner.devices.flat} == learning
@@ -159,7 +161,7 @@ def test_every_matrix_of_the_model_is_split_over_both_weight_axes():
         assert part == np.prod(weight.shape) / (1 if path.endswith("norm") else 4), path
 
 
-def test_a_weight_that_does_not_divide_is_named_with_the_way_out():
+def test_an_indivisible_weight_is_refused_by_name_with_a_remedy():
     table = {"layers/key": Weight((2, 4, 3), (None, "width", "kv_heads"))}
     with pytest.raises(ValueError, match=r"layers/key \(2, 4, 3\): 3 does not divide over the 2 .*'tensor'"):
         weight_shardings(make_mesh(MeshShape(2, 2, 2)), table)

@@ -1,4 +1,4 @@
-"""A sampler on devices of its own, or given a rollout's prompts in parts: the run is the same up to rounding."""
+"""A sampler on its own devices, or sampling a rollout in parts: the run is the same up to rounding."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ EXACT = ("tokens/generated", "reward/mean", "response/length", "response/truncat
 @pytest.mark.slow
 @pytest.mark.parametrize("staleness", ["1", "0"])
 def test_a_sampler_on_its_own_mesh_samples_the_same(staleness: str, tmp_path: Path):
-    """A step behind they work side by side, else they take turns. The parameters travel, and so do the rollouts."""
+    """With staleness 1, sampler and learner overlap; otherwise they take turns. Parameters and rollouts move."""
     behind = ("--set", f"staleness={staleness}")
     shared = train(tmp_path / "shared", "together", *behind, JAX_NUM_CPU_DEVICES="4")
     apart = train(tmp_path / "apart", "apart", *behind, JAX_NUM_CPU_DEVICES="8")
@@ -64,7 +64,7 @@ def test_parts_that_do_not_divide_are_refused(batches: int, message: str):
         replace(base, sampling_batches=batches)
 
 
-def test_hardware_is_no_part_of_the_fingerprint():
+def test_hardware_is_not_part_of_the_fingerprint():
     apart = load_experiment("tests/data/techniques.py:apart")[1]
     assert fingerprint(apart) == fingerprint(replace(apart, mesh=MeshShape(), sampler_mesh=None))
 
@@ -86,7 +86,7 @@ def test_frozen_weights_are_sent_to_a_sampler_once():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), other, first)
 
 
-def test_a_teacher_is_sent_beside_the_policy_and_not_in_its_place():
+def test_a_teacher_is_sent_in_addition_to_the_policy():
     model = replace(base.model, lora=Lora(rank=2, alpha=4.0))
     meshes = make_meshes(MeshShape(4), MeshShape(2, fsdp=2))
     params = init(model, jax.random.key(0))
@@ -99,7 +99,7 @@ def test_a_teacher_is_sent_beside_the_policy_and_not_in_its_place():
     np.testing.assert_array_equal(teacher[1]["embedding"], others[1].teacher[1]["embedding"])
 
 
-def test_what_is_whole_on_its_way_is_some_layers_or_what_is_split_along_its_first_axis():
+def test_transfers_replicate_a_few_layers_or_an_array_split_along_its_first_axis():
     meshes = make_meshes(MeshShape(2, 2), MeshShape(2, tensor=2))
     MiB = 2**20
 

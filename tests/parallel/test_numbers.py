@@ -37,7 +37,7 @@ MESH = make_mesh(devices=jax.devices()[:1])
 
 @dataclass(frozen=True)
 class Part:
-    """Anything in its fields but `fixed`, whose number is structure; a constructor would refuse a tracer."""
+    """A component with anything in its fields. The number of `fixed` is structure."""
 
     first: Any
     second: Any = None
@@ -58,7 +58,7 @@ values = st.recursive(
 
 @given(values)
 def test_a_value_is_its_numbers_and_its_structure(value: Any):
-    """To the type of every field: 1, 1.0 and True are equal, and three things."""
+    """Down to field types: 1, 1.0 and True are equal, but three different values."""
     floats, structure = partition(value)
     assert all(type(number) is float for number in floats)
     assert repr(combine(floats, structure)) == repr(value)
@@ -91,12 +91,12 @@ def test_a_structure_is_that_of_all_values_with_other_numbers(value: Any, data: 
         (AdamW(0.1), AdamW(0.1, beta2=0.9, moments_dtype="bfloat16")),
     ],
 )
-def test_what_is_no_number_is_structure(one: Any, other: Any):
+def test_values_that_are_no_numbers_are_structure(one: Any, other: Any):
     assert partition(one)[1] != partition(other)[1]
 
 
-def test_numbers_come_in_traced_as_weakly_as_constants():
-    """So that they leave the type of what they are multiplied with as it is."""
+def test_traced_numbers_are_weakly_typed_like_constants():
+    """Multiplying by them leaves the other operand's type unchanged."""
     floats, structure = partition(Part(0.1))
     kept = jax.make_jaxpr(lambda floats: combine(floats, structure).first * jnp.ones(2, jnp.bfloat16))(floats)
     assert kept.out_avals[0].dtype == jnp.bfloat16
@@ -109,15 +109,15 @@ def test_a_component_without_a_hash_is_refused():
 
 @cache
 def program(structure: a.Algorithm) -> Any:
-    """What the algorithms of a structure do, traced once with their numbers as arguments."""
+    """The computation of algorithms with one structure, traced once with their numbers as arguments."""
     effect(a.LITE_PPO)  # the fixture is drawn
     floats, structure = partition(structure)
     return jaxpr_as_fun(jax.make_jaxpr(lambda floats: outcome(combine(floats, structure)))(floats))
 
 
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
-def test_a_component_computes_with_traced_numbers_what_it_computes_with_its_own(kind: type):
-    """For its numbers here, and for another value of each of its fields."""
+def test_a_component_gives_the_same_with_traced_numbers(kind: type):
+    """For its default numbers, and for another value of each field."""
     component, knobs = KNOBS[kind]
     changed = [replace(component, **{x: knobs[x]}) for x in knobs if (kind.__name__, x) not in REFUSED]
     for each in (component, *(x for x in changed if partition(x)[0] != partition(component)[0])):
@@ -165,7 +165,7 @@ OTHER = replace(SECOND, algorithm=replace(SECOND.algorithm, objective=a.GPPO(0.1
 
 
 def compiled_by(experiment: Experiment, seed: int, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The names of all programs, however small, that a run compiled or read from the disk."""
+    """Names of all programs that a run compiled or read from the disk."""
     problems = {split: experiment.task.problems(split, count, seed) for split, count in counts(experiment).items()}
     caplog.clear()
     opened = RunFolder.create(folder, dict.fromkeys(IDENTITY, 0))
@@ -188,7 +188,7 @@ def test_runs_that_differ_in_numbers_and_seed_share_all_programs(tmp_path: Path,
 
 
 def programs(experiment: Experiment) -> list[Any]:
-    """The jitted functions of an experiment's steps."""
+    """Jitted functions of an experiment's steps."""
     made = compile_learning(experiment, 0, MESH, SourceModels(), ())
     bound = [made.make_batch, made.make_replayed_batch, made.adapt, made.fields.logps]
     return [each.program for each in [*bound, made.train_step.program, made.critic_step.program]]

@@ -1,4 +1,4 @@
-"""Members of a population: each gets what it would get alone, whatever the others do, from one program for all."""
+"""Members of a population share one program, and each gets the results it would get alone."""
 
 import os
 import signal
@@ -49,8 +49,8 @@ def test_members_call_one_program_and_get_their_own_results():
 
 
 @pytest.mark.parametrize("steps", [(2, 5, 3), (0, 1, 4), (3, 3, 3)])
-def test_members_that_do_not_call_the_same_do_not_wait_for_each_other(steps: tuple[int, ...]):
-    """One is done before the others, each makes another call between its steps now and then; states are donated."""
+def test_members_with_different_calls_do_not_wait_for_each_other(steps: tuple[int, ...]):
+    """One finishes early, and each sometimes makes another call between its steps. States are donated."""
     traced = []
 
     def add(state: dict, number: jax.Array) -> dict:
@@ -74,7 +74,7 @@ def test_members_that_do_not_call_the_same_do_not_wait_for_each_other(steps: tup
     assert len(traced) == 1
 
 
-def test_other_shapes_are_another_call():
+def test_other_shapes_make_another_call():
     double = program(lambda x: 2 * x)
     results = everyone(lambda member: double(jnp.ones(2 + member % 2)).shape)
     assert results == [(2,), (3,), (2,)]
@@ -96,12 +96,12 @@ def test_a_member_that_fails_leaves_the_others_running():
 
 
 def test_python_numbers_stay_weak():
-    """As in a program for one: a float argument does not make bfloat16 arithmetic float32."""
+    """As in a program for one member, a float argument does not turn bfloat16 arithmetic into float32."""
     scale = program(lambda x, number: x * number)
     assert {x.dtype.name for x in everyone(lambda member: scale(jnp.ones(2, jnp.bfloat16), 0.5))} == {"bfloat16"}
 
 
-def test_what_cannot_be_mapped_says_so_and_the_way_out():
+def test_an_operation_that_cannot_be_mapped_is_refused_with_a_remedy():
     @program
     def asks_the_host(x: jax.Array) -> jax.Array:
         return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), jnp.float32), x)
@@ -110,7 +110,7 @@ def test_what_cannot_be_mapped_says_so_and_the_way_out():
         everyone(lambda member: asks_the_host(jnp.float32(member)))
 
 
-def test_members_take_turns_but_for_what_they_wait_for():
+def test_members_take_turns_except_while_they_wait():
     inside: list[int] = []
 
     def alone(member: int) -> None:
@@ -157,8 +157,8 @@ def test_a_shared_resource_is_entered_once_and_left_at_the_end():
     assert events[-1] == "close alone"
 
 
-def test_a_loop_for_all_runs_until_the_last_has_ended():
-    """Its counter is the same for all, and a branch is one: no choice between old and new of what a loop carries."""
+def test_a_shared_loop_runs_until_the_last_member_has_ended():
+    """The counter is shared and a branch stays a branch: nothing selects between old and new carried values."""
 
     def count(limit: jax.Array) -> tuple[jax.Array, jax.Array]:
         def body(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -174,7 +174,7 @@ def test_a_loop_for_all_runs_until_the_last_has_ended():
 
 @pytest.mark.slow
 def test_each_member_samples_what_it_samples_alone(sampler: Sampler):
-    """With limits, temperatures, truncations, keys and weights of their own."""
+    """Members have their own limits, temperatures, truncations, keys and weights."""
     cases = [
         (Sampling(T), None),
         (Sampling(T, temperature=0.7, top_k=3, top_p=0.9), 3),
@@ -195,7 +195,7 @@ def test_each_member_samples_what_it_samples_alone(sampler: Sampler):
         np.testing.assert_allclose(found.logp, alone.logp, atol=1e-5)
 
 
-def test_groups_are_alike_and_even():
+def test_groups_have_one_shape_and_even_sizes():
     def member(name: str, seed: int) -> Member:
         return Member(name, seed, Path(f"{name}-seed{seed}"))
 
@@ -224,7 +224,7 @@ def test_experts_and_their_gradient_can_be_mapped():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, alone)
 
 
-def test_members_hear_of_the_signal_that_the_main_thread_got():
+def test_members_see_the_signal_received_by_the_main_thread():
     def run(member: int) -> bool:
         with StopSignal() as stop:
             before = stop.requested

@@ -1,4 +1,4 @@
-"""pass@k from n samples: the chance that one of k of them is right, over all ways to choose k."""
+"""pass@k from n samples: the probability that k samples drawn from them include a right one."""
 
 from itertools import combinations
 
@@ -9,7 +9,7 @@ from rl_llm.rollout.evaluate import pass_at_k
 
 
 @pytest.mark.parametrize("samples", [1, 4, 6])
-def test_pass_at_k_counts_the_choices_that_hold_a_right_sample(samples: int):
+def test_pass_at_k_counts_the_choices_with_a_right_sample(samples: int):
     for right in range(samples + 1):
         graded = [True] * right + [False] * (samples - right)
         for k in range(1, samples + 1):
@@ -27,11 +27,11 @@ def test_pass_at_n_is_the_share_of_problems_with_a_right_sample():
 
 
 def test_it_is_exact_for_many_samples():
-    """The product of ratios and the difference of floats that other code computes lose digits here."""
+    """The products of ratios and differences of floats in other code lose digits here."""
     assert pass_at_k(np.array([1]), 4096, 64) == pytest.approx(64 / 4096, rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [0, 9])
-def test_more_than_was_sampled_cannot_be_estimated(k: int):
+def test_k_above_the_number_of_samples_is_refused(k: int):
     with pytest.raises(ValueError, match=f"pass@{k} cannot be estimated from 8 samples"):
         pass_at_k(np.array([3]), 8, k)

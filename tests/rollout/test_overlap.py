@@ -1,4 +1,4 @@
-"""A rollout is sampled, read and graded while a step is learned from: shown by a sampler that waits to be let go."""
+"""A rollout is sampled and graded during an update, shown with a sampler that waits until it is released."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,7 +52,7 @@ class Door:
 
 
 def held(door: Door) -> Sampler:
-    """The sampler's program, but it does not come to its end before the door is opened."""
+    """The sampler's program, which cannot finish before the door is opened."""
 
     @jax.jit
     def sample_then_wait(door: jax.Array, *arguments: Any) -> Rollout:
@@ -90,7 +90,7 @@ def first_state(experiment: Experiment) -> TrainState:
 
 
 @pytest.mark.slow
-def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, engine: RolloutEngine):
+def test_the_next_step_is_sampled_during_the_update(run: Run, engine: RolloutEngine):
     learning = compile_learning(STALE, 0, MESH, SourceModels(), PROBLEMS)
     state = push_past_params(first_state(STALE))
     first = Collector(run, engine, PROBLEMS)
@@ -111,7 +111,7 @@ def test_a_step_is_learned_from_while_the_next_is_sampled(run: Run, engine: Roll
     assert pending.params is state.past[0]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(engine: RolloutEngine):
+def test_an_error_in_the_thread_is_raised_where_the_result_is_requested(engine: RolloutEngine):
     class Mute:
         def __getattr__(self, name: str) -> Any:
             return getattr(STALE.tokenizer, name)
@@ -128,8 +128,8 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_result_is_asked_for(e
 
 
 @pytest.mark.parametrize("kind", ["dynamic sampling", pytest.param("greedy baseline", marks=pytest.mark.slow)])
-def test_parameters_asked_again_after_the_update_are_those_that_sampled(kind: str, run: Run, engine: RolloutEngine):
-    """Nobody has given their buffers away."""
+def test_resampling_after_the_update_uses_the_parameters_that_sampled(kind: str, run: Run, engine: RolloutEngine):
+    """Their buffers have not been donated."""
     changes: dict[str, Any] = {"algorithm": replace(STALE.algorithm, advantage=ReMax())}
     if kind == "dynamic sampling":
         algorithm = replace(STALE.algorithm, advantage=Normalize(), filters=(ZeroVariance(),))

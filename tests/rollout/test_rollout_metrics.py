@@ -1,4 +1,4 @@
-"""A step's rollout as numbers: each of them by hand on a rollout of four responses."""
+"""Metrics of a rollout, each computed by hand for four responses."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ K = 2
 
 
 def graded() -> GradedRollout:
-    """Two prompts of 2 and 4 tokens, two responses each; the last one did not come to its end."""
+    """Two prompts of 2 and 4 tokens with two responses each. The last response is truncated."""
     mask = (np.arange(4) < np.array(LENGTHS)[:, None]).astype(np.float32)
     nothing = np.zeros_like(mask)
     rollout = Rollout(
@@ -53,13 +53,13 @@ def test_rewards(numbers: dict[str, float]):
 
 
 def test_the_two_batch_stds_differ_where_groups_differ(numbers: dict[str, float]):
-    """The paper and the frameworks mean different ones by "batch std"."""
+    """The paper and the frameworks mean different things by "batch std"."""
     assert numbers["reward/std"] == pytest.approx(np.std(REWARDS, ddof=1))
     assert numbers["reward/std_centered"] == pytest.approx(np.std([0.5, -0.5, 0.0, 0.0], ddof=1))
 
 
 def test_lengths_by_correctness(numbers: dict[str, float]):
-    """Right is an accuracy of 1: partial credit is not yet right."""
+    """Right means an accuracy of 1: partial credit is not enough."""
     assert numbers["response/length"] == 3.0
     assert numbers["response/length_right"] == 1.0
     assert numbers["response/length_wrong"] == pytest.approx(11 / 3)
@@ -87,12 +87,12 @@ def test_without_right_responses_their_length_is_zero():
         ([*range(LOOP_WINDOW), *[8, 9] * (LOOP_WINDOW // 2)], True),  # what came long before does not count
     ],
 )
-def test_a_loop_is_an_end_that_was_said_before(response: list[int], expected: bool):
+def test_a_loop_is_an_ending_that_occurred_before(response: list[int], expected: bool):
     assert loops(np.array(response, np.int32)) is expected
 
 
-def test_of_the_responses_cut_off_those_in_a_loop_are_counted(numbers: dict[str, float]):
-    """The one that was cut off says the same token over and over; of the others none was cut off."""
+def test_truncated_responses_in_a_loop_are_counted(numbers: dict[str, float]):
+    """The one truncated response repeats a token."""
     assert numbers["response/looping"] == 0.25
     told = graded()
     other = replace(told.rollout, tokens=np.arange(16, dtype=np.int32).reshape(4, 4))

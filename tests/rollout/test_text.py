@@ -1,4 +1,4 @@
-"""Between text and device: what goes in comes out, padded on the right, and what does not fit is refused."""
+"""Between text and device: texts survive the round trip, padded on the right, or are refused if too long."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +22,14 @@ def problems(*prompts: str) -> list[Problem]:
 
 
 @given(texts)
-def test_responses_come_back_as_they_were(responses: list[str]):
+def test_responses_survive_the_round_trip(responses: list[str]):
     tokens, mask = encode_responses(TOKENIZER, responses, WIDTH, "limit")
     rollout: Any = SimpleNamespace(tokens=tokens, mask=mask)
     assert decode_responses(TOKENIZER, rollout) == responses
 
 
 @given(texts)
-def test_a_response_has_its_end_token_and_then_padding_that_does_not_count(responses: list[str]):
+def test_a_response_ends_with_its_end_token_and_masked_padding(responses: list[str]):
     tokens, mask = encode_responses(TOKENIZER, responses, WIDTH, "limit")
     for text, row, counted in zip(responses, tokens, mask, strict=True):
         assert counted.tolist() == [1.0] * (len(text) + 1) + [0.0] * (WIDTH - len(text) - 1)
@@ -49,12 +49,12 @@ def test_a_prompt_may_fill_its_width():
 
 
 @pytest.mark.parametrize(("prompt", "length"), [("a" * (WIDTH + 1), WIDTH + 1), ("", 0)])
-def test_a_prompt_that_does_not_fit_is_named(prompt: str, length: int):
+def test_a_prompt_that_does_not_fit_is_refused_by_name(prompt: str, length: int):
     with pytest.raises(ValueError, match=rf"prompt '{prompt}' has {length} tokens; .*max_prompt_tokens={WIDTH}"):
         encode_prompts(TOKENIZER, problems("a", prompt), WIDTH)
 
 
-def test_a_demonstration_that_does_not_fit_with_its_end_is_named():
+def test_a_demonstration_that_does_not_fit_with_its_end_is_refused_by_name():
     with pytest.raises(ValueError, match=r"response 'cccccc' has 7 tokens with its end; limit=6"):
         encode_responses(TOKENIZER, ["a", "c" * WIDTH], WIDTH, "limit")
 

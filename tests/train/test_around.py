@@ -1,6 +1,6 @@
-"""No dead knobs around an algorithm: every field of what an experiment puts around it changes a run, or is refused.
+"""No dead knobs around the algorithm: every field of an experiment's other components changes a run or is refused.
 
-The fields are found by reflection over the catalogue, so a new one must be given another value here, one that shows.
+Fields are found by reflection over the catalogue, so a new field needs an entry here with a value that shows.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from rl_llm.model import Lora
 from rl_llm.model.config import RopeScaling
 from tests.data import tiny
 
-# Of every kind: an experiment that has it, and for each field what changes it, as on the command line.
+# For each component: an experiment that has it and, for each field, `--set` options that change it.
 KNOBS: dict[str, tuple[str, dict[str, str]]] = {
     "Reference": (
         "full_kl",
@@ -90,7 +90,7 @@ KNOBS: dict[str, tuple[str, dict[str, str]]] = {
     "RewardModel": ("rlhf", {"run": "", "weight": "reward_model.weight=-1.0", "added": "reward_model.added=true"}),
     "StoredResponses": ("offline_logits", {"path": "", "top_tokens": "responses.top_tokens=2"}),
 }
-# "" above: these only say where something is, or how much room it has, and what does not serve is refused.
+# "" above: these fields only name a place or reserve room. Unusable values are refused with these words.
 REFUSED = {
     ("WarmStart", "max_tokens"): ("warm_start.max_tokens=5", "warm_start.max_tokens=5"),
     ("WarmStart", "gate"): ("warm_start.gate.prefix=Think", "starts no symbol"),
@@ -101,7 +101,7 @@ REFUSED = {
     ("RewardModel", "run"): ("reward_model.run=nowhere", "nowhere is not a run folder"),
     ("StoredResponses", "path"): ("responses.path=nowhere.jsonl", "nowhere.jsonl"),
 }
-# They say where something lies (tests/test_state.py looks there), or in how many parts it is read.
+# These say where something is stored (tests/learner/test_state.py checks that), so the numbers stay the same.
 SAME_NUMBERS = {("Reference", "offload"), ("Conversations", "data_dir")}
 CASES = [(kind, name) for kind, (_, changes) in KNOBS.items() for name in changes]
 
@@ -119,22 +119,22 @@ CHOOSING = replace(
 
 
 def kinds(annotation: Any) -> set[type]:
-    """The dataclasses that an annotation names, and those that their fields name."""
+    """Dataclasses named in an annotation, and those named by their fields."""
     if is_dataclass(annotation) and isinstance(annotation, type):
         return {annotation}.union(*map(kinds, get_type_hints(annotation).values()))
     return set().union(*map(kinds, get_args(annotation)))
 
 
 def places(component: Any) -> Iterator[tuple[Any, str]]:
-    """Every field of a component, and of what it is made of, that is one of some named values."""
+    """Yield each field of a component and its parts whose type is a Literal, with its owner."""
     for name, annotation in get_type_hints(type(component)).items() if is_dataclass(component) else ():
         if get_origin(annotation) is Literal:
             yield component, name
         yield from places(getattr(component, name))
 
 
-def test_a_value_that_there_is_not_is_refused_wherever_it_stands():
-    """Of what stands around the algorithm; `test_knobs` has its components."""
+def test_an_unknown_literal_is_refused_in_every_field():
+    """For components around the algorithm; test_knobs.py covers its own."""
     every = {kind for kind in kinds(Experiment) if Literal in map(get_origin, get_type_hints(kind).values())}
     assert every <= {type(component) for component, _ in places(CHOOSING)}
     for index in range(len(list(places(CHOOSING)))):
@@ -147,7 +147,7 @@ def test_a_value_that_there_is_not_is_refused_wherever_it_stands():
 
 @pytest.fixture(scope="module")
 def sources(other: Finished, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # noqa: F811
-    """What says where the experiments of the table find what they learn from."""
+    """The `--set` option that gives each experiment of the table its source of data."""
     model = tmp_path_factory.mktemp("model") / "run"
     train(model, "reward_model", "--set", f"responses.path={judged}")
     draw, problems = np.random.default_rng(0), EXPERIMENT.task.problems("train", 30, 0)
@@ -163,7 +163,7 @@ def sources(other: Finished, judged: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def untouched() -> dict[str, list[dict]]:
-    """The metrics of the experiments of the table, as they come to be needed."""
+    """Metrics of the unchanged experiments, filled on demand."""
     return {}
 
 

@@ -24,7 +24,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="module")
 def judged(other: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its responses to training problems, with their rewards and the likeliest tokens at each place."""
+    """Its responses to training problems, with their rewards and the likeliest tokens at each position."""
     path = tmp_path_factory.mktemp("judged") / "judged.jsonl"
     options = ("--split", "train", "--problems", "40", "--samples", path, "--logits", "4")
     code, _, stderr = rl_llm("evaluate", other.folder, *options)
@@ -36,15 +36,15 @@ def steps(run: Finished) -> list[dict]:
     return [line for line in run.metrics if line["phase"] == "rl"]
 
 
-def test_a_run_begins_with_the_policy_of_another(other: Finished, tmp_path: Path):
-    """The same problems and noise: what the one reached, the other begins with."""
+def test_a_run_starts_from_the_policy_of_another(other: Finished, tmp_path: Path):
+    """With the same problems and noise, one run's final accuracy is the other's first."""
     run = train(tmp_path / "run", "started", "--set", f"start={other.folder}")
     assert run.summary["accuracy_before"] == other.summary["accuracy_after"]
     assert run.summary["response_length_before"] == other.summary["response_length_after"]
     assert [line["step"] for line in run.metrics] == list(range(1, STEPS + 1))
 
 
-def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Finished, tmp_path: Path):
+def test_a_policy_is_exported_and_another_run_starts_from_the_folder(other: Finished, tmp_path: Path):
     out = tmp_path / "exported"
     code, stdout, stderr = rl_llm("export", other.folder, "--out", out, "--dtype", "float32")
     assert code == 0, stderr
@@ -61,7 +61,7 @@ def test_a_policy_is_exported_and_another_run_begins_with_the_folder(other: Fini
     assert "not empty" in stderr
 
 
-def test_adapters_are_evaluated_and_other_runs_begin_with_them_merged_in(tmp_path: Path):
+def test_adapters_are_evaluated_and_other_runs_start_with_them_merged(tmp_path: Path):
     run, out = train(tmp_path / "run", "lora"), tmp_path / "exported"
     code, stdout, stderr = rl_llm("evaluate", run.folder)
     assert code == 0, stderr
@@ -78,7 +78,7 @@ def test_adapters_are_evaluated_and_other_runs_begin_with_them_merged_in(tmp_pat
     assert "frozen is good" in stderr
 
 
-def test_a_start_that_is_another_model_is_refused(tmp_path: Path):
+def test_a_start_with_another_model_is_refused(tmp_path: Path):
     golden = Path(FILE).parent / "golden" / "qwen3"
     out = tmp_path / "run"
     code, _, stderr = rl_llm("train", f"{FILE}:started", "--set", f"start={golden}", "--out", out)
@@ -87,7 +87,7 @@ def test_a_start_that_is_another_model_is_refused(tmp_path: Path):
     assert not out.exists()
 
 
-def test_judged_responses_are_all_there(other: Finished, judged: Path):
+def test_all_judged_responses_are_written(other: Finished, judged: Path):
     lines = [json.loads(line) for line in judged.read_text().splitlines()]
     assert len(lines) == 40
     for line in lines:
@@ -117,7 +117,7 @@ def test_other_losses_are_learned_from_a_file(judged: Path, tmp_path: Path, name
     ("name", "metric"),
     [("gkd", "policy/distillation"), ("on_policy_distillation", "policy/kl")],
 )
-def test_a_student_comes_nearer_to_its_teacher(other: Finished, tmp_path: Path, name: str, metric: str):
+def test_a_student_approaches_its_teacher(other: Finished, tmp_path: Path, name: str, metric: str):
     run = train(tmp_path / "run", name, "--set", f"teacher.run={other.folder}", "--set", "steps=6")
     assert steps(run)[-1][metric] < 0.6 * steps(run)[0][metric]
 
@@ -143,7 +143,7 @@ def test_a_reward_model_is_learned_from_judged_responses_and_rewards_a_policy(ju
         ("started", "model.width=24", "model.width: 24 -> 16"),
     ],
 )
-def test_what_is_not_there_or_does_not_fit_is_wrong_usage(
+def test_a_missing_or_unfitting_source_is_wrong_usage(
     other: Finished, tmp_path: Path, name: str, change: str, message: str
 ):
     start = ("--set", f"start={other.folder}") if change.startswith("model") else ()

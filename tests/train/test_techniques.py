@@ -1,4 +1,4 @@
-"""Techniques in whole runs: what they need is made, is spec from step to step, and survives an interruption."""
+"""Techniques in whole runs: their inputs are made, carried from step to step, and survive an interruption."""
 
 import json
 import math
@@ -70,7 +70,7 @@ MORE = ("critic", "lora", "small")
 
 
 class NoDemonstrations(ModularSum):
-    """A task that only asks."""
+    """A task without demonstrations."""
 
     def __init__(self) -> None:
         super().__init__(modulus=3)
@@ -89,7 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.mark.slow
 def test_the_divergence_is_measured_from_the_reference(run: Finished):
-    """It grows from update to update, and falls where the reference was set to the policy, after the second step."""
+    """It grows from update to update and falls after the second step, when the reference is reset to the policy."""
     divergence = [line["policy/kl"] for line in run.metrics[WARM_STEPS:]]
     assert all(math.isfinite(value) and value >= 0 for value in divergence)
     assert divergence[0] > 0, "the second update of a step is made by another policy than the reference"
@@ -98,7 +98,7 @@ def test_the_divergence_is_measured_from_the_reference(run: Finished):
 
 
 @pytest.mark.slow
-def test_the_sampler_is_behind_the_learner(run: Finished, tmp_path: Path):
+def test_the_sampler_lags_behind_the_learner(run: Finished, tmp_path: Path):
     """Staleness 2 samples steps 1 to 3 with the first parameters, staleness 1 only steps 1 and 2."""
     fresh = train(tmp_path / "run", "everything", "--set", "staleness=1")
     tokens = [[line["tokens/generated"] for line in each.metrics[WARM_STEPS:]] for each in (run, fresh)]
@@ -112,7 +112,7 @@ def selecting(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def interrupted(folder: Path, name: str) -> Finished:
-    """A run that was stopped in the middle of its RL steps, and resumed."""
+    """A run that was stopped in the middle of its RL steps and resumed."""
     process = start("train", f"{FILE}:{name}", "--out", folder, "--set", "checkpointing.every=1")
     wait_until(process, lambda: steps_done(folder) > WARM_STEPS)
     process.send_signal(signal.SIGTERM)
@@ -123,8 +123,8 @@ def interrupted(folder: Path, name: str) -> Finished:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "selecting", *MORE])
-def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
-    """The state, and where the run stands in its problems."""
+def test_carried_state_survives_an_interruption(request: pytest.FixtureRequest, tmp_path: Path, name: str):
+    """The train state, and the run's position in its problems."""
     fixture = {"everything": "run", "selecting": "selecting"}.get(name)
     whole = request.getfixturevalue(fixture) if fixture else train(tmp_path / "whole", name)
     resumed = interrupted(tmp_path / "run", name)
@@ -133,7 +133,7 @@ def test_all_that_is_carried_survives_an_interruption(request: pytest.FixtureReq
 
 
 @pytest.mark.slow
-def test_groups_without_a_signal_are_replaced_until_there_are_enough_or_it_took_too_long(selecting: Finished):
+def test_uninformative_groups_are_resampled_until_enough_or_the_limit_of_rollouts(selecting: Finished):
     experiment = load_experiment(f"{ROOT / FILE}:selecting")[1]
     for line in selecting.metrics[WARM_STEPS:]:
         enough = line["sampling/informative_groups"] >= experiment.prompts_per_step
@@ -164,8 +164,8 @@ def test_controllers_move_their_coefficients(run: Finished):
 
 
 @pytest.mark.slow
-def test_earlier_rollouts_are_learned_from_as_well(run: Finished):
-    """Two updates a rollout, and from the second step on a second rollout: the learning rate falls as fast."""
+def test_earlier_rollouts_are_replayed(run: Finished):
+    """Two updates per rollout, and a second rollout from the second step on. The learning rate counts them all."""
     assert EVERYTHING.policy_updates() == 2 + 3 * 4
     assert [EVERYTHING.rollout_updates(steps) for steps in range(5)] == [0, 2, 6, 10, 14]
     assert int(run.metrics[-1]["step"]) == WARM_STEPS + EVERYTHING.steps
@@ -173,14 +173,14 @@ def test_earlier_rollouts_are_learned_from_as_well(run: Finished):
 
 @pytest.mark.slow
 def test_the_full_divergence_is_what_k3_estimates(tmp_path: Path):
-    """An estimate from a few hundred sampled tokens, of all updates of a step together."""
+    """Estimated from a few hundred sampled tokens, over all updates of a step."""
     lines = train(tmp_path / "run", "full_kl").metrics[WARM_STEPS:]
     for line in lines:
         assert line["policy/distillation"] == pytest.approx(line["policy/kl"], rel=0.5)
 
 
 @pytest.mark.slow
-def test_a_critic_learns_alone_first(tmp_path: Path):
+def test_a_critic_is_pretrained_alone(tmp_path: Path):
     finished = train(tmp_path / "run", "critic")
     alone, *both = finished.metrics[WARM_STEPS:]
     assert alone["critic/error"] > 0
@@ -308,7 +308,7 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         ),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(algorithm: algorithms.Algorithm, message: str):
+def test_incompatible_components_are_refused(algorithm: algorithms.Algorithm, message: str):
     made = frozenset({"ref_logp", "kl_baseline", "value", "returns"})
     with pytest.raises(ValueError, match=message):
         algorithm.check(RunShape(8, 4, 2, made=made, max_tokens=16))

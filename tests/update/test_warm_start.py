@@ -1,4 +1,4 @@
-"""The warm start is maximum likelihood on demonstrations, drawn anew for every step."""
+"""The warm start is maximum likelihood on demonstrations that are resampled every step."""
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,12 @@ def of_step(step: int, seed: int = 0) -> tuple[Batch, int]:
     return demonstrations(EXPERIMENT, PROBLEMS, draw, SETTINGS.demonstrations_per_step, SETTINGS.max_tokens)
 
 
-def test_a_step_has_the_same_demonstrations_whenever_it_is_made():
+def test_a_step_always_has_the_same_demonstrations():
     jax.tree.map(np.testing.assert_array_equal, of_step(3), of_step(3))
 
 
 @pytest.mark.parametrize("other", [(4, 0), (3, 1)])
-def test_another_step_or_seed_has_others(other: tuple[int, int]):
+def test_another_step_or_seed_has_other_demonstrations(other: tuple[int, int]):
     assert not np.array_equal(of_step(3)[0].tokens, of_step(*other)[0].tokens)
 
 
@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood_of_the_response_tokens():
     assert 0 < metrics["policy/entropy"].result() <= np.log(EXPERIMENT.model.vocabulary)
 
 
-def test_a_response_that_does_not_fit_names_the_setting():
+def test_a_response_that_does_not_fit_is_refused_with_the_setting():
     draw = generator(0, Purpose.DEMONSTRATIONS)
     with pytest.raises(ValueError, match=r"max_tokens of the demonstrations=2"):
         demonstrations(EXPERIMENT, [Problem(id=0, prompt="1+1=", answer="2")], draw, 1, 2)

@@ -1,4 +1,4 @@
-"""A warm start on the conversations of a file: it learns, resumes as the same run, and not on another file."""
+"""A warm start on conversations of a file: it learns, resumes bit for bit, and refuses another file."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import Draw, init_state
 from rl_llm.model import Lora
 from rl_llm.parallel.mesh import MeshShape, make_mesh
-from rl_llm.prepare import problems_fingerprint, prepare
+from rl_llm.prepare import prepare, problems_fingerprint
 from rl_llm.prng import Purpose, key
 from rl_llm.runs.folder import RunFolderError
 from rl_llm.runs.load import SourceModels
@@ -49,7 +49,7 @@ def experiment_on(path: Path, **changes: Any) -> Experiment:
 
 @dataclass
 class StopAfter:
-    """A stop signal that comes with a step."""
+    """A stop signal that arrives at a given step."""
 
     run: Run
     step: int
@@ -60,7 +60,7 @@ class StopAfter:
 
 
 def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -> tuple[TrainState, list[dict]]:
-    """The warm start from where the folder stands: its last state, and all lines of metrics.jsonl."""
+    """Run the warm start from the folder's progress: the last state, and all lines of metrics.jsonl."""
     assert experiment.warm_start is not None
     assert experiment.warm_start.demonstrations is not None
     found = read_conversations(experiment.warm_start.demonstrations.path, None, experiment.tokenizer, S)
@@ -80,7 +80,7 @@ def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -
 
 
 @pytest.mark.slow
-def test_it_learns_what_the_file_says_and_a_resumed_run_is_the_same(path: Path, tmp_path: Path):
+def test_it_learns_the_file_and_a_resumed_run_is_the_same(path: Path, tmp_path: Path):
     experiment = experiment_on(path)
     whole, lines = learn(tmp_path / "whole", experiment)
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
@@ -95,14 +95,14 @@ def test_it_learns_what_the_file_says_and_a_resumed_run_is_the_same(path: Path, 
 
 
 @pytest.mark.slow
-def test_micro_batches_change_rounding_only(path: Path, tmp_path: Path):
+def test_micro_batches_change_only_rounding(path: Path, tmp_path: Path):
     one, other = (learn(tmp_path / str(m), experiment_on(path, micro_batches=m))[1] for m in (1, 2))
     for name in ("loss", "policy/entropy", "update/gradient_norm"):
         np.testing.assert_allclose([line[name] for line in one], [line[name] for line in other], rtol=1e-3)
 
 
 @pytest.mark.slow
-def test_adapters_alone_learn(path: Path, tmp_path: Path):
+def test_only_adapters_learn(path: Path, tmp_path: Path):
     experiment = experiment_on(path)
     state, lines = learn(tmp_path, replace(experiment, model=replace(experiment.model, lora=Lora(4, 8.0))))
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -110,7 +110,7 @@ def test_adapters_alone_learn(path: Path, tmp_path: Path):
     np.testing.assert_array_equal(state.frozen["embedding"], drawn["embedding"])
 
 
-def test_another_file_is_not_resumed_on(path: Path, tmp_path: Path):
+def test_another_file_is_refused_on_resume(path: Path, tmp_path: Path):
     copy = tmp_path / "pairs.jsonl"
     copy.write_bytes(path.read_bytes())
     with pytest.raises(Preempted):
@@ -128,7 +128,7 @@ def test_another_file_is_not_resumed_on(path: Path, tmp_path: Path):
         ({"demonstrations": None}, "WarmStart.demonstrations_per_step is missing"),
     ],
 )
-def test_what_belongs_to_other_demonstrations_is_refused(path: Path, change: dict, message: str):
+def test_options_of_other_demonstrations_are_refused(path: Path, change: dict, message: str):
     settings = experiment_on(path).warm_start
     with pytest.raises(ValueError, match=message):
         replace(settings, **change)
@@ -142,12 +142,12 @@ def test_what_belongs_to_other_demonstrations_is_refused(path: Path, change: dic
         ((4, 8, 3), "Conversations.rows_per_step=4 must be a multiple of micro_batches=3"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int], message: str):
+def test_impossible_sizes_are_refused(sizes: Sequence[int], message: str):
     with pytest.raises(ValueError, match=message):
         Conversations("chats.jsonl", *sizes)
 
 
-def test_rows_that_do_not_divide_over_the_devices_are_refused_before_the_run(path: Path):
+def test_rows_that_do_not_divide_by_the_devices_are_refused_before_the_run(path: Path):
     experiment = replace(experiment_on(path), prompts_per_step=16)  # 4 rows, 8 devices
     with pytest.raises(
         ValueError, match="rows_per_step=4 / micro_batches=1 is 4; expected a multiple of 8 data-parallel devices"

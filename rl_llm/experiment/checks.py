@@ -25,10 +25,7 @@ def token_sources(experiment: "Experiment") -> "Sequence[Teacher | Reference | S
 def check_experiment(experiment: "Experiment") -> None:
     """Raise ValueError naming the fields that do not go together, or the one that cannot act."""
     if experiment.start is not None and experiment.initialization != DEFAULT_INITIALIZATION:
-        raise ValueError(
-            f"{experiment.initialization} cannot act: start={experiment.start!r} has the first parameters; leave "
-            "initialization at its default"
-        )
+        raise ValueError(f"{experiment.initialization} cannot act: start={experiment.start!r} has the first parameters")
     _check_budget(experiment)
     _check_updates(experiment)
     _check_sizes(experiment)
@@ -58,81 +55,68 @@ def _check_budget(experiment: "Experiment") -> None:
 
 
 def _check_updates(experiment: "Experiment") -> None:
-    if experiment.pretraining_steps > experiment.steps:
-        raise ValueError(
-            f"critic.pretraining_steps={experiment.pretraining_steps} are more than steps={experiment.steps}"
-        )
+    steps, pretraining = experiment.steps, experiment.pretraining_steps
+    if pretraining > steps:
+        raise ValueError(f"critic.pretraining_steps={pretraining} are more than steps={steps}")
     if experiment.policy_updates():
         experiment.optimizer.check(experiment.policy_updates())
     if experiment.critic:
-        experiment.critic.optimizer.check(experiment.rollout_updates(experiment.steps))
+        experiment.critic.optimizer.check(experiment.rollout_updates(steps))
 
 
 def _check_sizes(experiment: "Experiment") -> None:
-    prompts = experiment.prompts_per_step
-    if prompts % (experiment.updates_per_rollout * experiment.micro_batches):
+    prompts, updates, parts = experiment.prompts_per_step, experiment.updates_per_rollout, experiment.micro_batches
+    if prompts % (updates * parts):
         raise ValueError(
-            f"prompts_per_step={prompts} must be a multiple of updates_per_rollout * micro_batches = "
-            f"{experiment.updates_per_rollout} * {experiment.micro_batches}: both split a rollout by whole prompts"
+            f"prompts_per_step={prompts} must be a multiple of updates_per_rollout * micro_batches = {updates} * "
+            f"{parts}: both split a rollout by whole prompts"
         )
     if prompts % experiment.sampling_batches:
         raise ValueError(
             f"prompts_per_step={prompts} must be a multiple of sampling_batches={experiment.sampling_batches}: one "
             "program samples all parts of a rollout"
         )
-    if experiment.train_problems < prompts:
+    problems, every, steps = experiment.train_problems, experiment.evaluation.every, experiment.steps
+    if problems < prompts:
+        raise ValueError(f"train_problems={problems} is less than prompts_per_step={prompts}: a step repeats a problem")
+    if every > steps:
         raise ValueError(
-            f"train_problems={experiment.train_problems} is less than prompts_per_step={prompts}: a step would hold a "
-            "problem twice"
-        )
-    if experiment.evaluation.every > experiment.steps:
-        raise ValueError(
-            f"evaluation.every={experiment.evaluation.every} with steps={experiment.steps} never evaluates; set it to "
-            "fewer steps, or to 0 (off)"
+            f"evaluation.every={every} with steps={steps} never evaluates; set fewer, or set it to 0 (off)"
         )
 
 
 def _check_sampling(experiment: "Experiment") -> None:
-    sampling, problems, prompts = experiment.sampling, experiment.train_problems, experiment.prompts_per_step
-    if sampling.top_k >= experiment.model.vocabulary:
-        raise ValueError(
-            f"sampling.top_k={sampling.top_k} cannot act on a vocabulary of {experiment.model.vocabulary}; 0 is off"
-        )
+    sampling, vocabulary, dynamic = experiment.sampling, experiment.model.vocabulary, experiment.dynamic_sampling
+    problems, prompts = experiment.train_problems, experiment.prompts_per_step
+    if sampling.top_k >= vocabulary:
+        raise ValueError(f"sampling.top_k={sampling.top_k} cannot act on a vocabulary of {vocabulary}; 0 is off")
     if sampling.temperature == 0:
         raise ValueError("sampling.temperature=0 draws the same response K times: nothing to select; use 1.0")
-    if experiment.dynamic_sampling and not experiment.algorithm.filters:
+    if dynamic and not experiment.algorithm.filters:
+        raise ValueError(f"dynamic_sampling={dynamic} cannot act: no filter of the algorithm drops groups")
+    if dynamic and problems < 2 * prompts:
         raise ValueError(
-            f"dynamic_sampling={experiment.dynamic_sampling} cannot act: no filter of the algorithm drops groups"
-        )
-    if experiment.dynamic_sampling and problems < 2 * prompts:
-        raise ValueError(
-            f"dynamic_sampling={experiment.dynamic_sampling} cannot act: a second rollout asks prompts_per_step="
-            f"{prompts} further problems; train_problems={problems} are too few"
+            f"dynamic_sampling={dynamic} cannot act: a second rollout asks prompts_per_step={prompts} further problems "
+            f"of train_problems={problems}"
         )
 
 
 def _check_curriculum(experiment: "Experiment") -> None:
-    curriculum, problems, prompts = experiment.curriculum, experiment.train_problems, experiment.prompts_per_step
-    if curriculum.drop_solved is not None and problems == prompts:
-        raise ValueError(
-            f"curriculum.drop_solved={curriculum.drop_solved} cannot act: every step asks all of "
-            f"train_problems={problems}"
-        )
-    difficulty, length = curriculum.difficulty, curriculum.length
+    problems, prompts, longest = experiment.train_problems, experiment.prompts_per_step, experiment.sampling.max_tokens
+    share, difficulty = experiment.curriculum.drop_solved, experiment.curriculum.difficulty
+    length = experiment.curriculum.length
+    if share is not None and problems == prompts:
+        raise ValueError(f"curriculum.drop_solved={share} cannot act: every step asks all of train_problems={problems}")
     if difficulty and difficulty.count(problems, 0) < prompts:
         raise ValueError(
             f"curriculum.difficulty.first_share={difficulty.first_share} of train_problems={problems} is less than "
             f"prompts_per_step={prompts}"
         )
-    if length and length.first >= experiment.sampling.max_tokens:
-        raise ValueError(
-            f"curriculum.length.first={length.first} cannot act: sampling.max_tokens={experiment.sampling.max_tokens}"
-        )
+    if length and length.first >= longest:
+        raise ValueError(f"curriculum.length.first={length.first} cannot act: sampling.max_tokens={longest}")
     for name, part in (("difficulty", difficulty), ("length", length)):
         if part and part.steps > experiment.steps:
-            raise ValueError(
-                f"curriculum.{name}.steps={part.steps} are more than steps={experiment.steps}: it would not end"
-            )
+            raise ValueError(f"curriculum.{name}.steps={part.steps} are more than steps={experiment.steps}")
 
 
 def _check_tokenizers(experiment: "Experiment") -> None:
@@ -168,9 +152,7 @@ def _check_supervision(experiment: "Experiment") -> None:
         if not needs & {"ref_logp", "teacher_tokens"}:
             raise ValueError(f"teacher={teacher} cannot act: no component of the algorithm reads it")
         if teacher.on_policy == 0 and experiment.staleness:
-            raise ValueError(
-                f"staleness={experiment.staleness} cannot act: the teacher answers at every step (on_policy=0)"
-            )
+            raise ValueError(f"staleness={experiment.staleness} cannot act: teacher.on_policy=0 samples all responses")
     sources = token_sources(experiment)
     for source in sources:
         if source.top_tokens > vocabulary:
@@ -229,13 +211,9 @@ def _check_over_time(experiment: "Experiment") -> None:
     if replay is not None and steps == 1:
         raise ValueError(f"replay={replay} cannot act: steps=1 has no earlier rollout")
     if reference is not None and reference.reset_every >= steps:
-        raise ValueError(
-            f"reference.reset_every={reference.reset_every} cannot act in steps={steps}; set fewer, or 0 (off)"
-        )
+        raise ValueError(f"reference.reset_every={reference.reset_every} cannot act in steps={steps}; set fewer or 0")
     follows = reference is not None and (reference.reset_every == 1 or reference.decay == 0)
     if follows and experiment.updates_per_rollout == 1 and not staleness and not replay:
-        raise ValueError(
-            f"{reference} is the policy itself at every update (updates_per_rollout=1): every divergence would be 0"
-        )
+        raise ValueError(f"{reference} is the policy itself at every update (updates_per_rollout=1): divergence is 0")
     if staleness >= steps:
         raise ValueError(f"staleness={staleness} with steps={steps}: every rollout would be the first policy's")

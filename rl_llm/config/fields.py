@@ -1,4 +1,4 @@
-"""Fields of components: walk them, and check their values against what their annotations declare."""
+"""Fields of components: walk them, and check values against the choices and ranges that annotations declare."""
 
 import dataclasses
 import difflib
@@ -121,13 +121,13 @@ def _range(annotation: Any) -> str:
     return ", ".join(map(repr, _choices(annotation)))
 
 
-def describe(annotation: Any) -> str:
+def describe_type(annotation: Any) -> str:
     """An annotation in words, e.g. `float > 0 and <= 1 | None`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return f"{describe(arguments[0])} {_range(annotation)}".strip()
+        return f"{describe_type(arguments[0])} {_range(annotation)}".strip()
     if origin in (Union, types.UnionType):
-        return " | ".join(map(describe, arguments))
+        return " | ".join(map(describe_type, arguments))
     if isinstance(annotation, type) and not arguments:
         return annotation.__name__.replace("NoneType", "None")
     return str(annotation).replace("typing.", "")

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
 import msgspec
 
-from rl_llm.config.fields import children, describe, is_component, nearest
+from rl_llm.config.fields import children, describe_type, is_component, nearest
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 # Constants that JSON lacks or spells differently from Python.
 _CONSTANTS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
@@ -39,7 +39,7 @@ class _Assignment(typing.NamedTuple):
         return OverrideError(f"--set {self.original}: {reason}")
 
 
-def override(value: Value, assignments: Sequence[str]) -> Value:
+def override(value: _Value, assignments: Sequence[str]) -> _Value:
     """Return `value` with all assignments applied, e.g. `["sampling.temperature=0.7", "seed=3"]`.
 
     A path walks the fields of the actual components, and tuples by index. The text is one of none/true/false/inf, JSON,
@@ -54,7 +54,7 @@ def override(value: Value, assignments: Sequence[str]) -> Value:
         for first in parsed[:index]:
             if all(a == b for a, b in zip(first.path, second.path, strict=False)):
                 raise second.refuse(f"--set {first.original} already sets this place; keep one of them")
-    return cast(Value, _assign(value, type(value), parsed, 0, value)) if parsed else value
+    return cast(_Value, _assign(value, type(value), parsed, 0, value)) if parsed else value
 
 
 def _parse(assignment: str) -> _Assignment:
@@ -106,7 +106,7 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     for candidate in [*candidates, text]:
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(candidate, wanted, dec_hook=lambda kind, raw: kind(raw))
-    raise assignment.refuse(f"expected {describe(wanted)}, got {text!r}")
+    raise assignment.refuse(f"expected {describe_type(wanted)}, got {text!r}")
 
 
 def _plain(annotation: Any) -> Any:

@@ -16,13 +16,13 @@ from rl_llm.parallel.mesh import MeshShape, make_mesh, over_batch, put_on_batch
 from rl_llm.runs.checkpoint import Checkpoints, state_sha256
 
 
-def main(folder: Path, what: str) -> dict:
+def main(folder: Path, action: str) -> dict:
     mesh = make_mesh(MeshShape(data=2))
     on_host = {"rows": np.arange(12, dtype=np.float32).reshape(4, 3), "flag": np.array([True, False, True, True])}
     placed = put_on_batch(mesh, on_host)
     checkpoints = Checkpoints(folder / "checkpoints")
     found: dict = {"process": jax.process_index(), "several": hosts.several(), "writes": hosts.writes()}
-    if what == "save":
+    if action == "save":
         checkpoints.save(3, placed, {"seen": jax.process_index()})
         state, progress = placed, None
     else:

@@ -83,13 +83,13 @@ FIELDS: dict[str, list[dict[str, Any]]] = {
 
 
 def texts() -> list[str]:
-    """What the tokenizers are trained on."""
+    """Training texts of the tokenizers."""
     lines = [json.loads(line) for line in TEXTS.read_text().splitlines()]
     return [line["question"] + "\n" + line["answer"] for line in lines]
 
 
 def byte_level(special: list[str], plain: list[str]) -> Tokenizer:
-    """As GPT-2 made it and Qwen and Llama 3 have it; ids 0 to 255 are bytes."""
+    """Byte-level BPE, as in GPT-2, Qwen and Llama 3; ids 0 to 255 are bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -103,7 +103,7 @@ def byte_level(special: list[str], plain: list[str]) -> Tokenizer:
 
 
 def byte_fallback(special: list[str], turns: list[str]) -> Tokenizer:
-    """As SentencePiece made it and Gemma has it: spaces are a character, unknown characters their bytes."""
+    """SentencePiece BPE, as in Gemma: spaces are a character, unknown characters are split into bytes."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trainer = trainers.BpeTrainer(vocab_size=160, special_tokens=special, show_progress=False)
@@ -120,13 +120,13 @@ def byte_fallback(special: list[str], turns: list[str]) -> Tokenizer:
 
 
 def beginning_with(tokenizer: Tokenizer, bos: str) -> None:
-    """A text gets this token before it."""
+    """Put a token before every text."""
     number = tokenizer.token_to_id(bos)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
 
 
 def save(folder: Path, tokenizer: Tokenizer, special: dict[str, str], stop: list[str], beside: dict[str, str]) -> None:
-    """The files of a tokenizer; `beside` is what is said of the template."""
+    """Write the files of a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     added = {
@@ -143,7 +143,7 @@ def save(folder: Path, tokenizer: Tokenizer, special: dict[str, str], stop: list
 
 
 def expected(folder: Path) -> dict[str, Any]:
-    """What transformers makes of the prompts, as plain text and in the template."""
+    """Results of transformers on the prompts, as plain text and in the template."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     now = mock.Mock(**{"now.return_value": datetime.datetime.fromisoformat(DATE)})
     cases = []
@@ -161,12 +161,12 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 def write(path: Path, value: Any) -> None:
-    """JSON for people to read."""
+    """Write readable JSON."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
-    """Make all folders anew."""
+    """Make all folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     root: Path = parser.parse_args().folder

@@ -1,9 +1,9 @@
-"""Our components return what the peers' own functions returned on the same inputs, or the case says why not.
+"""Our components return the outputs of the peers' own functions on the same inputs, or a case has a reason not to.
 
-The cases (tests/data/oracles, or the folder that RL_LLM_ORACLES names) hold inputs and outputs of verl, ROLL, OpenRLHF,
-TRL and prime-rl, with gradients for losses. How a case is put to our components is said in peers/*.py: `MATCHERS` by
-(peer, function). docs/tools/peers.toml tells readers of it: which of our values is the peer's function, which
-cases are not reproduced, and why. Here it is held to what is done.
+The cases (tests/data/oracles, or the folder in RL_LLM_ORACLES) hold inputs and outputs of verl, ROLL, OpenRLHF, TRL and
+prime-rl, with gradients for losses. `MATCHERS` in peers/*.py, by (peer, function), give our outputs for a case.
+docs/tools/peers.toml lists for readers which of our values equals which function, and which cases are not reproduced
+and why. The tests hold the list to the comparisons that are made.
 """
 
 import json
@@ -32,7 +32,7 @@ MATCHED = [name for name in CASES if name not in LEFT_OUT]
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """All components that are made during the test."""
+    """All components made during the test."""
     found: list[Any] = []
     for kind in KINDS.values():
 
@@ -55,16 +55,16 @@ def test_our_component_returns_what_the_peer_returned(name: str, made: list[Any]
         np.testing.assert_allclose(value, expected, rtol=0, atol=case.tolerance, err_msg=f"{name}: {output}")
     compared = tuple(made)
     for entry in same():
-        told = said(case, entry)
-        assert told is None or told in compared, f"{entry.ours} is said of {case.function}, and was not compared"
+        value = said(case, entry)
+        assert value is None or value in compared, f"{entry.ours} stands for {case.function}, and was not compared"
 
 
 def test_groups_are_as_large_as_the_file_says():
     case = CASES["trl.rloo_adv.norm0.real"]
     rewards = case.input("reward_real")
-    of_one_group = MATCHERS[case.peer, case.function](replace(case, responses_per_group=len(rewards)))
+    one_group = MATCHERS[case.peer, case.function](replace(case, responses_per_group=len(rewards)))
     others = (rewards.sum() - rewards) / (len(rewards) - 1)
-    np.testing.assert_allclose(of_one_group["advantages"], rewards - others, atol=1e-5)
+    np.testing.assert_allclose(one_group["advantages"], rewards - others, atol=1e-5)
 
 
 def test_every_case_is_matched_or_has_a_reason():
@@ -72,21 +72,21 @@ def test_every_case_is_matched_or_has_a_reason():
     assert len(MATCHED) >= MATCHED_AT_LEAST
 
 
-def test_every_function_is_told_and_none_besides():
-    told = {function for entry in same() for function in entry.functions} | {entry.function for entry in left_out()}
-    assert told | set(plain()) == {(case.peer, case.function) for case in CASES.values()}
+def test_peers_toml_names_exactly_the_functions_of_the_cases():
+    listed = {function for entry in same() for function in entry.functions} | {entry.function for entry in left_out()}
+    assert listed | set(plain()) == {(case.peer, case.function) for case in CASES.values()}
     assert versions().items() <= INDEX["versions"].items()
 
 
 @pytest.mark.parametrize("entry", same(), ids=lambda entry: f"{entry.component}: {entry.ours}")
-def test_what_is_told_is_said_of_a_case_of_every_function(entry: Any):
+def test_each_entry_applies_to_a_case_of_each_of_its_functions(entry: Any):
     for function in entry.functions:
         cases = [CASES[name] for name in MATCHED if (CASES[name].peer, CASES[name].function) == function]
         assert any(said(case, entry) is not None for case in cases), function
 
 
 @pytest.mark.parametrize("entry", left_out(), ids=lambda entry: " ".join(entry.function))
-def test_what_is_left_out_are_cases_of_its_function(entry: Any):
+def test_left_out_patterns_match_cases_of_their_function(entry: Any):
     for pattern in entry.cases:
         found = [case for name, case in CASES.items() if fnmatchcase(name, pattern)]
         assert {(case.peer, case.function) for case in found} == {entry.function}

@@ -1,4 +1,4 @@
-"""A policy so small that all its responses, and all groups of them, are enumerated: exact expectations of gradients."""
+"""Exact expectations of gradients for a policy small enough to enumerate all responses and all groups of them."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from rl_llm.types import Prompts, Rollout
 
 V, T = 3, 3  # token 0 ends a response
 RESPONSES = [r for n in range(1, T + 1) for r in product(range(V), repeat=n) if 0 not in r[:-1] and (0 in r or n == T)]
-STATES = sorted({r[:t] for r in RESPONSES for t in range(len(r))})  # what may stand before a token
+STATES = sorted({r[:t] for r in RESPONSES for t in range(len(r))})  # possible prefixes of a token
 TOKENS = np.array([r + (0,) * (T - len(r)) for r in RESPONSES])
 BEFORE = np.array([((0, *r) + (0,) * T)[:T] for r in RESPONSES])
 LENGTHS = np.array([len(r) for r in RESPONSES])
@@ -25,7 +25,7 @@ TRUNCATED = TOKENS[:, -1] > 0
 DRAW = np.random.default_rng(0)
 POLICY, REF = (DRAW.normal(size=(T, V, V)).astype(np.float32) for _ in range(2))
 SAMPLER = POLICY + 0.5 * DRAW.normal(size=POLICY.shape).astype(np.float32)
-REWARD = DRAW.normal(size=len(RESPONSES)).astype(np.float32)  # of either sign, and not the same twice
+REWARD = DRAW.normal(size=len(RESPONSES)).astype(np.float32)  # of both signs, without ties
 KL_BASELINE = 0.3
 RIGHT = (DRAW.permutation(len(RESPONSES)) < 5).astype(np.float32)
 
@@ -36,28 +36,28 @@ def logps(table: Any) -> jax.Array:
 
 
 def probability(table: Any) -> jax.Array:
-    """f32[responses]."""
+    """Probability of each response, f32[responses]."""
     return jnp.exp(jnp.sum(logps(table), axis=1))
 
 
 def begins(state: tuple[int, ...]) -> np.ndarray:
-    """f32[responses]: 1 for those that begin so."""
+    """1 for responses that begin with this state, f32[responses]."""
     return np.array([response[: len(state)] == state for response in RESPONSES], np.float32)
 
 
 def at_state(table: Any, state: tuple[int, ...]) -> jax.Array:
-    """Logits [V] of the next token."""
+    """Logits [V] of the next token in a state."""
     return jnp.asarray(table)[len(state), state[-1] if state else 0]
 
 
-def over_states(of_state: Any, visited: Any) -> jax.Array:
-    """The expected sum over the tokens of a response drawn from `visited` of what `of_state(state)` is."""
+def over_states(per_state: Any, visited: Any) -> jax.Array:
+    """Expected sum of `per_state(state)` over the tokens of a response drawn from `visited`."""
     chance = jax.lax.stop_gradient(probability(visited))
-    return sum(jnp.sum(chance * begins(state)) * of_state(state) for state in STATES)  # type: ignore[return-value]
+    return sum(jnp.sum(chance * begins(state)) * per_state(state) for state in STATES)  # type: ignore[return-value]
 
 
 def values_at(table: Any, reward: Any) -> np.ndarray:
-    """f32[responses, T]: the exact value of what stands before each token."""
+    """Exact value of the state before each token, f32[responses, T]."""
     chance = np.asarray(probability(table), np.float64)
     of = {s: (chance * begins(s) * reward).sum() / (chance * begins(s)).sum() for s in STATES}
     rows = [[of[r[:t]] if t < len(r) else 0.0 for t in range(T)] for r in RESPONSES]
@@ -76,7 +76,7 @@ def at_teachers(table: Any) -> jax.Array:
 def batches(
     algorithm: Algorithm, sampler: Any, old: Any, made: dict, moments: Any, groups: int, k: int
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """The rows of every batch, its chance, and the batch."""
+    """Rows of every batch, its probability, and the batch."""
     rows = np.array(list(product(range(len(RESPONSES)), repeat=groups * k)))
     prompts = Prompts(jnp.zeros((groups, 1), jnp.int32), jnp.ones(groups, jnp.int32), jnp.arange(groups))
     sampled, begun = logps(sampler), logps(old)
@@ -93,7 +93,7 @@ def batches(
     return jnp.asarray(rows), jnp.prod(probability(sampler)[rows], axis=1), jax.vmap(batch_of)(jnp.asarray(rows))
 
 
-# Hardly optimised: these programs are compiled once and run once.
+# Little optimization: these programs are compiled once and run once.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -147,8 +147,9 @@ def expected_ascent(
     moments: Moments | None = None,
     critic: Any = None,
 ) -> np.ndarray:
-    """The expectation of minus the gradient at POLICY (or of a critic's at `critic`), over every batch of `groups`
-    groups of k responses that SAMPLER may give; the updates began at `old`.
+    """Expected ascent direction at POLICY (or of a critic at `critic`), minus the gradient of the loss.
+
+    Over all batches of `groups` groups of k responses from `sampler`, for updates that began at `old`.
     """
     greedy = reward[int(np.argmax(probability(POLICY)))]  # any fixed response would do
     made = {
@@ -167,7 +168,7 @@ def expected_ascent(
 
 
 def gradient(objective: Any) -> np.ndarray:
-    """Of a function of the table, at POLICY."""
+    """Gradient of a function of the table, at POLICY."""
     return np.asarray(jax.jit(jax.grad(objective), compiler_options=QUICKLY)(POLICY))
 
 

@@ -1,4 +1,4 @@
-"""What other frameworks have for each technique, read from peers.toml: for docs/techniques.md and for the tests."""
+"""Counterparts of each technique in other frameworks, read from peers.toml: for docs/techniques.md and the tests."""
 
 import tomllib
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-Function = tuple[str, str]  # of which peer, by which name
+Function = tuple[str, str]  # (peer, name)
 
 
 @dataclass(frozen=True)
 class Same:
-    """Peers' functions and what of ours returns the same: an expression in the names of their parameters."""
+    """Peers' functions and our equivalent: an expression in the names of their parameters."""
 
     component: str
     functions: tuple[Function, ...]
@@ -23,7 +23,7 @@ class Same:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Cases of a peer's function (patterns of their names) that are not reproduced, and why."""
+    """Cases of a peer's function (patterns of names) that are not reproduced, and why."""
 
     component: str
     function: Function
@@ -32,27 +32,27 @@ class LeftOut:
 
 
 @cache
-def told() -> dict[str, Any]:
-    """The file as it stands."""
+def entries() -> dict[str, Any]:
+    """Contents of peers.toml."""
     return tomllib.loads(Path(__file__).with_name("peers.toml").read_text())
 
 
 def versions() -> dict[str, str]:
-    """The peers' versions whose functions were run."""
-    return dict(told()["versions"])
+    """Versions of the peers that were run."""
+    return dict(entries()["versions"])
 
 
 def components() -> list[str]:
-    """The names of the components that the file has something to say of."""
-    return [name for name in told() if name not in ("versions", "functions")]
+    """Names of the components in the file."""
+    return [name for name in entries() if name not in ("versions", "functions")]
 
 
 def same() -> list[Same]:
-    """All of them, in the file's order; peers with the same expression for a component come together."""
+    """All equivalents, in the file's order; peers with one expression for a component are merged."""
     found: list[Same] = []
     for component in components():
         by_expression: dict[str, tuple[Function, ...]] = {}
-        for key, value in told()[component].items():
+        for key, value in entries()[component].items():
             if key not in ("differ", "left_out"):
                 by_expression[value] = by_expression.get(value, ()) + functions_of(key)
         found += [Same(component, functions, ours) for ours, functions in by_expression.items()]
@@ -60,21 +60,21 @@ def same() -> list[Same]:
 
 
 def plain() -> dict[Function, str]:
-    """The peers' functions that are a function here and no component, with its name below rl_llm."""
-    return {function: ours for key, ours in told()["functions"].items() for function in functions_of(key)}
+    """Peers' functions that are a plain function here, with its name below rl_llm."""
+    return {function: ours for key, ours in entries()["functions"].items() for function in functions_of(key)}
 
 
 def left_out() -> list[LeftOut]:
-    """All of them, in the file's order."""
+    """All left-out cases, in the file's order."""
     return [
         LeftOut(component, functions_of(entry["function"])[0], tuple(entry["cases"]), one_line(entry["why"]))
         for component in components()
-        for entry in told()[component].get("left_out", [])
+        for entry in entries()[component].get("left_out", [])
     ]
 
 
 def reasons(names: Iterable[str]) -> dict[str, str]:
-    """Of the cases by these names, those that are left out, with the reason."""
+    """Reasons of the cases with these names that are left out."""
     return {
         name: entry.why
         for name in names
@@ -90,13 +90,13 @@ def functions_of(key: str) -> tuple[Function, ...]:
 
 
 def section(component: str) -> str:
-    """What the page says of the peers under a component."""
+    """Section on the peers under a component."""
     lines = [
         f"* {listed(entry.functions)}: `{entry.ours.removesuffix(' else None')}`"
         for entry in same()
         if entry.component == component
     ]
-    differ = told().get(component, {}).get("differ", "")
+    differ = entries().get(component, {}).get("differ", "")
     text = ["Peers:", *([] if lines else ["not compared."]), *differ.split()]
     lines += [
         wrapped(f"* not reproduced: {listed([entry.function])} (`{'`, `'.join(entry.cases)}`): {entry.why}", "  ")
@@ -107,13 +107,13 @@ def section(component: str) -> str:
 
 
 def plain_section() -> str:
-    """What the page says of the peers' functions that no component stands for."""
+    """Section on peers' functions without a component."""
     lines = [f"* {listed([function])}: `rl_llm.{ours}`" for function, ours in plain().items()]
-    return "\n## Peers' functions that no component stands for\n\n" + "\n".join(lines) + "\n"
+    return "\n## Peers' functions without a component\n\n" + "\n".join(lines) + "\n"
 
 
 def listed(functions: Iterable[Function]) -> str:
-    """Peers with their functions, each peer named once in a row."""
+    """Peers with their functions; a peer is named once."""
     by_peer: dict[str, list[str]] = {}
     for peer, name in functions:
         by_peer.setdefault(peer, []).append(f"`{name}`")
@@ -121,7 +121,7 @@ def listed(functions: Iterable[Function]) -> str:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """Prose in lines of at most 120 letters."""
+    """Prose in lines of at most 120 characters."""
     return fill(text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 

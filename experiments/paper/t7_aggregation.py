@@ -17,8 +17,7 @@ Measured by `rl-llm ablate experiments/paper/t7_aggregation.py`, 5 seeds, differ
 from dataclasses import replace
 
 from experiments.paper.scales import POLICIES, at_each_scale, base, starts
-from rl_llm.algorithms import LITE_PPO, SequenceMean, TokenMean
-from rl_llm.algorithms.algorithm import Aggregate
+from rl_llm.algorithms import LITE_PPO, Aggregate, SequenceMean, TokenMean
 from rl_llm.studies import Final, Hypothesis, Speed, Study
 
 DATA = ("easy", "medium")

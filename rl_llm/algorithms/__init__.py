@@ -3,19 +3,28 @@
 from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.aggregate import Balanced, FixedLength, SequenceMean, SequenceSum, TokenMean, VLNorm
 from rl_llm.algorithms.algorithm import Algorithm, with_coefficient
+from rl_llm.algorithms.component import (
+    Advantage,
+    Aggregate,
+    Component,
+    Correction,
+    CriticLoss,
+    Filter,
+    Objective,
+    Regularizer,
+    Shaping,
+)
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
 from rl_llm.algorithms.correction import DivergenceMask, ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
 from rl_llm.algorithms.critic import BradleyTerry, ValueLoss
 from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
-from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty
+from rl_llm.algorithms.divergence import Divergence, DriftPenalty, EntropyBonus, KLPenalty, PositiveLikelihood
 from rl_llm.algorithms.filters import DifficultyWindow, Overlong, RewardAtLeast, ZeroVariance, apply_filters
-from rl_llm.algorithms.likelihood import PositiveLikelihood
 from rl_llm.algorithms.moments import Moments, no_moments
 from rl_llm.algorithms.moments import update as update_moments
-from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, Nothing, PolicyGradient
-from rl_llm.algorithms.preference import DPO, IPO, KTO
-from rl_llm.algorithms.preference_objective import Pairwise, Unpaired
+from rl_llm.algorithms.objective import DPPO, GMPO, GPPO, GSPO, SAPO, Clip, Nothing, PolicyGradient, SequenceClip
+from rl_llm.algorithms.preference import DPO, IPO, KTO, Pairwise, Unpaired
 from rl_llm.algorithms.recipes import (
     CISPO_SCALE_RL,
     DAPO,
@@ -42,10 +51,8 @@ from rl_llm.algorithms.reference import Reference
 from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
-from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
-from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import FullKLInReward, KLInReward, RepetitionPenalty, SoftOverlong, WhitenRewards
-from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
+from rl_llm.algorithms.whitening import GDPO, ClipAdvantage, Whiten
 
 __all__ = [
     "AIPO",
@@ -85,6 +92,8 @@ __all__ = [
     "VAPO",
     "VESPO",
     "AdaptiveKL",
+    "Advantage",
+    "Aggregate",
     "Algorithm",
     "Balanced",
     "BestOfGroup",
@@ -92,6 +101,9 @@ __all__ = [
     "Clip",
     "ClipAdvantage",
     "ClipCov",
+    "Component",
+    "Correction",
+    "CriticLoss",
     "DifficultyWindow",
     "Distillation",
     "Divergence",
@@ -99,6 +111,7 @@ __all__ = [
     "DriftPenalty",
     "EntropyBonus",
     "EntropyTarget",
+    "Filter",
     "FixedLength",
     "FullKLInReward",
     "GeneralizedJSD",
@@ -111,6 +124,7 @@ __all__ = [
     "Moments",
     "Normalize",
     "Nothing",
+    "Objective",
     "OffPolicyMask",
     "Overlong",
     "Pairwise",
@@ -120,6 +134,7 @@ __all__ = [
     "RatioMask",
     "ReMax",
     "Reference",
+    "Regularizer",
     "RepetitionPenalty",
     "ReverseKL",
     "RewardAtLeast",
@@ -128,6 +143,7 @@ __all__ = [
     "SequenceClip",
     "SequenceMean",
     "SequenceSum",
+    "Shaping",
     "SoftOverlong",
     "TokenMean",
     "Unpaired",

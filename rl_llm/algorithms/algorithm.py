@@ -1,29 +1,25 @@
-"""An algorithm is a value: how rewards become advantages, what is minimised, how much each token counts, what is
-dropped.
-"""
+"""An algorithm as a value: filters, shaping, advantage, aggregate, corrections, objective, regularizers, critic."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms import component as roles
 from rl_llm.algorithms.aggregate import TokenMean
 from rl_llm.algorithms.compatibility import check_together
-from rl_llm.algorithms.filters import Filter
+from rl_llm.algorithms.component import Component
 from rl_llm.algorithms.run_shape import RunShape
-from rl_llm.algorithms.whitening import Advantage
 from rl_llm.config import check_fields
-from rl_llm.types import Batch, Mean, Metrics
+from rl_llm.types import Mean, Metrics
 
-Aggregate = Callable[[jax.Array, Batch], jax.Array]
 Coefficients = Mapping[str, jax.Array]
 
 TOKEN_MEAN = TokenMean()
 
-# Who makes an optional field of a batch, where a run lacks it.
+# Fields of an experiment that make an optional batch field.
 MAKERS = {
     "ref_logp": "Experiment.reference (or Experiment.teacher)",
     "kl_baseline": "Experiment.reference",
@@ -36,57 +32,77 @@ MAKERS = {
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A composition of components, each a frozen dataclass. It hashes by value; what is compiled for it takes its
-    floats as arguments (`rl_llm.parallel.numbers`).
+    """A composition of components.
 
-    filters -> shaping -> advantage -> aggregate -> corrections on the whole batch, once; objective + regularizers on
-    parts of it, at every update, and `value_loss`, weighed by `value_aggregate`, where a critic learns too. To add a
-    trick write one class with the contract of its module and name it here in a recipe; nothing else changes.
+    filters -> shaping -> advantage -> aggregate -> corrections run once on the whole batch. objective + regularizers
+    run on parts of it at every update, as does `value_loss`, weighed by `value_aggregate`, where a critic learns too.
+    It hashes by value; compiled programs take its floats as arguments (`rl_llm.parallel.numbers`). To add a trick,
+    write one class that inherits its role from `component` and name it in a recipe; nothing else changes.
     """
 
-    advantage: Advantage
-    objective: Callable[[jax.Array, Batch], tuple[jax.Array, Metrics]]
-    aggregate: Aggregate
-    filters: tuple[Filter, ...] = ()
-    shaping: tuple[Callable[..., Batch], ...] = ()
-    corrections: tuple[Callable[[Batch], jax.Array], ...] = ()
-    regularizers: tuple[Callable[..., tuple[jax.Array, Metrics]], ...] = ()
-    value_loss: Callable[[jax.Array, Batch], tuple[jax.Array, Metrics]] | None = None
-    value_aggregate: Aggregate = TOKEN_MEAN
+    advantage: roles.Advantage
+    objective: roles.Objective
+    aggregate: roles.Aggregate
+    filters: tuple[roles.Filter, ...] = ()
+    shaping: tuple[roles.Shaping, ...] = ()
+    corrections: tuple[roles.Correction, ...] = ()
+    regularizers: tuple[roles.Regularizer, ...] = ()
+    value_loss: roles.CriticLoss | None = None
+    value_aggregate: roles.Aggregate = TOKEN_MEAN
+
+    def __post_init__(self) -> None:
+        for component in self.components:
+            if not isinstance(component, Component):
+                raise ValueError(
+                    f"{component!r} is no component of an Algorithm: let its class inherit from "
+                    "rl_llm.algorithms.Component, or from the class of its role beside it"
+                )
 
     @property
-    def components(self) -> tuple[Any, ...]:
-        """All of them, in the order in which they act."""
-        alone = (self.advantage, self.aggregate)
-        critic = () if self.value_loss is None else (self.value_loss, self.value_aggregate)
-        return (*self.filters, *self.shaping, *alone, *self.corrections, self.objective, *self.regularizers, *critic)
+    def losses(self) -> tuple[Component, ...]:
+        """Components that are minimized."""
+        return (self.objective, *self.regularizers, *(() if self.value_loss is None else (self.value_loss,)))
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """All components, in the order in which they act."""
+        before = (*self.filters, *self.shaping, self.advantage, self.aggregate, *self.corrections)
+        return (*before, *self.losses, *(() if self.value_loss is None else (self.value_aggregate,)))
 
     @property
     def needs(self) -> frozenset[str]:
-        """The optional fields of a batch that the run must make for it, such as `ref_logp`."""
-        return frozenset(chain.from_iterable(getattr(component, "needs", ()) for component in self.components))
+        """Optional batch fields that the run must make, such as `ref_logp`."""
+        return frozenset(chain.from_iterable(component.needs for component in self.components))
 
     @property
-    def adaptive(self) -> dict[str, Any]:
-        """The components whose coefficient a controller adapts, by the name of their class."""
-        adaptive = [c for c in self.components if getattr(c, "controller", None) is not None]
-        return {type(component).__name__: component for component in adaptive}
+    def adaptive(self) -> dict[str, Component]:
+        """Components with a controller, by class name."""
+        return {type(c).__name__: c for c in self.components if c.controller is not None}
+
+    @property
+    def reads_reward(self) -> bool:
+        """Whether any loss depends on rewards."""
+        return self.objective.reads_advantage or any(loss.reads_reward for loss in self.losses)
+
+    @property
+    def after_token(self) -> bool:
+        """Whether the critic's value at a token is read after that token."""
+        return self.value_loss is not None and self.value_loss.after_token
 
     def adapted(self, coefficients: Coefficients, metrics: Metrics, responses: int) -> dict[str, jax.Array]:
-        """The coefficients after a step of that many responses with these metrics."""
+        """Coefficients after a step of that number of responses with these metrics."""
         return {
             name: _next(coefficients[name], component, metrics, responses) for name, component in self.adaptive.items()
         }
 
-    def check(self, setting: RunShape) -> None:
-        """Raises ValueError naming a knob that has a value which there is not, or that cannot act in this setting."""
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError naming a knob with an impossible value, or one that cannot act in this run."""
         check_fields(self)
         for component in self.components:
-            if hasattr(component, "check"):
-                component.check(setting)
-        missing = sorted(self.needs - setting.made)
+            component.check(run)
+        missing = sorted(self.needs - run.extra_fields)
         if missing:
-            needy = [type(c).__name__ for c in self.components if set(getattr(c, "needs", ())) & set(missing)]
+            needy = [type(c).__name__ for c in self.components if set(c.needs) & set(missing)]
             makers = " and ".join(dict.fromkeys(MAKERS[name] for name in missing if name in MAKERS))
             raise ValueError(
                 f"{' and '.join(needy)} need batch.{' and batch.'.join(missing)}, which this run does not make: "
@@ -94,23 +110,18 @@ class Algorithm:
             )
         check_together(self)
 
-    @property
-    def reads_reward(self) -> bool:
-        """Whether what responses earn has a part in what is learned."""
-        losses = (*self.regularizers, *(() if self.value_loss is None else (self.value_loss,)))
-        return getattr(self.objective, "reads_reward", True) or any(getattr(x, "reads_reward", False) for x in losses)
 
-
-def with_coefficient(component: Any, coefficients: Coefficients | None) -> dict[str, jax.Array]:
-    """The argument with which a component is called: its adapted coefficient, if it has one."""
-    if getattr(component, "controller", None) is None or coefficients is None:
+def with_coefficient(component: Component, coefficients: Coefficients | None) -> dict[str, jax.Array]:
+    """Keyword arguments for calling a component: its adapted coefficient, if it has one."""
+    if component.controller is None or coefficients is None:
         return {}
     return {"coefficient": coefficients[type(component).__name__]}
 
 
-def _next(coefficient: jax.Array, component: Any, metrics: Metrics, responses: int) -> jax.Array:
-    """A component's next coefficient; where nothing was measured, as every token was dropped, it stays."""
-    metric = metrics[getattr(component, "measured", component.controller.measures)]
-    after = component.controller.update(coefficient, metric.result(), jnp.float32(responses))
+def _next(coefficient: jax.Array, component: Component, metrics: Metrics, responses: int) -> jax.Array:
+    """Next coefficient of a component; unchanged if nothing was measured because every token was dropped."""
+    metric = metrics[component.measured]
     assert isinstance(metric, Mean)
+    assert component.controller is not None
+    after = component.controller.update(coefficient, metric.result(), jnp.float32(responses))
     return jnp.where(metric.count > 0, after, coefficient)

@@ -1,10 +1,11 @@
 """Means and spreads of rewards and advantages: of a group, of a batch, of all batches so far.
 
 Sums run over deviations from a value of the sample itself. Equal values then deviate by exactly 0, and a small spread
-on top of a large mean survives float32; what rounding would leave otherwise is divided by a std that is rounding too,
-and comes out as an advantage of any size.
+on top of a large mean survives float32. Otherwise rounding errors, divided by a std that is rounding too, would become
+advantages of any size.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -19,7 +20,7 @@ def deviations(values: jax.Array, weight: jax.Array, axis: Axis = None) -> jax.A
 
 
 def mean(values: jax.Array, weight: jax.Array, axis: Axis = None) -> jax.Array:
-    """The weighted mean over `axis`, which stays as 1; 0 where nothing has weight."""
+    """Weighted mean over `axis`, which is kept as 1; 0 where nothing has weight."""
     centre, offset = _centre_and_offset(values, weight, axis)
     return centre + offset
 
@@ -27,9 +28,9 @@ def mean(values: jax.Array, weight: jax.Array, axis: Axis = None) -> jax.Array:
 def variance(
     values: jax.Array, weight: jax.Array, axis: Axis = None, ddof: int = 0, count: jax.Array | None = None
 ) -> jax.Array:
-    """The weighted mean of (x - mean)^2 over `axis`, which stays as 1, times n / (n - ddof); 0 where n <= ddof.
+    """Weighted mean of (x - mean)^2 over `axis`, which is kept as 1, times n / (n - ddof); 0 where n <= ddof.
 
-    n is `count`, or how many values have weight.
+    n is `count`, or the number of values with weight.
     """
     square = mean(jnp.square(deviations(values, weight, axis)), weight, axis)
     n = jnp.sum(weight > 0, axis=axis, keepdims=True) if count is None else count
@@ -37,7 +38,8 @@ def variance(
 
 
 def mixed(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """[N, K] -> bool[N, 1]: whether the values of the group that count differ at all."""
+    """Whether the counted values of a group differ at all, [N, K] -> bool[N, 1]."""
+    chex.assert_equal_shape([values, counted])
     highest = jnp.max(jnp.where(counted > 0, values, -jnp.inf), axis=1, keepdims=True)
     lowest = jnp.min(jnp.where(counted > 0, values, jnp.inf), axis=1, keepdims=True)
     return lowest < highest
@@ -45,25 +47,26 @@ def mixed(values: jax.Array, counted: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Moments:
-    """Of all rewards so far: count f32[], mean f32[], squares f32[], the sum of their squared deviations from it."""
+    """Moments of all rewards so far: count, mean and squares (sum of squared deviations from the mean), each f32[]."""
 
     count: jax.Array
     mean: jax.Array
     squares: jax.Array
 
     def std(self, ddof: int) -> jax.Array:
-        """sqrt(squares / (count - ddof)), 0 as long as there are not more rewards than ddof."""
+        """sqrt(squares / (count - ddof)); 0 until there are more rewards than ddof."""
         return jnp.sqrt(self.squares / jnp.maximum(self.count - ddof, 1.0))
 
 
 def no_moments() -> Moments:
-    """Before the first reward."""
+    """Moments before the first reward."""
     return Moments(count=jnp.float32(0.0), mean=jnp.float32(0.0), squares=jnp.float32(0.0))
 
 
 def update(moments: Moments, rewards: jax.Array, counted: jax.Array | None = None) -> Moments:
-    """Moments that include `rewards` f32[B], those where `counted` [B] is true (Chan, Golub and LeVeque 1979: the
-    moments of two samples give those of both together).
+    """Add the `rewards` f32[B] with `counted` [B] true.
+
+    The moments of two samples give those of their union (Chan, Golub and LeVeque 1979).
     """
     weight = jnp.ones_like(rewards) if counted is None else counted.astype(rewards.dtype)
     count = jnp.sum(weight)
@@ -79,7 +82,8 @@ def update(moments: Moments, rewards: jax.Array, counted: jax.Array | None = Non
 
 
 def _centre_and_offset(values: jax.Array, weight: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """The value nearest to the mean of those that have weight, and the mean of the deviations from it."""
+    """The weighted value nearest to the mean, and the mean deviation from it."""
+    chex.assert_equal_shape([values, weight])
     total = jnp.sum(weight, axis=axis, keepdims=True)
     total = jnp.where(total > 0, total, 1.0)
     rough = jnp.sum(weight * values, axis=axis, keepdims=True) / total

@@ -1,4 +1,4 @@
-"""Published algorithms as values. What a paper left out, and what of it a recipe leaves out, is said beside it."""
+"""Published algorithms as values. Comments name the source, gaps in the paper and differences from it."""
 
 from dataclasses import replace
 
@@ -9,15 +9,12 @@ from rl_llm.algorithms.compatibility import THE_REWARD
 from rl_llm.algorithms.correction import ImportanceWeight
 from rl_llm.algorithms.critic import BradleyTerry, ValueLoss
 from rl_llm.algorithms.distillation import Distillation, GeneralizedJSD, ReverseKL
-from rl_llm.algorithms.divergence import KLPenalty
+from rl_llm.algorithms.divergence import KLPenalty, PositiveLikelihood
 from rl_llm.algorithms.filters import Overlong, RewardAtLeast, ZeroVariance
-from rl_llm.algorithms.likelihood import PositiveLikelihood
-from rl_llm.algorithms.objective import Clip, Nothing, PolicyGradient
-from rl_llm.algorithms.preference import DPO, KTO
-from rl_llm.algorithms.preference_objective import Pairwise, Unpaired
+from rl_llm.algorithms.objective import GSPO, Clip, Nothing, PolicyGradient
+from rl_llm.algorithms.preference import DPO, KTO, Pairwise, Unpaired
 from rl_llm.algorithms.returns import GAE, LengthAdaptive, RewardToGo
 from rl_llm.algorithms.score_objective import CISPO
-from rl_llm.algorithms.sequence_objective import GSPO
 from rl_llm.algorithms.shaping import KLInReward
 from rl_llm.algorithms.whitening import Whiten
 
@@ -28,8 +25,8 @@ REINFORCE = Algorithm(
     aggregate=SequenceSum(),
 )
 
-# arXiv 1707.06347 with a critic (Experiment.critic), as language models are trained: whitened advantages, the value
-# clipped as the ratio is.
+# arXiv 1707.06347 with a critic (Experiment.critic), as language models are trained: whitened advantages, and values
+# clipped like the ratio.
 PPO = Algorithm(
     advantage=Whiten(GAE()),
     objective=Clip(),
@@ -37,8 +34,8 @@ PPO = Algorithm(
     value_loss=ValueLoss(clip=0.2),
 )
 
-# arXiv 2504.05118: the critic learns the return itself (and first of all alone: Critic.pretraining_steps), the policy's
-# lambda grows with the response, clip-higher, and the likelihood of right answers beside.
+# arXiv 2504.05118: the critic learns the return itself (first alone: Critic.pretraining_steps), the policy's lambda
+# grows with the response, clip-higher, and the likelihood of right answers as a second loss.
 VAPO = Algorithm(
     advantage=GAE(lam=LengthAdaptive(alpha=0.05), critic_lam=1.0),
     objective=Clip(low=0.2, high=0.28),
@@ -61,11 +58,11 @@ def dr_grpo(max_tokens: int) -> Algorithm:
     return replace(GRPO, advantage=Normalize(mean="group", std="none"), aggregate=FixedLength(max_tokens))
 
 
-# arXiv 2402.14740: every response against the mean of the others.
+# arXiv 2402.14740: each response against the mean of the others.
 LEAVE_ONE_OUT = Algorithm(advantage=RLOO(), objective=PolicyGradient(), aggregate=SequenceSum())
 
 # arXiv 2501.03262: the KL in the reward of each token, then whitened over the tokens of the whole batch; the baseline
-# variant takes the group's mean off first.
+# variant first subtracts the group's mean.
 REINFORCE_PLUS_PLUS = Algorithm(
     advantage=Whiten(RewardToGo()),
     objective=Clip(),
@@ -78,8 +75,8 @@ REINFORCE_PLUS_PLUS_BASELINE = Algorithm(
     aggregate=TokenMean(),
 )
 
-# arXiv 2503.14476 without the fine on long responses, which needs the task's length (add SoftOverlong to `shaping`),
-# and without sampling more prompts in the place of those that are dropped, which is Experiment.dynamic_sampling.
+# arXiv 2503.14476 without the penalty on long responses, which needs the task's length (add SoftOverlong to `shaping`),
+# and without resampling dropped prompts (Experiment.dynamic_sampling).
 DAPO = Algorithm(
     advantage=Normalize(mean="group", std="group"),
     objective=Clip(low=0.2, high=0.28),
@@ -87,13 +84,13 @@ DAPO = Algorithm(
     filters=(ZeroVariance(),),
 )
 
-# arXiv 2507.18071: the ratio of the whole response, and bounds to match.
+# arXiv 2507.18071: the ratio of the whole response, with matching bounds.
 GSPO_SEQUENCE = replace(GRPO, objective=GSPO())
 
 # The loss of ScaleRL (arXiv 2510.13786) after MiniMax-M1's CISPO (2506.13585): truncated importance weights on the
-# policy gradient, the mean over a prompt's tokens, the std of all advantages of a batch. Its ratio is to the policy
-# that sampled, CISPO's to the one that the updates began with: where the sampler is some steps behind, take AIPO(cap),
-# which is min(pi / mu, cap), or a correction.
+# policy gradient, the mean over a prompt's tokens, the std of all advantages of a batch. Its ratio is to the sampling
+# policy, CISPO's to the policy at the first update: if the sampler lags, take AIPO(cap), which is min(pi / mu, cap), or
+# a correction.
 CISPO_SCALE_RL = Algorithm(
     advantage=Normalize(mean="group", std="batch", std_of="centred"),
     objective=CISPO(),
@@ -101,9 +98,8 @@ CISPO_SCALE_RL = Algorithm(
     filters=(ZeroVariance(),),
 )
 
-# The RL-Zero of Olmo 3 (arXiv 2512.13961): centred rewards, clip-higher, truncated importance weights for a sampler
-# some steps behind, no signal from responses that were cut off. The run adds dynamic sampling and drops what
-# is solved.
+# The RL-Zero of Olmo 3 (arXiv 2512.13961): centred rewards, clip-higher, truncated importance weights for a lagging
+# sampler, no signal from truncated responses. The run adds dynamic sampling and drops solved problems.
 OLMO_3_ZERO = Algorithm(
     advantage=Normalize(mean="group", std="none"),
     objective=Clip(low=0.2, high=0.272),
@@ -113,17 +109,17 @@ OLMO_3_ZERO = Algorithm(
 )
 
 # arXiv 2508.08221, section 5: group mean, batch std, token-level loss, vanilla clip; no critic, no KL. The paper
-# prints neither ddof (1, torch's default, is taken) nor eps, nor whether the std is of raw or of centred rewards (raw,
-# as its equation 6 has it). Its baselines are GRPO_KL and DAPO with the fine on long responses and dynamic sampling; it
-# prints neither beta, nor the upper bound, nor the length of the fine, nor how often groups are sampled anew.
+# gives neither ddof (here 1, torch's default) nor eps, nor whether the std is of raw or centred rewards (here raw, its
+# equation 6). Its baselines are GRPO_KL and DAPO with the penalty on long responses and dynamic sampling; it gives
+# neither beta, nor the upper bound, nor the length of the penalty, nor how often groups are resampled.
 LITE_PPO = Algorithm(
     advantage=Normalize(mean="group", std="batch"),
     objective=Clip(),
     aggregate=TokenMean(),
 )
 
-# RAFT (arXiv 2304.06767): maximum likelihood on the accepted responses of each rollout, i.e. filtered SFT, repeated.
-# The control for every policy-gradient method: it sees the same samples and learns from the right ones only.
+# RAFT (arXiv 2304.06767): maximum likelihood on the accepted responses of each rollout, i.e. repeated filtered SFT.
+# The control for every policy-gradient method: it sees the same samples and learns from right ones only.
 REJECTION_SAMPLING = Algorithm(
     advantage=Normalize(mean="none", std="none"),
     objective=PolicyGradient(),
@@ -142,8 +138,8 @@ DIRECT_PREFERENCE = Algorithm(
 # arXiv 2402.01306: single responses, each right or wrong.
 KAHNEMAN_TVERSKY = Algorithm(advantage=THE_REWARD, objective=Unpaired(KTO()), aggregate=SequenceSum())
 
-# arXiv 2203.02155, section 3.5, step 2: a critic learns to rank responses as they were judged. It is a reward model for
-# other runs; with Critic.pretraining_steps as many as steps no policy is trained.
+# arXiv 2203.02155, section 3.5, step 2: a critic learns to rank responses by their rewards. It is a reward model for
+# other runs; with Critic.pretraining_steps equal to `steps` no policy is trained.
 REWARD_MODEL = Algorithm(
     advantage=THE_REWARD,
     objective=Nothing(),
@@ -152,8 +148,8 @@ REWARD_MODEL = Algorithm(
     value_aggregate=SequenceSum(),
 )
 
-# MiniLLM (arXiv 2306.08543) token by token, as on-policy distillation is done today: the reverse KL to a teacher on the
-# student's own responses.
+# MiniLLM (arXiv 2306.08543) token by token, today's on-policy distillation: the reverse KL to a teacher on responses of
+# the student.
 ON_POLICY_DISTILLATION = Algorithm(advantage=THE_REWARD, objective=ReverseKL(), aggregate=TokenMean())
 
 # arXiv 2306.13649: a divergence of whole distributions, on responses of the student, the teacher or a file.

@@ -4,42 +4,39 @@ from dataclasses import dataclass, field
 
 import jax
 
+from rl_llm.config import Checked
+from rl_llm.config.fields import NonNegativeInt, UnitFloat
+
 
 @dataclass(frozen=True)
-class Reference:
-    """The policy that RL began with, kept as it is; or replaced by the policy every `reset_every` steps (ProRL, arXiv
-    2505.24864, section 3.2, which begins anew with the optimizer's state as well: here it goes on); or following it as
-    an average, reference' = decay * reference + (1 - decay) * policy after every step (WARP, 2406.16768, section 3.1).
+class Reference(Checked):
+    """The initial policy of RL, frozen by default.
 
-    With `top_tokens` k its k likeliest tokens at each place are batch.teacher_tokens and teacher_logp: the regularizer
-    Distillation(GeneralizedJSD(beta=1.0)) is then the full KL(pi || ref), exact for k = V, where estimators look at the
-    sampled token alone.
+    `reset_every` n: replaced by the policy every n steps (ProRL, arXiv 2505.24864, section 3.2, which also resets the
+    optimizer's state; here it continues). `decay`: follows as an average, reference' = decay * reference +
+    (1 - decay) * policy after every step (WARP, 2406.16768, section 3.1).
 
-    With `offload` its parameters lie in the memory of the host, and on the devices only while it is asked.
+    `top_tokens` k: its k likeliest tokens at each position become batch.teacher_tokens and teacher_logp. The
+    regularizer Distillation(GeneralizedJSD(beta=1.0)) is then the full KL(pi || ref), exact for k = V; estimators see
+    the sampled token alone. `offload`: parameters stay in host memory while they are not used.
     """
 
-    reset_every: int = 0
-    decay: float = 1.0
-    top_tokens: int = 0
+    reset_every: NonNegativeInt = 0  # 0: never
+    decay: UnitFloat = 1.0  # 1: frozen
+    top_tokens: NonNegativeInt = 0
     offload: bool = field(default=False, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
-        if self.reset_every < 0 or not 0 <= self.decay <= 1 or self.top_tokens < 0:
-            raise ValueError(
-                "Reference needs reset_every >= 0 (0 is never), 0 <= decay <= 1 (1 is frozen) and top_tokens >= 0, not "
-                f"{self}"
-            )
+        super().__post_init__()
         if self.reset_every and self.decay < 1:
-            raise ValueError(
-                f"Reference.reset_every={self.reset_every} with decay={self.decay}: let it jump or follow, not both"
-            )
+            raise ValueError(f"Reference.reset_every={self.reset_every} excludes decay={self.decay}; set one of them")
 
     def moves(self, step: int) -> bool:
         """Whether the `step`-th step, counted from 1, changes it."""
         return self.decay < 1 or (self.reset_every > 0 and step % self.reset_every == 0)
 
     def after_step(self, reference: dict, params: dict, step: int) -> dict:
-        """The reference after the `step`-th step; new buffers where it moves."""
+        """Reference after the `step`-th step; new buffers if it moves."""
         if not self.moves(step):
             return reference
         if self.reset_every:

@@ -1,26 +1,30 @@
-"""Shaping: changes to the reward before advantages are computed. Contract: `shape(batch) -> batch`.
+"""Shaping: penalties and other changes of the reward before advantages are computed.
 
-A fine on a whole response changes `batch.reward`. A fine on single tokens makes `batch.token_reward`, which only the
-advantages of `returns` read: `gives_token_reward` says so.
+A penalty on a whole response changes `batch.reward`. A penalty on single tokens makes `batch.token_reward`, which only
+the advantages of `returns` read (trait `gives_token_reward`).
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
+from rl_llm.algorithms.component import Coefficient, Shaping
 from rl_llm.algorithms.controller import AdaptiveKL
 from rl_llm.algorithms.distillation import with_rest
 from rl_llm.algorithms.divergence import Divergence, full_divergence
 from rl_llm.algorithms.moments import deviations, mean, variance
 from rl_llm.algorithms.returns import at_last_token, token_rewards
 from rl_llm.algorithms.run_shape import RunShape, refuse, require
+from rl_llm.config.fields import PositiveFloat, PositiveInt
 from rl_llm.types import Batch
 
 
 def add_to_reward(batch: Batch, extra: jax.Array) -> Batch:
-    """`extra` f32[B] more for each response, at its last token where tokens are rewarded singly."""
+    """Add `extra` f32[B] to each response's reward, at its last token where tokens have rewards."""
+    chex.assert_equal_shape([extra, batch.reward])
     batch = replace(batch, reward=batch.reward + extra)
     if batch.token_reward is None:
         return batch
@@ -28,28 +32,27 @@ def add_to_reward(batch: Batch, extra: jax.Array) -> Batch:
 
 
 @dataclass(frozen=True)
-class SoftOverlong:
-    """A fine that grows over the last `buffer` tokens before `max_length` (DAPO, arXiv 2503.14476, eq. 13):
-    factor * min(max_length - buffer - l, 0) / buffer for a response of l tokens, and no more than `factor` beyond
-    max_length if it is `capped`.
+class SoftOverlong(Shaping):
+    """A penalty that grows over the last `buffer` tokens before `max_length` (DAPO, arXiv 2503.14476, eq. 13).
+
+    factor * min(max_length - buffer - l, 0) / buffer for a response of l tokens; if `capped`, at most `factor`.
     """
 
-    max_length: int
-    buffer: int
-    factor: float = 1.0
+    max_length: PositiveInt
+    buffer: PositiveInt
+    factor: PositiveFloat = 1.0
     capped: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.buffer <= self.max_length:
+        super().__post_init__()
+        if self.buffer > self.max_length:
             raise ValueError(
-                f"SoftOverlong needs 0 < buffer <= max_length, not buffer={self.buffer}, max_length={self.max_length}"
+                f"SoftOverlong needs buffer <= max_length, not buffer={self.buffer}, max_length={self.max_length}"
             )
-        if not self.factor > 0:
-            raise ValueError(f"SoftOverlong.factor must be greater than 0, not {self.factor}: it is a fine")
 
-    def check(self, setting: RunShape) -> None:
-        """Raises ValueError where no response is long enough to be fined, or for more than `factor`."""
-        longest = setting.max_tokens or self.max_length + 1
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError if no response is long enough for the penalty, or `capped` is set and none for the cap."""
+        longest = run.max_tokens or self.max_length + 1
         if longest <= self.max_length - self.buffer:
             raise ValueError(
                 f"SoftOverlong.max_length={self.max_length} with buffer={self.buffer} cannot act on responses of at "
@@ -64,25 +67,17 @@ class SoftOverlong:
 
 
 @dataclass(frozen=True)
-class RepetitionPenalty:
-    """A fine of `coefficient` times the share of a response's n-grams (of tokens) that it has said before: 1 - distinct
-    / all (after arXiv 2502.03373). Responses shorter than n have none.
-    """
+class RepetitionPenalty(Shaping):
+    """-coefficient * share of repeated token n-grams, 1 - distinct / all (after arXiv 2502.03373); 0 below n tokens."""
 
-    coefficient: float = 1.0
-    n: int = 4
+    coefficient: PositiveFloat = 1.0
+    n: PositiveInt = 4
 
-    def __post_init__(self) -> None:
-        if not self.coefficient > 0 or self.n < 1:
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError if no two n-grams fit into a response."""
+        if 0 < run.max_tokens <= self.n:
             raise ValueError(
-                f"RepetitionPenalty needs coefficient > 0 and n >= 1, not coefficient={self.coefficient}, n={self.n}"
-            )
-
-    def check(self, setting: RunShape) -> None:
-        """Raises ValueError where no two n-grams fit into a response."""
-        if 0 < setting.max_tokens <= self.n:
-            raise ValueError(
-                f"RepetitionPenalty.n={self.n} cannot act on responses of at most {setting.max_tokens} tokens: no two "
+                f"RepetitionPenalty.n={self.n} cannot act on responses of at most {run.max_tokens} tokens: no two "
                 "n-grams fit; lower n"
             )
 
@@ -90,7 +85,8 @@ class RepetitionPenalty:
         return add_to_reward(batch, -self.coefficient * self._share(batch))
 
     def _share(self, batch: Batch) -> jax.Array:
-        """f32[B]: the share of n-grams equal to an earlier one. In order, equal ones are neighbours: exact, T log T."""
+        """Share f32[B] of n-grams equal to an earlier one. Sorting makes equal ones neighbours: exact, T log T."""
+        chex.assert_equal_shape([batch.tokens, batch.mask])
         windows = batch.mask.shape[1] - self.n + 1
         grams = [batch.tokens[:, i : i + windows] for i in range(self.n)]
         outside = sum(1 - batch.mask[:, i : i + windows] for i in range(self.n)) > 0
@@ -105,74 +101,62 @@ K1 = Divergence("k1")
 
 
 @dataclass(frozen=True)
-class KLInReward:
-    """A fine of `coefficient` * an estimate (k1: log pi_old - log pi_ref) of the KL divergence from the reference
-    policy at each token (arXiv 1909.08593, eq. 2), or, `level` "response", summed over it (RLOO, 2402.14740) so
-    that advantages of whole responses see it. In the reward k1 is the unbiased one. Needs batch.ref_logp f32[B, T].
-    With a controller the coefficient is only what it begins with.
+class KLInReward(Shaping):
+    """-coefficient * an estimate of the KL divergence from the reference policy, batch.ref_logp f32[B, T].
+
+    At each token (arXiv 1909.08593, eq. 2), or with `level` "response" summed over it (RLOO, 2402.14740), so that
+    advantages of whole responses see it. In the reward k1, log pi_old - log pi_ref, is the unbiased estimate. With a
+    controller the coefficient is its initial value.
     """
 
-    coefficient: float = 0.05
+    coefficient: PositiveFloat = 0.05
     level: Literal["token", "response"] = "token"
     divergence: Divergence = K1
     controller: AdaptiveKL | None = None
 
     needs = ("ref_logp",)
 
-    def __post_init__(self) -> None:
-        if not self.coefficient > 0:
-            raise ValueError(f"KLInReward.coefficient must be greater than 0, not {self.coefficient}: leave it out")
-
     @property
     def gives_token_reward(self) -> bool:
         return self.level == "token"
 
-    def __call__(self, batch: Batch, coefficient: jax.Array | float | None = None) -> Batch:
+    def __call__(self, batch: Batch, coefficient: Coefficient = None) -> Batch:
         scale = self.coefficient if coefficient is None else coefficient
-        fine = scale * self.divergence(batch.old_logp, require(batch, self, "ref_logp")) * batch.mask
+        penalty = scale * self.divergence(batch.old_logp, require(batch, self, "ref_logp")) * batch.mask
         if self.level == "response":
-            return add_to_reward(batch, -jnp.sum(fine, axis=1))
-        return replace(batch, token_reward=token_rewards(batch) - fine)
+            return add_to_reward(batch, -jnp.sum(penalty, axis=1))
+        return replace(batch, token_reward=token_rewards(batch) - penalty)
 
 
 @dataclass(frozen=True)
-class FullKLInReward:
-    """A fine of `coefficient` * KL(pi_old || pi_ref) at each token, over the reference's k likeliest tokens and one
-    bucket with the rest (exact for k = V): what KLInReward estimates from the sampled token. Reference(top_tokens=k)
-    makes the fields it needs.
+class FullKLInReward(Shaping):
+    """-coefficient * KL(pi_old || pi_ref) at each token, which KLInReward estimates from the sampled token.
+
+    The KL is over the reference's k likeliest tokens and one bucket with the rest (exact for k = V).
+    Reference(top_tokens=k) makes the fields that it needs.
     """
 
-    coefficient: float = 0.05
+    coefficient: PositiveFloat = 0.05
 
     needs = ("teacher_tokens", "teacher_logp", "old_top_logp")
     gives_token_reward = True
 
-    def __post_init__(self) -> None:
-        if not self.coefficient > 0:
-            raise ValueError(f"FullKLInReward.coefficient must be greater than 0, not {self.coefficient}: leave it out")
-
     def __call__(self, batch: Batch) -> Batch:
         policy, reference = with_rest((require(batch, self, "old_top_logp"), require(batch, self, "teacher_logp")))
-        fine = self.coefficient * full_divergence(policy, reference) * batch.mask
-        return replace(batch, token_reward=token_rewards(batch) - fine)
+        penalty = self.coefficient * full_divergence(policy, reference) * batch.mask
+        return replace(batch, token_reward=token_rewards(batch) - penalty)
 
 
 @dataclass(frozen=True)
-class WhitenRewards:
-    """Token rewards divided by their std over all tokens of the batch, sqrt(variance + eps), after their mean was taken
-    off, which is added again if `keep_mean` (as PPO of language models first did, arXiv 1909.08593's code).
-    """
+class WhitenRewards(Shaping):
+    """Token rewards minus their mean, divided by sqrt(variance + eps), both over all tokens of the batch."""
 
-    keep_mean: bool = False
+    keep_mean: bool = False  # True adds the mean again (the first PPO of language models, code of arXiv 1909.08593)
     ddof: Literal[0, 1] = 1
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
 
     gives_token_reward = True
-    replaces_rewards = True  # what a response earned is no longer to be found at its last token
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"WhitenRewards.eps must be greater than 0, not {self.eps}: equal rewards have a std of 0")
+    replaces_rewards = True
 
     def __call__(self, batch: Batch) -> Batch:
         rewards = token_rewards(batch)

@@ -1,80 +1,72 @@
-"""What can be put around any advantage: whitening over the batch, and a bound."""
+"""Normalization over the batch: whitening and a bound around any advantage, and GDPO for several rewards."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.advantage import GPG, Normalize
+from rl_llm.algorithms.advantage import GPG, Normalize, ResponseAdvantage, by_group, rewards_and_counted
+from rl_llm.algorithms.component import Advantage
 from rl_llm.algorithms.moments import deviations, variance
-from rl_llm.algorithms.run_shape import RunShape
+from rl_llm.algorithms.run_shape import RunShape, require
+from rl_llm.config.fields import PositiveFloat, PositiveOrInfinite
 from rl_llm.types import Batch
 
-Advantage = Callable[[Batch], jax.Array]
 
+class Wrapper(Advantage):
+    """A component around an advantage, with the traits of the inner one."""
 
-class Around:
-    """A component around an advantage: what it does not change is the inner one's."""
-
-    advantage: Any
+    advantage: Advantage
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The optional fields of a batch that must be there."""
         return self.advantage.needs
 
     @property
     def reads_token_reward(self) -> bool:
-        """Whether a reward given to single tokens is seen."""
         return self.advantage.reads_token_reward
 
     @property
     def statistics(self) -> frozenset[str]:
-        """Whose rewards are looked at beside the response's own."""
-        return frozenset(self.advantage.statistics)
+        return self.advantage.statistics
 
-    def check(self, setting: RunShape) -> None:
+    def check(self, run: RunShape) -> None:
         """Raises ValueError if the inner advantage does."""
-        self.advantage.check(setting)
+        self.advantage.check(run)
 
     def returns(self, batch: Batch) -> jax.Array:
-        """What a critic learns f32[B, T]: in the units of the rewards, so neither whitened nor clipped."""
+        """Targets of a critic f32[B, T], in units of the rewards: neither whitened nor clipped."""
         return self.advantage.returns(batch)
 
 
 @dataclass(frozen=True)
-class Whiten(Around):
-    """(A - mean) / (std + eps) over all tokens of the batch, or over its responses, each counting the same however
-    long it is.
+class Whiten(Wrapper):
+    """(A - mean) / (std + eps) over all tokens of the batch, or over its responses with equal weight at any length.
 
     Around Normalize(mean="group", std="none") it is REINFORCE++-baseline, around RewardToGo REINFORCE++ (arXiv
-    2501.03262); around GAE it is what most PPO code does. `eps_on` "variance" divides by sqrt(variance + eps).
+    2501.03262), around GAE the usual PPO. `eps_on` "variance" divides by sqrt(variance + eps).
     """
 
     advantage: Advantage
     over: Literal["tokens", "responses"] = "tokens"
     ddof: Literal[0, 1] = 1
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     eps_on: Literal["std", "variance"] = "variance"
 
     statistics = frozenset({"batch"})
 
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"Whiten.eps must be greater than 0, not {self.eps}: equal advantages have a std of 0")
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError if the inner advantage does, for a single response, and for knobs that whitening undoes.
 
-    def check(self, setting: RunShape) -> None:
-        """Raises ValueError if the inner advantage does, where there is a single response to look at, and for what is
-        the same number everywhere inside (a mean or a std of all rewards, GPG's factor, other whitening): it is taken
-        off or divided out again.
+        Those are one number for the whole batch: a mean or a std of all rewards, GPG's factor, other whitening.
         """
-        super().check(setting)
+        super().check(run)
         if isinstance(self.advantage, Whiten | GPG):
             raise ValueError(
-                f"Whiten around {self.advantage}: what that takes off or multiplies by is the same in the whole batch "
-                "and cannot act, as whitening takes its own; leave one of them out"
+                f"Whiten around {self.advantage}: it subtracts or multiplies by one number for the whole batch, which "
+                "cannot act, as whitening takes its own; leave one of them out"
             )
         for name in ("mean", "std") if isinstance(self.advantage, Normalize) else ():
             if getattr(self.advantage, name) in ("batch", "running"):
@@ -82,11 +74,12 @@ class Whiten(Around):
                     f"Whiten around {self.advantage}: its {name} is one number for the whole batch and cannot act, as "
                     f"whitening takes its own; set {name}='none' or 'group', or leave Whiten out"
                 )
-        if self.over == "responses" and setting.rows == 1:
+        if self.over == "responses" and run.rows == 1:
             raise ValueError("Whiten.over='responses' with a batch of one response: every advantage would be 0")
 
     def __call__(self, batch: Batch) -> jax.Array:
         values = self.advantage(batch)
+        chex.assert_equal_shape([values, batch.mask])
         weight = batch.mask if batch.counted is None else batch.mask * batch.counted[:, None]
         count = jnp.sum(weight)
         if self.over == "responses":
@@ -99,17 +92,59 @@ class Whiten(Around):
 
 
 @dataclass(frozen=True)
-class ClipAdvantage(Around):
-    """clip(A, -bound, bound): no token pulls harder than that, however rare what it did."""
+class ClipAdvantage(Wrapper):
+    """clip(A, -bound, bound): no token pulls harder, however rare its outcome."""
 
     advantage: Advantage
-    bound: float = 2.0
+    bound: PositiveOrInfinite = 2.0
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
-            raise ValueError(f"ClipAdvantage.bound must be greater than 0, not {self.bound}")
+        super().__post_init__()
         if isinstance(self.advantage, ClipAdvantage):
-            raise ValueError(f"ClipAdvantage around {self.advantage}: of two bounds the wider one cannot act, keep one")
+            raise ValueError(f"ClipAdvantage around {self.advantage}: the wider of two bounds cannot act; keep one")
 
     def __call__(self, batch: Batch) -> jax.Array:
-        return jnp.clip(self.advantage(batch), -self.bound, self.bound)
+        values = self.advantage(batch)
+        chex.assert_equal_shape([values, batch.mask])
+        return jnp.clip(values, -self.bound, self.bound)
+
+
+@dataclass(frozen=True)
+class GDPO(ResponseAdvantage):
+    """Normalize each reward in its group, then their weighted sum in the batch (arXiv 2601.05242).
+
+    Rewards of different scales or frequencies then do not hide each other. Needs batch.rewards f32[B, C].
+    """
+
+    weights: tuple[float, ...]
+    ddof: Literal[0, 1] = 1
+    eps: PositiveFloat = 1e-4
+
+    needs = ("rewards",)
+    statistics = frozenset({"batch"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.weights) < 2:
+            raise ValueError(f"GDPO.weights={self.weights}: a single reward needs no GDPO, use Normalize")
+        if not any(self.weights):
+            raise ValueError(f"GDPO.weights={self.weights}: every advantage would be 0")
+
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one, and unless there is one weight per reward."""
+        super().check(run)
+        if run.components not in (0, len(self.weights)):
+            raise ValueError(f"GDPO.weights={self.weights} for {run.components} rewards: one weight for each")
+
+    def per_response(self, batch: Batch) -> jax.Array:
+        components = require(batch, self, "rewards")
+        chex.assert_shape(components, (*batch.reward.shape, len(self.weights)))
+        _, counted = rewards_and_counted(batch)
+        normalized = [self._normalized(by_group(batch, component), counted, 1) for component in components.T]
+        total = sum(map(jnp.multiply, self.weights, normalized), jnp.zeros_like(counted))
+        return self._normalized(total, counted, None).reshape(-1)
+
+    def _normalized(self, rewards: jax.Array, counted: jax.Array, axis: int | None) -> jax.Array:
+        """As `Normalize`, over the group (axis 1) or the batch (None): f32[N, K] -> f32[N, K]."""
+        std = jnp.sqrt(variance(rewards, counted, axis, self.ddof))
+        return deviations(rewards, counted, axis) / (std + self.eps)

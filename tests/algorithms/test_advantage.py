@@ -15,20 +15,19 @@ from rl_llm.algorithms import RunShape
 from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, MaxRL, Normalize, PassAtK, ReMax
 from rl_llm.algorithms.moments import no_moments, update
 from rl_llm.algorithms.returns import RewardToGo
-from rl_llm.algorithms.several_rewards import GDPO
-from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
+from rl_llm.algorithms.whitening import GDPO, ClipAdvantage, Whiten
 from rl_llm.types import Batch
 
 N, K, T = 3, 8, 4
 LENGTHS = np.random.default_rng(0).integers(1, T + 1, N * K)
 
-# A component hashes by value, so one program serves every use of an equal one.
+# Components hash by value, so equal ones share a program.
 apply = jax.jit(lambda component, batch: component(batch), static_argnums=0)
 including = jax.jit(update)
 
 
 def of(reward: Any, lengths: np.ndarray = LENGTHS, width: int = T, **fields: Any) -> Batch:
-    """A batch with rewards [N, K] and responses of those lengths."""
+    """Batch with rewards [N, K] and responses of these lengths."""
     reward = np.asarray(reward, np.float32)
     mask = (np.arange(width) < lengths[: reward.size, None]).astype(np.float32)
     moments = fields.pop("moments", None)
@@ -36,7 +35,7 @@ def of(reward: Any, lengths: np.ndarray = LENGTHS, width: int = T, **fields: Any
 
 
 def advantages(component: Any, reward: Any, **fields: Any) -> np.ndarray:
-    """The advantage [N, K] of each response; that it is the same at its tokens and 0 elsewhere is checked."""
+    """Advantage [N, K] of each response, after checking that it is equal at its tokens and 0 elsewhere."""
     source = of(reward, **fields)
     table = np.asarray(apply(component, source))
     np.testing.assert_array_equal(table, table[:, :1] * np.asarray(source.mask))
@@ -148,22 +147,22 @@ def test_padding_does_not_matter(component):
 
 @given(rewards_of_any_kind, st.floats(-2, 2, width=32))
 @pytest.mark.parametrize("component", CENTRED, **ids)
-def test_a_group_of_equal_rewards_has_no_advantage_at_all(component, reward: np.ndarray, value: float):
-    """Exactly 0: what rounding leaves of the mean, divided by a small eps, would be noise with a sign."""
+def test_a_group_of_equal_rewards_has_exactly_zero_advantage(component, reward: np.ndarray, value: float):
+    """Exactly 0: a rounding error of the mean, divided by a small eps, would be noise with a sign."""
     reward[1] = value
     np.testing.assert_array_equal(advantages(component, reward)[1], 0.0)
 
 
 @given(st.floats(-2, 2, width=32))
 @pytest.mark.parametrize("component", IN_THE_BATCH, **ids)
-def test_a_batch_of_equal_rewards_has_no_advantage_at_all(component, value: float):
+def test_a_batch_of_equal_rewards_has_exactly_zero_advantage(component, value: float):
     np.testing.assert_array_equal(advantages(component, np.full((N, K), value)), 0.0)
 
 
 @given(rewards_of_any_kind)
 @pytest.mark.parametrize("component", [Normalize(), Normalize(std="batch"), PassAtK(3)], **ids)
-def test_rewards_of_minus_one_and_one_change_nothing(component, reward: np.ndarray):
-    """The null arm: an affine change of the rewards, which a normalised advantage does not see."""
+def test_rewards_of_minus_one_and_one_equal_zero_and_one(component, reward: np.ndarray):
+    """The null arm: an affine change of rewards, invisible to a normalized advantage."""
     assume(reward.std(axis=1).min() > 1e-2)
     if isinstance(component, PassAtK):
         reward = (reward > 0.5).astype(np.float32)
@@ -172,7 +171,7 @@ def test_rewards_of_minus_one_and_one_change_nothing(component, reward: np.ndarr
 
 @given(binary_rewards)
 @pytest.mark.parametrize("component", IN_THE_BATCH, **ids)
-def test_rewards_of_minus_one_and_one_change_nothing_in_the_batch(component, reward: np.ndarray):
+def test_rewards_of_minus_one_and_one_equal_zero_and_one_for_batch_levels(component, reward: np.ndarray):
     assume((reward.min(axis=1) < reward.max(axis=1)).any())
     np.testing.assert_allclose(advantages(component, reward), advantages(component, 2 * reward - 1), atol=1e-4)
 
@@ -185,14 +184,14 @@ def test_a_small_spread_on_a_large_mean_survives_float32():
 
 
 @given(rewards_of_any_kind)
-def test_leaving_one_out_is_k_over_k_minus_1_times_the_distance_to_the_mean(reward: np.ndarray):
+def test_rloo_is_k_over_k_minus_1_times_the_distance_to_the_mean(reward: np.ndarray):
     others = (reward.sum(1, keepdims=True, dtype=np.float64) - reward) / (K - 1)
     found = advantages(RLOO(), reward)
     np.testing.assert_allclose(found, reward - others, atol=3e-6)
     np.testing.assert_allclose(found, K / (K - 1) * advantages(Normalize(std="none"), reward), atol=1e-6)
 
 
-def test_opo_weighs_the_baseline_by_length():
+def test_opo_weights_the_baseline_by_length():
     reward, lengths = np.array([[1.0, 0.0]]), np.array([3, 1])
     np.testing.assert_allclose(advantages(OPO(), reward, lengths=lengths), [[0.25, -0.75]])
     same = np.full(N * K, 2)
@@ -201,7 +200,7 @@ def test_opo_weighs_the_baseline_by_length():
     np.testing.assert_allclose(advantages(OPO(), reward, lengths=same), expected, atol=1e-6)
 
 
-def test_remax_takes_off_the_greedy_response():
+def test_remax_subtracts_the_greedy_reward():
     greedy = np.array([0.0, 0.0, 1.0, 1.0])
     found = advantages(ReMax(), [[1.0, 0.0], [1.0, 0.0]], greedy_reward=greedy)
     np.testing.assert_array_equal(found, [[1.0, 0.0], [0.0, -1.0]])
@@ -209,7 +208,7 @@ def test_remax_takes_off_the_greedy_response():
         ReMax()(of([[1.0, 0.0]]))
 
 
-def test_gpg_makes_up_for_groups_that_teach_nothing():
+def test_gpg_scales_up_for_groups_of_equal_rewards():
     reward = [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     expected = 3 * advantages(Normalize(std="none"), reward)
     np.testing.assert_allclose(advantages(GPG(), reward), expected)
@@ -223,7 +222,7 @@ def test_maxrl_divides_by_the_rate_of_right_answers():
 
 
 @given(rewards_of_any_kind)
-def test_the_best_of_a_group_is_credited_with_what_it_adds(reward: np.ndarray):
+def test_best_of_group_credits_the_lead_of_the_best_response(reward: np.ndarray):
     without_me = [[np.delete(group, i).max() for i in range(K)] for group in reward]
     lead = reward.max(axis=1, keepdims=True) - without_me
     np.testing.assert_allclose(advantages(BestOfGroup(std="none"), reward), lead, atol=1e-6)
@@ -234,13 +233,13 @@ def test_the_best_of_a_group_is_credited_with_what_it_adds(reward: np.ndarray):
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("right", range(K + 1))
-def test_pass_at_k_is_the_mean_reward_of_the_sets_with_me_against_that_of_all(k: int, right: int):
+def test_pass_at_k_compares_the_sets_with_a_response_to_all_sets(k: int, right: int):
     reward = (np.arange(K) < right).astype(float)
     sets = list(combinations(range(K), k))
-    of_set = np.array([reward[list(members)].max() for members in sets])
-    mine = np.array([np.mean([r for r, members in zip(of_set, sets, strict=True) if i in members]) for i in range(K)])
-    std = of_set.std()
-    expected = (mine - of_set.mean()) / std if std > 0 else np.zeros(K)
+    best = np.array([reward[list(members)].max() for members in sets])
+    mine = np.array([np.mean([r for r, members in zip(best, sets, strict=True) if i in members]) for i in range(K)])
+    std = best.std()
+    expected = (mine - best.mean()) / std if std > 0 else np.zeros(K)
     found = advantages(PassAtK(k), reward[None])[0]
     np.testing.assert_allclose(found, expected, atol=2e-6)
     if k == 1:
@@ -263,7 +262,7 @@ def test_several_rewards_do_not_hide_each_other():
 
 
 @pytest.mark.parametrize("component", [c for c in CENTRED + IN_THE_BATCH if not isinstance(c, PassAtK)], **ids)
-def test_a_reward_that_does_not_count_is_as_if_it_had_not_been_sampled(component):
+def test_an_uncounted_reward_acts_as_if_never_sampled(component):
     rng = np.random.default_rng(5)
     reward = rng.random((N, K))
     counted = np.ones((N, K), bool)
@@ -277,7 +276,7 @@ def test_a_reward_that_does_not_count_is_as_if_it_had_not_been_sampled(component
 
 @pytest.mark.parametrize("component", CENTRED + IN_THE_BATCH, **ids)
 @pytest.mark.parametrize("left", [0, 1])
-def test_a_group_with_nothing_to_compare_makes_no_number_that_is_not_finite(component, left: int):
+def test_advantages_of_a_group_without_comparisons_are_finite(component, left: int):
     counted = np.arange(N * K) < left
     reward = np.random.default_rng(6).normal(size=(N, K))
     found = advantages(component, reward, counted=counted)
@@ -298,7 +297,7 @@ def test_running_moments_are_those_of_all_rewards_together(batches: list[np.ndar
         np.testing.assert_allclose(moments.std(ddof), together.std(ddof=ddof), rtol=1e-4, atol=1e-5)
 
 
-def test_running_levels_look_at_the_moments():
+def test_running_levels_read_the_moments():
     rng = np.random.default_rng(7)
     before, reward = rng.normal(3, 2, size=(2, N, K))
     moments = including(including(no_moments(), before.reshape(-1)), reward.reshape(-1))
@@ -316,7 +315,7 @@ def test_running_levels_look_at_the_moments():
 
 
 @given(rewards_of_any_kind)
-def test_moments_of_nothing_new_stay(reward: np.ndarray):
+def test_moments_stay_without_new_rewards(reward: np.ndarray):
     moments = including(no_moments(), reward.reshape(-1))
     after = including(moments, reward.reshape(-1) + 9, np.zeros(N * K, bool))
     np.testing.assert_array_equal(jax.tree.leaves(after), jax.tree.leaves(moments))
@@ -334,8 +333,8 @@ def test_whitening_against_numpy(over, eps: float, eps_on):
     np.testing.assert_allclose(found, (values - seen.mean()) / std, atol=2e-6)
 
 
-def test_whitening_over_responses_sees_each_response_once_however_its_advantage_moves():
-    """Of a response whose tokens differ, each token has its share of the response."""
+def test_whitening_over_responses_counts_each_response_once():
+    """If the tokens of a response differ, each has its share of the response."""
     rewards = np.random.default_rng(9).normal(size=(N * K, T)).astype(np.float32)
     source = of(np.zeros((N, K)), token_reward=rewards)
     values, mask = np.asarray(apply(RewardToGo(), source)), np.asarray(source.mask)
@@ -346,7 +345,7 @@ def test_whitening_over_responses_sees_each_response_once_however_its_advantage_
     np.testing.assert_allclose(found, (values - mean) / std * mask, atol=2e-6)
 
 
-def test_clipping_bounds_the_advantage_and_nothing_else():
+def test_clip_advantage_only_bounds_the_advantage():
     reward = np.random.default_rng(10).normal(0, 5, size=(N, K))
     free = advantages(Normalize(std="none"), reward)
     found = advantages(ClipAdvantage(Normalize(std="none"), 2.0), reward)
@@ -358,7 +357,7 @@ GROUP_OF_ONE = RunShape(8, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("component", "setting", "message"),
+    ("component", "run", "message"),
     [
         *(
             (c, GROUP_OF_ONE, "responses_per_prompt=1")
@@ -375,9 +374,9 @@ GROUP_OF_ONE = RunShape(8, 1, 1)
     ],
     ids=str,
 )
-def test_what_cannot_act_in_the_setting_is_refused(component, setting: RunShape, message: str):
+def test_knobs_that_cannot_act_in_the_run_are_refused(component, run: RunShape, message: str):
     with pytest.raises(ValueError, match=message):
-        component.check(setting)
+        component.check(run)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +384,7 @@ def test_what_cannot_act_in_the_setting_is_refused(component, setting: RunShape,
     [ReMax(), Whiten(ReMax()), Normalize(mean="running", std="running"), RewardToGo(), Whiten(RewardToGo())],
     ids=str,
 )
-def test_one_response_per_prompt_is_enough_where_none_is_compared(component):
+def test_one_response_per_prompt_is_accepted_without_comparisons(component):
     component.check(GROUP_OF_ONE)
 
 
@@ -398,16 +397,16 @@ def test_one_response_per_prompt_is_enough_where_none_is_compared(component):
         ),
         (lambda: Normalize(mean="batch", std="batch", std_of="centred"), r"std_of='centred' cannot act unless"),
         (lambda: BestOfGroup(std="none", ddof=0), r"BestOfGroup.ddof=0 cannot act without a std"),
-        (lambda: BestOfGroup(eps=0.0), r"BestOfGroup.eps must be greater than 0"),
-        (lambda: PassAtK(0), r"PassAtK.k must be at least 1, not 0"),
+        (lambda: BestOfGroup(eps=0.0), "BestOfGroup.eps=0.0 is out of range; expected > 0"),
+        (lambda: PassAtK(0), "PassAtK.k=0 is out of range; expected >= 1"),
         (lambda: GDPO(weights=(1.0,)), "a single reward needs no GDPO"),
-        (lambda: GDPO((1.0, 1.0), eps=-1.0), r"GDPO.eps must be greater than 0"),
-        (lambda: Whiten(RLOO(), eps=0.0), r"Whiten.eps must be greater than 0"),
-        (lambda: ClipAdvantage(ClipAdvantage(RLOO()), 1.0), r"of two bounds the wider one cannot act"),
-        (lambda: ClipAdvantage(RLOO(), 0.0), r"ClipAdvantage.bound must be greater than 0, not 0.0"),
+        (lambda: GDPO((1.0, 1.0), eps=-1.0), "GDPO.eps=-1.0 is out of range; expected > 0"),
+        (lambda: Whiten(RLOO(), eps=0.0), "Whiten.eps=0.0 is out of range; expected > 0"),
+        (lambda: ClipAdvantage(ClipAdvantage(RLOO()), 1.0), r"the wider of two bounds cannot act"),
+        (lambda: ClipAdvantage(RLOO(), 0.0), "ClipAdvantage.bound=0.0 is out of range; expected > 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(make, message: str):
+def test_impossible_values_are_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -419,12 +418,12 @@ def test_the_fields_of_a_std_need_one(name: str, value: float):
 
 
 @pytest.mark.parametrize("eps", [0.0, -0.1])
-def test_an_eps_that_lets_a_division_by_zero_through_is_refused(eps: float):
-    with pytest.raises(ValueError, match=rf"eps must be greater than 0, not {eps}"):
+def test_an_eps_that_allows_division_by_zero_is_refused(eps: float):
+    with pytest.raises(ValueError, match=rf"Normalize.eps={eps} is out of range; expected > 0"):
         Normalize(eps=eps)
 
 
-def test_what_is_put_around_an_advantage_passes_its_needs_on():
+def test_wrappers_pass_on_the_needs_of_their_advantage():
     assert Whiten(ClipAdvantage(ReMax())).needs == ("greedy_reward",)
     assert RewardToGo(outcome=GDPO((1.0, 1.0))).needs == ("rewards",)
     assert Whiten(RLOO()).needs == ()

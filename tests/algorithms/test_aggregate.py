@@ -1,4 +1,4 @@
-"""Aggregates: what their weights sum to, what they do not depend on, and which responses they favour."""
+"""Aggregates: sums of weights, invariances, and the responses that they favour."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from rl_llm.types import Batch
 
 N, K, T = 4, 3, 6
 
-# A component hashes by value, so one program serves every use of an equal one.
+# Components hash by value, so equal ones share a program.
 apply = jax.jit(lambda component, batch: component(batch.mask, batch), static_argnums=0)
 
 SUM_TO_ONE = [TokenMean(), TokenMean("group"), TokenMean("mini-batch", 2), SequenceMean(), Balanced()]
@@ -35,7 +35,7 @@ ids = {"ids": str}
 
 
 def of(lengths: Any, advantage: Any = None, responses: int = K, width: int = T) -> Batch:
-    """A batch with responses of those lengths and one advantage each (1, -1, 1, ... if none is given)."""
+    """Batch with responses of these lengths and one advantage each (default: 1, -1, 1, ...)."""
     lengths = np.asarray(lengths).reshape(-1)
     mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
     given = np.where(np.arange(len(lengths)) % 2, -1.0, 1.0) if advantage is None else np.asarray(advantage)
@@ -51,7 +51,7 @@ some_lengths = st.lists(st.integers(0, T), min_size=N * K, max_size=N * K).map(n
 
 @given(some_lengths)
 @pytest.mark.parametrize("component", ALL, **ids)
-def test_weights_sum_to_what_is_promised_and_lie_on_the_tokens(component, lengths: np.ndarray):
+def test_weights_have_the_documented_sum_and_lie_on_tokens(component, lengths: np.ndarray):
     source = of(lengths)
     weight = weigh(component, source)
     np.testing.assert_array_equal(weight > 0, np.asarray(source.mask) > 0)
@@ -88,7 +88,7 @@ def test_padding_does_not_change_a_weight(component, lengths: np.ndarray):
     np.testing.assert_allclose(wide[:, :T], weigh(component, of(lengths)), rtol=1e-6)
 
 
-def test_what_each_counts_the_same():
+def test_each_aggregate_gives_equal_weight_to_its_unit():
     source = of([4, 1, 0, 2, 2, 1])
     mask = np.asarray(source.mask)
     np.testing.assert_allclose(weigh(TokenMean(), source), mask / 10)
@@ -100,7 +100,7 @@ def test_what_each_counts_the_same():
     np.testing.assert_allclose(weigh(VLNorm(6, alpha=0.0), source), weigh(SequenceSum(), source) / 6, rtol=1e-6)
 
 
-def test_the_token_mean_of_a_mini_batch_is_that_of_the_share_an_update_sees():
+def test_the_mini_batch_token_mean_matches_the_mini_batches_of_updates():
     source = of(np.random.default_rng(0).integers(1, T + 1, N * K))
     whole = replace(source, weight=apply(TokenMean("mini-batch", 2), source))
     for update in range(2):
@@ -108,7 +108,7 @@ def test_the_token_mean_of_a_mini_batch_is_that_of_the_share_an_update_sees():
         np.testing.assert_allclose(share.weight * 2, apply(TokenMean(), share), rtol=1e-6)
 
 
-def test_balanced_gives_each_sign_its_share_of_responses_however_long_they_are():
+def test_balanced_weighs_signs_by_responses_at_any_length():
     """Under the token mean the two long wrong responses would outweigh the right one by 12 to 1."""
     source = of([1, 6, 6], advantage=[2.0, -1.0, -1.0])
     by_row = weigh(Balanced(), source).sum(axis=1)
@@ -128,9 +128,9 @@ def test_responses_of_one_token_weigh_the_same_under_every_mean():
     [
         (lambda: TokenMean("group", 4), "TokenMean.mini_batches=4 cannot act with scope='group'"),
         (lambda: TokenMean("mini-batch"), "needs mini_batches >= 2, not 1"),
-        (lambda: FixedLength(0), "FixedLength.length must be at least 1 token, not 0"),
-        (lambda: VLNorm(0), "VLNorm.length must be at least 1 token, not 0"),
-        (lambda: VLNorm(8, alpha=1.5), "VLNorm.alpha must lie between 0 .* not 1.5"),
+        (lambda: FixedLength(0), "FixedLength.length=0 is out of range; expected >= 1"),
+        (lambda: VLNorm(0), "VLNorm.length=0 is out of range; expected >= 1"),
+        (lambda: VLNorm(8, alpha=1.5), "VLNorm.alpha=1.5 is out of range; expected >= 0 and <= 1"),
         (lambda: TokenMean("mini-batch", 4).check(RunShape(8, 8, 2)), "mini_batches=4 with updates_per_rollout=2"),
         (lambda: TokenMean("group").check(RunShape(1, 8, 1)), "scope='group' cannot act with prompts_per_step=1"),
         (lambda: Balanced().check(RunShape(8, 1, 1)), "Balanced with responses_per_prompt=1"),

@@ -26,16 +26,16 @@ from rl_llm.types import Batch, Prompts, Rollout
 N, K, T = 3, 8, 4
 LENGTHS = np.random.default_rng(0).integers(1, T + 1, N * K)
 
-# A component hashes by value, so one program serves every use of an equal one.
+# Components hash by value, so equal ones share a program.
 build = jax.jit(make_batch, static_argnums=0)
 
 
 def batch_of(algorithm: Algorithm, rollout: Rollout, reward: np.ndarray) -> Batch:
-    return build(algorithm, rollout, reward)[0]
+    return build(algorithm, replace(rollout, reward=reward))[0]
 
 
 def rollout(lengths: np.ndarray = LENGTHS, responses: int = K, old_logp: np.ndarray | None = None) -> Rollout:
-    """Responses of those lengths, `responses` to a prompt, T tokens wide."""
+    """Rollout of responses with these lengths, `responses` per prompt, T tokens wide."""
     mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
     logp = (np.full(mask.shape, -1.0, np.float32) if old_logp is None else old_logp) * mask
     prompts = len(lengths) // responses
@@ -55,7 +55,7 @@ def rejection_batch(reward: np.ndarray) -> Batch:
     return batch_of(REJECTION_SAMPLING, rollout(), reward.reshape(-1))
 
 
-def test_a_dropped_row_weighs_nothing_and_its_reward_still_counts_in_the_statistics():
+def test_a_dropped_row_has_no_weight_but_counts_in_statistics():
     reward = (np.arange(N * K) % 3 == 0).astype(np.float32).reshape(N, K)
     filtered = batch_of(replace(LITE_PPO, filters=(RewardAtLeast(0.5),)), rollout(), reward.reshape(-1))
     plain = batch_of(LITE_PPO, rollout(), reward.reshape(-1))
@@ -90,12 +90,12 @@ def test_rejection_sampling_is_maximum_likelihood_on_the_accepted_responses():
     np.testing.assert_allclose(slope, -accepted / accepted.sum(), rtol=1e-5)
 
 
-def test_nothing_accepted_is_no_gradient():
+def test_no_accepted_response_gives_no_gradient():
     assert not np.asarray(rejection_batch(np.zeros((N, K), np.float32)).weight).any()
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "setting", "message"),
+    ("algorithm", "run", "message"),
     [
         (
             replace(LITE_PPO, objective=Clip(high=0.28)),
@@ -112,13 +112,13 @@ def test_nothing_accepted_is_no_gradient():
         (replace(GRPO, advantage=Normalize(mean="batch", std="batch")), RunShape(1, 1, 1), "a batch of one response"),
     ],
 )
-def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, setting: RunShape, message: str):
+def test_a_knob_that_cannot_act_in_the_run_is_refused(algorithm: Algorithm, run: RunShape, message: str):
     with pytest.raises(ValueError, match=message):
-        algorithm.check(setting)
+        algorithm.check(run)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "setting"),
+    ("algorithm", "run"),
     [
         (GRPO, RunShape(8, 8, 1)),
         (LITE_PPO, RunShape(8, 2, 4)),
@@ -127,11 +127,19 @@ def test_a_knob_that_cannot_act_in_the_setting_is_refused(algorithm: Algorithm, 
         (replace(LITE_PPO, advantage=Normalize(mean="batch", std="batch")), RunShape(8, 1, 1)),
     ],
 )
-def test_recipes_are_accepted_where_their_knobs_act(algorithm: Algorithm, setting: RunShape):
-    algorithm.check(setting)
+def test_recipes_are_accepted_where_their_knobs_act(algorithm: Algorithm, run: RunShape):
+    algorithm.check(run)
 
 
-def test_equal_algorithms_are_one_program():
+def test_a_component_must_inherit_its_role():
+    def centre(batch: Batch) -> jax.Array:
+        return batch.mask
+
+    with pytest.raises(ValueError, match=r"centre.* is no component of an Algorithm: let its class inherit from"):
+        replace(LITE_PPO, advantage=centre)
+
+
+def test_equal_algorithms_share_one_program():
     count = jax.jit(lambda algorithm, x: x + 1, static_argnums=0)
     for algorithm in (LITE_PPO, replace(GRPO, advantage=Normalize("group", "batch"), aggregate=TokenMean())):
         count(algorithm, 1.0)

@@ -1,6 +1,4 @@
-"""Corrections of a sampler that is not the policy: exact expectations over every response of a small policy, and what
-each bound does.
-"""
+"""Corrections for a sampler that differs from the policy: exact expectations for a small policy, and bounds."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,19 +17,19 @@ from rl_llm.algorithms.objective import Clip, PolicyGradient
 from rl_llm.algorithms.score_objective import AIPO
 from rl_llm.types import Batch
 
-# Token 0 ends a response, at most two tokens long: all seven that there are.
+# Token 0 ends a response of at most two tokens: all seven responses.
 RESPONSES = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
 MASK = np.array([[1, len(response) > 1] for response in RESPONSES], np.float32)
 RNG = np.random.default_rng(0)
 POLICY, SAMPLER = (jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32) for _ in range(2))
 REWARD = jnp.asarray(RNG.normal(size=len(RESPONSES)), jnp.float32)
 
-# A component hashes by value, so one program serves every use of an equal one.
+# Components hash by value, so equal ones share a program.
 apply = jax.jit(lambda component, batch: component(batch), static_argnums=0)
 
 
 def log_probabilities(table: jax.Array) -> jax.Array:
-    """Logits [3, 3] by (token before, with 0 at the start; token) -> log-probs [7, 2] of all responses' tokens."""
+    """Logits [3, 3] by (previous token, 0 at the start; token) -> log-probabilities [7, 2] of all responses' tokens."""
     table = jax.nn.log_softmax(table)
     rows = [[table[0, r[0]], table[r[0], r[1]] if len(r) > 1 else jnp.zeros(())] for r in RESPONSES]
     return jnp.stack([jnp.stack(row) for row in rows])
@@ -42,7 +40,7 @@ def probability(table: jax.Array) -> jax.Array:
 
 
 def expected_gradient(objective: Any, corrections: tuple[Any, ...] = (), start: jax.Array = POLICY) -> jax.Array:
-    """Of the loss at POLICY, over every response that SAMPLER may give, when the updates began at `start`."""
+    """Expected gradient of the loss at POLICY over all responses of SAMPLER, for updates that began at `start`."""
     old, sampled = log_probabilities(start), log_probabilities(SAMPLER)
     rows = batch(MASK, 1, old_logp=old, sampler_logp=sampled, reward=REWARD)
     weight = probability(SAMPLER)[:, None] * rows.mask
@@ -55,7 +53,7 @@ def expected_gradient(objective: Any, corrections: tuple[Any, ...] = (), start: 
 TRUE_GRADIENT = -jax.grad(lambda table: jnp.sum(probability(table) * REWARD))(POLICY)
 
 
-def test_the_small_policy_is_one():
+def test_the_small_policy_sums_to_one():
     assert float(jnp.sum(probability(POLICY))) == pytest.approx(1.0)
 
 
@@ -76,12 +74,12 @@ def test_importance_weights_of_responses_without_a_bound_are_unbiased(objective)
     ],
     ids=str,
 )
-def test_all_else_is_biased(corrections):
+def test_other_corrections_are_biased(corrections):
     assert np.abs(expected_gradient(PolicyGradient(), corrections) - TRUE_GRADIENT).max() > 1e-3
 
 
-def test_weights_of_tokens_are_unbiased_where_a_response_is_one_token():
-    """The gradient at the start, when what follows earns nothing: the reward is of the first token."""
+def test_token_weights_are_unbiased_for_responses_of_one_token():
+    """The gradient at the first token, which alone earns the reward."""
     old, sampled = jax.nn.log_softmax(POLICY[0])[:, None], jax.nn.log_softmax(SAMPLER[0])[:, None]
     rows = batch(np.ones((3, 1), np.float32), 1, old_logp=old, sampler_logp=sampled, advantage=REWARD[:3, None])
     target = -jax.grad(lambda logits: jnp.sum(jax.nn.softmax(logits) * REWARD[:3]))(POLICY[0])
@@ -97,7 +95,7 @@ def test_weights_of_tokens_are_unbiased_where_a_response_is_one_token():
 
 
 def of(ratio: Any, advantage: float = 1.0, lengths: Any = None) -> Batch:
-    """A batch whose pi_old / mu at each token is `ratio` [B, T]."""
+    """Batch with pi_old / mu = `ratio` [B, T] at each token."""
     ratio = np.asarray(ratio, np.float32)
     lengths = np.full(len(ratio), ratio.shape[1]) if lengths is None else np.asarray(lengths)
     mask = (np.arange(ratio.shape[1]) < lengths[:, None]).astype(np.float32)
@@ -130,11 +128,11 @@ TWO = of([[4.0, 1.0], [0.5, 0.5]])
     ],
     ids=str,
 )
-def test_what_each_does_to_two_responses(correction, expected: list):
+def test_each_correction_on_two_responses(correction, expected: list):
     np.testing.assert_allclose(apply(correction, TWO), expected, rtol=1e-5)
 
 
-def test_the_off_policy_mask_forgets_the_mistakes_of_a_stranger_only():
+def test_the_off_policy_mask_drops_only_distant_mistakes():
     for advantage, expected in ((1.0, [[1, 1], [1, 1]]), (-1.0, [[1, 1], [0, 0]])):
         source = of([[4.0, 1.0], [0.5, 0.5]], advantage)
         np.testing.assert_array_equal(apply(OffPolicyMask(0.5), source), expected)
@@ -172,7 +170,7 @@ def test_factors_are_finite_at_extreme_ratios(correction, ratio: float):
 
 
 @pytest.mark.parametrize("correction", ALL, ids=str)
-def test_a_sampler_that_is_the_policy_needs_no_correction(correction):
+def test_corrections_are_refused_if_the_sampler_is_the_policy(correction):
     np.testing.assert_allclose(apply(correction, of(np.ones((2, 3)))), 1.0, rtol=1e-6)
     with pytest.raises(ValueError, match="cannot act where the sampler is the policy itself"):
         correction.check(RunShape(8, 8, 4))
@@ -182,14 +180,14 @@ def test_a_sampler_that_is_the_policy_needs_no_correction(correction):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ImportanceWeight(upper=0.5), "ImportanceWeight needs 0 < lower <= 1 <= upper, .* upper=0.5"),
-        (lambda: ImportanceWeight(lower=0.0), "not lower=0.0, upper=2.0"),
-        (lambda: RatioMask(1.5, 2.0), "RatioMask needs 0 < lower <= 1 <= upper, not lower=1.5"),
+        (lambda: ImportanceWeight(upper=0.5), "ImportanceWeight.upper=0.5 is out of range; expected >= 1"),
+        (lambda: ImportanceWeight(lower=0.0), "ImportanceWeight.lower=0.0 is out of range; expected > 0 and <= 1"),
+        (lambda: RatioMask(1.5, 2.0), "RatioMask.lower=1.5 is out of range; expected > 0 and <= 1"),
         (lambda: RatioMask(None, None), "masks nothing"),
-        (lambda: DivergenceMask(0.0), "DivergenceMask.limit must be greater than 0, not 0.0"),
-        (lambda: OffPolicyMask(-1.0), "OffPolicyMask.limit must be greater than 0, not -1.0"),
+        (lambda: DivergenceMask(0.0), "DivergenceMask.limit=0.0 is out of range; expected > 0"),
+        (lambda: OffPolicyMask(-1.0), "OffPolicyMask.limit=-1.0 is out of range; expected > 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_impossible_values_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()

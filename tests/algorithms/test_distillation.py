@@ -22,13 +22,13 @@ scales = st.sampled_from([0.1, 3.0, 30.0])  # at 30 nearly all mass is on one to
 
 
 def logits(seed: int, scale: float) -> tuple[jax.Array, jax.Array]:
-    """f32[2, 3, V] of student and teacher."""
+    """Logits f32[2, 3, V] of student and teacher."""
     student, teacher = scale * np.random.default_rng(seed).normal(size=(2, 2, 3, V)).astype(np.float32)
     return jnp.asarray(student), jnp.asarray(teacher)
 
 
 def filled(student: jax.Array, teacher: jax.Array, k: int) -> Batch:
-    """The batch with both at the teacher's k likeliest tokens, from logits of the whole vocabulary."""
+    """Batch with both at the teacher's k likeliest tokens, from logits of the whole vocabulary."""
     top, tokens = jax.lax.top_k(jax.nn.log_softmax(teacher), k)
     mine = jnp.take_along_axis(jax.nn.log_softmax(student), tokens, axis=-1)
     return replace(ROWS, teacher_tokens=tokens, teacher_logp=top, student_logp=mine)
@@ -39,7 +39,7 @@ def distilled(distillation: Distillation, student: jax.Array, teacher: jax.Array
 
 
 @given(seed=st.integers(0, 1000), beta=betas, scale=scales, temperature=st.sampled_from([1.0, 2.0]))
-def test_with_the_whole_vocabulary_it_is_the_whole_divergence(seed: int, beta: float, scale: float, temperature: float):
+def test_the_whole_vocabulary_gives_the_whole_divergence(seed: int, beta: float, scale: float, temperature: float):
     divergence = GeneralizedJSD(beta, temperature)
     student, teacher = logits(seed, scale)
     ours = jax.value_and_grad(lambda x: jnp.sum(distilled(Distillation(divergence), x, teacher, V)))(student)
@@ -51,7 +51,7 @@ def test_with_the_whole_vocabulary_it_is_the_whole_divergence(seed: int, beta: f
 
 @given(seed=st.integers(0, 1000), beta=betas, scale=scales, k=st.integers(1, V - 1))
 def test_the_rest_is_one_outcome(seed: int, beta: float, scale: float, k: int):
-    """The divergence of the distributions in which the other tokens are one; no more than the whole divergence."""
+    """The divergence after merging the other tokens into one; at most the whole divergence."""
     student, teacher = logits(seed, scale)
     order = jnp.argsort(-teacher, axis=-1)
     put = [jnp.take_along_axis(jax.nn.log_softmax(x), order, axis=-1) for x in (student, teacher)]
@@ -64,8 +64,8 @@ def test_the_rest_is_one_outcome(seed: int, beta: float, scale: float, k: int):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_sums_above_1_and_padding_give_numbers(beta: float):
-    """Rounding may leave a sum above 1; log-probabilities at padding are 0, with a sum of k."""
+def test_sums_above_1_and_padding_stay_finite(beta: float):
+    """Rounding can leave a sum above 1; log-probabilities at padding are 0, so they sum to k."""
     for student in (jnp.log(jnp.array([0.5, 0.5 + 1e-6])), jnp.zeros(2)):
         made = replace(ROWS, teacher_logp=jnp.log(jnp.full((2, 3, 2), 0.5)), weight=ZEROS)
         made = replace(made, student_logp=jnp.broadcast_to(student, (2, 3, 2)))
@@ -78,7 +78,7 @@ def test_sums_above_1_and_padding_give_numbers(beta: float):
         assert np.isfinite(gradient).all()
 
 
-def test_a_student_without_rest_learns_what_the_teacher_puts_there():
+def test_a_student_without_rest_learns_the_rest_of_the_teacher():
     student, teacher = jnp.array([0.0, -14.0]), jnp.log(jnp.array([0.5, 0.5]))
 
     def loss(x: jax.Array) -> jax.Array:
@@ -104,8 +104,8 @@ def test_nothing_is_zero_without_a_gradient():
     assert metrics == {}
 
 
-def test_what_means_nothing_or_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"Distillation.coefficient must be greater than 0, not 0.0"):
+def test_impossible_values_and_missing_fields_are_refused():
+    with pytest.raises(ValueError, match=r"Distillation.coefficient=0.0 is out of range; expected > 0"):
         Distillation(coefficient=0.0)
     with pytest.raises(ValueError, match=r"Distillation needs batch.student_logp"):
         Distillation()(ZEROS, ZEROS, ROWS)

@@ -1,4 +1,4 @@
-"""Divergence estimators, against exact expectations under small policies, and the terms of the loss made of them."""
+"""Divergence estimators and the regularizers made of them, against exact expectations under small policies."""
 
 from typing import Any
 
@@ -45,8 +45,9 @@ def variation(logits: jax.Array) -> jax.Array:
 
 
 def expected_term(term: Any, logits: jax.Array, sampled_from: jax.Array) -> jax.Array:
-    """The exact expectation of a term of the loss at one token: a batch with a row for each token of the vocabulary,
-    weighed by its probability under what was sampled from, which is constant.
+    """Exact expectation of a regularizer at one token, from a batch with a row for each token of the vocabulary.
+
+    Rows are weighted by their probability under `sampled_from`, a constant.
     """
     logp = jax.nn.log_softmax(logits)[:, None]
     sampled = jax.lax.stop_gradient(jax.nn.log_softmax(sampled_from))[:, None]
@@ -81,7 +82,7 @@ def test_full_divergence_is_the_divergence():
     ],
     ids=("k2", "k3", "abs", "k1 corrected", "k3 corrected", "k1 off-policy", "k3 off-policy"),
 )
-def test_the_expected_gradient_is_that_of_what_is_claimed(term, sampled_from, target):
+def test_the_expected_gradient_is_the_documented_one(term, sampled_from, target):
     found = jax.grad(expected_term, argnums=1)(term, LOGITS, sampled_from)
     np.testing.assert_allclose(found, jax.grad(target)(LOGITS), atol=2e-6)
 
@@ -126,7 +127,7 @@ def test_estimates_are_finite_and_a_limit_ends_their_gradient(estimator, away: f
     assert slope == (0.0 if away or estimator != "k1" else 1.0)
 
 
-def test_on_policy_there_is_no_drift_and_off_policy_it_is_squared():
+def test_drift_is_zero_on_policy_and_squared_off_policy():
     assert expected_term(DriftPenalty(1.0), LOGITS, LOGITS) == 0.0
     away = jax.nn.log_softmax(LOGITS) - jax.nn.log_softmax(OLD)
     expected = jnp.sum(jax.nn.softmax(OLD) * away**2)
@@ -135,7 +136,7 @@ def test_on_policy_there_is_no_drift_and_off_policy_it_is_squared():
 
 
 @pytest.mark.parametrize("term", [KLPenalty(0.5), EntropyBonus(0.5), DriftPenalty(0.5)], ids=str)
-def test_a_given_coefficient_stands_in_for_the_components_own(term):
+def test_a_given_coefficient_replaces_the_components_own(term):
     doubled = expected_term(lambda *args: term(*args, coefficient=jnp.float32(1.0)), LOGITS, OLD)
     assert doubled == pytest.approx(2 * float(expected_term(term, LOGITS, OLD)), rel=1e-6)
 
@@ -150,7 +151,7 @@ def test_the_coefficient_of_the_kl_follows_it_within_a_fifth():
 
 
 def test_the_coefficient_of_the_entropy_rises_below_the_target_and_waits_above_it():
-    """Skywork-OR1, eq. 3.2: alpha = c 1{entropy <= target}, and c counts on."""
+    """Skywork-OR1, eq. 3.2: alpha = c 1{entropy <= target}, while c keeps its value."""
     controller = EntropyTarget(target=0.5, step=0.1, highest=0.25)
     steps = [(0.4, 0.1, 0.1), (0.4, 0.2, 0.2), (0.4, 0.25, 0.25), (0.6, 0.15, 0.0), (0.6, 0.05, 0.0), (0.4, 0.15, 0.15)]
     steps += [(0.5, 0.15, 0.15), (0.6, 0.05, 0.0), (0.6, 0.0, 0.0), (0.6, 0.0, 0.0), (0.4, 0.1, 0.1)]
@@ -166,13 +167,13 @@ def test_the_coefficient_of_the_entropy_rises_below_the_target_and_waits_above_i
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Divergence(limit=0.0), "Divergence.limit must be greater than 0, not 0.0"),
-        (lambda: KLPenalty(0.0), "KLPenalty.coefficient must be greater than 0, not 0.0"),
+        (lambda: Divergence(limit=0.0), "Divergence.limit=0.0 is out of range; expected > 0"),
+        (lambda: KLPenalty(0.0), "KLPenalty.coefficient=0.0 is out of range; expected > 0"),
         (lambda: EntropyBonus(-0.1), "EntropyBonus.coefficient must be greater than 0 .* not -0.1"),
         (lambda: EntropyBonus(0.0), "EntropyBonus.coefficient must be greater than 0 .* not 0.0"),
-        (lambda: DriftPenalty(0.0), "DriftPenalty.coefficient must be greater than 0, not 0.0"),
-        (lambda: AdaptiveKL(target=0.0), "target > 0 and horizon > 0, not target=0.0"),
-        (lambda: EntropyTarget(0.5, step=2.0), "0 < step <= highest, not target=0.5, step=2.0, highest=1.0"),
+        (lambda: DriftPenalty(0.0), "DriftPenalty.coefficient=0.0 is out of range; expected > 0"),
+        (lambda: AdaptiveKL(target=0.0), "AdaptiveKL.target=0.0 is out of range; expected > 0"),
+        (lambda: EntropyTarget(0.5, step=2.0), "step <= highest, not step=2.0, highest=1.0"),
         (lambda: DriftPenalty().check(RunShape(8, 8, 1)), "DriftPenalty.origin='sampler' with one on-policy update"),
         (
             lambda: DriftPenalty(origin="old").check(RunShape(8, 8, 1, sampler_differs=True)),

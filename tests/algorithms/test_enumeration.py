@@ -1,4 +1,4 @@
-"""What each estimator estimates: its expected gradient, exact by enumeration, is that of the objective it claims."""
+"""Estimators: the expected gradient, exact by enumeration, is that of the documented objective."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,18 +27,19 @@ Objective = Callable[[Any], jax.Array]
 
 
 def reward_times(factor: Any) -> Objective:
-    """E[R factor], the factor of a response a constant."""
+    """E[R factor], with a constant factor per response."""
     return lambda table: expected_reward(table, REWARD * np.asarray(factor))
 
 
 def right_times(slope: Callable[[float], float]) -> Objective:
-    """A function of P(right), by its slope there."""
+    """A function of P(right), given by its slope."""
     return lambda table: slope(RATE) * expected_reward(table, RIGHT)
 
 
 def in_groups(plus: Callable[[int], float], minus: Callable[[int], float], k: int = K) -> Objective:
-    """Of advantages that are a function of how many of the group are right: the slope is the mean, over the others, of
-    what a response gains by being right.
+    """Objective of advantages that depend on the number of right responses in the group.
+
+    The slope is the mean, over the others, of a response's gain from being right.
     """
 
     def slope(p: float) -> float:
@@ -77,7 +78,7 @@ def entropy_at(table: Any) -> Callable[[tuple[int, ...]], jax.Array]:
 
 
 def surrogate(table: Any) -> jax.Array:
-    """sum_s P_mu(s) sum_a pi(a | s) Q_mu(s, a): states and what follows from the sampler (TRPO, arXiv 1502.05477)."""
+    """sum_s P_mu(s) sum_a pi(a | s) Q_mu(s, a): states and continuations from the sampler (TRPO, arXiv 1502.05477)."""
 
     def of(state: tuple[int, ...]) -> jax.Array:
         ahead = [SAMPLED * toy.begins((*state, token)) for token in range(toy.V)]
@@ -97,7 +98,7 @@ def under_sampler(f: Callable[[jax.Array], jax.Array]) -> Objective:
 
 
 def tapered(w: jax.Array) -> jax.Array:
-    """TOPR, arXiv 2503.14286: log w for right answers, for others w, and 1 + log w beyond 1."""
+    """TOPR, arXiv 2503.14286: log w for right answers; for others w, and 1 + log w above 1."""
     return jnp.where(REWARD > 0, jnp.log(w), jnp.where(w < 1, w, 1 + jnp.log(jnp.maximum(w, 1.0))))
 
 
@@ -118,14 +119,14 @@ def seen(objective: Any, *corrections: Any, **changes: Any) -> a.Algorithm:
 
 @dataclass(frozen=True)
 class Undivided(a.advantage.ResponseAdvantage):  # type: ignore[name-defined]
-    """PassAtK before it is divided by the std of the sets of its group."""
+    """PassAtK before division by the std of its group's sets."""
 
     inner: PassAtK
 
-    def of_responses(self, batch: Batch) -> jax.Array:
+    def per_response(self, batch: Batch) -> jax.Array:
         wrong = jnp.sum(batch.reward <= 0)
         fail = a.advantage._chance(wrong, jnp.float32(batch.reward.shape[0]), self.inner.k)  # type: ignore[attr-defined]
-        return self.inner.of_responses(batch) * jnp.sqrt(fail * (1 - fail))
+        return self.inner.per_response(batch) * jnp.sqrt(fail * (1 - fail))
 
 
 BINARY = {"reward": RIGHT}
@@ -315,7 +316,7 @@ def _pairs(table: Any) -> jax.Array:
     return one[:, None] * one[None, :]
 
 
-def test_the_responses_are_all_there_are():
+def test_the_enumerated_responses_are_complete():
     assert float(jnp.sum(toy.probability(POLICY))) == pytest.approx(1.0)
     assert set(LENGTHS) == {1, 2, 3}
     assert 0.1 < RATE < 0.9
@@ -327,7 +328,7 @@ def test_the_expected_gradient_is_that_of_the_objective(name: str):
     np.testing.assert_allclose(expected_ascent(algorithm, **({"k": K} | how)), gradient(objective), atol=2e-6)
 
 
-# Known to follow no objective of their own: what they are measured by, and by how much they miss it.
+# These follow no objective exactly: the nearest objective, and the largest relative error.
 BIASED: dict[str, tuple[a.Algorithm, Objective, dict[str, Any], float]] = {
     # The own reward is in the baseline, and weighs by its length (arXiv 2505.23585 takes the limit of many).
     "OPO": (rewarded(a.OPO()), reward_times(2 / 3), {}, 0.1),
@@ -376,7 +377,7 @@ BIASED: dict[str, tuple[a.Algorithm, Objective, dict[str, Any], float]] = {
 
 
 @pytest.mark.parametrize("name", list(BIASED))
-def test_what_is_biased_is_so_and_still_ascends(name: str):
+def test_known_biases_are_within_bounds_and_still_ascend(name: str):
     algorithm, objective, how, most = BIASED[name]
     found, target = expected_ascent(algorithm, **({"k": K} | how)), gradient(objective)
     away = np.linalg.norm(found - target) / np.linalg.norm(target)
@@ -394,8 +395,8 @@ def test_the_bias_of_opo_is_of_the_order_of_one_over_k():
     assert 0.4 < more / few < 0.6
 
 
-def test_weights_of_tokens_miss_by_what_the_sampler_is_away():
-    """Of first order: with half the distance half the error. Without weights the error is larger."""
+def test_the_bias_of_token_weights_is_of_first_order_in_the_sampler_distance():
+    """First order: half the distance, half the error. Without weights the error is larger."""
     true = gradient(expected_reward)
 
     def away(share: float, *corrections: Any) -> float:

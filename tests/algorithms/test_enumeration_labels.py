@@ -1,5 +1,6 @@
-"""What is learned from labels of responses: preferences, right answers, a teacher's distribution; and what critics
-learn. Its expected gradient, exact by enumeration, is that of the objective it claims.
+"""Losses of labels (preferences, right answers, a teacher's distribution) and of critics.
+
+The expected gradient, exact by enumeration, is that of the documented objective.
 """
 
 from collections.abc import Callable
@@ -38,8 +39,8 @@ def away_from_ref(table: Any) -> jax.Array:
     return jnp.sum(toy.logps(table) - toy.logps(REF), axis=1)
 
 
-def of_pairs(scores: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Minus the expected loss of the margin between the better and the worse of two samples, 0 where neither is."""
+def pair_loss(scores: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Minus the expected loss of the margin between the better and the worse of two samples; 0 for a tie."""
     better = np.outer(SAMPLED, SAMPLED) * (REWARD[:, None] > REWARD)
     return -2 * jnp.sum(better * loss(scores[:, None] - scores[None, :]))
 
@@ -50,12 +51,12 @@ def kto(table: Any) -> jax.Array:
 
 
 def taught(beta: float) -> a.Algorithm:
-    """By the teacher's likeliest two tokens: with the bucket of the rest, which is one token, these are all."""
+    """Distillation on the teacher's likeliest two tokens; the bucket of the rest is the third and last token."""
     return seen(a.Nothing(), regularizers=(a.Distillation(a.GeneralizedJSD(beta), 0.3),))
 
 
 def jsd_at(table: Any) -> Callable[[tuple[int, ...]], jax.Array]:
-    """beta = 1/4 of the teacher's, written out."""
+    """Generalized JSD with beta = 1/4, written out."""
 
     def of(state: tuple[int, ...]) -> jax.Array:
         p, q = (jax.nn.softmax(toy.at_state(x, state)) for x in (table, REF))
@@ -83,19 +84,19 @@ LABELLED: dict[str, Row] = {
     ),
     "DPO": (
         seen(a.Pairwise(a.DPO(0.5, label_smoothing=0.1))),
-        lambda table: of_pairs(
+        lambda table: pair_loss(
             away_from_ref(table), lambda h: 0.9 * jnp.log1p(jnp.exp(-h / 2)) + 0.1 * jnp.log1p(jnp.exp(h / 2))
         ),
         OFF | {"k": 2},
     ),
     "IPO": (
         seen(a.Pairwise(a.IPO(0.5))),
-        lambda table: of_pairs(away_from_ref(table), lambda h: (h - 1.0) ** 2),
+        lambda table: pair_loss(away_from_ref(table), lambda h: (h - 1.0) ** 2),
         OFF | {"k": 2},
     ),
     "DPO, two groups": (  # the mean over groups
         seen(a.Pairwise(a.DPO(0.5))),
-        lambda table: of_pairs(away_from_ref(table), lambda h: jnp.log1p(jnp.exp(-h / 2))),
+        lambda table: pair_loss(away_from_ref(table), lambda h: jnp.log1p(jnp.exp(-h / 2))),
         OFF | {"k": 2, "groups": 2},
     ),
     "KTO": (seen(a.Unpaired(a.KTO(0.5, 2.0, 3.0))), kto, OFF | BINARY | {"k": 1}),
@@ -128,7 +129,7 @@ def learning(loss: Any, **changes: Any) -> a.Algorithm:
 
 
 def to_true_value(values: Any) -> jax.Array:
-    """Minus half the squared distance to the value of each state, as often as it is visited."""
+    """Minus half the squared distance to the value of each state, weighted by visits."""
     return -0.5 * jnp.sum(toy.probability(POLICY)[:, None] * MASK * (toy.values_of(values) - TRUE_VALUE) ** 2)
 
 
@@ -145,7 +146,7 @@ CRITICS: dict[str, Row] = {
     ),
     "a reward model": (
         learning(a.BradleyTerry()),
-        lambda values: of_pairs(
+        lambda values: pair_loss(
             toy.values_of(values)[np.arange(len(LENGTHS)), LENGTHS - 1], lambda h: jnp.log1p(jnp.exp(-h))
         ),
         OFF | {"k": 2},
@@ -161,8 +162,8 @@ def test_a_critics_expected_gradient_is_that_of_its_objective(name: str):
 
 
 def test_every_component_that_has_an_expectation_is_enumerated():
-    """The rest are masks, fines and bounds, whose expectation is no more than what they do to a response; and
-    controllers, which make coefficients of measurements between the steps.
+    """The rest are masks, penalties and bounds, with no expectation beyond their effect on a response; and
+    controllers, which turn measurements into coefficients between steps.
     """
     tried = {
         type(part)
@@ -183,7 +184,7 @@ def test_every_component_that_has_an_expectation_is_enumerated():
 
 
 def parts(component: Any) -> list[Any]:
-    """A component and all that it is made of."""
+    """A component and its parts, recursively."""
     if isinstance(component, tuple):
         return [part for item in component for part in parts(item)]
     inner = [getattr(component, field.name) for field in fields(component)] if is_dataclass(component) else []

@@ -1,4 +1,4 @@
-"""Filters by hand-made cases: which rows an update sees, and which rewards count."""
+"""Filters on hand-made cases: kept rows and counted rewards."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def of() -> Batch:
     ids=str,
 )
 @pytest.mark.parametrize("counts", [True, False])
-def test_which_rows_are_kept_and_which_count(component, kept, counts: bool):
+def test_kept_and_counted_rows(component, kept, counts: bool):
     filtered = apply((replace(component, counts=counts),), of())
     np.testing.assert_array_equal(filtered.kept, np.array(kept).reshape(-1))
     if counts:
@@ -46,7 +46,7 @@ def test_which_rows_are_kept_and_which_count(component, kept, counts: bool):
         np.testing.assert_array_equal(filtered.counted, filtered.kept)
 
 
-def test_a_row_must_pass_every_filter_and_counts_unless_one_that_says_so_drops_it():
+def test_a_row_must_pass_every_filter_and_counts_unless_dropped_by_a_filter_with_counts_false():
     filtered = apply((ZeroVariance(), Overlong(counts=False), RewardAtLeast(1.0, counts=False)), of())
     right, mixed = REWARDS.reshape(-1) == 1, np.repeat([False, True, False, True], 4)
     np.testing.assert_array_equal(filtered.kept, mixed & ~TRUNCATED & right)
@@ -59,7 +59,7 @@ def test_without_filters_nothing_changes():
     assert np.asarray(filtered.kept).all()
 
 
-def test_whether_a_dropped_reward_counts_changes_the_advantages_of_the_others():
+def test_counting_a_dropped_reward_changes_the_other_advantages():
     component, seen = Normalize(mean="batch", std="none"), {}
     for counts in (True, False):
         filtered = apply((Overlong(counts=counts),), of())
@@ -69,7 +69,7 @@ def test_whether_a_dropped_reward_counts_changes_the_advantages_of_the_others():
     np.testing.assert_allclose(seen[False], rewards[~TRUNCATED] - rewards[~TRUNCATED].mean(), atol=1e-6)
 
 
-def test_filters_that_mean_nothing_are_refused():
+def test_impossible_filters_are_refused():
     with pytest.raises(ValueError, match="ZeroVariance with responses_per_prompt=1 drops every group"):
         ZeroVariance().check(RunShape(8, 1, 1))
     ZeroVariance().check(RunShape(8, 2, 1))

@@ -1,4 +1,4 @@
-"""What no component and no recipe may depend on: the order of groups and rows, padding, parts; by reflection."""
+"""Invariances of every component and recipe, found by reflection: order of groups and rows, padding, parts."""
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -39,7 +39,7 @@ from rl_llm.types import Prompts, Rollout
 WIDER = 5
 TOKENS = np.random.default_rng(0).integers(2, 5, MASK.shape)
 MOMENTS = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0))
-# What a row and a token are given; the group's number comes with the row.
+# Inputs per row and per token; the group follows from the row.
 INPUTS: dict[str, Any] = {
     "tokens": TOKENS,
     "mask": MASK,
@@ -67,9 +67,7 @@ OPTIONAL = list(INPUTS)[list(INPUTS).index("ref_logp") :]
 
 @dataclass(frozen=True)
 class Found:
-    """Of a whole batch: what each token weighs, earns and pulls, f32[B, T], what a critic learns of it, and the
-    loss.
-    """
+    """Results for a whole batch: weight, advantage and gradient of each token, the critic's targets, the loss."""
 
     weight: Any
     advantage: Any
@@ -84,7 +82,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Cut:
-    """What goes with the rows of a batch."""
+    """Everything that is cut along the rows of a batch."""
 
     prompts: Any
     batch: Any
@@ -100,23 +98,26 @@ for kind in (Found, Cut):
     jax.tree_util.register_dataclass(kind, [field.name for field in fields(kind)], [])
 
 
-# Hardly optimised: these programs are compiled once and run a few times.
+# Little optimization: these programs are compiled once and run a few times.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @partial(jax.jit, static_argnames=("algorithm", "parts"), compiler_options=QUICKLY)
 def learned(algorithm: Algorithm, inputs: dict[str, jax.Array], parts: int = 1) -> Found:
-    """make_batch of the whole, then the losses of parts of it, their gradients put together again; coefficients are
-    those that controllers make of a measurement.
+    """Results of make_batch on the whole batch and of losses on parts of it, with their gradients joined again.
+
+    Controllers set the coefficients from a measurement.
     """
     prompts = Prompts(jnp.zeros((N, 1), jnp.int32), jnp.ones(N, jnp.int32), jnp.arange(N))
     x = inputs
-    rollout = Rollout(prompts, x["tokens"], x["mask"], x["truncated"], x["logp"], x["old"], x["old"])
+    rollout = Rollout(
+        prompts, x["tokens"], x["mask"], x["truncated"], x["logp"], x["old"], x["old"], reward=x["reward"]
+    )
     made = {name: x[name] for name in OPTIONAL if name in algorithm.needs}
     first = {name: jnp.float32(component.coefficient) for name, component in algorithm.adaptive.items()}
     coefficients = algorithm.adapted(first, MEASURED, 100)
     moments = MOMENTS if "moments" in algorithm.needs else None
-    batch, _ = make_batch(algorithm, rollout, x["reward"], made, moments, coefficients)
+    batch, _ = make_batch(algorithm, rollout, made, moments, coefficients)
 
     def loss(given: tuple[jax.Array, ...], part: Any) -> jax.Array:
         logp, entropy, student, values = given
@@ -137,13 +138,14 @@ def learned(algorithm: Algorithm, inputs: dict[str, jax.Array], parts: int = 1) 
         jnp.zeros(whole.shape).at[places].set(g.reshape(whole.shape)) for g, whole in zip(gradients, given, strict=True)
     )
     none = jnp.zeros_like(batch.mask)
-    of_critic = (none if found is None else found for found in (batch.value_weight, batch.returns))
-    return Found(batch.weight, batch.advantage, *of_critic, *pulled, jnp.sum(value))
+    critic_parts = (none if found is None else found for found in (batch.value_weight, batch.returns))
+    return Found(batch.weight, batch.advantage, *critic_parts, *pulled, jnp.sum(value))
 
 
 def widened(filled: bool) -> dict[str, np.ndarray]:
-    """Further positions that the mask leaves out; `filled`, with values there, and in the padding that there was, that
-    would show. Log-probabilities of a rollout are 0 at padding.
+    """Inputs with further masked positions; `filled` puts conspicuous values there and into the existing padding.
+
+    Log-probabilities of a rollout are 0 at padding.
     """
     wide = {}
     for name, value in INPUTS.items():
@@ -160,7 +162,7 @@ WIDE, FILLED = widened(filled=False), widened(filled=True)
 
 
 def same(found: Found, expected: Found, order: Any = slice(None)) -> None:
-    """Equal but for rounding, relative to the largest number of each kind."""
+    """Assert equality up to rounding, relative to the largest number of each kind."""
     for field in fields(Found):
         ours, theirs = np.asarray(getattr(found, field.name)), np.asarray(getattr(expected, field.name))
         if ours.ndim >= 2:
@@ -182,12 +184,12 @@ ALGORITHMS |= {
 ALGORITHMS |= RECIPES
 COMPONENTS = {kind.__name__ for kind in KNOBS}
 NAMES = [pytest.param(name, marks=[] if name in COMPONENTS else [pytest.mark.slow]) for name in sorted(ALGORITHMS)]
-# The covariance is over the whole batch of an update: these choose a share of its tokens, and refuse parts.
+# These choose a share of the tokens by the covariance over a whole batch, and refuse micro-batches.
 WHOLE = {"ClipCov", "KLCov"}
 
 
 def found_with(name: str, inputs: dict[str, np.ndarray]) -> Found:
-    """In three parts, of two groups each, where it can be. One program serves inputs of one width."""
+    """Results of three parts of two groups each, if possible. One program serves inputs of one width."""
     return learned(ALGORITHMS[name], inputs, 1 if name in WHOLE else 3)
 
 
@@ -200,7 +202,7 @@ def test_groups_and_rows_may_come_in_any_order_and_in_any_parts(name: str, order
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_in_the_padding_changes_nothing(name: str):
+def test_values_in_the_padding_change_nothing(name: str):
     same(found_with(name, FILLED), found_with(name, WIDE))
 
 
@@ -214,7 +216,7 @@ def test_the_width_changes_nothing_and_parts_add_up_to_the_whole(name: str):
     ("name", "pulled"),
     [("ValueLoss", "value"), ("BradleyTerry", "value"), ("Distillation", "student"), ("EntropyTarget", "entropy")],
 )
-def test_what_a_loss_pulls_would_show(name: str, pulled: str):
+def test_the_harness_sees_what_each_loss_pulls(name: str, pulled: str):
     pulls = {
         kind: np.abs(getattr(found_with(name, WIDE), f"by_{kind}")).max()
         for kind in ("logp", "entropy", "student", "value")
@@ -223,14 +225,14 @@ def test_what_a_loss_pulls_would_show(name: str, pulled: str):
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
-def test_what_cannot_be_computed_in_parts_would_differ_and_is_refused(name: str):
+def test_objectives_that_differ_in_parts_are_refused_with_micro_batches(name: str):
     with pytest.raises(AssertionError, match="by_logp"):
         same(learned(ALGORITHMS[name], WIDE, 2), found_with(name, WIDE))
     with pytest.raises(ValueError, match="set micro_batches=1"):
         ALGORITHMS[name].objective.check(RunShape(N, K, 2, micro_batches=2))  # type: ignore[attr-defined]
 
 
-# {0, 1} -> {-1, 1} is r -> 2 r - 1. A component in Lite PPO's place changes nothing about that, but:
+# {0, 1} -> {-1, 1} is r -> 2 r - 1. Components leave the advantage of Lite PPO unchanged by it, except:
 DOUBLE = {  # without a std: the scale of the rewards is that of the step
     "RLOO", "OPO", "GPG", "ReMax", "BestOfGroup.std=none", "DR_GRPO", "LEAVE_ONE_OUT", "REINFORCE",
     "OLMO_3_ZERO",
@@ -266,7 +268,7 @@ RIGHT = (np.median(REWARD) < REWARD).astype(np.float32)
 
 
 def answer(name: str) -> str:
-    """What a linear change of the rewards does to the advantages of the tokens that weigh anything, and to weights."""
+    """Effect of a linear change of rewards on the advantages of weighted tokens, and on weights."""
 
     def with_rewards(change: Any) -> tuple[np.ndarray, np.ndarray]:
         greedy, both = (change(x) for x in (RIGHT[::-1], np.stack([RIGHT, RIGHT[::-1]], axis=1)))
@@ -284,5 +286,5 @@ def answer(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rewards_of_minus_one_and_one_change_nothing_where_they_are_normalised(name: str):
+def test_rewards_of_minus_one_and_one_equal_zero_and_one_after_normalization(name: str):
     assert answer(name) == ("double" if name in DOUBLE else "seen" if name in SEEN else "same")

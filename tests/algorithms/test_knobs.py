@@ -1,7 +1,7 @@
 """No dead knobs: every field of every component of an algorithm changes what is learned, or is refused.
 
-The components and their fields are found by reflection, so a new one cannot slip through: it must be given another
-value here, one that shows.
+Components and their fields are found by reflection, so a new one cannot slip through: it needs another value here that
+changes the result.
 """
 
 import inspect
@@ -38,22 +38,13 @@ MEASURED = {
 BASE = Algorithm(advantage=Normalize("group", "batch"), objective=Clip(), aggregate=TokenMean())
 
 SLOTS = {
-    "advantage": "advantage",
-    "whitening": "advantage",
-    "returns": "advantage",
-    "several_rewards": "advantage",
-    "aggregate": "aggregate",
-    "objective": "objective",
-    "score_objective": "objective",
-    "sequence_objective": "objective",
-    "covariance_objective": "objective",
-    "distillation": "objective",
-    "filters": "filters",
-    "shaping": "shaping",
-    "correction": "corrections",
-    "divergence": "regularizers",
-    "likelihood": "regularizers",
-    "preference_objective": "objective",
+    a.Advantage: "advantage",
+    a.Aggregate: "aggregate",
+    a.Objective: "objective",
+    a.Filter: "filters",
+    a.Shaping: "shaping",
+    a.Correction: "corrections",
+    a.Regularizer: "regularizers",
 }
 NO_COMPONENTS = {"Algorithm", "RunShape", "Moments", "Reference"}  # the last one is tried below
 
@@ -62,17 +53,18 @@ NO_COMPONENTS = {"Algorithm", "RunShape", "Moments", "Reference"}  # the last on
 def _rollout() -> Rollout:
     prompts = Prompts(jnp.zeros((N, 1), jnp.int32), jnp.ones(N, jnp.int32), jnp.arange(N))
     tokens = jnp.asarray(DRAW.integers(2, 5, MASK.shape, dtype=np.int32))
-    return Rollout(prompts, tokens, jnp.asarray(MASK), jnp.asarray(TRUNCATED), SAMPLER, OLD, OLD)
+    return Rollout(prompts, tokens, jnp.asarray(MASK), jnp.asarray(TRUNCATED), SAMPLER, OLD, OLD, jnp.asarray(REWARD))
 
 
 def effect(algorithm: Algorithm) -> np.ndarray:
-    """What an algorithm does on the fixture, in numbers."""
+    """Effect of an algorithm on the fixture, as numbers."""
     return np.asarray(outcome(algorithm))
 
 
 def outcome(algorithm: Algorithm) -> jax.Array:
-    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector; its coefficients are
-    those that controllers make of a measurement. Its numbers may be traced.
+    """Weights, advantages, rows, loss and gradient of an algorithm on the fixture, in one vector.
+
+    Controllers set the coefficients from a measurement. The algorithm's numbers may be traced.
     """
     made: dict[str, Any] = {
         "ref_logp": REF,
@@ -88,7 +80,7 @@ def outcome(algorithm: Algorithm) -> jax.Array:
     moments = Moments(jnp.float32(30.0), jnp.float32(0.2), jnp.float32(40.0)) if "moments" in algorithm.needs else None
     first = {name: jnp.float32(component.coefficient) for name, component in algorithm.adaptive.items()}
     coefficients = algorithm.adapted(first, MEASURED, 100)
-    batch, moments = make_batch(algorithm, _rollout(), jnp.asarray(REWARD), made, moments, coefficients)
+    batch, moments = make_batch(algorithm, _rollout(), made, moments, coefficients)
 
     def loss(logp: jax.Array, entropy: jax.Array, student: jax.Array, values: jax.Array) -> jax.Array:
         seen = replace(batch, student_logp=student)
@@ -107,7 +99,7 @@ def outcome(algorithm: Algorithm) -> jax.Array:
 
 
 def of(component: Any) -> Algorithm:
-    """The component in its place in the base algorithm, beside what it needs to be seen."""
+    """Base algorithm with the component in its place, and with everything needed to see its effect."""
     match component:
         case algorithms.Divergence():
             return of(algorithms.KLPenalty(0.1, component))
@@ -139,11 +131,11 @@ def of(component: Any) -> Algorithm:
             return replace(BASE, advantage=RewardToGo(), shaping=(component,))
         case algorithms.SequenceMean() | algorithms.SequenceSum():  # rows without a token are those a filter drops
             return replace(BASE, aggregate=component, filters=(algorithms.Overlong(),))
-    slot = SLOTS[type(component).__module__.rpartition(".")[2]]
+    slot = next(slot for role, slot in SLOTS.items() if isinstance(component, role))
     return replace(BASE, **{slot: component if slot in ("advantage", "aggregate", "objective") else (component,)})
 
 
-# A value of every component, and for each of its fields another value that must show beside it.
+# An example of every component, and another value for each of its fields that must change the result.
 KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
     a.Normalize: (
         a.Normalize("group", "batch"),
@@ -237,11 +229,11 @@ KNOBS: dict[type, tuple[Any, dict[str, Any]]] = {
 }
 
 
-# None above: the field cannot act by itself, and is refused. Here is what is refused, and with which words.
+# None above: the field cannot act alone and is refused, with this message.
 REFUSED: dict[tuple[str, str], tuple[Any, str]] = {
     ("TokenMean", "mini_batches"): (lambda: algorithms.TokenMean("batch", 2), "mini_batches=2 cannot act"),
 }
-SETTING = RunShape(8, 4, 2, made=frozenset({"ref_logp"}))
+RUN = RunShape(8, 4, 2, extra_fields=frozenset({"ref_logp"}))
 CASES = [(kind, name) for kind, (_, others) in KNOBS.items() for name in others]
 
 
@@ -278,14 +270,14 @@ NAMED = [(kind, name) for kind, name in CASES if get_origin(get_type_hints(kind)
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMED, ids=[f"{kind.__name__}.{name}" for kind, name in NAMED])
-def test_a_value_that_there_is_not_is_refused(kind: type, name: str):
+def test_an_unknown_choice_is_refused(kind: type, name: str):
     with pytest.raises(ValueError, match=rf"{name}='typo'"):
-        of(replace(KNOBS[kind][0], **{name: "typo"})).check(SETTING)
+        of(replace(KNOBS[kind][0], **{name: "typo"})).check(RUN)
 
 
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
 def test_a_component_acts(kind: type):
-    """It is not what the base algorithm does without it, and gives numbers at extreme ratios."""
+    """It differs from the base algorithm, and stays finite at extreme ratios."""
     found = effect(of(KNOBS[kind][0]))
     assert np.isfinite(found).all()
     if kind not in (Normalize, Clip, TokenMean):  # these are the base algorithm
@@ -293,75 +285,75 @@ def test_a_component_acts(kind: type):
 
 
 @pytest.mark.parametrize(("changed", "same"), [(Reference(2), Reference()), (Reference(decay=0.5), Reference())])
-def test_a_reference_moves_only_if_it_is_told_to(changed: Reference, same: Reference):
+def test_a_reference_moves_only_if_configured(changed: Reference, same: Reference):
     old, new = {"x": jnp.zeros(2)}, {"x": jnp.ones(2)}
     assert not np.array_equal(changed.after_step(old, new, 2)["x"], old["x"])
     assert same.after_step(old, new, 2) is old
 
 
-def test_what_a_run_does_not_make_is_refused_by_name():
-    setting = RunShape(8, 4, 2, made=frozenset({"moments"}))
+def test_missing_batch_fields_are_refused_by_name():
+    run = RunShape(8, 4, 2, extra_fields=frozenset({"moments"}))
     with pytest.raises(ValueError, match=r"KLPenalty need batch.ref_logp.*Experiment.reference"):
-        algorithms.GRPO_KL.check(setting)
+        algorithms.GRPO_KL.check(run)
     with pytest.raises(ValueError, match=r"GAE need batch.value"):
-        replace(BASE, advantage=algorithms.GAE()).check(setting)
+        replace(BASE, advantage=algorithms.GAE()).check(run)
 
 
-def test_a_reward_of_tokens_that_nobody_reads_is_refused():
+def test_an_unread_token_reward_is_refused():
     shaped = replace(BASE, shaping=(algorithms.KLInReward(),))
     with pytest.raises(ValueError, match=r"KLInReward rewards single tokens, and Normalize sees"):
-        shaped.check(RunShape(8, 4, 2, made=frozenset({"ref_logp"})))
+        shaped.check(RunShape(8, 4, 2, extra_fields=frozenset({"ref_logp"})))
 
 
 PLAIN = replace(BASE, advantage=Normalize("none", "none"))
 
 
 @pytest.mark.parametrize("objective", [a.Pairwise(a.DPO()), a.Unpaired(a.KTO())], ids=repr)
-def test_a_loss_of_responses_is_refused_where_it_would_not_add_up(objective: Any):
-    setting = RunShape(8, 4, 2, made=frozenset({"ref_logp", "kl_baseline"}))
-    replace(PLAIN, objective=objective, aggregate=a.SequenceSum()).check(setting)
+def test_a_loss_of_responses_needs_an_exact_aggregate(objective: Any):
+    run = RunShape(8, 4, 2, extra_fields=frozenset({"ref_logp", "kl_baseline"}))
+    replace(PLAIN, objective=objective, aggregate=a.SequenceSum()).check(run)
     with pytest.raises(ValueError, match=rf"{type(objective).__name__} with TokenMean: .* only SequenceSum"):
-        replace(PLAIN, objective=objective).check(setting)
+        replace(PLAIN, objective=objective).check(run)
 
 
 def test_an_algorithm_without_a_loss_is_refused():
-    setting = RunShape(8, 4, 2, made=frozenset({"teacher_tokens", "teacher_logp"}))
-    replace(PLAIN, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(setting)
+    run = RunShape(8, 4, 2, extra_fields=frozenset({"teacher_tokens", "teacher_logp"}))
+    replace(PLAIN, objective=a.Nothing(), regularizers=(a.Distillation(),)).check(run)
     with pytest.raises(ValueError, match=r"Nothing without regularizers"):
-        replace(PLAIN, objective=a.Nothing()).check(setting)
+        replace(PLAIN, objective=a.Nothing()).check(run)
 
 
 @pytest.mark.parametrize("aggregate", [a.SequenceMean("counted"), a.SequenceSum("counted")], ids=repr)
 def test_rows_that_no_filter_empties_are_not_counted(aggregate: Any):
-    replace(BASE, aggregate=aggregate, filters=(a.Overlong(),)).check(SETTING)
+    replace(BASE, aggregate=aggregate, filters=(a.Overlong(),)).check(RUN)
     with pytest.raises(ValueError, match=r"aggregate=Sequence.*empty='counted'\) cannot act"):
-        replace(BASE, aggregate=aggregate).check(SETTING)
+        replace(BASE, aggregate=aggregate).check(RUN)
     critic = replace(BASE, advantage=a.GAE(), value_loss=a.ValueLoss(), filters=(a.Overlong(),))
-    made = replace(SETTING, made=frozenset({"value", "returns"}))
+    made = replace(RUN, extra_fields=frozenset({"value", "returns"}))
     critic.check(made)
     with pytest.raises(ValueError, match=r"value_aggregate=Sequence.*empty='counted'\) cannot act"):
         replace(critic, value_aggregate=aggregate).check(made)
 
 
-OFF_POLICY = RunShape(8, 4, 1, sampler_differs=True, made=frozenset({"ref_logp"}))
+OFF_POLICY = RunShape(8, 4, 1, sampler_differs=True, extra_fields=frozenset({"ref_logp"}))
 
 
 @pytest.mark.parametrize("objective", [a.AIPO(), a.TOPR(), a.VESPO(), a.DPPO(), a.ReverseKL()], ids=repr)
-def test_what_the_sampler_is_away_is_not_weighed_twice(objective: Any):
+def test_the_sampler_ratio_is_not_weighed_twice(objective: Any):
     weighing = replace(PLAIN, objective=objective)
     replace(weighing, corrections=(a.RatioMask(),)).check(OFF_POLICY)
     with pytest.raises(ValueError, match=rf"ImportanceWeight\(.*\) beside {type(objective).__name__}"):
         replace(weighing, corrections=(a.ImportanceWeight(),)).check(OFF_POLICY)
 
 
-def test_the_sign_of_no_advantage_is_refused():
+def test_components_that_read_the_sign_of_an_advantage_need_one():
     student = replace(PLAIN, objective=a.ReverseKL(), corrections=(a.OffPolicyMask(0.1),))
     replace(student, objective=a.PolicyGradient()).check(OFF_POLICY)
-    with pytest.raises(ValueError, match=r"OffPolicyMask looks at the sign of the advantage, which ReverseKL"):
+    with pytest.raises(ValueError, match=r"OffPolicyMask reads the sign of the advantage, which ReverseKL"):
         student.check(OFF_POLICY)
 
 
-def test_a_bound_beyond_what_a_mask_leaves_is_refused():
+def test_a_bound_outside_the_range_of_a_mask_is_refused():
     def check(*corrections: Any) -> None:
         replace(BASE, corrections=corrections).check(OFF_POLICY)
 

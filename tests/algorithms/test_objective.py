@@ -1,4 +1,4 @@
-"""Objectives: their losses and gradients at one token, what they share on-policy, and their refusals."""
+"""Objectives: losses and gradients at one token, agreement on-policy, and refusals."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,9 +16,8 @@ from rl_llm.algorithms.aggregate import SequenceMean, SequenceSum, TokenMean
 from rl_llm.algorithms.covariance_objective import ClipCov, KLCov
 from rl_llm.algorithms.critic import ValueLoss
 from rl_llm.algorithms.distillation import ReverseKL
-from rl_llm.algorithms.objective import DPPO, GPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.objective import DPPO, GMPO, GPPO, GSPO, SAPO, Clip, PolicyGradient, SequenceClip
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
-from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.types import Batch
 
 B, T = 6, 4
@@ -48,7 +47,7 @@ ids = {"ids": str}
 
 @jax.jit(static_argnums=0)
 def evaluate(objective: Any, logp: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, dict]:
-    """The weighted loss, its gradient by logp, and the metrics' results."""
+    """Weighted loss, its gradient by logp, and the metrics' results."""
 
     def total(logp: jax.Array) -> tuple[jax.Array, Any]:
         losses, metrics = objective(logp, batch)
@@ -59,7 +58,7 @@ def evaluate(objective: Any, logp: jax.Array, batch: Batch) -> tuple[jax.Array, 
 
 
 def of(logp: np.ndarray, advantage: Any, aggregate: Any, **fields: Any) -> Batch:
-    """A batch of B responses with one advantage each, sampled from pi_old = exp(logp)."""
+    """Batch of B responses with one advantage each, sampled from pi_old = exp(logp)."""
     mask = (np.arange(T) < LENGTHS[:, None]).astype(np.float32)
     given = {"old_logp": logp, "sampler_logp": logp, "reward": np.asarray(advantage, np.float32)}
     source = batch(mask, 1, advantage=np.asarray(advantage, np.float32)[:, None] * mask, **(given | fields))
@@ -67,7 +66,7 @@ def of(logp: np.ndarray, advantage: Any, aggregate: Any, **fields: Any) -> Batch
 
 
 def at_one_token(objective: Any, ratio: float, advantage: float, weight: float = 1.0) -> tuple[float, float, dict]:
-    """Loss, gradient and metrics of a batch of one token of probability e^-3 with that ratio."""
+    """Loss, gradient and metrics of a batch of one token with probability e^-3 and this ratio."""
     one = np.ones((1, 1), np.float32)
     fields = {"old_logp": -3 * one, "sampler_logp": -3 * one, "reward": one[0] * advantage, "weight": weight * one}
     source = batch(one, 1, advantage=advantage * one, **fields)
@@ -89,7 +88,7 @@ def test_on_policy_the_gradient_is_the_policy_gradient(objective, advantage: np.
 
 
 def test_the_product_ratio_under_the_sequence_mean_is_the_policy_gradient_of_sequence_sums():
-    """All tokens of a response carry the same loss, and its gradient reaches all of them."""
+    """All tokens of a response carry its loss, and each loss has a gradient at all of them."""
     advantage = np.linspace(-1, 1, B)
     by_mean = evaluate(SequenceClip(), LOGP, of(LOGP, advantage, SequenceMean()))[1]
     by_sum = evaluate(PolicyGradient(), LOGP, of(LOGP, advantage, SequenceSum()))[1]
@@ -141,7 +140,7 @@ def test_the_two_gradients_of_gspo_agree_on_one_advantage_per_response_and_not_o
         (1.0, 0.0, 0.0, 0.0),
     ],
 )
-def test_clip_stops_a_ratio_that_has_moved_far_enough(ratio: float, advantage: float, loss: float, gradient: float):
+def test_clip_stops_a_ratio_beyond_its_bounds(ratio: float, advantage: float, loss: float, gradient: float):
     value, slope, metrics = at_one_token(Clip(low=0.1, high=0.28, cap=3.0), ratio, advantage)
     assert value == pytest.approx(loss, rel=1e-5)
     assert slope == pytest.approx(gradient, rel=1e-5)
@@ -193,12 +192,12 @@ def test_gppo_has_the_loss_of_clip():
             assert at_one_token(GPPO(0.1, 0.28), ratio, advantage)[0] == pytest.approx(clip, rel=1e-6)
 
 
-def test_tokens_without_weight_do_not_count_in_the_metrics():
+def test_metrics_ignore_tokens_without_weight():
     assert set(at_one_token(Clip(cap=3.0), 5.0, 1.0, weight=0.0)[2].values()) == {0.0}
 
 
 def test_covariance_holds_back_the_tokens_that_are_likely_and_right_or_unlikely_and_wrong():
-    """Of 15 tokens a share of 0.2 is three: those of the largest (A - mean A) (log pi - mean log pi)."""
+    """A share of 0.2 of 15 tokens is three: those with the largest (A - mean A) (log pi - mean log pi)."""
     advantage = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     source = of(LOGP + 0.1, advantage, TokenMean())
     seen = np.asarray(source.mask) > 0
@@ -231,27 +230,27 @@ def test_the_value_loss_gains_nothing_from_a_step_beyond_its_clip(moved: np.ndar
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Clip(0.0, 0.2), "Clip needs 0 < low <= 1 and high > 0, not low=0.0, high=0.2"),
-        (lambda: Clip(1.1, 0.2), "not low=1.1, high=0.2"),
-        (lambda: Clip(0.2, -1.0), "not low=0.2, high=-1.0"),
+        (lambda: Clip(0.0, 0.2), "Clip.low=0.0 is out of range; expected > 0 and <= 1"),
+        (lambda: Clip(1.1, 0.2), "Clip.low=1.1 is out of range; expected > 0 and <= 1"),
+        (lambda: Clip(0.2, -1.0), "Clip.high=-1.0 is out of range; expected > 0"),
         (lambda: Clip(cap=1.2), r"Clip.cap=1.2 must be greater than 1 \+ high = 1.2"),
-        (lambda: GPPO(0.2, 0.0), "GPPO needs 0 < low <= 1 and high > 0, not low=0.2, high=0.0"),
-        (lambda: GSPO(0.0, 0.1), "GSPO needs 0 < low"),
-        (lambda: SequenceClip(2.0, 0.1), "SequenceClip needs 0 < low"),
-        (lambda: CISPO(0.0, 0.1), "CISPO needs 0 < low"),
-        (lambda: GMPO(0.0, 0.1), "GMPO needs low > 0 and high > 0, not low=0.0"),
-        (lambda: SAPO(tau_negative=0.0), "temperatures greater than 0, not tau_positive=1.0, tau_negative=0.0"),
-        (lambda: DPPO(high=1.0), "differences of probabilities: .* not low=0.2, high=1.0"),
-        (lambda: AIPO(cap=0.0), "AIPO.cap must be greater than 0, not 0.0"),
-        (lambda: VESPO(k_negative=0.0), "VESPO.k_negative must be greater than 0, not 0.0"),
-        (lambda: ClipCov(share=0.0), r"ClipCov.share must lie in \(0, 1\], not 0.0"),
+        (lambda: GPPO(0.2, 0.0), "GPPO.high=0.0 is out of range; expected > 0"),
+        (lambda: GSPO(0.0, 0.1), "GSPO.low=0.0 is out of range; expected > 0 and <= 1"),
+        (lambda: SequenceClip(2.0, 0.1), "SequenceClip.low=2.0 is out of range; expected > 0 and <= 1"),
+        (lambda: CISPO(0.0, 0.1), "CISPO.low=0.0 is out of range; expected > 0 and <= 1"),
+        (lambda: GMPO(0.0, 0.1), "GMPO.low=0.0 is out of range; expected > 0"),
+        (lambda: SAPO(tau_negative=0.0), "SAPO.tau_negative=0.0 is out of range; expected > 0"),
+        (lambda: DPPO(high=1.0), "DPPO.high=1.0 is out of range; expected > 0 and < 1"),
+        (lambda: AIPO(cap=0.0), "AIPO.cap=0.0 is out of range; expected > 0"),
+        (lambda: VESPO(k_negative=0.0), "VESPO.k_negative=0.0 is out of range; expected > 0"),
+        (lambda: ClipCov(share=0.0), "ClipCov.share=0.0 is out of range; expected > 0 and <= 1"),
         (lambda: ClipCov(floor=5.0), "floor < ceiling, not floor=5.0, ceiling=5.0"),
-        (lambda: KLCov(share=1.5), r"KLCov.share must lie in \(0, 1\], not 1.5"),
-        (lambda: KLCov(coefficient=0.0), "KLCov.coefficient must be greater than 0, not 0.0"),
-        (lambda: ValueLoss(clip=0.0), "ValueLoss.clip must be greater than 0, not 0.0"),
+        (lambda: KLCov(share=1.5), "KLCov.share=1.5 is out of range; expected > 0 and <= 1"),
+        (lambda: KLCov(coefficient=0.0), "KLCov.coefficient=0.0 is out of range; expected > 0"),
+        (lambda: ValueLoss(clip=0.0), "ValueLoss.clip=0.0 is out of range; expected > 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_impossible_values_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -267,31 +266,31 @@ def test_values_that_mean_nothing_are_refused(build, message: str):
         (GMPO(0.1), "GMPO.low=0.1 cannot act"),
         (SequenceClip(0.1), "SequenceClip.low=0.1 cannot act"),
         (CISPO(masked=True), "CISPO.masked=True cannot act"),
-        (TOPR("token"), "TOPR.level='token' cannot act with one update per rollout of the very policy"),
-        (VESPO(k_positive=1.0), "VESPO.k_positive=1.0 cannot act with one update per rollout of the very policy"),
+        (TOPR("token"), "TOPR.level='token' cannot act with one update per rollout and a sampler equal"),
+        (VESPO(k_positive=1.0), "VESPO.k_positive=1.0 cannot act with one update per rollout and a sampler equal"),
         (KLCov(), r"KLCov\(.*\) cannot act with one on-policy update"),
         (ClipCov(high=0.3), "ClipCov.high=0.3 cannot act"),
         (ValueLoss(clip=0.2), "ValueLoss.clip=0.2 cannot act"),
-        (DPPO(low=0.1), "DPPO.low=0.1 cannot act with one update per rollout of the very policy"),
-        (AIPO(cap=4.0), "AIPO.cap=4.0 cannot act with one update per rollout of the very policy"),
-        (ReverseKL(low=0.1), "ReverseKL.low=0.1 cannot act with one update per rollout of the very policy"),
+        (DPPO(low=0.1), "DPPO.low=0.1 cannot act with one update per rollout and a sampler equal"),
+        (AIPO(cap=4.0), "AIPO.cap=4.0 cannot act with one update per rollout and a sampler equal"),
+        (ReverseKL(low=0.1), "ReverseKL.low=0.1 cannot act with one update per rollout and a sampler equal"),
     ],
     ids=str,
 )
-def test_bounds_of_a_ratio_need_one_that_moves(objective, message: str):
+def test_ratio_bounds_are_refused_if_no_ratio_moves(objective, message: str):
     with pytest.raises(ValueError, match=message):
         objective.check(RunShape(8, 8, 1))
     objective.check(RunShape(8, 8, 2))
 
 
-def test_bounds_on_the_ratio_to_the_sampler_act_where_it_is_behind():
+def test_sampler_ratio_bounds_act_with_a_lagging_sampler():
     for objective in (DPPO(low=0.1), AIPO(cap=4.0), TOPR("token"), VESPO(k_positive=1.0), ReverseKL(low=0.1)):
         objective.check(RunShape(8, 8, 1, sampler_differs=True))
     AIPO(cap=0.5).check(RunShape(8, 8, 1))
 
 
 @pytest.mark.parametrize("objective", [ClipCov(), KLCov()], **ids)
-def test_covariances_are_not_computed_in_parts(objective):
+def test_covariances_are_refused_with_micro_batches(objective):
     with pytest.raises(ValueError, match="with micro_batches=2: the covariance is over the whole batch"):
         objective.check(RunShape(8, 8, 2, micro_batches=2))
 

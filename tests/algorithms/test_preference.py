@@ -1,4 +1,4 @@
-"""Losses of preferences and of distillation: where they are smallest, their limits, and exact expectations."""
+"""Losses of preferences and of distillation: minima, limits and exact expectations."""
 
 from dataclasses import replace
 
@@ -28,14 +28,14 @@ def test_dpo_is_bradley_terry_on_implicit_rewards(chosen, rejected, ref_chosen, 
 
 
 @given(some)
-def test_smoothed_labels_mix_the_loss_with_that_of_the_turned_pair(margin):
+def test_label_smoothing_mixes_in_the_loss_of_the_swapped_pair(margin):
     zero = jnp.zeros(())
     right, wrong = DPO(1.0)(margin, zero, zero, zero), DPO(1.0)(zero, margin, zero, zero)
     smoothed = DPO(1.0, label_smoothing=0.2)(margin, zero, zero, zero)
     assert smoothed == pytest.approx(float(0.8 * right + 0.2 * wrong), rel=1e-4, abs=1e-6)
 
 
-def test_ipo_is_smallest_at_its_margin_and_dpo_nowhere():
+def test_ipo_has_its_minimum_at_its_margin_and_dpo_has_none():
     zero = jnp.zeros(())
     slope = jax.grad(lambda chosen: IPO(0.1)(chosen, zero, zero, zero))
     assert slope(jnp.float32(5.0)) == 0
@@ -43,7 +43,7 @@ def test_ipo_is_smallest_at_its_margin_and_dpo_nowhere():
     assert jax.grad(lambda chosen: DPO(0.1)(chosen, zero, zero, zero))(jnp.float32(6.0)) < 0
 
 
-def test_kto_raises_what_is_liked_lowers_what_is_not_and_leaves_its_baseline_alone():
+def test_kto_raises_desirable_lowers_undesirable_and_leaves_its_baseline_alone():
     desirable = jnp.array([True, False])
     zeros = jnp.zeros(2)
     by_logp, by_mismatched = jax.grad(
@@ -58,7 +58,7 @@ def test_kto_raises_what_is_liked_lowers_what_is_not_and_leaves_its_baseline_alo
     assert above[1] < below[1]
 
 
-def test_the_generalised_divergence_ends_in_the_forward_and_the_reverse_kl():
+def test_the_generalized_jsd_ends_in_forward_and_reverse_kl():
     forward, reverse = full_divergence(TEACHER, STUDENT), full_divergence(STUDENT, TEACHER)
     assert GeneralizedJSD(0.0)(STUDENT, TEACHER) == pytest.approx(float(forward), rel=1e-5)
     assert GeneralizedJSD(1.0)(STUDENT, TEACHER) == pytest.approx(float(reverse), rel=1e-5)
@@ -67,7 +67,7 @@ def test_the_generalised_divergence_ends_in_the_forward_and_the_reverse_kl():
 
 
 @given(st.floats(0, 1), st.floats(0.5, 2))
-def test_the_generalised_divergence_is_zero_at_the_teacher_only_and_even_at_one_half(beta: float, temperature: float):
+def test_the_generalized_jsd_is_zero_only_at_the_teacher_and_symmetric_at_one_half(beta: float, temperature: float):
     distance = GeneralizedJSD(beta, temperature)
     assert abs(distance(TEACHER, TEACHER)) < 1e-6
     if 0.01 < beta < 0.99:
@@ -77,8 +77,8 @@ def test_the_generalised_divergence_is_zero_at_the_teacher_only_and_even_at_one_
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.05])
-def test_the_expected_gradient_of_reverse_kl_is_that_of_the_divergence_off_policy_as_well(moved: float):
-    """All tokens of a vocabulary, each as often as the sampler would give it."""
+def test_the_expected_gradient_of_reverse_kl_is_that_of_the_divergence_even_off_policy(moved: float):
+    """All tokens of a vocabulary, weighted by the sampler's probability."""
     sampled = jax.nn.log_softmax(STUDENT + moved * TEACHER)[:, None]
     rows = batch(np.ones((V, 1), np.float32), 1, old_logp=sampled, sampler_logp=sampled)
     rows = replace(rows, weight=jnp.exp(sampled), ref_logp=jax.nn.log_softmax(TEACHER)[:, None])
@@ -86,7 +86,7 @@ def test_the_expected_gradient_of_reverse_kl_is_that_of_the_divergence_off_polic
     np.testing.assert_allclose(found, jax.grad(lambda x: full_divergence(x, TEACHER))(STUDENT), atol=2e-6)
 
 
-def test_reverse_kl_leaves_out_the_tokens_that_have_fallen():
+def test_reverse_kl_drops_tokens_with_fallen_probability():
     one = np.ones((1, 1), np.float32)
     rows = batch(one, 1, sampler_logp=np.log(0.5) * one, ref_logp=0 * one, weight=one)
     for probability, left_out in ((0.4, False), (0.2, True)):
@@ -98,15 +98,15 @@ def test_reverse_kl_leaves_out_the_tokens_that_have_fallen():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DPO(beta=0.0), "DPO.beta must be greater than 0, not 0.0"),
-        (lambda: DPO(label_smoothing=0.5), r"DPO.label_smoothing must lie in \[0, 0.5\), not 0.5"),
-        (lambda: IPO(beta=-1.0), "IPO.beta must be greater than 0, not -1.0"),
-        (lambda: KTO(undesirable_weight=0.0), "KTO.undesirable_weight must be greater than 0, not 0.0"),
-        (lambda: GeneralizedJSD(beta=1.5), "0 <= beta <= 1 and temperature > 0, not beta=1.5"),
-        (lambda: GeneralizedJSD(temperature=0.0), "not beta=0.5, temperature=0.0"),
-        (lambda: ReverseKL(low=0.0), r"ReverseKL.low is a difference .* not 0.0"),
+        (lambda: DPO(beta=0.0), "DPO.beta=0.0 is out of range; expected > 0"),
+        (lambda: DPO(label_smoothing=0.5), "DPO.label_smoothing=0.5 is out of range; expected >= 0 and < 0.5"),
+        (lambda: IPO(beta=-1.0), "IPO.beta=-1.0 is out of range; expected > 0"),
+        (lambda: KTO(undesirable_weight=0.0), "KTO.undesirable_weight=0.0 is out of range; expected > 0"),
+        (lambda: GeneralizedJSD(beta=1.5), "GeneralizedJSD.beta=1.5 is out of range; expected >= 0 and <= 1"),
+        (lambda: GeneralizedJSD(temperature=0.0), "GeneralizedJSD.temperature=0.0 is out of range; expected > 0"),
+        (lambda: ReverseKL(low=0.0), "ReverseKL.low=0.0 is out of range; expected > 0 and <= 1"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(build, message: str):
+def test_impossible_values_are_refused(build, message: str):
     with pytest.raises(ValueError, match=message):
         build()

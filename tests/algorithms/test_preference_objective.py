@@ -1,4 +1,4 @@
-"""Preferences as objectives: the total and its gradient against sums over pairs written out, whatever the lengths."""
+"""Preference objectives: total and gradient against explicit sums over pairs, at any length."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ seeds = st.integers(0, 1000)
 
 
 def rows(seed: int, dropped: bool = False) -> tuple[jax.Array, Batch]:
-    """Random rewards of three values, lengths and log-probabilities (or values), which say something at padding too."""
+    """Random rewards of three values, lengths, and log-probabilities (or values) that are not 0 at padding."""
     draw = np.random.default_rng(seed)
     mask = (np.arange(T) < draw.integers(1, T + 1, (N * K, 1))).astype(np.float32)
     logp, ref_logp = draw.normal(size=(2, N * K, T)).astype(np.float32)
@@ -48,7 +48,7 @@ def loss_of_pair(loss, logp: jax.Array, made: Batch, i: int, j: int) -> jax.Arra
 
 
 def written_out(loss, logp: jax.Array, made: Batch) -> jax.Array:
-    """The mean over kept rows of what their group loses, pair by pair; or of what they lose themselves."""
+    """Mean over kept rows of their group's loss, pair by pair; or of their own loss."""
     kept = [b for b in range(N * K) if made.kept[b]]
     if isinstance(loss, Unpaired):
         gains = [
@@ -67,7 +67,7 @@ def written_out(loss, logp: jax.Array, made: Batch) -> jax.Array:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @pytest.mark.parametrize("dropped", [False, True])
-def test_total_and_gradient_are_those_written_out(loss, dropped: bool):
+def test_total_and_gradient_match_explicit_sums(loss, dropped: bool):
     for seed in range(3):
         logp, made = rows(seed, dropped)
         ours = jax.value_and_grad(lambda x, made=made: total(loss, x, made))(logp)
@@ -104,7 +104,7 @@ def test_neither_padding_nor_a_dropped_row_is_read(loss, seed: int):
 
 @pytest.mark.parametrize("loss", [Pairwise(DPO()), BradleyTerry()], ids=repr)
 def test_two_rows_with_the_rewards_1_and_0_are_one_pair_in_either_order(loss):
-    """Lengths 1 and 3; the scores (for a critic, those at the last token) are 2 and -1."""
+    """Lengths 1 and 3, scores 2 and -1 (for a critic, at the last token)."""
     mask = np.array([[1, 0, 0], [1, 1, 1]], np.float32)
     logp = jnp.array([[2.0, 0, 0], [5.0, -5.0, -1.0]])
     for order in ([0, 1], [1, 0]):
@@ -119,14 +119,14 @@ def test_two_rows_with_the_rewards_1_and_0_are_one_pair_in_either_order(loss):
 
 
 @pytest.mark.parametrize("loss", [Pairwise(IPO()), BradleyTerry()], ids=repr)
-def test_equal_rewards_have_nothing_to_learn_from(loss):
+def test_equal_rewards_give_no_loss(loss):
     logp, made = rows(0)
     value, gradient = jax.value_and_grad(lambda x: total(loss, x, replace(made, reward=jnp.ones(N * K))))(logp)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0.0)
 
 
-def test_unpaired_tells_how_far_either_kind_has_moved():
+def test_unpaired_reports_the_implicit_reward_of_either_kind():
     mask = np.ones((3, 2), np.float32)
     made = batch(mask, 1, reward=np.array([1.0, 0.0, 0.0]), ref_logp=0 * mask, kl_baseline=np.zeros(3, np.float32))
     metrics = Unpaired(KTO(0.5))(jnp.array([[1.0, 1.0], [-1.0, -2.0], [-1.0, 0.0]]), made)[1]
@@ -142,7 +142,7 @@ def test_groups_of_one_are_refused(loss):
 
 
 @pytest.mark.parametrize("name", ["ref_logp", "kl_baseline"])
-def test_what_is_not_there_is_named(name: str):
+def test_a_missing_field_is_named(name: str):
     logp, made = rows(0)
     with pytest.raises(ValueError, match=f"Unpaired needs batch.{name}"):
         Unpaired(KTO())(logp, replace(made, **{name: None}))

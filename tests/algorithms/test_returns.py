@@ -24,14 +24,14 @@ returns_of = jax.jit(lambda component, batch: component.returns(batch), static_a
 
 
 def of(seed: int = 0, mask: np.ndarray = MASK, **fields: Any) -> Batch:
-    """Random rewards of responses, values everywhere (padding as well, where they must not matter)."""
+    """Random rewards of responses, and values everywhere (at padding too, where they must not matter)."""
     rng = np.random.default_rng(seed)
     standing = {"reward": rng.normal(size=B), "value": rng.normal(size=(B, mask.shape[1]))}
     return batch(mask, K, **{name: np.float32(value) for name, value in (standing | fields).items()})
 
 
 def estimates(source: Batch, rewards: np.ndarray, gamma: float, lam: np.ndarray) -> np.ndarray:
-    """GAE of each row's tokens alone, by the definition: sum_l (gamma lam)^l delta_{t+l}."""
+    """GAE of each row's own tokens by the definition: sum_l (gamma lam)^l delta_{t+l}."""
     mask, value = np.asarray(source.mask), np.asarray(source.value, np.float64)
     found = np.zeros(mask.shape)
     for b in range(B):
@@ -77,7 +77,7 @@ def test_gae_with_gamma_and_lambda_1_is_the_return_minus_the_value(seed: int):
 
 
 @given(st.integers(0, 2**31))
-def test_what_stands_at_padding_does_not_matter(seed: int):
+def test_values_at_padding_do_not_matter(seed: int):
     source = of(seed)
     other = of(seed, value=np.where(MASK > 0, source.value, 99.0))
     for component in (GAE(0.9, 0.7), Whiten(GAE(0.9, 0.7))):
@@ -85,7 +85,7 @@ def test_what_stands_at_padding_does_not_matter(seed: int):
         np.testing.assert_array_equal(apply(component, other)[MASK == 0], 0.0)
 
 
-def test_the_critic_may_learn_with_a_lambda_of_its_own():
+def test_the_critic_can_have_its_own_lambda():
     """VC-PPO: the return itself for the critic, a shorter horizon for the policy."""
     source = of()
     decoupled = GAE(1.0, 0.5, critic_lam=1.0)
@@ -105,7 +105,7 @@ def test_lambda_grows_with_the_response():
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-def test_reward_to_go_adds_up_what_is_still_to_come(gamma: float):
+def test_reward_to_go_sums_future_rewards(gamma: float):
     dense = np.random.default_rng(2).normal(size=HOLES.shape)
     source = of(mask=HOLES, token_reward=dense, value=np.zeros(HOLES.shape))
     expected = estimates(source, dense, gamma, np.ones(B))
@@ -131,7 +131,7 @@ def test_an_outcome_replaces_the_reward_of_the_response_and_leaves_that_of_token
         np.testing.assert_allclose(apply(RewardToGo(outcome=outcome), fined), (plain - to_come) * MASK, atol=3e-6)
 
 
-def test_the_critic_learns_returns_that_are_neither_whitened_nor_clipped():
+def test_returns_are_neither_whitened_nor_clipped():
     source, inner = of(), GAE(1.0, 0.9)
     for around in (Whiten(inner), ClipAdvantage(Whiten(inner), 0.1)):
         np.testing.assert_array_equal(returns_of(around, source), returns_of(inner, source))
@@ -141,14 +141,14 @@ def test_the_critic_learns_returns_that_are_neither_whitened_nor_clipped():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GAE(gamma=0.0), r"GAE.gamma must lie in \(0, 1\], not 0.0"),
-        (lambda: GAE(lam=1.1), r"GAE.lam must lie in \[0, 1\], not 1.1"),
-        (lambda: GAE(critic_lam=-0.1), r"GAE.critic_lam must lie in \[0, 1\], not -0.1"),
-        (lambda: RewardToGo(gamma=1.5), r"RewardToGo.gamma must lie in \(0, 1\], not 1.5"),
-        (lambda: LengthAdaptive(0.0), r"LengthAdaptive.alpha must be greater than 0, not 0.0"),
+        (lambda: GAE(gamma=0.0), "GAE.gamma=0.0 is out of range; expected > 0 and <= 1"),
+        (lambda: GAE(lam=1.1), "GAE.lam=1.1 is out of range; expected >= 0 and <= 1"),
+        (lambda: GAE(critic_lam=-0.1), "GAE.critic_lam=-0.1 is out of range; expected >= 0 and <= 1"),
+        (lambda: RewardToGo(gamma=1.5), "RewardToGo.gamma=1.5 is out of range; expected > 0 and <= 1"),
+        (lambda: LengthAdaptive(0.0), "LengthAdaptive.alpha=0.0 is out of range; expected > 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(make, message: str):
+def test_impossible_values_are_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Shaping of rewards by hand-made cases."""
+"""Shaping of rewards on hand-made cases."""
 
 from dataclasses import replace
 from typing import Any
@@ -32,12 +32,12 @@ def of(lengths: list[int], width: int, **fields: Any) -> Batch:
     ],
     ids=str,
 )
-def test_the_fine_grows_over_the_buffer(component, fines: list[float]):
+def test_the_penalty_grows_over_the_buffer(component, fines: list[float]):
     source = of([1, 6, 7, 10, 11, 12], 12, reward=np.ones(6, np.float32))
     np.testing.assert_allclose(apply(component, source).reward, 1 + np.array(fines), atol=1e-6)
 
 
-def test_where_tokens_are_rewarded_singly_a_fine_on_the_response_comes_at_its_last():
+def test_a_response_penalty_lands_on_the_last_token_if_tokens_have_rewards():
     rewards = np.arange(8, dtype=np.float32).reshape(2, 4)
     shaped = apply(SoftOverlong(4, 2), of([4, 3], 4, token_reward=rewards, reward=np.zeros(2, np.float32)))
     np.testing.assert_allclose(shaped.reward, [-1, -0.5])
@@ -58,20 +58,20 @@ def test_where_tokens_are_rewarded_singly_a_fine_on_the_response_comes_at_its_la
     ],
 )
 def test_the_share_of_repeated_n_grams(n: int, tokens: list[int], share: float):
-    """Padding, here of the tokens that were said last, repeats nothing."""
+    """Padding (here with the last tokens) repeats nothing."""
     width = 8
     padded = np.array([tokens + tokens[-1:] * (width - len(tokens))], np.int32)
     shaped = apply(RepetitionPenalty(0.5, n), of([len(tokens)], width, tokens=padded))
     np.testing.assert_allclose(shaped.reward, [-0.5 * share], atol=1e-6)
 
 
-def test_repetition_does_not_look_over_a_hole():
+def test_repetition_ignores_n_grams_across_a_masked_gap():
     mask = np.array([[1, 1, 0, 1, 1, 0, 1, 1]], np.float32)
     tokens = np.array([[1, 2, 9, 1, 2, 9, 2, 1]], np.int32)
     assert apply(RepetitionPenalty(1.0, 2), batch(mask, 1, tokens=tokens)).reward[0] == pytest.approx(-1 / 3)
 
 
-def test_the_kl_is_fined_at_each_token_or_on_the_response():
+def test_the_kl_penalty_per_token_or_per_response():
     old, ref = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     source = of([4, 2, 1], 4, old_logp=old, ref_logp=ref, reward=np.array([1, 2, 3], np.float32))
     mask, fine = np.asarray(source.mask), 0.1 * (old - ref)
@@ -84,7 +84,7 @@ def test_the_kl_is_fined_at_each_token_or_on_the_response():
     np.testing.assert_allclose(by_response.reward, token_rewards(by_token).sum(1), atol=1e-6)
 
 
-def test_the_policy_that_is_its_reference_is_not_fined():
+def test_a_policy_equal_to_its_reference_has_no_penalty():
     logp = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     source = of([4, 2, 1], 4, old_logp=logp, ref_logp=logp, reward=np.ones(3, np.float32))
     np.testing.assert_array_equal(apply(KLInReward(), source).token_reward, token_rewards(source))
@@ -92,7 +92,7 @@ def test_the_policy_that_is_its_reference_is_not_fined():
 
 @pytest.mark.parametrize("keep_mean", [False, True])
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_rewards_are_whitened_over_the_tokens_that_count(keep_mean, ddof):
+def test_rewards_are_whitened_over_counted_tokens(keep_mean, ddof):
     rewards = np.random.default_rng(2).normal(2, 3, size=(3, 4)).astype(np.float32)
     counted = np.array([True, True, False])
     source = of([4, 2, 3], 4, token_reward=rewards, counted=counted)
@@ -103,7 +103,7 @@ def test_rewards_are_whitened_over_the_tokens_that_count(keep_mean, ddof):
     np.testing.assert_allclose(found.token_reward, expected * mask, atol=3e-6)
 
 
-def test_who_gives_rewards_to_tokens_says_so():
+def test_gives_token_reward_is_declared_correctly():
     given = {
         component: getattr(component, "gives_token_reward", False)
         for component in (
@@ -127,13 +127,13 @@ def test_who_gives_rewards_to_tokens_says_so():
     ],
     ids=str,
 )
-def test_what_cannot_act_on_these_responses_is_refused(component, message: str):
+def test_shaping_that_cannot_act_on_the_response_length_is_refused(component, message: str):
     with pytest.raises(ValueError, match=message):
         component.check(RunShape(8, 8, 1, max_tokens=32))
 
 
-def test_the_full_divergence_in_the_reward_is_what_the_estimates_from_single_tokens_expect():
-    """All tokens of a vocabulary, each as often as the policy gives it."""
+def test_the_full_kl_is_the_expectation_of_the_token_estimates():
+    """All tokens of a vocabulary, weighted by the policy's probability."""
     draw, V = np.random.default_rng(0), 5
     policy, reference = (jax.nn.log_softmax(jnp.asarray(draw.normal(size=V), jnp.float32)) for _ in range(2))
     everything = jnp.tile(policy, (V, 1, 1)), jnp.tile(reference, (V, 1, 1))
@@ -153,15 +153,15 @@ def test_a_divergence_in_the_reward_needs_a_reference():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SoftOverlong(10, 11), r"0 < buffer <= max_length, not buffer=11, max_length=10"),
-        (lambda: SoftOverlong(10, 0), r"0 < buffer <= max_length, not buffer=0"),
-        (lambda: SoftOverlong(10, 4, factor=-1.0), r"SoftOverlong.factor must be greater than 0, not -1.0"),
-        (lambda: RepetitionPenalty(0.0), r"not coefficient=0.0, n=4"),
-        (lambda: RepetitionPenalty(1.0, 0), r"not coefficient=1.0, n=0"),
-        (lambda: KLInReward(0.0), r"KLInReward.coefficient must be greater than 0, not 0.0"),
-        (lambda: WhitenRewards(eps=0.0), r"WhitenRewards.eps must be greater than 0, not 0.0"),
+        (lambda: SoftOverlong(10, 11), r"buffer <= max_length, not buffer=11, max_length=10"),
+        (lambda: SoftOverlong(10, 0), "SoftOverlong.buffer=0 is out of range; expected >= 1"),
+        (lambda: SoftOverlong(10, 4, factor=-1.0), "SoftOverlong.factor=-1.0 is out of range; expected > 0"),
+        (lambda: RepetitionPenalty(0.0), "RepetitionPenalty.coefficient=0.0 is out of range; expected > 0"),
+        (lambda: RepetitionPenalty(1.0, 0), "RepetitionPenalty.n=0 is out of range; expected >= 1"),
+        (lambda: KLInReward(0.0), "KLInReward.coefficient=0.0 is out of range; expected > 0"),
+        (lambda: WhitenRewards(eps=0.0), "WhitenRewards.eps=0.0 is out of range; expected > 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(make, message: str):
+def test_impossible_values_are_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""docs/techniques.md is what the code says."""
+"""docs/techniques.md matches the code."""
 
 import importlib
 import inspect
@@ -24,12 +24,12 @@ def test_every_exported_component_is_on_the_page():
     assert kinds - shown - {kind.__name__ for kind in AROUND} == {"Algorithm", "RunShape", "Moments"}
 
 
-def test_every_check_says_what_it_refuses():
+def test_every_check_has_a_docstring():
     kinds = [kind for modules in PARTS.values() for module in modules for kind in components(module)]
     assert [kind.__name__ for kind in kinds if hasattr(kind, "check") and not kind.check.__doc__] == []
 
 
-def test_what_is_told_of_peers_is_told_of_our_components_and_functions():
+def test_peers_toml_names_our_components_and_functions():
     shown = {kind.__name__ for modules in PARTS.values() for module in modules for kind in components(module)}
     assert set(peer_functions.components()) <= shown
     for ours in peer_functions.plain().values():

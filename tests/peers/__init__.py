@@ -1,1 +1,1 @@
-"""How the cases of the peer oracles are put to our components."""
+"""Cases of the peer oracles as inputs of our components."""

@@ -1,4 +1,4 @@
-"""Peers' advantages, returns, reward shaping and filters, put to our components."""
+"""Our components on the cases of peers' advantages, returns, reward shaping and filters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,9 +13,8 @@ from rl_llm.algorithms.advantage import GPG, OPO, RLOO, BestOfGroup, Normalize, 
 from rl_llm.algorithms.filters import DifficultyWindow
 from rl_llm.algorithms.moments import Moments, mean, no_moments, update, variance
 from rl_llm.algorithms.returns import GAE, RewardToGo
-from rl_llm.algorithms.several_rewards import GDPO
 from rl_llm.algorithms.shaping import KLInReward, SoftOverlong, WhitenRewards
-from rl_llm.algorithms.whitening import ClipAdvantage, Whiten
+from rl_llm.algorithms.whitening import GDPO, ClipAdvantage, Whiten
 from rl_llm.rollout.evaluate import pass_at_k
 
 Outputs = Mapping[str, np.ndarray]
@@ -26,22 +25,22 @@ returns_of = jax.jit(lambda component, batch: component.returns(batch), static_a
 
 
 def named(case: Case, start: str) -> np.ndarray:
-    """The input whose name starts so."""
+    """Input with a name that starts with `start`."""
     (name,) = (name for name in case.entry["inputs"] if name.startswith(start))
     return case.input(name)
 
 
 def on_tokens(case: Case, output: str, ours: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Ours at the tokens; at padding, where peers leave what happens to be there, theirs."""
+    """Our values at tokens and the peer's at padding, where peers keep arbitrary values."""
     return np.where(mask > 0, ours, case.output(output))
 
 
 def responses(case: Case, component: Any, moments: Moments | None = None) -> np.ndarray:
-    """A component's advantage f32[B] for the case's rewards, stored group by group."""
+    """Advantage f32[B] of a component for the case's rewards, stored group by group."""
     reward = named(case, "reward_")
     per_prompt = case.params.get("num_generations") or case.params.get("n_sample") or case.responses_per_group
-    of_case = batch(np.ones((len(reward), 1)), per_prompt, reward=reward)
-    return np.asarray(apply(component, replace(of_case, moments=moments)))[:, 0]
+    source = batch(np.ones((len(reward), 1)), per_prompt, reward=reward)
+    return np.asarray(apply(component, replace(source, moments=moments)))[:, 0]
 
 
 # verl: rewards at tokens, groups by an index in any order
@@ -54,10 +53,10 @@ def verl(component: Callable[[Case], Any]) -> Callable[[Case], Outputs]:
         fields = {"reward": named(case, "token_reward").sum(axis=1)[rows]}
         if case.has("greedy_baseline"):
             fields["greedy_reward"] = case.input("greedy_baseline")[rows]
-        of_case = batch(case.input("mask")[rows], int(np.sum(groups == groups[0])), **fields)
-        ours = {"advantages": apply(component(case), of_case)}
+        source = batch(case.input("mask")[rows], int(np.sum(groups == groups[0])), **fields)
+        ours = {"advantages": apply(component(case), source)}
         if "returns" in case.entry["outputs"]:
-            ours["returns"] = returns_of(RewardToGo(), of_case)
+            ours["returns"] = returns_of(RewardToGo(), source)
         return {name: np.asarray(value)[np.argsort(rows)] for name, value in ours.items()}
 
     return match
@@ -81,9 +80,9 @@ def verl_tokens(component: Callable[[Case], Any]) -> Callable[[Case], Outputs]:
     def match(case: Case) -> Outputs:
         mask = named(case, "mask")
         fields = {"value": case.input("values")} if case.has("values") else {}
-        of_case = batch(mask, 1, token_reward=named(case, "token_reward"), **fields)
+        source = batch(mask, 1, token_reward=named(case, "token_reward"), **fields)
         white = Whiten(component(case))
-        ours = {"advantages": apply(white, of_case), "returns": returns_of(white, of_case)}
+        ours = {"advantages": apply(white, source), "returns": returns_of(white, source)}
         return {name: on_tokens(case, name, value, mask) for name, value in ours.items()}
 
     return match
@@ -91,10 +90,10 @@ def verl_tokens(component: Callable[[Case], Any]) -> Callable[[Case], Outputs]:
 
 def verl_whiten(case: Case) -> Outputs:
     values, mask = case.input("loss_mat"), case.input("mask")
-    of_case = batch(mask, 1, advantage=values, token_reward=values)
-    kept = apply(WhitenRewards(keep_mean=True), of_case).token_reward
+    source = batch(mask, 1, advantage=values, token_reward=values)
+    kept = apply(WhitenRewards(keep_mean=True), source).token_reward
     return {
-        "whitened": on_tokens(case, "whitened", apply(Whiten(Given()), of_case), mask),
+        "whitened": on_tokens(case, "whitened", apply(Whiten(Given()), source), mask),
         "whitened_noshift": on_tokens(case, "whitened_noshift", kept, mask),
         "mean": mean(values, mask).reshape(()),
         "var": variance(values, mask, ddof=1).reshape(()),
@@ -102,12 +101,12 @@ def verl_whiten(case: Case) -> Outputs:
 
 
 def verl_rewards(case: Case) -> Outputs:
-    """Padding is not masked there, so every position is a token here."""
+    """The peer does not mask padding, so every position is a token here."""
     rewards = named(case, "token_reward")
-    of_case = batch(
+    source = batch(
         np.ones_like(rewards), 1, token_reward=rewards, old_logp=case.input("old_logp"), ref_logp=case.input("ref_logp")
     )
-    return {"rewards": apply(KLInReward(case.params["kl_ratio"]), of_case).token_reward}
+    return {"rewards": apply(KLInReward(case.params["kl_ratio"]), source).token_reward}
 
 
 def soft_overlong(capped: bool) -> Callable[[Case], Outputs]:
@@ -153,42 +152,42 @@ def roll_moments(case: Case) -> Outputs:
 
 
 def roll_estimate(case: Case) -> Outputs:
-    """ROLL's estimators see no mask: padding counts as tokens there, and what a critic says of it is used."""
+    """ROLL's estimators see no mask: padding counts as tokens, and the critic's values there are used."""
     rewards = named(case, "token_reward")
     fields = {"value": named(case, "values")} if "values" in str(case.entry["inputs"]) else {}
-    of_case = batch(np.ones_like(rewards), 1, token_reward=rewards, **fields)
+    source = batch(np.ones_like(rewards), 1, token_reward=rewards, **fields)
     gamma = case.params["gamma"]
     component = GAE(gamma, case.params["lambd"]) if fields else RewardToGo(gamma)
-    ours = {"advantages": apply(component, of_case), "returns": returns_of(component, of_case)}
+    ours = {"advantages": apply(component, source), "returns": returns_of(component, source)}
     return {name: value for name, value in ours.items() if name in case.entry["outputs"]}
 
 
 def roll_advantage(case: Case) -> Outputs:
-    """The estimate without a mask, as above; rewards and advantages are whitened with it."""
+    """Estimate without a mask, as above; rewards and advantages are whitened with it."""
     params, mask = case.params, case.input("mask")
-    of_case = batch(mask, 1, token_reward=named(case, "token_reward"), value=case.input("values"))
+    source = batch(mask, 1, token_reward=named(case, "token_reward"), value=case.input("values"))
     if params["whiten_rewards"]:
-        of_case = apply(WhitenRewards(), of_case)
+        source = apply(WhitenRewards(), source)
     gae = params["adv_estimator"] == "gae"
     component = GAE(params["gamma"], params["lambd"]) if gae else RewardToGo(params["gamma"])
-    unmasked = replace(of_case, mask=jnp.ones_like(of_case.mask))
+    unmasked = replace(source, mask=jnp.ones_like(source.mask))
     around: Any = Given()
     if params["whiten_advantages"]:
         around = Whiten(around)
     if params["advantage_clip"] is not None:
         around = ClipAdvantage(around, params["advantage_clip"])
-    advantages = apply(around, replace(of_case, advantage=apply(component, unmasked)))
+    advantages = apply(around, replace(source, advantage=apply(component, unmasked)))
     return {"advantages": advantages, "returns": returns_of(component, unmasked)}
 
 
 def roll_difficulty(case: Case) -> Outputs:
     reward = named(case, "reward_")
     window = DifficultyWindow(case.params["low_threshold"], case.params["high_threshold"])
-    of_case = batch(np.ones((len(reward), 1)), case.params["n_sample"], reward=reward)
-    return {"mask": apply(window, of_case)}
+    source = batch(np.ones((len(reward), 1)), case.params["n_sample"], reward=reward)
+    return {"mask": apply(window, source)}
 
 
-# OpenRLHF: the baseline comes off the reward first, then the KL, then rewards add up to returns
+# OpenRLHF: subtract the baseline from the reward, then the KL, then sum rewards to returns
 
 OPENRLHF_OUTCOMES = {
     "rloo": RLOO(),
@@ -201,7 +200,7 @@ OPENRLHF_OUTCOMES = {
 
 def openrlhf(case: Case) -> Outputs:
     params, mask, estimator = case.params, case.input("mask"), case.params["estimator"]
-    of_case = batch(
+    source = batch(
         mask,
         case.responses_per_group,
         reward=named(case, "reward_"),
@@ -210,16 +209,16 @@ def openrlhf(case: Case) -> Outputs:
         ref_logp=case.input("ref_logp"),
     )
     if params["kl_coef"] > 0:
-        of_case = apply(KLInReward(params["kl_coef"]), of_case)
+        source = apply(KLInReward(params["kl_coef"]), source)
     if estimator == "gae":
         component: Any = GAE(params["gamma"], params["lambd"])
-        returns = returns_of(component, of_case)
+        returns = returns_of(component, source)
     else:
         component = RewardToGo(params["gamma"], OPENRLHF_OUTCOMES[estimator])
-        returns = apply(component, of_case)  # there the returns are those after the baseline
+        returns = apply(component, source)  # there the returns are those after the baseline
     if estimator in ("gae", "reinforce", "reinforce_baseline"):
         component = Whiten(component, ddof=0)
-    ours = {"advantages": apply(component, of_case), "returns": returns}
+    ours = {"advantages": apply(component, source), "returns": returns}
     return {name: on_tokens(case, name, value, mask) for name, value in ours.items()}
 
 
@@ -242,12 +241,12 @@ def trl_rloo(case: Case) -> Outputs:
 def trl_gdpo(case: Case) -> Outputs:
     rewards = np.stack([case.input(name) for name in case.entry["inputs"]], axis=1)
     component = GDPO(weights=tuple(case.params["reward_weights"]))
-    of_case = batch(np.ones((len(rewards), 1)), case.responses_per_group, rewards=rewards)
-    return {"advantages": apply(component, of_case)[:, 0]}
+    source = batch(np.ones((len(rewards), 1)), case.responses_per_group, rewards=rewards)
+    return {"advantages": apply(component, source)[:, 0]}
 
 
 def prime_rl_pass(case: Case) -> Outputs:
-    """pass^k, all of k right, is the chance that not one of k is wrong."""
+    """pass^k, all of k right, is the chance that none of k is wrong."""
     n = case.params["n"]
     ours = {}
     for output in case.entry["outputs"]:

@@ -1,4 +1,4 @@
-"""One case of the peer oracles: the batch that our components get for it, and what peers.toml says of it."""
+"""One case of the peer oracles: its batch for our components, and its entry of peers.toml."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,13 @@ import numpy as np
 import peer_functions
 from catalogue import PARTS, components
 
+from rl_llm.algorithms import Advantage
 from rl_llm.types import Batch, Prompts
 
 
 @dataclass(frozen=True)
 class Case:
-    """An entry of oracles.json with the arrays it names, and the size of groups where the entry does not say it."""
+    """Entry of oracles.json with its arrays, and the size of groups if the entry does not have it."""
 
     entry: dict[str, Any]
     arrays: Any
@@ -48,14 +49,14 @@ class Case:
         return name in self.entry["inputs"]
 
     def output(self, name: str) -> np.ndarray:
-        """What the peer returned, in its float64 run: float32 rounding is what the tolerance is for."""
+        """Output of the peer's float64 run; the tolerance covers float32 rounding."""
         keys = self.entry["outputs"][name]
         return np.asarray(self.arrays[keys["f64"] if isinstance(keys, dict) else keys])
 
 
 @dataclass(frozen=True)
-class Given:
-    """The advantage that the batch has already: what is put around it can be looked at alone."""
+class Given(Advantage):
+    """The advantage that the batch already has, to test a wrapper alone."""
 
     def __call__(self, batch: Batch) -> jax.Array:
         return batch.advantage * batch.mask
@@ -65,14 +66,14 @@ KINDS = {kind.__name__: kind for modules in PARTS.values() for module in modules
 
 
 class Names(dict[str, Any]):
-    """What an expression of peers.toml may name: our components, a case's parameters; None for those not given."""
+    """Names for an expression of peers.toml: our components and a case's parameters (None if not given)."""
 
     def __missing__(self, name: str) -> None:
         return None
 
 
 def said(case: Case, entry: peer_functions.Same) -> Any:
-    """What of ours is said to return the same as the peer in this case; None if that is said of other cases."""
+    """Our value that peers.toml equates with the peer in this case; None if it does so for other cases only."""
     if (case.peer, case.function) not in entry.functions:
         return None
     width = next((case.input(name).shape[1] for name in case.entry["inputs"] if name.startswith("mask")), None)
@@ -81,7 +82,7 @@ def said(case: Case, entry: peer_functions.Same) -> Any:
 
 
 def batch(mask: np.ndarray, responses_per_prompt: int, **fields: Any) -> Batch:
-    """A batch of rows stored group by group; what a case does not say is 0 (log-probabilities, advantage, reward)."""
+    """Batch of rows stored group by group; missing log-probabilities, advantage and reward are 0."""
     B, T = mask.shape
     N = B // responses_per_prompt
     zeros = jnp.zeros((B, T), jnp.float32)

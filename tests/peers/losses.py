@@ -1,4 +1,4 @@
-"""Peers' losses, put to our components: what is minimised for policies, critics, preferences and students."""
+"""Our components on the cases of peers' losses of policies, critics, preferences and students."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,10 +23,9 @@ from rl_llm.algorithms.divergence import (
     KLPenalty,
     full_divergence,
 )
-from rl_llm.algorithms.objective import DPPO, SAPO, Clip, PolicyGradient
+from rl_llm.algorithms.objective import DPPO, GMPO, GSPO, SAPO, Clip, PolicyGradient, SequenceClip
 from rl_llm.algorithms.preference import DPO, IPO, bradley_terry, implicit_reward
 from rl_llm.algorithms.score_objective import AIPO, CISPO, TOPR, VESPO
-from rl_llm.algorithms.sequence_objective import GMPO, GSPO, SequenceClip
 from rl_llm.learner.logprobs import logp_and_entropy
 
 # --- Policy losses. ---
@@ -35,7 +34,7 @@ from rl_llm.learner.logprobs import logp_and_entropy
 def policy_outputs(
     case: Case, objective: Any, aggregate: Any, corrections: tuple[Any, ...] = (), terms: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """The weighted loss, its gradient by logp, and the shares of clipped tokens."""
+    """Weighted loss, its gradient by logp, and the shares of clipped tokens."""
     batch = loss_batch(case, aggregate, corrections)
     entropy = jnp.zeros_like(batch.mask)
 
@@ -55,7 +54,7 @@ def compared(outputs: dict[str, Any]) -> Outputs:
 
 
 def with_clip_share(outputs: dict[str, Any]) -> Outputs:
-    """Also the share of tokens that the bounds hold."""
+    """Outputs with the share of tokens at which the bounds act."""
     metrics = outputs["metrics"]
     return {**compared(outputs), "clipfrac": metrics["policy/clip_high"] + metrics["policy/clip_low"]}
 
@@ -124,7 +123,7 @@ def roll_actor(case: Case) -> Outputs:
 
 
 def roll_policy_gradient(objective: Callable[[Mapping[str, Any]], Any], *terms: Any) -> Callable[[Case], Outputs]:
-    """A matcher of the losses of ActorPGWorker: one objective from a case's params, with these terms."""
+    """Matcher of the losses of ActorPGWorker: one objective from a case's params, with these terms."""
 
     def match(case: Case) -> Outputs:
         return compared(policy_outputs(case, objective(case.params), TokenMean(), terms=terms))
@@ -193,7 +192,7 @@ def trl_rloo(case: Case) -> Outputs:
 
 
 def prime_rl(objective: Callable[[Mapping[str, Any]], Any]) -> Callable[[Case], Outputs]:
-    """A matcher of prime-rl's losses: all pull the policy to the sampler as well, 1e-3 if the case does not say."""
+    """Matcher of prime-rl's losses, which all pull the policy to the sampler as well (default 1e-3)."""
 
     def match(case: Case) -> Outputs:
         assert case.params.get("adv_tau", 1.0) == 1.0
@@ -207,7 +206,7 @@ def prime_rl(objective: Callable[[Mapping[str, Any]], Any]) -> Callable[[Case], 
 
 
 def divergence(limits: Mapping[str, float | None]) -> Callable[[Case], Outputs]:
-    """A matcher of estimates, with the limits that the peer has at some of them."""
+    """Matcher of estimates, with the peer's limits of some of them."""
 
     def match(case: Case) -> Outputs:
         name = case.params.get("kl_penalty") or case.params["kl_estimator"]
@@ -233,7 +232,7 @@ def entropy(case: Case) -> Outputs:
 
 
 def entropy_loss(case: Case) -> Outputs:
-    """Theirs is the mean entropy; our bonus is taken off the loss."""
+    """The peer returns the mean entropy; our bonus is subtracted from the loss."""
     batch = loss_batch(case, aggregate_of(case, "ignored"))
 
     def total(logits: jax.Array) -> jax.Array:
@@ -262,7 +261,7 @@ def adaptive_kl(case: Case) -> Outputs:
 
 
 def value_loss(aggregate: Callable[[Case], Any], clip: str, share: bool = False) -> Callable[[Case], Outputs]:
-    """A matcher of a critic's loss, `clip` being the peer's name for the bound."""
+    """Matcher of a critic's loss; `clip` is the peer's name for the bound."""
 
     def match(case: Case) -> Outputs:
         batch = loss_batch(case, aggregate(case))

@@ -1,4 +1,4 @@
-"""Peers' weights, put to our components: how losses are aggregated, and what they are corrected by."""
+"""Our components on the cases of peers' aggregation and corrections."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Outputs = Mapping[str, Any]
 
 
 def aggregate_of(case: Case, empty: Any) -> Any:
-    """The aggregate of a `loss_agg_mode`; its norm variant divides by the width of the batch and not by rows."""
+    """Aggregate of a `loss_agg_mode`; its norm variant divides by the width of the batch instead of rows."""
     return {
         "token-mean": TokenMean(),
         "seq-mean-token-sum": SequenceSum(empty),
@@ -33,7 +33,7 @@ def mask_of(case: Case) -> np.ndarray:
 
 
 def loss_batch(case: Case, aggregate: Any, corrections: tuple[Any, ...] = ()) -> Batch:
-    """The batch of a case, weighed. Without log-probabilities of the sampler it is pi_old that was sampled from."""
+    """Weighed batch of a case. Without log-probabilities of the sampler, pi_old is the sampler."""
     mask = mask_of(case)
     given: dict[str, np.ndarray] = {"advantage": np.zeros(mask.shape, np.float32)}
     for name in ("adv_seq", "adv_tok", "adv_row"):
@@ -72,7 +72,7 @@ def aggregation(empty: Any) -> Callable[[Case], Outputs]:
 
 
 def micro_batches(case: Case) -> Outputs:
-    """Also as the sum over parts; the naive mean over parts is the bug that the case is about."""
+    """Result and sum over parts; the naive mean over parts is the bug that the case shows."""
     losses = jnp.asarray(case.input("loss_mat"))
     found = {}
     for name, aggregate in (

@@ -300,7 +300,7 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         ),
         (
             replace(LITE_PPO, advantage=RewardToGo(outcome=RLOO()), shaping=(WhitenRewards(),)),
-            r"WhitenRewards changes what the last token earned",
+            r"WhitenRewards changes the reward at the last token",
         ),
         (
             replace(LITE_PPO, shaping=(RepetitionPenalty(n=40),)),
@@ -311,7 +311,7 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
 def test_incompatible_components_are_refused(algorithm: algorithms.Algorithm, message: str):
     made = frozenset({"ref_logp", "kl_baseline", "value", "returns"})
     with pytest.raises(ValueError, match=message):
-        algorithm.check(RunShape(8, 4, 2, made=made, max_tokens=16))
+        algorithm.check(RunShape(8, 4, 2, extra_fields=made, max_tokens=16))
 
 
 def test_a_correction_needs_a_sampler_that_differs():

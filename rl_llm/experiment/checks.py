@@ -121,9 +121,10 @@ def _check_curriculum(experiment: "Experiment") -> None:
 
 def _check_tokenizers(experiment: "Experiment") -> None:
     for component in experiment.algorithm.components:
-        if getattr(component, "tokenizer", experiment.tokenizer) != experiment.tokenizer:
+        tokenizer = getattr(component, "tokenizer", experiment.tokenizer)  # of one that reads tokens
+        if tokenizer != experiment.tokenizer:
             raise ValueError(
-                f"{type(component).__name__}.tokenizer={component.tokenizer} differs from the experiment's "
+                f"{type(component).__name__}.tokenizer={tokenizer} differs from the experiment's "
                 f"tokenizer={experiment.tokenizer}; set both to the same one"
             )
 
@@ -134,7 +135,7 @@ def _check_critic(experiment: "Experiment") -> None:
         raise ValueError(
             f"critic={critic} with algorithm.value_loss={loss}: a critic learns by a value loss; set both or neither"
         )
-    if critic is not None and critic.shared and getattr(experiment.algorithm.value_loss, "after_token", False):
+    if critic is not None and critic.shared and experiment.algorithm.after_token:
         raise ValueError("critic.shared=True with a reward model's loss; a reward model needs critic.shared=False")
 
 
@@ -169,8 +170,7 @@ def _check_supervision(experiment: "Experiment") -> None:
 def _check_weights(experiment: "Experiment") -> None:
     """Refuse weights of reward components if the advantage has its own (GDPO) and nothing reads the total reward."""
     algorithm = experiment.algorithm
-    losses = (algorithm.objective, *algorithm.regularizers, algorithm.value_loss)
-    if "rewards" not in algorithm.needs or algorithm.filters or any(getattr(x, "reads_reward", False) for x in losses):
+    if "rewards" not in algorithm.needs or algorithm.filters or any(loss.reads_reward for loss in algorithm.losses):
         return
     for component in experiment.reward.components:
         if component.weight != 1.0:

@@ -180,7 +180,7 @@ class Experiment(Checked):
             self.updates_per_rollout,
             self.micro_batches,
             sampler_differs=(behind or truncated or elsewhere) and self.responses is None,
-            made=frozenset(made),
+            extra_fields=frozenset(made),
             max_tokens=self.sampling.max_tokens,
             components=len(self.reward.names),
         )

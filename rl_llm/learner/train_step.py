@@ -102,11 +102,11 @@ def make_batch(
         weight = weight * correct(batch)
     batch = replace(batch, weight=weight)
     if algorithm.value_loss is not None:
-        dropped = getattr(algorithm.value_loss, "learns_from_dropped", False)
+        dropped = algorithm.value_loss.learns_from_dropped
         mask = batch.mask if dropped else batch.mask * batch.kept[:, None]
         batch = replace(batch, value_weight=algorithm.value_aggregate(mask, batch))
         if batch.value is not None:
-            returns = algorithm.advantage.returns(batch)  # type: ignore[attr-defined]  # `check` has seen to it
+            returns = algorithm.advantage.returns(batch)
             batch = replace(batch, returns=returns)
     return batch, moments
 
@@ -164,7 +164,7 @@ def value_loss(
     config: ModelConfig, algorithm: Algorithm, critic: Critic, params: dict, batch: Batch, hidden: jax.Array | None
 ) -> tuple[jax.Array, Metrics]:
     """Critic loss of a part of a batch: the weighted sum of its token losses, and metrics."""
-    after = getattr(algorithm.value_loss, "after_token", False)
+    after = algorithm.after_token
     values = critic.values(config, params, batch.prompts, batch.tokens, hidden, after)
     assert algorithm.value_loss is not None
     losses, metrics = algorithm.value_loss(jnp.where(batch.mask > 0, values, 0.0), batch)

@@ -125,7 +125,7 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
         teacher = _merged(other, state, mesh)
     if experiment.reward_model is not None:
         other, state = read("reward_model.run", experiment.reward_model.run)
-        if state.critic is None or not getattr(other.algorithm.value_loss, "after_token", False):
+        if state.critic is None or not other.algorithm.after_token:
             raise RecordError(
                 f"reward_model.run={experiment.reward_model.run} has no critic that scores whole responses; expected a "
                 "run with value_loss=BradleyTerry()"

@@ -112,7 +112,7 @@ def compile_batch_fields(experiment: Experiment, mesh: Mesh, sources: SourceMode
         names.add("sampler_logp")
     teacher_logps = teacher_likeliest = None
     parts = experiment.updates_per_rollout * experiment.micro_batches  # no more in memory at a time than an update has
-    own, critic, value_loss = experiment.model, experiment.critic, experiment.algorithm.value_loss
+    own, critic = experiment.model, experiment.critic
     model, source = (sources.teacher[0].model, teacher) if sources.teacher else (own, experiment.reference)
     if sources.teacher is not None:
         teacher_logps = compile_logps(model, mesh, parts)
@@ -125,7 +125,7 @@ def compile_batch_fields(experiment: Experiment, mesh: Mesh, sources: SourceMode
         sources=sources,
         logps=compile_logps(own, mesh, parts),
         logps_at=compile_logps_at(own, mesh, parts),
-        values=compile_values(own, critic, getattr(value_loss, "after_token", False), mesh, parts),
+        values=compile_values(own, critic, experiment.algorithm.after_token, mesh, parts),
         teacher_logps=teacher_logps,
         teacher_likeliest=teacher_likeliest,
     )

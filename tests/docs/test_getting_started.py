@@ -31,12 +31,14 @@ SMALLER = {
     "prompts_per_step=32": "prompts_per_step=16",
     "responses_per_prompt=8": "responses_per_prompt=2",
     "max_tokens=1024": "max_tokens=8",
+    "max_prompt_tokens=512": "max_prompt_tokens=128",
     "train_problems=2048": "train_problems=16",
     "train_problems=4096": "train_problems=16",
     "Evaluation(problems=256, every=10)": "Evaluation(problems=16, every=1)",
     "Evaluation(problems=256, every=20)": "Evaluation(problems=4, every=1)",
     "problems=64)": "problems=16)",
-    "seeds=5": "seeds=1",
+    "seeds=5": "seeds=2",
+    "ablate sorting_study.py": "ablate sorting_study.py --jobs 1",
     "--seeds 8": "--seeds 2",
     "--problems 500": "--problems 20",
 }
@@ -95,23 +97,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(folder: Path) -> list[Ended]:
-    """The outcome of every command; those with the same environment run in one process."""
-    groups: dict[str, list[list[str]]] = {}
-    for one in commands():
-        groups.setdefault(json.dumps(one.environment), []).append(shlex.split(smaller(str(one))))
-    lines = []
-    for environment, group in groups.items():
-        done = subprocess.run(
-            [sys.executable, "run.py", json.dumps(group)],
-            cwd=folder,
-            env={**os.environ, **CACHE, **json.loads(environment), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        lines += done.stdout.splitlines()
-    return [Ended(" ".join(words), code, output) for words, code, output in map(json.loads, lines)]
+    """The outcome of every command, with the environment that some of them are shown with."""
+    environment = {name: value for one in commands() for name, value in one.environment.items()}
+    assert environment == {"JAX_NUM_CPU_DEVICES": "2"}
+    words = [shlex.split(smaller(str(one))) for one in commands()]
+    done = subprocess.run(
+        [sys.executable, "run.py", json.dumps(words)],
+        cwd=folder,
+        env={**os.environ, **CACHE, **environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Ended(" ".join(words), code, output) for words, code, output in map(json.loads, done.stdout.splitlines())]
 
 
 def test_every_command_succeeds(ended: list[Ended]):

@@ -103,8 +103,8 @@ def test_traced_numbers_are_weakly_typed_like_constants():
 
 
 def test_a_component_without_a_hash_is_refused():
-    with pytest.raises(ValueError, match=r"Part\(first=\[0.1\].* cannot be told from others .*'list'"):
-        compile_make_batch(replace(a.LITE_PPO, corrections=(Part([0.1]),)), MESH)
+    with pytest.raises(ValueError, match=r"GDPO\(weights=\[0.1, 1.0\].* cannot be told from others .*'list'"):
+        compile_make_batch(replace(a.LITE_PPO, advantage=a.GDPO([0.1, 1.0])), MESH)  # type: ignore[arg-type]
 
 
 @cache

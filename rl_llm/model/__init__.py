@@ -1,4 +1,4 @@
-"""The model: a config, a parameter pytree, and pure functions over both."""
+"""The model: a config, a parameter pytree, and pure functions over both. Dimension letters are in `rl_llm.types`."""
 
 from rl_llm.model.attention import platform
 from rl_llm.model.config import Experts, Lora, ModelConfig, RopeScaling, SlidingWindow

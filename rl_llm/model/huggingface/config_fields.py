@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 class ConfigFields:
     """The fields of a config.json. Each is taken once, so fields left at the end were not understood.
 
-    Every method raises ConfigError, naming the place, the field and its value.
+    Typed methods raise ConfigError, naming the place, the field and its value.
     """
 
     def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], place: str) -> None:

@@ -90,10 +90,15 @@ class Algorithm:
         return self.value_loss is not None and self.value_loss.after_token
 
     def adapted(self, coefficients: Coefficients, metrics: Metrics, responses: int) -> dict[str, jax.Array]:
-        """Coefficients after a step of that number of responses with these metrics."""
-        return {
-            name: _next(coefficients[name], component, metrics, responses) for name, component in self.adaptive.items()
-        }
+        """Coefficients after a step of that number of responses, unchanged if every token was dropped."""
+        after = {}
+        for name, component in self.adaptive.items():
+            metric, before = metrics[component.measured], coefficients[name]
+            assert isinstance(metric, Mean)
+            assert component.controller is not None
+            now = component.controller.update(before, metric.result(), jnp.float32(responses))
+            after[name] = jnp.where(metric.count > 0, now, before)
+        return after
 
     def check(self, run: RunShape) -> None:
         """Raises ValueError naming a knob with an impossible value, or one that cannot act in this run."""
@@ -116,12 +121,3 @@ def with_coefficient(component: Component, coefficients: Coefficients | None) ->
     if component.controller is None or coefficients is None:
         return {}
     return {"coefficient": coefficients[type(component).__name__]}
-
-
-def _next(coefficient: jax.Array, component: Component, metrics: Metrics, responses: int) -> jax.Array:
-    """Next coefficient of a component; unchanged if nothing was measured because every token was dropped."""
-    metric = metrics[component.measured]
-    assert isinstance(metric, Mean)
-    assert component.controller is not None
-    after = component.controller.update(coefficient, metric.result(), jnp.float32(responses))
-    return jnp.where(metric.count > 0, after, coefficient)

@@ -1,8 +1,6 @@
 """Checks that components of an algorithm go together: one that cannot act beside the others is refused."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.algorithms.advantage import Normalize
@@ -10,6 +8,7 @@ from rl_llm.algorithms.aggregate import Balanced, SequenceMean, SequenceSum, Tok
 from rl_llm.algorithms.correction import ImportanceWeight, OffPolicyMask, RatioMask
 from rl_llm.algorithms.objective import Nothing
 from rl_llm.algorithms.returns import RewardToGo
+from rl_llm.config.fields import children
 
 if TYPE_CHECKING:
     from rl_llm.algorithms.algorithm import Algorithm
@@ -21,7 +20,7 @@ BOUNDS = ("low", "high", "cap", "upper", "lower", "bound", "limit", "floor", "ce
 def check_together(algorithm: "Algorithm") -> None:
     """Raises ValueError naming a component that cannot act beside the others."""
     for component in algorithm.components:
-        check_numbers(component)
+        check_numbers(component, type(component).__name__)
     check_losses(algorithm)
     check_shaping(algorithm)
     check_filters(algorithm)
@@ -32,21 +31,12 @@ def check_together(algorithm: "Algorithm") -> None:
         raise ValueError(f"{' and '.join(names)} have controllers, which are kept by class name: leave one per class")
 
 
-def check_numbers(component: Any) -> None:
-    """Raises ValueError for NaN, and for an infinite number that is no bound."""
-    for place, name, value in numbers(component, type(component).__name__):
-        if math.isnan(value) or (math.isinf(value) and name not in BOUNDS):
+def check_numbers(component: Any, place: str) -> None:
+    """Raises ValueError for NaN, and for an infinite number that is no bound, in a component or its parts."""
+    for name, (value, _) in children(component, Any).items():
+        if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and name not in BOUNDS)):
             raise ValueError(f"{place}.{name}={value}: it must be a finite number")
-
-
-def numbers(component: Any, place: str) -> Iterator[tuple[str, str, float]]:
-    """Every float of a component and of its parts, as (place, field name, value)."""
-    for field in fields(component) if is_dataclass(component) else ():
-        value = getattr(component, field.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, float):
-                yield place, field.name, item
-            yield from numbers(item, f"{place}.{field.name}")
+        check_numbers(value, f"{place}.{name}")
 
 
 def check_losses(algorithm: "Algorithm") -> None:
@@ -120,10 +110,10 @@ def check_filters(algorithm: "Algorithm") -> None:
 
 def check_empty_rows(algorithm: "Algorithm") -> None:
     """Raises ValueError for an aggregate that counts rows without a token if no filter empties one."""
-    critic_sees_all = algorithm.value_loss is not None and algorithm.value_loss.learns_from_dropped
-    emptied = bool(algorithm.filters), bool(algorithm.filters) and not critic_sees_all
-    aggregates = {"aggregate": algorithm.aggregate, "value_aggregate": algorithm.value_aggregate}
-    for (name, aggregate), empties in zip(aggregates.items(), emptied, strict=True):
+    filtered, critic = bool(algorithm.filters), algorithm.value_loss
+    critic_filtered = filtered and not (critic is not None and critic.learns_from_dropped)
+    for name, empties in (("aggregate", filtered), ("value_aggregate", critic_filtered)):
+        aggregate = getattr(algorithm, name)
         if isinstance(aggregate, SequenceMean | SequenceSum) and aggregate.empty == "counted" and not empties:
             raise ValueError(f"{name}={aggregate} cannot act: no filter empties a row here; set empty='ignored'")
 

@@ -61,25 +61,22 @@ class Checkpoints:
 
         leaves = _named_leaves(state)
         progress = json.loads(canonical_json(progress))  # refuses values that are not JSON
-        hosts.on_writer(lambda: self._make_room(step))
+        final, unfinished = self.folder / str(step), self.folder / f"{step}{UNFINISHED}"
+
+        def make_room() -> None:
+            if final.exists() and _defect(final) is None:
+                raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
+            _remove(unfinished)
+            unfinished.mkdir(parents=True)
+
+        hosts.on_writer(make_room)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(self._unfinished(step) / "state", args=ocp.args.PyTreeSave(leaves))
-        hosts.on_writer(lambda: self._seal(step, leaves, progress))
+            checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
+        hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished))
 
-    def _unfinished(self, step: int) -> Path:
-        return self.folder / f"{step}{UNFINISHED}"
-
-    def _make_room(self, step: int) -> None:
-        """Create an empty folder for Orbax."""
-        final, unfinished = self.folder / str(step), self._unfinished(step)
-        if final.exists() and _defect(final) is None:
-            raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
-        _remove(unfinished)
-        unfinished.mkdir(parents=True)
-
-    def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any]) -> None:
+    def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path) -> None:
         """Seal the files, move them into place and remove old steps."""
-        final, unfinished = self.folder / str(step), self._unfinished(step)
+        final = self.folder / str(step)
         seal = {
             "step": step,
             "progress": progress,
@@ -91,7 +88,12 @@ class Checkpoints:
         unfinished.rename(final)
         synchronize_folder(self.folder)
         self._damaged.discard(step)
-        self._remove_old()
+        # Damaged steps stay, and do not count towards `keep`.
+        for old in [old for old in self._steps() if old not in self._damaged][self.keep :]:
+            _remove(self.folder / str(old))
+        for name, _ in self._strays():
+            if name.endswith(UNFINISHED):
+                _remove(self.folder / name)
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
         """Restore the newest checkpoint with a valid seal; None if no save has ever finished.
@@ -142,14 +144,6 @@ class Checkpoints:
             for name in self._names()
             if not _is_step(name)
         ]
-
-    def _remove_old(self) -> None:
-        # Damaged steps stay, and do not count towards `keep`.
-        for step in [step for step in self._steps() if step not in self._damaged][self.keep :]:
-            _remove(self.folder / str(step))
-        for name, _ in self._strays():
-            if name.endswith(UNFINISHED):
-                _remove(self.folder / name)
 
 
 def state_sha256(tree: PyTree, *extra_json: Any) -> str:

@@ -10,20 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_llm.runs.curves import (
-    WINDOW_STEPS,
-    AccuracyPoint,
-    Columns,
-    Sampled,
-    accuracies,
-    change,
-    columns,
-    difficulty_moves,
-    finite_mean,
-    recent_mean,
-    training_accuracy,
-    validation_accuracies,
-)
+from rl_llm.runs import curves
+from rl_llm.runs.curves import WINDOW_STEPS, AccuracyPoint, Columns, Sampled
 
 SURE, LIKELY = 4.0, 2.0
 """Standard errors that count as a difference. A finding needs SURE, which chance passes three times in 100,000, because
@@ -56,13 +44,13 @@ def overfitting(steps: Columns, sampled: Sampled) -> str | None:
     This happens with few training problems, while the training reward keeps improving. It also happens if training
     problems are easier than validation problems; the numbers cannot tell these apart. A curriculum excuses a wide gap.
     """
-    points = validation_accuracies(steps, sampled)
+    points = curves.validation_accuracies(steps, sampled)
     if not (sampled.own and points):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
     training, memorized = _training_beside(steps, sampled, points, now), _memorized(steps, sampled)
     wide = training.share - now.share >= GAP and _apart(training, points, sampled, SURE)
-    if not memorized and (difficulty_moves(steps) or not wide):
+    if not memorized and (curves.difficulty_moves(steps) or not wide):
         return None
     course = f"fell from {best.share:.3f} (RL step {best.steps}) to" if memorized else "is"
     return (
@@ -77,7 +65,7 @@ def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
 
     Uses validation accuracy if there is any, otherwise training accuracy unless a curriculum moves it.
     """
-    points = accuracies(steps, sampled)
+    points = curves.accuracies(steps, sampled)
     if not _fallen(points) or _memorized(steps, sampled):
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
@@ -95,30 +83,27 @@ def reward_misleads(steps: Columns, sampled: Sampled) -> str | None:
     as accuracy stays.
     """
     needed = {"reward/mean", "reward/accuracy"}
-    if not (sampled.own and sampled.rewarded) or difficulty_moves(steps) or not needed <= set(steps):
+    if not (sampled.own and sampled.rewarded) or curves.difficulty_moves(steps) or not needed <= set(steps):
         return None
-    reward, right, unit = (
-        steps["reward/mean"],
-        steps["reward/accuracy"],
-        finite_mean(steps["reward/std"][:WINDOW_STEPS]),
-    )
+    reward, right = steps["reward/mean"], steps["reward/accuracy"]
+    unit = curves.finite_mean(steps["reward/std"][:WINDOW_STEPS])
     for end, width, errors in _spans(steps, sampled):
-        rise, rise_error = change(reward, end, width)
-        gain, gain_error = change(right, end, width)
+        rise, rise_error = curves.change(reward, end, width)
+        gain, gain_error = curves.change(right, end, width)
         fell = gain < -LIKELY * gain_error
         risen = rise > errors * rise_error and rise >= RISE * unit
-        if risen and gain <= LIKELY * gain_error and (fell or finite_mean(right[-width:]) < MASTERED):
+        if risen and gain <= LIKELY * gain_error and (fell or curves.finite_mean(right[-width:]) < MASTERED):
             break
     else:
         return None
     parts = [name for name in sorted(steps) if name.startswith("component/") and name != "component/accuracy"]
-    moved = [(name.removeprefix("component/"), *change(steps[name], end, width)) for name in parts]
-    named = [f"{name} by {by:+.3f}" for name, by, noise in moved if abs(by) > LIKELY * noise]
+    moved = [(name.removeprefix("component/"), *curves.change(steps[name], end, width)) for name in parts]
+    listed = ", ".join(f"{name} by {by:+.3f}" for name, by, noise in moved if abs(by) > LIKELY * noise)
+    before, course = curves.finite_mean(right[end - width : end]), "fell" if fell else "did not follow"
     return (
         f"from the {width} RL steps up to {end} to the last {width}, the reward rose by {rise:.3f} while accuracy "
-        f"{'fell' if fell else 'did not follow'} ({gain:+.3f}, from {finite_mean(right[end - width : end]):.3f}): "
-        "something else is being rewarded"
-        + (f", components moved: {', '.join(named)}" if named else "")
+        f"{course} ({gain:+.3f}, from {before:.3f}): something else is being rewarded"
+        + (f", components moved: {listed}" if listed else "")
         + ". Look at samples.jsonl, give accuracy more weight, or drop the component"
     )
 
@@ -128,7 +113,7 @@ def _spans(steps: Columns, sampled: Sampled) -> Iterator[tuple[int, int, float]]
 
     Fewer errors are enough if accuracy has certainly fallen.
     """
-    points, count = accuracies(steps, sampled), len(steps["step"])
+    points, count = curves.accuracies(steps, sampled), len(steps["step"])
     if count >= 2 * WINDOW_STEPS:
         yield WINDOW_STEPS, WINDOW_STEPS, SURE
     if _fallen(points) and not _memorized(steps, sampled):
@@ -140,12 +125,12 @@ def _spans(steps: Columns, sampled: Sampled) -> Iterator[tuple[int, int, float]]
 
 def length_runs_away(steps: Columns, sampled: Sampled) -> str | None:
     """Responses doubled in length since accuracy first reached its present value (within its error)."""
-    points, length = accuracies(steps, sampled), steps.get("response/length", np.empty(0))
+    points, length = curves.accuracies(steps, sampled), steps.get("response/length", np.empty(0))
     if not sampled.own or len(points) < 2:
         return None
     now = points[-1]
     first = next(point for point in points if _no_better(now, point))
-    before, after = (finite_mean(length[max(0, one.steps - WINDOW_STEPS) : one.steps]) for one in (first, now))
+    before, after = (curves.finite_mean(length[max(0, one.steps - WINDOW_STEPS) : one.steps]) for one in (first, now))
     if not after >= GROWTH * before:
         return None
     return (
@@ -160,7 +145,7 @@ def truncation(steps: Columns, sampled: Sampled) -> str | None:
 
     A curriculum that widens the limit excuses this.
     """
-    share = recent_mean(steps, "response/truncated")
+    share = curves.recent_mean(steps, "response/truncated")
     limits = steps.get("curriculum/max_tokens", np.empty(0))[-WINDOW_STEPS:]
     if not (sampled.own and share > TRUNCATED) or len(set(limits.tolist())) > 1:
         return None
@@ -176,8 +161,8 @@ def exploration_ended(steps: Columns, sampled: Sampled) -> str | None:
     A policy that always says the same cannot find anything better (arXiv 2505.22617: accuracy is bought with entropy,
     and ends with it).
     """
-    entropy, right = recent_mean(steps, "policy/entropy"), recent_mean(steps, "reward/accuracy")
-    alike = recent_mean(steps, "reward/zero_variance_groups")
+    entropy, right = curves.recent_mean(steps, "policy/entropy"), curves.recent_mean(steps, "reward/accuracy")
+    alike = curves.recent_mean(steps, "reward/zero_variance_groups")
     if not (sampled.own and entropy < ENTROPY and right < MASTERED and alike >= ALIKE):
         return None
     return (
@@ -189,7 +174,8 @@ def exploration_ended(steps: Columns, sampled: Sampled) -> str | None:
 
 def no_signal(steps: Columns, sampled: Sampled) -> str | None:
     """In nearly all groups all rewards are equal: the rollout teaches nothing, as problems are too hard or solved."""
-    alike, right = recent_mean(steps, "reward/zero_variance_groups"), recent_mean(steps, "reward/accuracy")
+    alike = curves.recent_mean(steps, "reward/zero_variance_groups")
+    right = curves.recent_mean(steps, "reward/accuracy")
     if not (sampled.own and sampled.rewarded and alike >= NO_SIGNAL):
         return None
     advice = (
@@ -229,14 +215,14 @@ CHECKS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
 
 def find(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
     """The findings after these lines of metrics.jsonl (`read_metrics`)."""
-    return _find(columns(lines), sampled)
+    return _find(curves.columns(lines), sampled)
 
 
 def find_all(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
     """Every finding that `find` gave while the lines were written, once, as at the first evaluation that showed it."""
-    steps = columns(lines)
+    steps = curves.columns(lines)
     found: dict[str, Finding] = {}
-    evaluated = {point.steps for point in validation_accuracies(steps, sampled)}
+    evaluated = {point.steps for point in curves.validation_accuracies(steps, sampled)}
     for end in sorted(evaluated | {len(steps["step"])}):
         for finding in _find({name: values[:end] for name, values in steps.items()}, sampled):
             found.setdefault(finding.name, finding)
@@ -257,7 +243,7 @@ def _fallen(points: Sequence[AccuracyPoint]) -> bool:
 
 def _memorized(steps: Columns, sampled: Sampled) -> bool:
     """Whether validation accuracy fell from its best while training accuracy did not fall and is above it."""
-    points = validation_accuracies(steps, sampled)
+    points = curves.validation_accuracies(steps, sampled)
     if not (sampled.own and _fallen(points)):
         return False
     best = max(points, key=lambda point: point.share)
@@ -271,7 +257,7 @@ def _training_beside(
 ) -> AccuracyPoint:
     """Training accuracy since the evaluation before `point`; in a fast collapse, older steps show another policy."""
     earlier = [one.steps for one in points if one.steps < point.steps]
-    return training_accuracy(steps, sampled, point.steps, since=max(earlier, default=0))
+    return curves.training_accuracy(steps, sampled, point.steps, since=max(earlier, default=0))
 
 
 def _apart(training: AccuracyPoint, points: Sequence[AccuracyPoint], sampled: Sampled, errors: float) -> bool:

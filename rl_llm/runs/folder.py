@@ -131,9 +131,6 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Free the folder for the next run. Everything written is already on disk."""
         if self._lock is not None:
             (self.path / HOLDER).unlink(missing_ok=True)

@@ -53,8 +53,9 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     An incomplete last line is skipped, because the run may still be writing it. Raises ValueError for any other
     damaged line.
     """
-    path = Path(path)
-    return [_with_floats(record) for record in read_records(path / METRICS if path.is_dir() else path)]
+    records = read_records(Path(path) / METRICS if Path(path).is_dir() else Path(path))
+    not_finite = ("nan", "inf", "-inf")
+    return [{key: float(value) if value in not_finite else value for key, value in one.items()} for one in records]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -67,8 +68,3 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is damaged: {error}") from error
     return records
-
-
-def _with_floats(record: dict[str, Any]) -> dict[str, Any]:
-    not_finite = ("nan", "inf", "-inf")
-    return {name: float(value) if value in not_finite else value for name, value in record.items()}

@@ -19,15 +19,8 @@ def render_page(template: str, folder: Path | None = None, **values: Any) -> str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "interval": interval,
-        "p_value": p_value,
-        "duration": duration,
-        "percent": percent,
-        "cell": cell,
-    }
+    filters = (number, signed, interval, p_value, duration, percent, cell)
+    environment.filters |= {write.__name__: write for write in filters}
     return environment.get_template(template).render(**values)
 
 

@@ -131,15 +131,14 @@ def _tiles(summary: JsonObject) -> list[Tile]:
 def _samples(path: Path) -> JsonObject:
     """The same problems before and after, side by side, and the last ones seen in training."""
     records = read_records(path) if path.exists() else []
-    by_when = {
-        when: {record.get("prompt"): record for record in records if record.get("when") == when}
+    before, after = (
+        {record.get("prompt"): record for record in records if record.get("when") == when}
         for when in ("before", "after")
-    }
-    prompts = [*by_when["after"], *(prompt for prompt in by_when["before"] if prompt not in by_when["after"])]
+    )
     # Problems with both responses come first.
-    prompts.sort(key=lambda prompt: prompt not in by_when["before"] or prompt not in by_when["after"])
+    prompts = sorted({**after, **before}, key=lambda prompt: prompt not in before or prompt not in after)
     compared = [
-        {"prompt": prompt, "before": by_when["before"].get(prompt), "after": by_when["after"].get(prompt)}
+        {"prompt": prompt, "before": before.get(prompt), "after": after.get(prompt)}
         for prompt in prompts[:SAMPLES_PER_REPORT]
     ]
     training = [record for record in records if record.get("when") == "training"]

@@ -71,32 +71,37 @@ def fit_sigmoid(curves: Mapping[int, Curve]) -> SigmoidFit:
             raise ValueError(
                 f"seed {seed}: the first point is at compute {compute[0]:g}; expected (0, reward before training)"
             )
+    tables.sort(key=lambda table: (len(table[0]), *table[0], *table[1]))  # independent of the order of seeds
     start = float(np.mean([rewards[0] for _, rewards in tables]))
+    try:
+        _check_tables(tables)
+        return _bootstrapped(_Data.from_tables(tables), start)
+    except _Undetermined as reason:
+        return SigmoidFit(len(tables), start, None, None, None, str(reason))
+
+
+class _Undetermined(Exception):
+    """The data do not determine a sigmoid; the message says why."""
+
+
+def _check_tables(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Raise _Undetermined for too few seeds or points, and for rewards that do not rise or that fall again."""
     if len(tables) < FEWEST_SEEDS:
-        return _undetermined(len(tables), start, f"intervals need {FEWEST_SEEDS} seeds; there are {len(tables)}")
+        raise _Undetermined(f"intervals need {FEWEST_SEEDS} seeds; there are {len(tables)}")
     if (fewest := min(len(compute) - 1 for compute, _ in tables)) < FEWEST_POINTS:
-        why = f"a seed has {fewest} points after its start; a fit needs {FEWEST_POINTS}"
-        return _undetermined(len(tables), start, why)
+        raise _Undetermined(f"a seed has {fewest} points after its start; a fit needs {FEWEST_POINTS}")
     rises = np.array([rewards[-(len(rewards) // 2) :].mean() - rewards[0] for _, rewards in tables])
     noise = 1e-12 * max(float(np.abs(rewards).max()) for _, rewards in tables)  # rounding of means
     test = paired_test(np.sort(rises), smallest=1.0, noise=noise)
     if test.mean <= 0 or test.p_value > ALPHA:
         later = f"the later half is {float(test.mean):.3g} above the start (p = {float(test.p_value):.2g})"
-        return _undetermined(len(tables), start, f"rewards do not rise: {later}")
-    if fall := _fall(tables, noise):
-        return _undetermined(len(tables), start, f"rewards fall again: {fall}")
-    return _bootstrapped(_Data.from_tables(tables))
-
-
-def _fall(tables: Sequence[tuple[np.ndarray, np.ndarray]], noise: float) -> str:
-    """The fall of the last quarter of the points below an earlier one, in words; empty if it is not significant."""
+        raise _Undetermined(f"rewards do not rise: {later}")
     *earlier, last = np.array([[part.mean() for part in np.array_split(rewards[1:], 4)] for _, rewards in tables]).T
     tests = [paired_test(np.sort(quarter - last), smallest=1.0, noise=noise) for quarter in earlier]
-    sure = [test for test in tests if test.mean > 0 and test.p_value <= ALPHA / len(tests)]
-    if not sure:
-        return ""
-    worst = max(sure, key=lambda test: float(test.mean))
-    return f"the last quarter is {float(worst.mean):.3g} below an earlier one (p = {float(worst.p_value):.2g})"
+    if falls := [test for test in tests if test.mean > 0 and test.p_value <= ALPHA / len(tests)]:
+        worst = max(falls, key=lambda test: float(test.mean))
+        fall = f"{float(worst.mean):.3g} below an earlier one (p = {float(worst.p_value):.2g})"
+        raise _Undetermined(f"rewards fall again: the last quarter is {fall}")
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,6 @@ class _Data:
 
     @staticmethod
     def from_tables(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> "_Data":
-        # Sorted, so that the fit does not depend on the order of seeds.
-        tables = sorted(tables, key=lambda table: (len(table[0]), *table[0], *table[1]))
         return _Data(
             np.concatenate([np.log(compute[1:]) for compute, _ in tables]),
             np.concatenate([rewards[1:] for _, rewards in tables]),
@@ -132,33 +135,32 @@ class _Data:
         return float(np.ptp(np.append(self.rewards, self.starts)))
 
 
-def _bootstrapped(data: _Data) -> SigmoidFit:
+def _bootstrapped(data: _Data, start: float) -> SigmoidFit:
     seeds, bounds = len(data.starts), data.bounds
     middle = np.median(data.log_compute)
     gain = np.log(max(float(data.rewards.max() - data.starts.mean()), np.exp(bounds[0, 0])))
     guesses = [np.array([gain, log_b, m]) for log_b in (0.0, 1.0) for m in (middle, data.log_compute.min())]
     fits = [_fit(data, np.ones(seeds), guess) for guess in guesses]
     best, errors = min(fits, key=lambda fit: float(np.sum(fit[1] ** 2)))
-    start = float(data.starts.mean())
-    if at := _at_bound(best, bounds):
-        return _undetermined(seeds, start, f"the best fit has {at}")
+    for name, value, least, most in zip(PARAMETERS, best, *bounds, strict=True):
+        if value - least < 0.02 or most - value < 0.02:
+            end = "smallest" if value - least < 0.02 else "largest"
+            raise _Undetermined(f"the best fit has the {end} {name} of the search range, {np.exp(value):.3g}")
     excess = np.bincount(data.seed, _power_law_errors(data) ** 2 - errors**2)
     test = paired_test(np.sort(excess), smallest=1.0, noise=1e-15)
     if test.mean <= 0 or test.p_value > ALPHA:
-        law = f"a power law, which has no asymptote, fits as well (p = {float(test.p_value):.2g})"
-        return _undetermined(seeds, start, law)
+        raise _Undetermined(f"a power law, which has no asymptote, fits as well (p = {float(test.p_value):.2g})")
     noise = np.random.default_rng(0)
     counts = noise.multinomial(seeds, np.full(seeds, 1 / seeds), size=FIT_RESAMPLES)
     drawn = np.stack([_fit(data, count, best)[0] for count in counts])
     low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2), axis=0)
     for name, least, most in zip(PARAMETERS, np.exp(low), np.exp(high), strict=True):
         if most > WIDEST * least:
-            why = f"over bootstrap resamples the {name} is between {least:.3g} and {most:.3g}"
-            return _undetermined(seeds, start, why)
+            raise _Undetermined(f"over bootstrap resamples the {name} is between {least:.3g} and {most:.3g}")
     first, last = data.log_compute.min(), data.log_compute.max()
     if low[2] < first or high[2] > last:
         reached = f"the midpoint is between {np.exp(low[2]):.3g} and {np.exp(high[2]):.3g}"
-        return _undetermined(seeds, start, f"{reached}; the data cover {np.exp(first):.3g} to {np.exp(last):.3g}")
+        raise _Undetermined(f"{reached}; the data cover {np.exp(first):.3g} to {np.exp(last):.3g}")
     asymptotes = counts @ data.starts / seeds + np.exp(drawn[:, 0])
     asymptote, efficiency, midpoint = (
         Estimate(float(value), (float(ends[0]), float(ends[1])))
@@ -204,16 +206,3 @@ def _power_law_errors(data: _Data) -> np.ndarray:
 
     low, high = np.log(EFFICIENCIES)
     return least_squares(residuals, (0.0, 0.0), bounds=([-np.inf, low], [np.inf, high])).fun
-
-
-def _at_bound(logs: np.ndarray, bounds: np.ndarray) -> str:
-    """The parameter at (or near) a bound of the search, in words; empty if there is none."""
-    for name, value, low, high in zip(PARAMETERS, logs, *bounds, strict=True):
-        if value - low < 0.02 or high - value < 0.02:
-            end = "smallest" if value - low < 0.02 else "largest"
-            return f"the {end} {name} of the search range, {np.exp(value):.3g}"
-    return ""
-
-
-def _undetermined(seeds: int, start: float, why: str) -> SigmoidFit:
-    return SigmoidFit(seeds, start, None, None, None, why)

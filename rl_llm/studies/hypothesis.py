@@ -7,20 +7,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rl_llm.studies.statistics import (
-    ALPHA,
-    FEWEST_PAIRS,
-    Estimate,
-    PairedTest,
-    as_array,
-    estimate,
-    holm,
-    interquartile_mean,
-    mean_interval,
-    paired_test,
-    probability_of_improvement,
-    seeds_needed,
-)
+from rl_llm.studies import statistics
+from rl_llm.studies.statistics import ALPHA, FEWEST_PAIRS, Estimate, PairedTest
 
 Direction = Literal["greater", "less", "none"]
 VerdictOutcome = Literal["supported", "contradicted", "no effect", "undecided"]
@@ -132,7 +120,7 @@ def judge(
         raise ValueError(f"the hypothesis {twice.claim!r} is given twice; remove one, as each counts in the family")
     level = ALPHA / looks
     pairs = [_pairs(hypothesis, values, states or {}) for hypothesis in hypotheses]
-    adjusted = holm(np.array([float(p.decisive_test.p_value) if p.decisive_test else 1.0 for p in pairs]))
+    adjusted = statistics.holm(np.array([float(p.decisive_test.p_value) if p.decisive_test else 1.0 for p in pairs]))
     left = level / max(int((adjusted > level).sum()), 1)  # Holm's level for the hypotheses not yet significant
     return tuple(
         _verdict(hypothesis, pair, float(p_adjusted), level, left)
@@ -163,11 +151,11 @@ def _pairs(hypothesis: Hypothesis, values: Mapping[Any, ValuesByArm], states: St
     treatment, control = ({seed: arm[seed] for seed in seeds} for arm in (first, second))
     if not seeds:
         return _Pairs(treatment, control, np.zeros(0), None, False)
-    a, b = as_array(treatment, hypothesis.treatment), as_array(control, hypothesis.control)
+    a, b = statistics.as_array(treatment, hypothesis.treatment), statistics.as_array(control, hypothesis.control)
     # Sorted, so that sums do not depend on the order of seeds.
     differences = np.sort(a - b)
     noise = 4 * np.finfo(np.float64).eps * max(np.abs(a).max(), np.abs(b).max())
-    test = paired_test(differences, hypothesis.smallest, noise) if len(seeds) > 1 else None
+    test = statistics.paired_test(differences, hypothesis.smallest, noise) if len(seeds) > 1 else None
     first_states, second_states = (states.get(arm, {}) for arm in (hypothesis.treatment, hypothesis.control))
     identical = all(seed in first_states and first_states[seed] == second_states.get(seed) for seed in seeds)
     return _Pairs(treatment, control, differences, test, identical)
@@ -187,8 +175,8 @@ def _verdict(hypothesis: Hypothesis, pairs: _Pairs, p_adjusted: float, level: fl
         reason = "the runs are bitwise the same"
     needed = None
     if outcome == "undecided" and test is not None:
-        needed = seeds_needed(float(test.spread), hypothesis.smallest, left, level, at_least=count + 1)
-    interval = None if test is None else mean_interval(pairs.differences, test, 1 - ALPHA)
+        needed = statistics.seeds_needed(float(test.spread), hypothesis.smallest, left, level, at_least=count + 1)
+    interval = None if test is None else statistics.mean_interval(pairs.differences, test, 1 - ALPHA)
     return Verdict(
         hypothesis,
         outcome,
@@ -197,12 +185,12 @@ def _verdict(hypothesis: Hypothesis, pairs: _Pairs, p_adjusted: float, level: fl
         identical=pairs.identical,
         level=level,
         mean=Estimate(float(pairs.differences.mean()), interval) if count else None,
-        iqm=estimate((pairs.differences,), interquartile_mean) if count else None,
-        equivalence_interval=None if test is None else mean_interval(pairs.differences, test, 1 - 2 * level),
+        iqm=statistics.estimate((pairs.differences,), statistics.interquartile_mean) if count else None,
+        equivalence_interval=None if test is None else statistics.mean_interval(pairs.differences, test, 1 - 2 * level),
         p_value=None if tested is None else float(tested.p_value),
         p_adjusted=None if tested is None else p_adjusted,
         p_equivalence=None if tested is None else float(tested.p_equivalence),
-        improvement=probability_of_improvement(pairs.treatment, pairs.control) if count else None,
+        improvement=statistics.probability_of_improvement(pairs.treatment, pairs.control) if count else None,
         seeds_needed=needed,
     )
 

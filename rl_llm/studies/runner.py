@@ -43,11 +43,8 @@ class StudySchedule:
 
     def job(self, group: Group) -> Job:
         """The job that runs a group."""
-        return Job(self.train, [self.command(member) for member in group], [self.log(member) for member in group])
-
-    def log(self, member: Member) -> Path:
-        """The file for a member's output."""
-        return self.out / LOGS / f"{member.folder.name}.log"
+        logs = [self.out / LOGS / f"{member.folder.name}.log" for member in group]
+        return Job(self.train, [self.command(member) for member in group], logs)
 
     def command(self, member: Member) -> list[str]:
         """The arguments of `rl-llm train` that run a member."""

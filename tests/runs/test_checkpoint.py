@@ -1,4 +1,4 @@
-"""Checkpoints: bitwise round trips, every kind of damage detected, a good step always restorable."""
+"""Checkpoints: round trips are bitwise, all damage is detected, and a good step can always be restored."""
 
 import logging
 import random
@@ -31,7 +31,7 @@ time.sleep(60)
 
 @struct.dataclass
 class State:
-    """The kinds of leaves and nodes that a training state has."""
+    """All kinds of leaves and nodes of a training state."""
 
     step: jax.Array
     params: dict[str, Any]
@@ -76,7 +76,7 @@ def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoints(saved_once: Path, tmp_path: Path) -> Checkpoints:
-    """Good checkpoints of steps 10 and 20, to be damaged."""
+    """Good checkpoints of steps 10 and 20 that a test may damage."""
     return Checkpoints(shutil.copytree(saved_once, tmp_path / "checkpoints"))
 
 
@@ -87,7 +87,7 @@ def test_round_trip_is_bitwise(checkpoints: Checkpoints) -> None:
     assert_same_bits(restored.state, make_state(20))
 
 
-def test_the_template_is_asked_with_the_progress(checkpoints: Checkpoints) -> None:
+def test_the_template_gets_the_saved_progress(checkpoints: Checkpoints) -> None:
     asked = []
 
     def template(progress: dict[str, Any]) -> Any:
@@ -143,7 +143,7 @@ def test_missing_truncated_and_extra_files_are_detected(
 
 
 @pytest.mark.parametrize("name", ["30", "30.unfinished", "30.orbax-checkpoint-tmp", "030", "best", "٣"])
-def test_folders_that_are_no_checkpoints_are_rejected(checkpoints: Checkpoints, name: str) -> None:
+def test_other_folders_are_rejected(checkpoints: Checkpoints, name: str) -> None:
     (checkpoints.folder / name).mkdir()
     restored = restore(checkpoints)
     assert restored.step == 20
@@ -157,14 +157,14 @@ def test_a_checkpoint_under_the_name_of_another_step_is_rejected(checkpoints: Ch
     assert "30: is the checkpoint of step 20" in restored.rejected[0]
 
 
-def test_all_damaged_is_an_error_that_lists_the_reasons(checkpoints: Checkpoints) -> None:
+def test_if_all_are_damaged_the_error_lists_the_reasons(checkpoints: Checkpoints) -> None:
     (checkpoints.folder / "10" / "seal.json").unlink()
     (checkpoints.folder / "20" / "state" / "_METADATA").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"none of the 2.*\n.*20: .*_METADATA was changed.*\n.*10: has no"):
         restore(checkpoints)
 
 
-def test_only_a_save_that_was_killed_restores_nothing_but_says_so(
+def test_a_killed_first_save_restores_nothing_and_is_logged(
     checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(checkpoints.folder / "10")
@@ -186,7 +186,7 @@ def test_only_a_save_that_was_killed_restores_nothing_but_says_so(
         (lambda s: s.replace(moments=(s.moments[0], jnp.zeros(1))), r"moments/1 is missing"),
     ],
 )
-def test_a_template_that_does_not_fit_is_an_error_naming_the_leaf(
+def test_a_wrong_template_is_an_error_naming_the_leaf(
     checkpoints: Checkpoints, change: Callable[[State], State], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
@@ -225,7 +225,7 @@ def test_saving_replaces_a_damaged_step(checkpoints: Checkpoints, rest: str) -> 
     assert_same_bits(restored.state, make_state(5))
 
 
-def test_keeps_the_newest_and_clears_what_killed_saves_left(checkpoints: Checkpoints) -> None:
+def test_keeps_the_newest_and_removes_leftovers_of_killed_saves(checkpoints: Checkpoints) -> None:
     (checkpoints.folder / "15.unfinished").mkdir()
     newest_two = Checkpoints(checkpoints.folder, keep=2)
     newest_two.save(30, make_state(30), {})
@@ -234,8 +234,8 @@ def test_keeps_the_newest_and_clears_what_killed_saves_left(checkpoints: Checkpo
 
 
 @pytest.mark.parametrize("damage", ["empty folders", "no seal"])
-def test_damaged_steps_take_no_good_ones_place(checkpoints: Checkpoints, damage: str) -> None:
-    """However many newer ones are damaged, a save keeps what it has just saved, and good ones before it."""
+def test_damaged_steps_do_not_count_towards_keep(checkpoints: Checkpoints, damage: str) -> None:
+    """However many newer steps are damaged, a save keeps its own step and the good ones before it."""
     for step in (40, 50, 60):
         (checkpoints.folder / str(step)).mkdir()
         if damage == "no seal":
@@ -247,7 +247,7 @@ def test_damaged_steps_take_no_good_ones_place(checkpoints: Checkpoints, damage:
     assert {path.name for path in checkpoints.folder.iterdir()} == {"20", "30", "40", "50", "60"}
 
 
-def test_keep_must_leave_something(tmp_path: Path) -> None:
+def test_keep_must_be_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1, not 0"):
         Checkpoints(tmp_path, keep=0)
 
@@ -259,7 +259,7 @@ def test_keep_must_leave_something(tmp_path: Path) -> None:
         ({"x": jnp.zeros(3)}, {"key": jnp.zeros(3)}, "not JSON serializable"),
     ],
 )
-def test_what_cannot_be_saved_is_refused_before_anything_is_written(
+def test_unsupported_values_are_refused_before_anything_is_written(
     tmp_path: Path, state: Any, progress: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TypeError, match=message):
@@ -268,7 +268,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("moment", ["3.unfinished", "3.unfinished/state"])
-def test_a_process_killed_in_mid_save_leaves_the_step_before(tmp_path: Path, moment: str) -> None:
+def test_a_process_killed_during_a_save_leaves_the_previous_step(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "checkpoints"
     with subprocess.Popen([sys.executable, "-c", SAVE_THREE_STEPS, str(folder)]) as saver:
         while saver.poll() is None and not (folder / moment).exists():
@@ -282,7 +282,7 @@ def test_a_process_killed_in_mid_save_leaves_the_step_before(tmp_path: Path, mom
     assert np.asarray(restored.state["x"] == restored.step).all()
 
 
-def test_saving_and_restoring_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_saving_and_restoring_logs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         checkpoints = Checkpoints(tmp_path / "checkpoints")
         checkpoints.save(1, make_state(), {})
@@ -290,7 +290,7 @@ def test_saving_and_restoring_warns_of_nothing(tmp_path: Path, caplog: pytest.Lo
     assert caplog.messages == []
 
 
-def test_state_digest_tells_every_difference_apart() -> None:
+def test_the_state_digest_distinguishes_every_difference() -> None:
     state = make_state()
     others = [
         state,

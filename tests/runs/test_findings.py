@@ -1,4 +1,4 @@
-"""What a run says against itself: every finding where it belongs, none in a healthy run, the same after a resume."""
+"""Findings: each is raised for its own problem, none for a healthy run, and a resumed run finds the same."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from rl_llm.runs.ledger import Ledger
 
 STEPS, EVERY = 60, 10
 SAMPLED = Sampled(prompts=48, samples=8)
-SETTINGS = (  # truncated by a limit of 3 tokens, from the tenth step on known, at the twelfth evaluated
+SETTINGS = (  # a limit of 3 tokens truncates; visible from step 10 on, evaluated at step 12
     *("--set", "sampling.max_tokens=3", "--set", "steps=12", "--set", "evaluation.every=3"),
     *("--set", "checkpointing.every=1"),
 )
@@ -29,12 +29,12 @@ Line = dict[str, Any]
 
 
 def learned(done: float) -> float:
-    """A healthy learning curve, from 0.4 to 0.95, over the share of the run that is done."""
+    """A healthy learning curve from 0.4 to 0.95; `done` is the finished share of the run."""
     return 0.4 + 0.55 / (1 + np.exp(5 - 14 * done))
 
 
 def run_of(**changes: Callable[[float], float]) -> list[Line]:
-    """The lines of a run after a warm start: healthy and noisy but for the metrics whose course is given."""
+    """Lines of a warm start and RL with noise; healthy except for the metrics given in `changes`."""
     noise = np.random.default_rng(0).normal(scale=0.02, size=(STEPS, 2))
     lines: list[Line] = [{"step": step, "phase": "warm_start", "loss": 1.0} for step in range(1, 4)]
     for step in range(STEPS):
@@ -77,7 +77,7 @@ def rising(done: float) -> float:
 
 
 def wavy(done: float) -> float:
-    """About one half, differing from step to step."""
+    """About one half, varying from step to step."""
     return 0.5 + 0.02 * np.sin(300 * done)
 
 
@@ -130,7 +130,7 @@ UNWELL: dict[str, tuple[dict[str, Callable[[float], float]], list[str]]] = {
 }
 
 
-def test_every_test_has_a_case():
+def test_every_check_has_a_case():
     assert {name.partition(",")[0] for name in UNWELL} == {test.__name__ for test in CHECKS}
 
 
@@ -139,7 +139,7 @@ def test_a_healthy_run_has_no_findings():
 
 
 @pytest.mark.parametrize("name", UNWELL)
-def test_a_finding_is_made_alone_once_with_its_numbers_and_a_way_out(name: str):
+def test_a_finding_is_raised_once_with_its_numbers_and_a_remedy(name: str):
     changes, said = UNWELL[name]
     (finding,) = find_all(run_of(**changes), SAMPLED)
     assert finding.name == name.partition(",")[0]
@@ -148,7 +148,7 @@ def test_a_finding_is_made_alone_once_with_its_numbers_and_a_way_out(name: str):
 
 def test_a_finding_names_the_first_evaluation_that_shows_it():
     (finding,) = find_all(run_of(response__truncated=lambda done: 0.9 * (done > 0.4)), SAMPLED)
-    assert finding.step == 3 + 30  # of RL steps 21 to 30, 6 of 10 are cut off
+    assert finding.step == 3 + 30  # responses are truncated in 6 of the RL steps 21 to 30
 
 
 EXCUSED: dict[str, tuple[dict[str, Callable[[float], float]], Sampled]] = {
@@ -207,14 +207,15 @@ EXCUSED: dict[str, tuple[dict[str, Callable[[float], float]], Sampled]] = {
 
 
 @pytest.mark.parametrize("what", EXCUSED)
-def test_what_only_looks_like_it_is_no_finding(what: str):
+def test_excused_runs_have_no_finding(what: str):
     changes, sampled = EXCUSED[what]
     assert named(run_of(**changes), sampled) == []
 
 
 def collapsing(course: Callable[[float], float]) -> list[Line]:
-    """A run of 16 steps, evaluated at every second, whose training and validation accuracy both are of this course: a
-    step's responses are those of the policy before its update, its evaluation is of that after it.
+    """A run of 16 steps, evaluated every second step, with `course` as training and validation accuracy.
+
+    Responses come from the policy before a step's update, evaluations from the policy after it.
     """
     lines = run_of()[3:19]
     for step, line in enumerate(lines):
@@ -233,36 +234,36 @@ COLLAPSES: dict[str, Callable[[float], float]] = {
 
 @pytest.mark.parametrize("when", COLLAPSES)
 @pytest.mark.parametrize("prompts", [32, 256])
-def test_a_fast_collapse_is_not_taken_for_problems_learned_by_heart(when: str, prompts: int):
+def test_a_fast_collapse_is_not_mistaken_for_overfitting(when: str, prompts: int):
     assert named(collapsing(COLLAPSES[when]), Sampled(prompts, samples=8)) == ["accuracy_lost"]
 
 
 @pytest.mark.parametrize(("reward", "found"), [(4.0, {"accuracy_lost", "reward_misleads"}), (0.0, {"accuracy_lost"})])
 def test_a_reward_may_lead_at_first_and_mislead_later(reward: float, found: set[str]):
-    """Longer responses, say: right more often as long as they come to an end."""
+    """For example longer responses, which are right more often until they get truncated."""
     lines = collapsing(lambda done: 0.35 + 0.5 * done if done < 0.6 else 0.65 - 1.2 * (done - 0.6))
     for step, line in enumerate(lines):
         line |= {"reward/mean": 3 + reward * step / 16 + 0.1 * (step % 2), "reward/std": 1.5}
     assert set(named(lines)) == found
 
 
-def test_problems_learned_by_heart_do_not_hide_that_these_are_lost_too():
+def test_overfitting_does_not_hide_a_later_loss_of_accuracy():
     both = dict.fromkeys(("reward__accuracy", "reward__mean"), lambda done: 0.95 if done < 0.6 else 0.8)
     lines = run_of(evaluation__accuracy=lambda done: 0.8 if done < 0.6 else 0.3, **both)
     assert named(lines, Sampled(prompts=200, samples=8)) == ["overfitting", "accuracy_lost"]
 
 
-def test_without_validation_accuracy_is_that_of_training():
+def test_without_validation_the_training_accuracy_is_used():
     lines = run_of(reward__mean=falling, reward__accuracy=falling, evaluation__accuracy=flat(float("nan")))
     assert named(lines) == ["accuracy_lost"]
 
 
-def test_a_run_without_rl_steps_has_none():
+def test_a_run_without_rl_steps_has_no_findings():
     assert find_all([], SAMPLED) == find_all(run_of()[:3], SAMPLED) == find(run_of()[:3], SAMPLED) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=20, max_size=60))
-def test_a_reward_that_is_the_accuracy_never_misleads(course: list[float]):
+def test_a_reward_equal_to_accuracy_never_misleads(course: list[float]):
     lines = run_of()[3:]
     for line, right in zip(lines, course, strict=False):
         line |= {"reward/mean": 2 * right - 1, "reward/accuracy": right}
@@ -270,8 +271,8 @@ def test_a_reward_that_is_the_accuracy_never_misleads(course: list[float]):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, STEPS // EVERY))
-def test_all_findings_are_those_that_were_made_on_the_way(seed: int, evaluations: int):
-    """What a resumed run finds again of its lines is what it had found."""
+def test_find_all_repeats_the_findings_made_during_the_run(seed: int, evaluations: int):
+    """So a resumed run repeats the findings of its own lines."""
     walk = np.random.default_rng(seed).normal(scale=0.1, size=(STEPS, 3)).cumsum(axis=0)
     lines = run_of()
     for line, moved in zip(lines[3:], walk, strict=True):
@@ -287,7 +288,7 @@ def test_all_findings_are_those_that_were_made_on_the_way(seed: int, evaluations
 
 
 @pytest.mark.parametrize(("then", "now"), [(0.3, 0.4), (0.0, 1.0), (0.5, 0.5)])
-def test_the_error_of_a_difference_is_that_of_repeated_draws(then: float, now: float):
+def test_the_error_of_a_difference_matches_simulation(then: float, now: float):
     draws = np.random.default_rng(0).binomial(400, (then, now), size=(20_000, 2)) / 400
     difference, error = AccuracyPoint(2, now, 400).difference(AccuracyPoint(1, then, 400))
     assert difference == pytest.approx(now - then)
@@ -295,7 +296,7 @@ def test_the_error_of_a_difference_is_that_of_repeated_draws(then: float, now: f
 
 
 def quickstart(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The summary of a run of the quickstart, minutes long."""
+    """Run the quickstart (minutes) and return its summary."""
     command = [sys.executable, "-m", "rl_llm", "train", "experiments/quickstart.py", "--out", str(folder), *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | CACHE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -309,7 +310,7 @@ def test_the_quickstart_has_no_findings(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_quickstart_on_few_problems_is_found_to_learn_them_by_heart(tmp_path: Path):
+def test_the_quickstart_on_few_problems_overfits(tmp_path: Path):
     few = ("train_problems=48", "warm_start.steps=300", "warm_start.gate.minimum=0", "optimizer.learning_rate=2e-3")
     summary = quickstart(tmp_path / "run", *(part for change in (*few, "steps=20") for part in ("--set", change)))
     assert "overfitting" in [finding["name"] for finding in summary["findings"]]
@@ -317,7 +318,7 @@ def test_the_quickstart_on_few_problems_is_found_to_learn_them_by_heart(tmp_path
 
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A run most of whose responses are cut off."""
+    """A run with mostly truncated responses."""
     return train(tmp_path_factory.mktemp("cut_off") / "run", *SETTINGS)
 
 
@@ -325,7 +326,7 @@ def events(run: Finished) -> list[Line]:
     return [entry["data"] for entry in Ledger.verify(run.folder / "ledger.jsonl") if entry["event"] == "finding"]
 
 
-def test_a_run_says_records_and_reports_what_it_finds(cut_off: Finished):
+def test_a_run_prints_records_and_reports_its_findings(cut_off: Finished):
     (finding,) = cut_off.summary["findings"]
     assert (finding["name"], finding["step"]) == ("truncation", WARM_STEPS + 12)
     assert events(cut_off) == [finding]
@@ -334,8 +335,8 @@ def test_a_run_says_records_and_reports_what_it_finds(cut_off: Finished):
     assert finding["text"] in (cut_off.folder / "report.html").read_text()
 
 
-def test_a_resumed_run_finds_the_same_and_enters_it_once(cut_off: Finished, tmp_path: Path):
-    """From a checkpoint before the finding, which the ledger holds already."""
+def test_a_resumed_run_finds_the_same_and_records_it_once(cut_off: Finished, tmp_path: Path):
+    """It resumes from a checkpoint before the finding, which is already in the ledger."""
     folder = tmp_path / "run"
     shutil.copytree(cut_off.folder, folder)
     (folder / "summary.json").unlink()

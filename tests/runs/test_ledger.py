@@ -1,4 +1,4 @@
-"""The ledger: what was appended reads back, and nothing else does."""
+"""The ledger: appended entries read back, and any other content is detected."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from rl_llm.runs.ledger import GENESIS, Ledger, LedgerError
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """Three entries with the kinds of values that runs log."""
+    """A ledger with three entries that have all kinds of values."""
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append("started", seed=3, experiment={"b": [1, 2.5, None], "a": "ä\n"})
     ledger.append("checkpoint", step=10, loss=float("nan"))
@@ -28,7 +28,7 @@ def test_entries_read_back_in_order_and_chained(ledger: Ledger) -> None:
     assert entries[2]["sha256"] == ledger.head
 
 
-def test_a_reopened_ledger_goes_on_with_the_chain(ledger: Ledger) -> None:
+def test_a_reopened_ledger_continues_the_chain(ledger: Ledger) -> None:
     reopened = Ledger(ledger.path)
     assert reopened.head == ledger.head
     reopened.append("resumed", step=10)
@@ -67,7 +67,7 @@ def test_another_spelling_of_the_same_values_is_detected(ledger: Ledger, before:
         Ledger.verify(ledger.path)
 
 
-def test_an_entry_made_up_with_a_right_digest_still_breaks_the_chain(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_forged_entry_with_a_valid_digest_breaks_the_chain(ledger: Ledger, tmp_path: Path) -> None:
     other = Ledger(tmp_path / "other.jsonl")
     for event in ("started", "another checkpoint"):
         other.append(event)
@@ -91,7 +91,7 @@ def test_a_torn_last_line_is_cut_off_and_the_repair_recorded(ledger: Ledger, tor
     assert entries[2]["data"]["torn_bytes"] == len(torn)
 
 
-def test_a_broken_ledger_does_not_open_and_stays_as_it_is(ledger: Ledger) -> None:
+def test_a_broken_ledger_does_not_open_and_is_not_changed(ledger: Ledger) -> None:
     broken = ledger.path.read_bytes().replace(b'"seed":3', b'"seed":4')
     ledger.path.write_bytes(broken)
     with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 1: the entry does not match"):

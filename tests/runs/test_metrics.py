@@ -41,7 +41,7 @@ def test_metrics_read_back_as_written(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "run" / "metrics.jsonl") == records
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": "nan"}\n{"step": 2, "lo')
     [record] = read_metrics(tmp_path)
     assert record["step"] == 1
@@ -85,17 +85,17 @@ def test_without_a_terminal_progress_is_a_line_every_twentieth_of_the_steps() ->
     assert steps == [1, *range(11, 200, 10), 200]
 
 
-def test_a_plain_line_says_step_numbers_rate_and_time() -> None:
+def test_a_plain_line_has_step_numbers_rate_and_time() -> None:
     last = lines_of_progress(total=3)[-1]
     assert re.fullmatch(r"rl 3/3  reward 1  [\d,]+ tokens/s  \d+:\d\d elapsed", last)
 
 
-def test_a_resumed_phase_goes_on_from_the_steps_done() -> None:
+def test_a_resumed_phase_continues_from_the_steps_done() -> None:
     assert lines_of_progress(total=30, done=28)[0].startswith("rl 29/30  reward 0.967")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_say_prints_the_text_as_it_is(terminal: bool) -> None:
+def test_say_prints_the_text_unchanged(terminal: bool) -> None:
     text = "4+2=[bold]6[/bold] " + "a long line " * 20
     console = Console(file=io.StringIO(), width=40, force_terminal=terminal)
     with Progress(console) as progress, progress.phase("rl", total=2) as phase:
@@ -106,7 +106,7 @@ def test_say_prints_the_text_as_it_is(terminal: bool) -> None:
 
 
 def test_a_terminal_shows_a_bar_for_every_phase() -> None:
-    """All but the last numbers fits into 80 columns."""
+    """Everything except the last numbers fits into 80 columns."""
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         for name in ("warm start", "reinforcement learning"):

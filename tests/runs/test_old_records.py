@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from program import TINY
+from program import TINY, rl_llm
 
 from rl_llm.cli import main
 from rl_llm.studies.folder import StudyFolderError, open_study, reopen_study
@@ -35,13 +35,11 @@ def old_run(tmp_path: Path) -> Path:
     ],
     ids=["resume", "start", "evaluate", "export"],
 )
-def test_a_command_refuses_an_old_run(
-    old_run: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
-):
+def test_a_command_refuses_an_old_run(old_run: Path, tmp_path: Path, command: list[str]):
     before = (old_run / "experiment.json").read_bytes()
     arguments = [part.replace("OLD", str(old_run)).replace("NEW", str(tmp_path / "new")) for part in command]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
+    code, _, error = rl_llm(*arguments)
+    assert code == 2, error
     assert f"{old_run} is in record format 1; this version of rl_llm reads format 2" in error
     assert f"the version that wrote it (commit {COMMIT}), or start again in another --out" in error
     assert [path.name for path in old_run.iterdir()] == ["experiment.json"]

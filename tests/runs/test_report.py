@@ -1,4 +1,4 @@
-"""The report: everything a run folder holds is on the page, and nothing that it does not hold is needed."""
+"""The report: it shows everything in a run folder and needs nothing else."""
 
 import json
 import math
@@ -17,7 +17,7 @@ WARM_START_STEPS, STEPS = 20, 30
 
 
 def record_of(step: int) -> dict[str, Any]:
-    """One step of a warm start followed by reinforcement learning that works."""
+    """The metrics of one step of a warm start followed by successful RL."""
     if step <= WARM_START_STEPS:
         return {
             "step": step,
@@ -94,7 +94,7 @@ def sample(step: int, when: str, prompt: str, response: str, reward: float) -> d
 
 
 def write_run(path: Path, steps: int = WARM_START_STEPS + STEPS) -> Path:
-    """A realistic run folder of `steps` steps, without an outcome."""
+    """A realistic, unfinished run folder with `steps` steps."""
     with RunFolder.create(path, EXPERIMENT) as folder:
         folder.ledger.append("started", seed=3, versions={"jax": "0.10.2"})
         for step in range(1, steps + 1):
@@ -113,7 +113,7 @@ def finish_run(path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """The text of a page; refuses tags that are not closed in order, and names given twice."""
+    """Parses a page into text and tags; fails if tags are not closed in order."""
 
     EMPTY = ("meta", "br", "path", "use", "rect", "line")
 
@@ -140,13 +140,13 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+def test_a_finished_run_is_reported_in_full(tmp_path: Path) -> None:
     report = write_report(finish_run(write_run(tmp_path / "run")))
     assert report == tmp_path / "run" / "report.html"
     page = Page(report)
     assert page.tags.count("svg") == len(CHARTS)
     text = " ".join(page.text.split())
-    for told in (
+    for expected in (
         "quickstart · seed 3",
         "Accuracy on held-out problems rose from 37.1 % to 96.8 %.",
         "41 % → 100 %",
@@ -155,26 +155,26 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
         "4+2=6 6+1=7 so 0",
         "batch",
         "warm start",
-        "The chain of 2 entries holds",
+        "The chain of 2 entries is intact",
         "5e" * 32,
     ):
-        assert told in text, told
+        assert expected in text, expected
 
 
-def test_text_of_the_run_is_shown_and_never_run(tmp_path: Path) -> None:
+def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:
     report = write_report(write_run(tmp_path / "run"))
     assert "<script" not in report.read_text()
     assert Page(report).text.count(HOSTILE) == 2
 
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     text = write_report(finish_run(write_run(tmp_path / "run"))).read_text()
     for reference in ("http:", "https:", "src=", "<link", "@import", "file:"):
         assert reference not in text
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, WARM_START_STEPS + 1])
-def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, steps: int) -> None:
+def test_an_unfinished_run_shows_its_data_so_far(tmp_path: Path, steps: int) -> None:
     page = Page(write_report(write_run(tmp_path / "run", steps)))
     assert "Not finished" in page.text
     assert ("Warm start" in page.text) == (steps > 0)
@@ -187,14 +187,14 @@ def test_an_empty_folder_makes_a_page(tmp_path: Path) -> None:
     assert page.tags.count("section") == 0
 
 
-def test_any_missing_field_leaves_a_page(tmp_path: Path) -> None:
+def test_a_missing_field_does_not_prevent_a_page(tmp_path: Path) -> None:
     run = finish_run(write_run(tmp_path / "run", steps=0))
     for key in SUMMARY:
         (run / "summary.json").write_text(json.dumps({name: SUMMARY[name] for name in SUMMARY if name != key}))
         assert "Configuration" in Page(write_report(run)).text
 
 
-def test_values_that_are_not_finite_leave_a_page(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_do_not_prevent_a_page(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
         folder.log({key: value if key in ("step", "phase") else float("nan") for key, value in record_of(40).items()})
         folder.log({key: value if key in ("step", "phase") else float("inf") for key, value in record_of(41).items()})
@@ -202,7 +202,7 @@ def test_values_that_are_not_finite_leave_a_page(tmp_path: Path) -> None:
     assert "nan" in Page(write_report(tmp_path / "run")).text
 
 
-def test_a_broken_ledger_is_told(tmp_path: Path) -> None:
+def test_a_broken_ledger_is_reported(tmp_path: Path) -> None:
     run = finish_run(write_run(tmp_path / "run"))
     ledger = run / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b"started", b"startef"))
@@ -211,24 +211,24 @@ def test_a_broken_ledger_is_told(tmp_path: Path) -> None:
     assert "line 1" in text
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         write_report(tmp_path / "none")
 
 
-def test_a_chart_is_the_same_text_every_time_and_labels_are_escaped() -> None:
+def test_a_chart_is_deterministic_and_its_labels_are_escaped() -> None:
     series = [Series('"a" & b', [1, 2, 3], [0.1, float("nan"), 0.3])]
     assert line_chart(series, log=True) == line_chart(series, log=True)
     assert 'aria-label="&quot;a&quot; &amp; b"' in line_chart(series)
 
 
-def test_a_chart_of_too_many_series_is_refused() -> None:
+def test_a_chart_with_too_many_series_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 3 series, not 4"):
         line_chart([Series("a", [1], [1.0])] * 4)
 
 
-def test_findings_are_shown_as_text_and_while_a_run_goes_on_too(tmp_path: Path):
-    """From the ledger first, from the summary once there is one; none, no section."""
+def test_findings_are_shown_as_text_also_during_a_run(tmp_path: Path):
+    """They come from the ledger until there is a summary; without findings there is no section."""
     going, finding = write_run(tmp_path / "going"), {"name": "no_signal", "step": 30, "text": f"97% {HOSTILE}"}
     assert "Findings" not in Page(write_report(going)).text
     with RunFolder.resume(going, EXPERIMENT) as folder:

@@ -1,4 +1,4 @@
-"""The run folder: one run at a time, refusals that leave nothing behind, resuming only what is the same."""
+"""The run folder: one run at a time, refusals change nothing, and only the same run is resumed."""
 
 import json
 import os
@@ -31,7 +31,7 @@ with RunFolder.create(sys.argv[1], {"seed": 0, "fingerprint": "f00d", "problems"
 
 
 def snapshot(path: Path) -> dict[str, bytes | None]:
-    """Everything under `path`, hidden files too."""
+    """The contents of everything under `path`, including hidden files."""
     return {str(entry.relative_to(path)): entry.read_bytes() if entry.is_file() else None for entry in path.rglob("*")}
 
 
@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(path: Path) -> Path:
-    """The folder of a run that was interrupted after five steps."""
+    """The folder of a run interrupted after five steps."""
     with RunFolder.create(path, EXPERIMENT) as folder:
         folder.ledger.append("started")
         for step in range(1, 6):
@@ -55,7 +55,7 @@ def run(path: Path) -> Path:
     return path
 
 
-def test_create_writes_the_experiment_as_given(run: Path) -> None:
+def test_create_writes_the_experiment_and_its_format(run: Path) -> None:
     stored = json.loads((run / "experiment.json").read_text())
     assert stored == {"format": 2, **EXPERIMENT}
     assert list(stored) == ["format", *EXPERIMENT]
@@ -84,7 +84,7 @@ def test_a_folder_that_holds_a_run_is_refused(run: Path) -> None:
     assert snapshot(run) == before
 
 
-def test_a_folder_that_holds_something_else_is_refused(path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(path: Path) -> None:
     path.mkdir(parents=True)
     (path / "thesis.tex").write_text("mine")
     with pytest.raises(RunFolderError, match=r"thesis\.tex.*another --out"):
@@ -92,7 +92,7 @@ def test_a_folder_that_holds_something_else_is_refused(path: Path) -> None:
     assert snapshot(path) == {"thesis.tex": b"mine"}
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder.create(tmp_path / "file", EXPERIMENT)
@@ -105,7 +105,7 @@ def test_an_experiment_that_cannot_be_stored_leaves_no_folder(path: Path, experi
     assert not path.parent.exists()
 
 
-def test_resuming_where_there_is_no_run_is_refused(path: Path) -> None:
+def test_resuming_without_a_run_is_refused(path: Path) -> None:
     with pytest.raises(RunFolderError, match="holds no run; leave out --resume"):
         RunFolder.resume(path, EXPERIMENT)
     assert not path.parent.exists()
@@ -125,8 +125,8 @@ def test_resume_names_every_field_that_differs(run: Path) -> None:
     assert snapshot(run) == before
 
 
-def test_resume_refuses_a_run_that_has_lost_its_ledger(run: Path) -> None:
-    """Without it the run would seem not to have begun, and its checkpoints would be passed over."""
+def test_resume_refuses_a_run_without_its_ledger(run: Path) -> None:
+    """Without a ledger the run would seem new, and its checkpoints would be ignored."""
     with RunFolder.resume(run, EXPERIMENT) as folder:
         folder.log({"step": 1})
     (run / "ledger.jsonl").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A budget of generated tokens ends RL after the step that reaches it, wherever the run was interrupted."""
+"""A token budget ends RL after the step that reaches it, also in a resumed run."""
 
 import re
 from dataclasses import replace
@@ -13,7 +13,7 @@ from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import AdamW
 
 CONSTANT = ("--set", "optimizer.schedule=constant", "--set", "staleness=1", "--set", "checkpointing.every=1")
-BUDGET = 700  # of some 1,500 tokens in six steps
+BUDGET = 700  # the six steps generate some 1,500 tokens
 
 
 def steps_of(run: Finished) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.slow
-def test_it_is_the_beginning_of_the_run_without_a_budget(whole: Finished, budgeted: Finished):
+def test_a_run_with_a_budget_is_the_start_of_the_run_without_one(whole: Finished, budgeted: Finished):
     steps = steps_of(budgeted)
     assert steps == steps_of(whole)[: len(steps)]
     assert 1 < len(steps) < len(steps_of(whole))
@@ -40,7 +40,7 @@ def test_it_is_the_beginning_of_the_run_without_a_budget(whole: Finished, budget
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_continued(budgeted: Finished):
+def test_a_run_that_spent_its_budget_is_not_continued(budgeted: Finished):
     again = train(budgeted.folder, *CONSTANT, "--set", f"token_budget={BUDGET}", "--resume")
     assert steps_of(again) == steps_of(budgeted)
     assert again.summary["state_sha256"] == budgeted.summary["state_sha256"]

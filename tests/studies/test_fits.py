@@ -1,4 +1,4 @@
-"""Sigmoids of reward against compute: found where the data hold one, refused where they do not."""
+"""Sigmoid fits of reward against compute: found if the data determine one, undetermined otherwise."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ UNENDED = "largest gain|power law|between"
 
 
 def curves(law: Callable, compute: np.ndarray = COMPUTE, seeds: int = 5, noise: float = 0.01, draw: int = 0) -> dict:
-    """Rewards by `law` with noise of each point and, half as large, of each seed."""
+    """Rewards by `law` plus noise per point and, half as large, per seed."""
     random = np.random.default_rng(draw)
     rewards = law(compute) + noise * (random.normal(size=(seeds, len(compute))) + random.normal(size=(seeds, 1)) / 2)
     return {seed: list(zip(compute.tolist(), row.tolist(), strict=True)) for seed, row in enumerate(rewards)}
@@ -28,7 +28,7 @@ def law(compute: np.ndarray) -> np.ndarray:
     return sigmoid(compute, *TRUTH)
 
 
-def test_the_sigmoid_is_that_of_the_paper():
+def test_the_sigmoid_is_the_equation_of_the_paper():
     start, asymptote, efficiency, midpoint = TRUTH
     by_hand = [start + (asymptote - start) / (1 + (midpoint / c) ** efficiency) for c in COMPUTE[1:]]
     assert law(COMPUTE[1:]) == pytest.approx(by_hand)
@@ -40,7 +40,7 @@ def test_the_sigmoid_is_that_of_the_paper():
     ("start", "asymptote", "efficiency", "midpoint"), [TRUTH, (-1.0, 0.8, 0.8, 0.1), (0.0, 50.0, 4.0, 0.5)]
 )
 @pytest.mark.parametrize("scale", [1.0, 1e18])
-def test_the_parameters_of_clean_curves_come_back(start, asymptote, efficiency, midpoint, scale: float):
+def test_the_fit_recovers_the_parameters_of_clean_curves(start, asymptote, efficiency, midpoint, scale: float):
     fit = fit_sigmoid(
         curves(lambda c: sigmoid(c, start, asymptote, efficiency, midpoint * scale), COMPUTE * scale, noise=1e-9)
     )
@@ -74,11 +74,15 @@ def test_intervals_cover_the_truth_with_enough_seeds():
         (lambda c: sigmoid(c, 0.4, 0.95, 1.0, 8.0), EVEN, UNENDED),
         (lambda c: 0.4 + 0.5 * np.sin(c), EVEN, "rewards fall again"),
         (lambda c: law(c) - np.where(c > 1.0, 0.3, 0.0), EVEN, "rewards fall again|do not rise"),
-        (lambda c: np.where(c > 0, 0.9, 0.4), COMPUTE, "midpoint|efficiency"),  # at once: when and how fast is unseen
+        (
+            lambda c: np.where(c > 0, 0.9, 0.4),
+            COMPUTE,
+            "midpoint|efficiency",
+        ),  # rises at once, so midpoint and efficiency are not observed
     ],
 )
 @pytest.mark.parametrize("noise", [1e-9, 0.005, 0.02])
-def test_curves_that_do_not_bend_give_no_numbers(shape: Callable, compute: np.ndarray, message: str, noise: float):
+def test_curves_that_do_not_bend_are_undetermined(shape: Callable, compute: np.ndarray, message: str, noise: float):
     for draw in range(2):
         fit = fit_sigmoid(curves(shape, compute, noise=noise, draw=draw))
         assert fit.asymptote is fit.efficiency is fit.midpoint is None
@@ -86,12 +90,12 @@ def test_curves_that_do_not_bend_give_no_numbers(shape: Callable, compute: np.nd
         assert any(part in fit.undetermined for part in message.split("|")), fit.undetermined
 
 
-def test_too_little_data_give_no_numbers():
+def test_too_little_data_is_undetermined():
     assert "intervals need 3 seeds; there are 2" in fit_sigmoid(curves(law, seeds=2)).undetermined
     assert "3 points after its start" in fit_sigmoid(curves(law, COMPUTE[:4])).undetermined
 
 
-def test_equal_seeds_and_their_order_are_no_trouble():
+def test_equal_seeds_can_be_fitted_and_order_does_not_matter():
     one = curves(law, noise=0.0)
     assert fit_sigmoid(one).asymptote.value == pytest.approx(0.95)
     assert "do not rise" in fit_sigmoid(curves(lambda c: 0.1 + 0 * c, noise=0.0)).undetermined
@@ -100,7 +104,7 @@ def test_equal_seeds_and_their_order_are_no_trouble():
     assert fit_sigmoid(noisy) == fit_sigmoid(moved)
 
 
-def test_seeds_may_have_points_of_their_own():
+def test_seeds_may_have_different_points():
     whole = curves(law)
     ragged = {
         seed: [point for index, point in enumerate(curve) if index % 5 != seed or index == 0]
@@ -119,6 +123,6 @@ def test_seeds_may_have_points_of_their_own():
         ({2: [(0.0, 0.4)]}, "seed 2: a curve is two or more pairs"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(given: dict, message: str):
+def test_malformed_curves_cannot_be_fitted(given: dict, message: str):
     with pytest.raises(ValueError, match=message):
         fit_sigmoid(given)

@@ -1,4 +1,4 @@
-"""Hypotheses that were written down, and verdicts that follow their rules."""
+"""Hypotheses, and verdicts that follow their rules."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SAME = replace(BETTER, direction="none")
 
 
 def arms(differences: list[float], base: float = 0.5) -> dict[str, dict[int, float]]:
-    """Differences of whole 1024ths from `base`, a half, come out exactly."""
+    """Values with these differences from `base`; multiples of 1/1024 are exact."""
     return {
         "trick": {seed: base + difference for seed, difference in enumerate(differences)},
         "plain": dict.fromkeys(range(len(differences)), base),
@@ -55,7 +55,7 @@ def verdict(hypothesis: Hypothesis, values: dict[str, dict[int, float]]) -> Verd
         ([0.1] * 5, "supported", "contradicted", "contradicted"),
     ],
 )
-def test_the_rules(differences: list[float], greater: str, less: str, none: str):
+def test_the_outcome_rules(differences: list[float], greater: str, less: str, none: str):
     found = [
         verdict(replace(BETTER, direction=direction), arms(differences)) for direction in ("greater", "less", "none")
     ]
@@ -66,7 +66,7 @@ def test_the_rules(differences: list[float], greater: str, less: str, none: str)
 
 
 @pytest.mark.parametrize(("direction", "outcome"), [("greater", "no effect"), ("none", "supported")])
-def test_one_pair_of_runs_that_are_bitwise_the_same_is_enough(direction: str, outcome: str):
+def test_one_bitwise_equal_pair_decides(direction: str, outcome: str):
     hypothesis, values = replace(BETTER, direction=direction), {Accuracy(): arms([0.0])}
     (same,) = judge([hypothesis], values, {"trick": {0: "cafe"}, "plain": {0: "cafe"}})
     (other,) = judge([hypothesis], values, {"trick": {0: "cafe"}, "plain": {0: "beef"}})
@@ -74,7 +74,7 @@ def test_one_pair_of_runs_that_are_bitwise_the_same_is_enough(direction: str, ou
     assert (other.outcome, other.identical) == ("undecided", False)
 
 
-def test_who_looks_twice_has_half_the_level_each_time():
+def test_looking_several_times_divides_the_level():
     values = {Accuracy(): arms([0.10, 0.12, -0.01, 0.11, 0.05])}
     once, twice = (judge([BETTER], values, looks=looks)[0] for looks in (1, 3))
     assert 0.05 / 3 < once.p_adjusted < 0.05
@@ -83,7 +83,7 @@ def test_who_looks_twice_has_half_the_level_each_time():
     assert twice.equivalence_interval[0] < once.equivalence_interval[0]
 
 
-def test_seeds_needed_are_counted_at_the_level_that_is_left():
+def test_seeds_needed_uses_the_remaining_level():
     differences = [0.05, -0.05, 0.03, -0.03, 0.03]
     spread = float(np.std(differences, ddof=1))
     once, twice = (judge([BETTER], {Accuracy(): arms(differences)}, looks=looks)[0] for looks in (1, 2))
@@ -91,7 +91,7 @@ def test_seeds_needed_are_counted_at_the_level_that_is_left():
     assert twice.seeds_needed == seeds_needed(spread, 0.02, 0.025, 0.025) > seeds_needed(spread, 0.02, 0.025)
 
 
-def test_too_few_pairs_say_so_and_have_no_p_values():
+def test_too_few_pairs_have_a_reason_and_no_p_values():
     two = verdict(BETTER, arms([0.1, 0.12]))
     assert "2" in two.reason
     assert two.p_value is two.p_adjusted is two.p_equivalence is None
@@ -101,7 +101,7 @@ def test_too_few_pairs_say_so_and_have_no_p_values():
     assert verdict(BETTER, arms([])).mean is None
 
 
-def test_pairs_are_the_seeds_that_both_arms_have():
+def test_pairs_are_the_common_seeds_of_both_arms():
     values = {"trick": {0: 0.6, 1: 0.7, 2: 0.9, 8: 0.0}, "plain": {9: 1.0, 2: 0.5, 1: 0.4, 0: 0.25}}
     found = verdict(BETTER, values)
     assert found.pairs == 3
@@ -120,7 +120,7 @@ def test_a_verdict_estimates_mean_iqm_and_improvement():
 
 
 def test_a_family_is_judged_together():
-    """p = 0.03 is significant alone, not as one of two, and a hypothesis without runs counts."""
+    """p = 0.03 is significant alone but not as one of two, and a hypothesis without runs counts."""
     weak = arms([0.05, 0.2, 0.1, 0.02, 0.22])
     other = replace(BETTER, claim="Another trick helps.", treatment="other")
     alone = verdict(BETTER, weak)
@@ -129,19 +129,19 @@ def test_a_family_is_judged_together():
     both = judge([BETTER, other], {Accuracy(): {**weak, "other": {}}})
     assert [one.outcome for one in both] == ["undecided", "undecided"]
     assert both[0].p_adjusted == pytest.approx(2 * alone.p_value)
-    # Where the other one is significant, Holm's correction leaves the whole level to this one.
+    # If the other one is significant, Holm's correction leaves the whole level to this one.
     strong = judge([BETTER, other], {Accuracy(): {**weak, "other": arms([0.3, 0.31, 0.32, 0.3, 0.3])["trick"]}})
     assert [one.outcome for one in strong] == ["supported", "supported"]
 
 
-def test_seeds_needed_are_more_in_a_larger_family():
+def test_a_larger_family_needs_more_seeds():
     values = arms([0.2, -0.2, 0.1, -0.1, 0.1])
     family = [replace(BETTER, claim=f"{index}") for index in range(8)]
     assert judge(family, {Accuracy(): values})[0].seeds_needed > verdict(BETTER, values).seeds_needed > 5
 
 
-def test_families_without_effects_are_rarely_claimed_to_have_one():
-    """Through `judge` itself: three arms against one control, skewed values, every direction."""
+def test_judge_rarely_claims_effects_in_families_without_any():
+    """Simulates `judge` with three arms against one control, skewed values and every direction."""
     noise = np.random.default_rng(0)
     family = [
         replace(BETTER, treatment=f"arm {index}", direction=direction, smallest=0.01)
@@ -157,7 +157,7 @@ def test_families_without_effects_are_rarely_claimed_to_have_one():
 
 
 @pytest.mark.parametrize("kind", ["normal", "lognormal", "standard_cauchy"])
-def test_claims_are_rarely_made_without_an_effect(kind: str):
+def test_the_rules_rarely_claim_an_effect_without_one(kind: str):
     noise = np.random.default_rng(1)
     first, second = (getattr(noise, kind)(size=(4000, 3, 5)) for _ in range(2))
     test = paired_test(first - second, 0.01)
@@ -191,7 +191,7 @@ def test_swapped_arms_swap_the_verdict(differences: list[float]):
 
 
 @given(EIGHTHS, st.integers(-8, 8))
-def test_what_both_arms_share_changes_nothing(differences: list[float], whole: int):
+def test_a_common_shift_of_both_arms_changes_nothing(differences: list[float], whole: int):
     values = arms(differences)
     moved = {arm: {seed: x + whole + SHARED[seed] for seed, x in row.items()} for arm, row in values.items()}
     first, second = verdict(BETTER, values), verdict(BETTER, moved)
@@ -211,8 +211,8 @@ def test_the_order_of_seeds_does_not_matter(differences: list[float], random):
 
 
 @pytest.mark.parametrize("constant", [0.1, 1e6])
-def test_rounding_is_no_effect(constant: float):
-    """Differences of 1 / 3 and back, on top of a large value, are noise of the last bit and no p-value."""
+def test_rounding_errors_are_no_effect(constant: float):
+    """Differences in the last bit of large values are rounding errors, so p is 1."""
     thirds = [seed + constant + 1 / 3 for seed in range(5)]
     values = {
         "trick": {seed: math.nextafter(x, math.inf if seed % 4 else -math.inf) for seed, x in enumerate(thirds)},
@@ -222,7 +222,7 @@ def test_rounding_is_no_effect(constant: float):
     assert (found.outcome, found.identical, found.p_value) == ("no effect", False, 1.0)
 
 
-def test_a_verdict_is_json_and_a_hypothesis_has_a_name():
+def test_a_verdict_is_json_and_a_hypothesis_has_a_fingerprint():
     written = json.dumps(to_json(judge([BETTER, SAME], {Accuracy(): arms([0.1, 0.12, 0.3])})))
     assert "NaN" not in written
     assert '"outcome": "undecided"' in written
@@ -253,7 +253,7 @@ def test_a_verdict_is_json_and_a_hypothesis_has_a_name():
         ({"smallest": math.inf}, "smallest is inf"),
     ],
 )
-def test_a_hypothesis_that_says_nothing_is_refused(change: dict, message: str):
+def test_a_malformed_hypothesis_is_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         replace(BETTER, **change)
 
@@ -267,7 +267,7 @@ def test_a_hypothesis_that_says_nothing_is_refused(change: dict, message: str):
         ([BETTER, BETTER], {Accuracy(): arms([0.1])}, "'The trick helps.' is given twice"),
     ],
 )
-def test_values_that_do_not_fit_are_refused(hypotheses, values, message: str):
+def test_missing_or_invalid_values_are_refused(hypotheses, values, message: str):
     with pytest.raises(ValueError, match=message):
         judge(hypotheses, values)
 

@@ -1,4 +1,4 @@
-"""Members of a study as populations, by the command: ordinary runs, close to what each of them is alone."""
+"""Members of a study run as populations by `rl-llm ablate`: ordinary runs, close to single runs."""
 
 import json
 import re
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 ARMS = ("slow", "fast", "twin")
 COMMAND = ("ablate", STUDY, "--scale", "smoke", "--seeds", "3", "--jobs", "1", "--population", "9")
 MEMBERS = [f"{arm}-seed{seed}" for arm in ARMS for seed in range(3)]
-RELATIVE = 1e-2  # of what differs by the order of sums alone: 1e-5 was seen
+RELATIVE = 1e-2  # for differences in the order of sums; 1e-5 was observed
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Three starts as one population, nine members as another; and what their process compiled."""
+    """A study with three starts as one population and nine members as another, and the compilation log."""
     out = tmp_path_factory.mktemp("population") / "study"
     code, _, stderr = rl_llm(*COMMAND, "--out", out, JAX_LOG_COMPILES="1")
     assert code == 0, stderr
@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, but for times and for differences of a rounding's size."""
+    """The lines of metrics.jsonl without times and metrics of rounding errors."""
     return [
         {name: value for name, value in line.items() if not name.startswith(("time/", "agreement/"))}
         for line in read_metrics(folder)
@@ -62,8 +62,10 @@ def single(out: Path, arm: str, seed: int, folder: Path, *options: str) -> None:
 
 
 @pytest.mark.parametrize(("arm", "seed"), [("fast", 1), ("slow", 2)])
-def test_a_member_is_the_run_that_it_is_alone(study: tuple[Path, str], tmp_path: Path, arm: str, seed: int):
-    """Every metric of every step (counts of tokens exactly), the answers to held-out problems, and the accuracies."""
+def test_a_member_of_a_population_is_close_to_a_single_run(
+    study: tuple[Path, str], tmp_path: Path, arm: str, seed: int
+):
+    """Compares all metrics of all steps (token counts exactly), the held-out responses and the accuracies."""
     out, _ = study
     single(out, arm, seed, tmp_path / "alone")
     member = out / f"{arm}-seed{seed}"
@@ -80,11 +82,11 @@ def test_a_member_is_the_run_that_it_is_alone(study: tuple[Path, str], tmp_path:
 
 def test_all_members_share_one_program_of_each_kind(study: tuple[Path, str]):
     compiled = Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", study[1]))
-    # One of the warm start's 3 members and one of RL's 9; the sampler and the batch are asked for in both.
+    # One for the 3 members of the warm start and one for the 9 of RL; both use the sampler and the batch.
     assert (compiled["train_step"], compiled["responses"], compiled["batch"]) == (3, 2, 2)
 
 
-def test_every_member_has_its_own_folder_log_and_end(study: tuple[Path, str]):
+def test_every_member_has_its_own_folder_and_log(study: tuple[Path, str]):
     out, _ = study
     for name in MEMBERS:
         assert Ledger.verify(out / name / "ledger.jsonl")[-1]["event"] == "finished"
@@ -93,7 +95,7 @@ def test_every_member_has_its_own_folder_log_and_end(study: tuple[Path, str]):
     assert (events["member"], events["member_failed"]) == (12, 0)
 
 
-def test_sigterm_saves_all_and_a_single_run_and_a_population_both_go_on(study: tuple[Path, str], tmp_path: Path):
+def test_sigterm_saves_all_members_which_resume_alone_or_together(study: tuple[Path, str], tmp_path: Path):
     whole, _ = study
     starts = [Path("starts", path.name) for path in sorted((whole / "starts").iterdir())]
     out = tmp_path / "study"
@@ -112,7 +114,7 @@ def test_sigterm_saves_all_and_a_single_run_and_a_population_both_go_on(study: t
         assert_close(numbers(out / path), numbers(whole / path))
 
 
-def test_a_member_that_fails_leaves_the_others_running(tmp_path: Path):
+def test_a_failing_member_leaves_the_others_running(tmp_path: Path):
     options = ("--seeds", "1", "--jobs", "1", "--population", "3", "--out", tmp_path / "study")
     code, _, stderr = rl_llm("ablate", "tests/data/gates.py", *options)
     assert code == 1, stderr
@@ -129,7 +131,7 @@ def test_several_devices_are_refused(tmp_path: Path):
     assert not (tmp_path / "study").exists()
 
 
-def test_as_many_members_as_fit():
+def test_the_number_of_members_follows_from_memory():
     needed = needed_bytes(tiny.base)
     assert needed > 3 * 4 * 3 * 2000  # its weights and moments
     assert [fitting([tiny.base], factor * needed) for factor in (0.5, 10.5, 1000)] == [1, 10, 64]

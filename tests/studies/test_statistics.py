@@ -1,4 +1,4 @@
-"""Tests, equivalence, power and intervals of few paired runs, on data whose truth is known."""
+"""Tests, equivalence, power and intervals of few paired runs, on simulated data with known truth."""
 
 import math
 
@@ -23,10 +23,10 @@ from rl_llm.studies.statistics import (
 )
 
 STUDIES = 20_000
-# Six standard errors of a rate of 5 % beyond it.
+# 5 % plus six standard errors of a rate of 5 %.
 AT_MOST = ALPHA + 6 * math.sqrt(ALPHA * (1 - ALPHA) / STUDIES)
 
-# Values of an arm; both arms of a seed add a part that they share.
+# Distributions of the values of an arm.
 ARMS = {
     "normal": lambda noise, shape: noise.normal(size=shape),
     "skewed": lambda noise, shape: noise.exponential(size=shape),
@@ -38,7 +38,7 @@ ARMS = {
 
 
 def differences(kind: str, pairs: int, family: int = 1) -> np.ndarray:
-    """f64[studies, family, pairs] of arms that do not differ, all against one control."""
+    """Differences f64[studies, family, pairs] of equal arms, all against one control."""
     noise = np.random.default_rng(pairs)
     treated = ARMS[kind](noise, (STUDIES, family, pairs))
     return treated - ARMS[kind](noise, (STUDIES, 1, pairs))
@@ -46,13 +46,13 @@ def differences(kind: str, pairs: int, family: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize("pairs", [3, 5, 10])
 @pytest.mark.parametrize("kind", ARMS)
-def test_arms_that_do_not_differ_are_rarely_found_to(kind: str, pairs: int):
+def test_equal_arms_are_rarely_found_different(kind: str, pairs: int):
     significant = paired_test(differences(kind, pairs)[:, 0], 1.0).p_value <= ALPHA
     assert significant.mean() <= AT_MOST
 
 
 @pytest.mark.parametrize("kind", ARMS)
-def test_a_family_of_hypotheses_errs_as_rarely_as_one(kind: str):
+def test_a_corrected_family_errs_as_rarely_as_one_hypothesis(kind: str):
     p_values = paired_test(differences(kind, 5, family=4), 1.0).p_value
     assert (holm(p_values).min(axis=-1) <= ALPHA).mean() <= AT_MOST
     if kind == "normal":  # without the correction it errs often, so that this could fail
@@ -60,23 +60,23 @@ def test_a_family_of_hypotheses_errs_as_rarely_as_one(kind: str):
 
 
 @pytest.mark.parametrize(("gamma", "pairs", "rate"), [(4.0, 5, 0.065), (1.0, 5, 0.117), (1.0, 20, 0.082)])
-def test_how_often_differences_skewed_around_a_mean_of_zero_err_is_what_the_module_says(gamma, pairs, rate):
+def test_error_rates_of_skewed_differences_are_those_of_the_docstring(gamma, pairs, rate):
     skewed = np.random.default_rng(0).gamma(gamma, size=(STUDIES, pairs)) - gamma
     assert (paired_test(skewed, 1.0).p_value <= ALPHA).mean() == pytest.approx(rate, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "heavy-tailed"])
 @pytest.mark.parametrize("spread", [0.1, 0.5, 2.0])
-def test_an_effect_at_the_margin_is_rarely_called_none(kind: str, spread: float):
+def test_an_effect_at_the_margin_is_rarely_found_equivalent(kind: str, spread: float):
     at_margin = 1.0 + spread * differences(kind, 5)[:, 0]
     assert (paired_test(at_margin, 1.0).p_equivalence <= ALPHA).mean() <= AT_MOST
 
 
-def test_no_effect_is_found_where_the_spread_is_small():
+def test_equivalence_is_found_if_the_spread_is_small():
     assert (paired_test(0.2 * differences("normal", 5)[:, 0], 1.0).p_equivalence <= ALPHA).mean() > 0.95
 
 
-def test_the_test_is_scipys_and_equivalence_that_of_the_interval():
+def test_the_t_test_matches_scipy_and_equivalence_the_interval():
     for row in differences("skewed", 5)[:50, 0]:
         test = paired_test(row, 1.5)
         assert test.p_value == pytest.approx(scipy.stats.ttest_1samp(row, 0).pvalue)
@@ -93,7 +93,7 @@ def test_students_interval_covers_the_mean(kind: str):
     assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / 2000) <= covered
 
 
-def test_the_bootstrap_interval_covers_with_many_seeds_and_less_with_five():
+def test_the_bootstrap_interval_covers_less_with_five_seeds_than_with_many():
     def coverage(seeds: int) -> float:
         samples = np.random.default_rng(1).normal(size=(seeds, 400))
         low, high = bootstrap_interval((samples,), interquartile_mean)
@@ -104,7 +104,7 @@ def test_the_bootstrap_interval_covers_with_many_seeds_and_less_with_five():
 
 
 @pytest.mark.parametrize("values", [[0.0] * 5, [1e-17, -2e-17, 0.0], [0.1 + 0.2 - 0.3, 0.0, 0.0]])
-def test_differences_of_rounding_only_are_none(values: list[float]):
+def test_rounding_errors_are_no_difference(values: list[float]):
     test = paired_test(np.array(values), 0.01, noise=1e-15)
     assert (float(test.mean), float(test.spread), float(test.p_value), float(test.p_equivalence)) == (0, 0, 1, 0)
 
@@ -125,7 +125,7 @@ def test_one_pair_is_refused():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_by_its_definition(p_values: list[float]):
+def test_holm_matches_its_definition(p_values: list[float]):
     adjusted = holm(np.array(p_values))
     ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
     for rank, index in enumerate(ranked):
@@ -138,7 +138,7 @@ def test_holm_on_a_known_family():
 
 
 @pytest.mark.parametrize(("spread", "alpha"), [(0.5, 0.05), (1.0, 0.05), (1.0, 0.0125), (2.0, 0.05)])
-def test_the_number_of_seeds_has_the_power_and_one_less_has_not(spread: float, alpha: float):
+def test_seeds_needed_is_the_least_number_with_the_power(spread: float, alpha: float):
     needed = seeds_needed(spread, 1.0, alpha)
 
     def simulated(pairs: int) -> float:
@@ -154,7 +154,7 @@ def test_the_number_of_seeds_has_the_power_and_one_less_has_not(spread: float, a
     assert simulated(needed - 1) < 0.8 + 0.012
 
 
-def test_the_number_of_seeds_follows_the_normal_distribution_far_away_and_is_three_without_spread():
+def test_seeds_needed_is_asymptotically_normal_and_three_without_spread():
     z_sum = scipy.stats.norm.isf(0.05) + scipy.stats.norm.isf(0.1)  # both one-sided tests with a power of 0.9
     assert seeds_needed(1e4, 1.0) == pytest.approx(1e8 * z_sum**2, rel=1e-3)
     assert seeds_needed(0.0, 1.0) == 3
@@ -163,7 +163,7 @@ def test_the_number_of_seeds_follows_the_normal_distribution_far_away_and_is_thr
         seeds_needed(1.0, 0.0)
 
 
-def test_an_arm_is_described_by_its_middle_half():
+def test_an_arm_is_described_by_its_interquartile_mean():
     described = describe({3: 0.0, 1: 1.0, 0: 2.0, 2: 3.0, 4: 100.0})
     assert (described.seeds, described.iqm.value, described.mean, described.minimum) == (5, 2.0, 21.2, 0.0)
     low, high = described.iqm.interval
@@ -172,7 +172,7 @@ def test_an_arm_is_described_by_its_middle_half():
 
 
 @given(st.permutations([0.3, 0.1, 0.7, 0.4, 0.45]))
-def test_which_seed_has_which_value_does_not_matter(values: list[float]):
+def test_the_order_of_values_does_not_matter(values: list[float]):
     assert describe(dict(enumerate(values))) == describe(dict(enumerate(sorted(values))))
 
 
@@ -193,7 +193,7 @@ def test_the_probability_of_improvement_counts_pairs_of_runs():
     assert probability_of_improvement(high, low).value == pytest.approx(wins / 6)
 
 
-def test_the_probability_of_improvement_is_covered_with_enough_seeds():
+def test_the_interval_of_the_probability_of_improvement_covers_it():
     truth = scipy.stats.norm.cdf(0.5 / math.sqrt(2))
     noise = np.random.default_rng(2)
     covered = 0
@@ -204,7 +204,7 @@ def test_the_probability_of_improvement_is_covered_with_enough_seeds():
     assert 0.88 <= covered / 150 <= 0.99
 
 
-def test_equivalence_knows_nothing_of_collapses_that_did_not_happen():
+def test_equivalence_ignores_collapses_that_did_not_happen():
     noise = np.random.default_rng(0)
     collapsed = noise.random((4000, 5)) < 0.1
     differences = np.where(collapsed, -0.44, 0.0) + 0.003 * noise.standard_normal((4000, 5))

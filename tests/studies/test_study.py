@@ -1,4 +1,4 @@
-"""A study is a value: what it is made of, what of it is refused, and how its metrics read a run."""
+"""Studies: their parts and refusals, their metrics, and the record of the paper's studies."""
 
 import json
 import math
@@ -49,7 +49,7 @@ HYPOTHESIS = Hypothesis("One is more than two", "one", "two", Final(), "greater"
         ),
     ],
 )
-def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any], message: str):
+def test_an_inconsistent_study_is_refused(changes: dict[str, Any], message: str):
     study = Study("A study", {"one": COLD, "two": COLD}, (HYPOTHESIS,))
     with pytest.raises(ValueError, match=re.escape(message)):
         replace(study, **changes)
@@ -65,7 +65,7 @@ def test_a_study_in_which_something_cannot_be_is_refused(changes: dict[str, Any]
         ("ABLATION = {'one': 3}", "paper", "has only an ABLATION, which has one scale"),
     ],
 )
-def test_a_file_without_the_study_says_what_it_has(tmp_path: Path, source: str, scale: str, message: str):
+def test_a_file_without_the_study_is_refused(tmp_path: Path, source: str, scale: str, message: str):
     path = tmp_path / "no_study.py"
     path.write_text(source)
     with pytest.raises(ExperimentError, match=re.escape(message)):
@@ -81,7 +81,7 @@ def test_a_module_with_an_ablation_is_a_study_of_its_arms():
     )
 
 
-def test_what_names_a_study_is_what_was_said_before_and_no_seeds():
+def test_the_digest_of_a_study_covers_everything_but_seeds():
     study, _ = load_study(MODULE, "smoke")
     names = {
         replace(study, **changes).registered()["sha256"]
@@ -98,14 +98,14 @@ def test_what_names_a_study_is_what_was_said_before_and_no_seeds():
     assert replace(study, seeds=9).registered() == study.registered()
 
 
-def test_members_are_loaded_by_the_names_that_their_commands_have():
+def test_members_are_loaded_by_the_names_in_their_commands():
     study, prefix = load_study(MODULE, "smoke")
     assert load_experiment(f"{prefix}slow")[1] == study.arms["slow"]
     assert load_experiment(f"{prefix}warm")[1] == only_warm_start(study.starts["warm"])
 
 
-def test_a_start_is_drawn_as_its_experiment_says_and_rl_is_left_out():
-    """What makes its policy is kept; two starts that differ in it are two."""
+def test_a_start_keeps_its_initialization_and_drops_rl():
+    """Everything that makes its policy is kept, so starts that differ in it stay different."""
     drawn = replace(EXPERIMENT, initialization=Initialization(scale=2.0))
     one, other = only_warm_start(EXPERIMENT), only_warm_start(drawn)
     assert other == replace(one, initialization=drawn.initialization)
@@ -114,7 +114,7 @@ def test_a_start_is_drawn_as_its_experiment_says_and_rl_is_left_out():
     assert only_warm_start(replace(EXPERIMENT, token_budget=900, **rl)) == one
 
 
-def test_members_come_seed_by_seed_each_after_what_it_begins_with(tmp_path: Path):
+def test_members_come_seed_by_seed_after_their_starts(tmp_path: Path):
     study, _ = load_study(MODULE, "smoke")
     found = members(study, tmp_path, 2)
     assert [(member.name, member.seed) for member in found] == [
@@ -140,8 +140,8 @@ def test_a_folder_holds_one_study(tmp_path: Path):
         open_study(tmp_path / "other", study, MODULE, "smoke", 2, True)
 
 
-def test_what_was_registered_cannot_be_written_anew(tmp_path: Path):
-    """Neither its words beside the old digest, nor all of it for a module with other hypotheses: the ledger knows."""
+def test_a_registration_cannot_be_rewritten(tmp_path: Path):
+    """Neither some words beside the old digest, nor everything for another module: the ledger has the digest."""
     study, _ = load_study(MODULE, "smoke")
     open_study(tmp_path, study, MODULE, "smoke", 2, False)
     path = tmp_path / "study.json"
@@ -169,7 +169,7 @@ def test_what_was_registered_cannot_be_written_anew(tmp_path: Path):
         (lambda out: (out / "study.json").write_text("{"), r"study\.json is not JSON"),
     ],
 )
-def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage: Callable[[Path], object], message: str):
+def test_a_damaged_study_folder_is_refused(tmp_path: Path, damage: Callable[[Path], object], message: str):
     study, _ = load_study(MODULE, "smoke")
     open_study(tmp_path, study, MODULE, "smoke", 2, False)
     damage(tmp_path)
@@ -177,7 +177,7 @@ def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage: Callable[[P
         reopen_study(tmp_path)
 
 
-def test_a_budget_is_that_of_every_arm():
+def test_a_budget_applies_to_every_arm():
     study = Study("A study", {"one": replace(COLD, optimizer=AdamW(1e-2))})
     assert study.with_budget(500).arms["one"].token_budget == 500
     with pytest.raises(ValueError, match="schedule='linear'"):
@@ -218,7 +218,7 @@ def test_a_metric_reads_one_number_of_a_run(metric: Metric, expected: float | No
 
 
 @pytest.mark.parametrize(("budget", "area"), [(400, 15 + 80 + 55), (800, 15 + 80 + 100 + 0.4 * 300)])
-def test_speed_is_a_mean_over_the_budget_whenever_a_run_was_measured_last(budget: int, area: float):
+def test_speed_is_a_mean_over_the_whole_budget(budget: int, area: float):
     assert Speed()({"accuracy_before": 0.1, "token_budget": budget}, LINES) == pytest.approx(area / budget)
 
 
@@ -235,12 +235,12 @@ def test_speed_is_a_mean_over_the_budget_whenever_a_run_was_measured_last(budget
         (0.4, 0.95, math.nan, "collapsed"),
     ],
 )
-def test_how_a_run_went(before: float, best: float | None, after: float, expected: str):
+def test_run_outcomes(before: float, best: float | None, after: float, expected: str):
     lines = [] if best is None else [{"phase": "rl", "tokens/total": 9, "evaluation/accuracy": best}]
     assert run_outcome({"accuracy_before": before, "accuracy_after": after}, lines) == expected
 
 
-def test_of_what_a_run_cut_off_some_repeats_itself():
+def test_the_repeat_ratio_is_among_truncated_responses():
     ratio = RepeatRatio()
     steps = [{"response/truncated": 0.2, "response/looping": 0.1}, {"response/truncated": 0.3, "response/looping": 0.3}]
     assert ratio({}, steps) == pytest.approx(0.8)
@@ -248,7 +248,7 @@ def test_of_what_a_run_cut_off_some_repeats_itself():
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments/paper").glob("*.py")))
-def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
+def test_every_study_of_the_paper_is_valid_at_all_scales(name: str):
     path = f"experiments/paper/{name}.py"
     if name == "scales":
         return
@@ -261,7 +261,7 @@ def test_every_study_of_the_paper_is_one_at_its_scales(name: str):
 
 
 def finished(out: Path, values: dict[str, dict[int, float]]) -> None:
-    """The first study's folder: one run, and the verdicts on two hypotheses."""
+    """Write the folder of the first study: one run, and verdicts on two hypotheses."""
     twins = Hypothesis("The same twice", "two", "three", Final(), "none", 0.1)
     verdicts = judge(
         (HYPOTHESIS, twins),
@@ -287,7 +287,7 @@ def test_the_table_of_all_studies_has_a_line_for_each_hypothesis(tmp_path: Path)
 
 @pytest.fixture
 def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of two studies, each with its results, and a results page."""
+    """A folder with the modules of two studies and a results page."""
     for name in STUDIES[:2]:
         (tmp_path / f"{name}.py").write_text('"""A study.\n\nClaim: it is one.\n"""\n\nimport os\n')
     (tmp_path / "results.md").write_text(f"Before.\n\n{HEAD}\n| old |\n\n0 runs, 0.0 core-hours. After.\n")
@@ -297,13 +297,13 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_was_found_takes_the_place_of_what_was_recorded_before(paper: Path, tmp_path: Path):
+def test_recording_replaces_the_earlier_record(paper: Path, tmp_path: Path):
     out = tmp_path / "runs"
     finished(out, VALUES)
     for _ in range(2):  # the second time changes nothing
         record(out)
-        told = table(found(out, "cpu"), costs(out, "cpu"))
-        assert (paper / "results.md").read_text() == f"Before.\n\n{told} After.\n"
+        expected = table(found(out, "cpu"), costs(out, "cpu"))
+        assert (paper / "results.md").read_text() == f"Before.\n\n{expected} After.\n"
         docstring, code = (paper / f"{STUDIES[0]}.py").read_text().split('"""')[1:]
         assert docstring.startswith("A study.\n\nClaim: it is one.\n\nMeasured by `rl-llm ablate experiments/paper/")
         assert "3 seeds, differences with 95 % intervals:\n\n* One is more than two: supported, +0.400 [" in docstring
@@ -318,7 +318,7 @@ def test_the_record_keeps_studies_whose_runs_are_gone(paper: Path, tmp_path: Pat
     assert (paper / "results.md").read_text() == before
 
 
-def test_a_study_run_again_is_held_against_the_record(paper: Path, tmp_path: Path):
+def test_a_repeated_study_is_compared_with_the_record(paper: Path, tmp_path: Path):
     finished(tmp_path / "runs", VALUES)
     assert agreement(found(tmp_path / "runs", "cpu")) == f"not recorded: {STUDIES[0]}"
     record(tmp_path / "runs")
@@ -328,30 +328,30 @@ def test_a_study_run_again_is_held_against_the_record(paper: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", recorded())
-def test_a_recorded_study_is_the_one_that_is_registered_in_its_module(name: str):
+def test_a_recorded_study_is_registered_in_its_module(name: str):
     study, _ = load_study(f"experiments/paper/{name}.py", "cpu")
     assert recorded()[name]["sha256"] == study.registered()["sha256"]
 
 
 @pytest.mark.parametrize("name", recorded())
 def test_recorded_verdicts_follow_from_the_recorded_values(name: str):
-    """Else the rules have changed since: who runs the study again would be told that it came out otherwise."""
+    """Otherwise the rules have changed, and repeating the study would not reproduce its record."""
     study, _ = load_study(f"experiments/paper/{name}.py", "cpu")
-    of_seeds = {
+    by_seed = {
         json.dumps(item["metric"]): {arm: {int(seed): x for seed, x in row.items()} for arm, row in item["of"].items()}
         for item in recorded()[name]["values"]
     }
-    values = {one.metric: of_seeds[json.dumps(to_json(one.metric))] for one in study.hypotheses}
+    values = {one.metric: by_seed[json.dumps(to_json(one.metric))] for one in study.hypotheses}
     states = {arm: {int(seed): x for seed, x in row.items()} for arm, row in recorded()[name]["states"].items()}
     verdicts = [to_json(verdict) for verdict in judge(study.hypotheses, values, states)]
     assert verdicts == recorded()[name]["verdicts"]
 
 
-def test_the_map_of_the_results_page_is_the_record():
+def test_the_results_page_has_the_recorded_map():
     assert draw(recorded()["initialization_and_learning_rate"]) in (ROOT / "docs/results.md").read_text()
 
 
-def test_the_table_of_the_results_page_is_the_record():
+def test_the_results_page_has_the_recorded_table():
     assert table(recorded(), json.loads((RECORD / "costs.json").read_text())) in (ROOT / "docs/results.md").read_text()
 
 
@@ -373,7 +373,7 @@ def test_the_map_has_a_row_for_each_start_and_a_column_for_each_rate():
     assert len(rows) == 9
 
 
-def test_skewed_answers_come_with_the_lengths_of_the_others():
+def test_skewed_sums_have_the_lengths_of_the_others():
     lengths, answers = (
         [
             Counter(getattr(problem, name) for problem in task.problems("train", 2048, 0))

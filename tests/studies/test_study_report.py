@@ -1,4 +1,4 @@
-"""The report of a study: verdicts first, all it takes to repeat it, and nothing that is not in the folder."""
+"""The report of a study: verdicts first, everything to reproduce it, and nothing from outside the folder."""
 
 import json
 import math
@@ -30,8 +30,8 @@ from rl_llm.studies.study import load_study
 MODULE = str(Path(__file__).parents[1] / "data" / "study.py")
 STUDY, _ = load_study(MODULE, "smoke")
 SEEDS = 5
-STEPS, TOKENS = 20, 2500  # of a run, of a step
-Ending = Callable[[str, int], float]  # entropy at the end, by arm and seed
+STEPS, TOKENS = 20, 2500  # steps per run, tokens per step
+Ending = Callable[[str, int], float]  # final entropy by arm and seed
 
 
 def entropy(arm: str, seed: int) -> float:
@@ -39,7 +39,7 @@ def entropy(arm: str, seed: int) -> float:
 
 
 def make_run(member: Member, study: Study, ending: Ending = entropy, seconds: float = 30.0) -> None:
-    """A run of an arm as `rl-llm train` leaves it: its accuracy is a sigmoid of the logarithm of tokens."""
+    """Write the folder of a run like `rl-llm train`; accuracy is a sigmoid of the logarithm of tokens."""
     experiment = study.experiments[member.name]
     noise = np.random.default_rng([member.seed, len(member.name) if member.name == "slow" else 0])
     record = {
@@ -103,7 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 class Cells(Page):
-    """Its text, with spaces where the page has borders."""
+    """A page with spaces in its text between elements."""
 
     def handle_endtag(self, tag: str) -> None:
         super().handle_endtag(tag)
@@ -117,7 +117,7 @@ def text_of(out: Path) -> str:
 def test_verdicts_come_first_and_every_part_is_there(whole: tuple[Path, str]):
     out, _ = whole
     text = text_of(out)
-    for told in (
+    for expected in (
         "Of 2 hypotheses: 2 supported.",
         "supported A larger rate lowers the entropy",
         "fast − slow",
@@ -143,12 +143,12 @@ def test_verdicts_come_first_and_every_part_is_there(whole: tuple[Path, str]):
         "3e" * 32,
         f"rl-llm ablate {MODULE} --scale smoke --seeds 5",
     ):
-        assert told in text, told
+        assert expected in text, expected
     assert text.index("A larger rate lowers") < text.index("Learning curves") < text.index("sha256")
     assert "Unfinished" not in text
 
 
-def test_the_fit_gives_back_asymptote_and_efficiency(whole: tuple[Path, str]):
+def test_the_report_has_the_fitted_asymptote_and_efficiency(whole: tuple[Path, str]):
     text = text_of(whole[0])
     row = re.search(r"fast 0\.3 (\S+) \[.*?\] (\S+) \[.*?\] (\S+ \S) \[", text[text.index("Asymptote and eff") :])
     assert row is not None
@@ -157,12 +157,12 @@ def test_the_fit_gives_back_asymptote_and_efficiency(whole: tuple[Path, str]):
     assert row[3].startswith("15")
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(whole: tuple[Path, str]):
+def test_the_page_is_self_contained_and_its_links_exist(whole: tuple[Path, str]):
     page = (whole[0] / "report.html").read_text()
     for reference in ("http:", "https:", "src=", "<link", "@import", "file:", "<script"):
         assert reference not in page
     links = re.findall(r'href="([^"#]+)"', page)
-    assert len(links) == 1 + len(STUDY.experiments)  # results.json, and the runs of the seed that have a report
+    assert len(links) == 1 + len(STUDY.experiments)  # results.json, and the runs of the one seed with reports
     assert all((whole[0] / link).is_file() for link in links)
     assert "var(--series-1)" in page
     assert not any(color in page for color in COLORS)
@@ -176,7 +176,7 @@ def test_the_terminal_has_the_verdicts_first_and_the_reports_last(whole: tuple[P
     assert lines[-1] == f"report  {out / 'report.html'}, {out / 'report.md'}, {out / 'results.json'}"
 
 
-def test_a_study_that_is_repeated_has_the_same_numbers(whole: tuple[Path, str], tmp_path: Path):
+def test_a_repeated_study_has_the_same_numbers(whole: tuple[Path, str], tmp_path: Path):
     out = tmp_path / "again"
     write_results(out, STUDY, make_study(out, seconds=77.0))
     first, second = ((folder / "report.md").read_text() for folder in (whole[0], out))
@@ -189,7 +189,7 @@ def test_a_study_that_is_repeated_has_the_same_numbers(whole: tuple[Path, str], 
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
-def test_a_study_that_is_not_over_says_what_is_missing(tmp_path: Path):
+def test_an_unfinished_study_says_what_is_missing(tmp_path: Path):
     ledger = open_study(tmp_path / "study", STUDY, MODULE, "smoke", SEEDS, resume=False)
     everyone = members(STUDY, tmp_path / "study", SEEDS)
     arms = [member for member in everyone if member.is_arm]
@@ -206,7 +206,7 @@ def test_a_study_that_is_not_over_says_what_is_missing(tmp_path: Path):
     assert "undetermined: intervals need 3 seeds; there are 2" in text
 
 
-def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_path: Path):
+def test_short_runs_and_second_judgements_are_reported(tmp_path: Path):
     out, study = tmp_path / "study", STUDY.with_budget(2 * STEPS * TOKENS)
     ledger = open_study(out, study, MODULE, "smoke", 1, resume=False)
     for member in members(study, out, 1):
@@ -218,18 +218,18 @@ def test_runs_that_ended_before_their_budget_and_second_judgements_are_told(tmp_
     for member in everyone[len(everyone) // 2 :]:
         make_run(member, study)
     said = write_results(out, study, everyone)
-    for told in (
+    for expected in (
         "Judged at 2 different numbers of seeds, so each time at a level of 5 % / 2.",
         "Runs that reached their last step before their token budget: ",
         "fast (2 of 2 runs)",
     ):
-        assert told in said
-        assert told in text_of(out)
-        assert told in (out / "report.md").read_text()
+        assert expected in said
+        assert expected in text_of(out)
+        assert expected in (out / "report.md").read_text()
 
 
-def test_a_study_that_a_budget_cut_off_and_that_goes_on_is_judged_twice(tmp_path: Path):
-    """Or more seeds could be looked at, budget by budget, until a difference is significant."""
+def test_continuing_a_study_after_a_budget_counts_as_a_second_judgement(tmp_path: Path):
+    """Otherwise seeds could be added budget by budget until a difference is significant."""
     found = []
     for left_out in (0, 3):
         out = tmp_path / f"left-{left_out}"
@@ -263,13 +263,13 @@ def test_a_study_without_hypotheses_describes_its_arms(tmp_path: Path):
     assert markdown.startswith("# &lt;script&gt;alert('x')&lt;/script&gt;&amp;amp; \\| &lt;script")
 
 
-def test_arms_that_measured_nothing_or_diverged_are_left_out_of_what_they_lack(tmp_path: Path):
+def test_runs_without_a_finite_value_are_left_out(tmp_path: Path):
     def ending(arm: str, seed: int) -> float:
         return math.nan if arm == "fast" and seed == 1 else entropy(arm, seed)
 
     everyone = make_study(tmp_path / "study", seeds=4, ending=ending)
     for member in everyone:
-        if member.name == "slow":  # as stored responses would have it: no tokens, no evaluations
+        if member.name == "slow":  # like a run on stored responses: no tokens, no evaluations
             path = member.folder / "metrics.jsonl"
             lines = [json.loads(line) | {"tokens/total": 0} for line in path.read_text().splitlines()]
             keep = [{key: line[key] for key in line if key != "evaluation/accuracy"} for line in lines]
@@ -281,7 +281,7 @@ def test_arms_that_measured_nothing_or_diverged_are_left_out_of_what_they_lack(t
     assert "not measured" in text
 
 
-def test_a_registration_after_the_first_run_is_told(tmp_path: Path):
+def test_a_registration_after_the_first_run_is_reported(tmp_path: Path):
     everyone = make_study(tmp_path / "study", seeds=1)
     moved = tmp_path / "other"
     open_study(moved, STUDY, MODULE, "smoke", 1, resume=False)
@@ -296,7 +296,7 @@ def test_a_registration_after_the_first_run_is_told(tmp_path: Path):
     assert "A record is broken" in text_of(moved)
 
 
-def test_a_summary_that_was_changed_after_the_run_is_told(tmp_path: Path):
+def test_a_summary_changed_after_the_run_is_reported(tmp_path: Path):
     member = make_study(tmp_path, seeds=1)[-1]
     path = member.folder / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy_after": 0.99}))
@@ -311,7 +311,7 @@ def test_a_summary_that_was_changed_after_the_run_is_told(tmp_path: Path):
         lambda run: (run / "metrics.jsonl").unlink(),
     ],
 )
-def test_a_damaged_run_is_named(damage: Callable[[Path], object], tmp_path: Path):
+def test_a_damaged_member_is_named(damage: Callable[[Path], object], tmp_path: Path):
     member = make_study(tmp_path, seeds=1)[-1]
     damage(member.folder)
     with pytest.raises(StudyFolderError, match=rf"{member} cannot be read .*; delete .* again with --resume"):
@@ -370,7 +370,7 @@ def test_curves_without_a_common_range_are_left_out():
     assert bands({"apart": {0: run(0), 1: run(10)}, "alike": {0: run(0), 1: run(1)}}, "x").keys() == {"alike"}
 
 
-def test_charts_are_the_same_text_every_time_and_more_arms_than_colors_have_dashes():
+def test_charts_are_deterministic_and_lines_can_be_dashed():
     hypothesis = Hypothesis('"a" < b', "a", "b", Final(), "greater", 0.1)
     values = {Final(): {"a": {0: 0.1, 1: 0.3, 2: 0.4}, "b": {0: 0.0, 1: 0.1, 2: 0.1}}}
     (verdict,) = judge([hypothesis], values)
@@ -385,7 +385,7 @@ def test_charts_are_the_same_text_every_time_and_more_arms_than_colors_have_dash
 
 
 @pytest.mark.slow
-def test_a_study_that_ran_ends_with_its_reports_and_they_can_be_made_again(tmp_path: Path):
+def test_a_study_ends_with_its_reports_which_can_be_rebuilt(tmp_path: Path):
     out = tmp_path / "study"
     code, said, errors = rl_llm("ablate", MODULE, "--scale", "smoke", "--seeds", "1", "--out", str(out))
     assert code == 0, errors

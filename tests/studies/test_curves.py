@@ -1,4 +1,4 @@
-"""Learning curves of several seeds on one axis, and the area under them."""
+"""Aggregated learning curves of several seeds, and the area under them."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def line(slope: float, tokens: list[float]) -> list[tuple[float, float]]:
     return [(t, slope * t) for t in tokens]
 
 
-def test_curves_are_compared_where_all_seeds_have_data():
+def test_curves_are_aggregated_over_their_common_range():
     curves = {0: line(1, [0, 3, 10]), 5: line(2, [1, 2, 8]), 2: line(9, [0, 20]), 3: line(3, [0.5, 9])}
     assert common_range(curves) == (1.0, 8.0)
     band = aggregate_curves(curves, points=8)
@@ -21,11 +21,11 @@ def test_curves_are_compared_where_all_seeds_have_data():
     assert band.mean == pytest.approx([15 / 4 * t for t in range(1, 9)])
     assert band.iqm == pytest.approx([2.5 * t for t in range(1, 9)])  # without the slopes 1 and 9
     assert all(low <= middle <= high for low, middle, high in zip(band.low, band.iqm, band.high, strict=True))
-    assert band.low[3] == pytest.approx(1 * 4.0)  # 1 of 256 draws takes the lowest alone, 12 more all but one
+    assert band.low[3] == pytest.approx(1 * 4.0)  # 1 of 256 resamples has the lowest alone, 12 more all but one
     assert band.high[3] <= 9 * 4.0
 
 
-def test_one_seed_has_no_band_and_equal_seeds_none_of_width():
+def test_one_seed_has_no_band_and_equal_seeds_a_band_without_width():
     curve = [(0, 0.1), (10, 0.4), (20, 0.3)]
     alone = aggregate_curves({7: curve}, points=5)
     assert alone.low is alone.high is None
@@ -35,7 +35,7 @@ def test_one_seed_has_no_band_and_equal_seeds_none_of_width():
 
 
 @given(st.permutations(range(4)))
-def test_which_seed_has_which_curve_does_not_matter(order: list[int]):
+def test_the_order_of_curves_does_not_matter(order: list[int]):
     noise = np.random.default_rng(0)
     curves = [list(zip([0.0, 1.0, 2.0], noise.random(3).tolist(), strict=True)) for _ in range(4)]
     moved = {seed: curves[index] for seed, index in enumerate(order)}
@@ -64,7 +64,7 @@ def test_the_area_per_token_is_the_mean_height():
 
 
 @given(st.floats(0.1, 9.9))
-def test_areas_of_parts_add_up(middle: float):
+def test_areas_are_additive(middle: float):
     curve = [(0, 0.2), (1, 0.9), (4, 0.3), (10, 0.7)]
     parts = area_per_token(curve, 0, middle) * middle + area_per_token(curve, middle, 10) * (10 - middle)
     assert parts == pytest.approx(10 * area_per_token(curve, 0, 10))
@@ -81,12 +81,12 @@ def test_areas_of_parts_add_up(middle: float):
         ({3: [(0, 0.1), (5, 0.2)], 4: [(5, 0.1), (9, 0.2)]}, "seed 4 starts at 5 tokens, seed 3 ends at 5"),
     ],
 )
-def test_what_is_no_curve_is_refused(curves: dict, message: str):
+def test_malformed_curves_are_refused(curves: dict, message: str):
     with pytest.raises(ValueError, match=message):
         aggregate_curves(curves)
 
 
-def test_no_curve_has_less_than_two_points_and_no_area_is_beyond_the_data():
+def test_a_single_point_and_a_range_beyond_the_data_are_refused():
     with pytest.raises(ValueError, match="points is 1; a curve needs 2"):
         aggregate_curves({0: line(1, [0, 1])}, points=1)
     for start, end in ((-1, 5), (0, 11), (5, 5)):

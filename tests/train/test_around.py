@@ -127,8 +127,9 @@ def kinds(annotation: Any) -> set[type]:
 
 def places(component: Any) -> Iterator[tuple[Any, str]]:
     """Yield each field of a component and its parts whose type is a Literal, with its owner."""
-    for name, annotation in get_type_hints(type(component)).items() if is_dataclass(component) else ():
-        if get_origin(annotation) is Literal:
+    hints = get_type_hints(type(component))
+    for name in [field.name for field in fields(component)] if is_dataclass(component) else ():
+        if get_origin(hints[name]) is Literal:
             yield component, name
         yield from places(getattr(component, name))
 

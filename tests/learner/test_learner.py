@@ -322,7 +322,9 @@ def test_one_program_serves_every_update_and_temperature(step: Update, batch: Ba
     assert step.program.program.compilations() == compiled
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((8, 1, 1), (1, 4, 2)))]
+)
 def test_an_update_on_eight_devices_is_that_of_one(step: Update, batch: Batch, shape: tuple[int, int, int]):
     mesh = make_mesh(MeshShape(*shape))
     state, metrics = updated(compiled_step(mesh), start(mesh), batch)

@@ -29,6 +29,7 @@ from program import (
 from rl_llm.runs.ledger import Ledger
 
 ONE, OTHER = 0, 1
+pytestmark = pytest.mark.slow
 
 
 def start_all(processes: int, devices: int, *arguments: str | Path) -> list[subprocess.Popen[str]]:
@@ -163,7 +164,6 @@ def four_devices(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(folder, stdout, stderr)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("told", "processes"), [((OTHER,), 2), ((ONE, OTHER), 1)])
 def test_stopped_together_and_resumed_it_is_the_uninterrupted_run(
     told: tuple, processes: int, two_devices: Finished, tmp_path: Path
@@ -184,7 +184,6 @@ def test_stopped_together_and_resumed_it_is_the_uninterrupted_run(
     assert (events.count("preempted"), events.count("resumed")) == (1, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 2, "mesh.fsdp=4"), (4, 1, "mesh.data=4")])
 def test_several_processes_give_the_run_of_one(
     processes: int, devices: int, mesh: str, four_devices: Finished, tmp_path: Path
@@ -207,7 +206,6 @@ def test_arrays_go_from_mesh_to_mesh_in_parts_where_layers_are_stacked():
         }
 
 
-@pytest.mark.slow
 def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
     """Parameters go from mesh to mesh within each process, and rollouts come back."""
     command = ("train", "tests/data/techniques.py:apart", "--out")
@@ -218,7 +216,6 @@ def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
     assert_nearly_the_same(Finished(tmp_path / "two", *ended[ONE][1:]), Finished(tmp_path / "one", stdout, stderr))
 
 
-@pytest.mark.slow
 def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path: Path):
     """The first one prints, and writes the samples of all rows. The others print nothing."""
     options = ("--problems", "10", "--logits", "3", "--samples")
@@ -233,7 +230,6 @@ def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "selecting"])
 def test_host_side_work_is_the_same_in_several_processes(name: str, tmp_path: Path):
     """Rewards of all rows for curricula, filters and baselines, and carried state."""
@@ -245,7 +241,6 @@ def test_host_side_work_is_the_same_in_several_processes(name: str, tmp_path: Pa
     assert_same_run(Finished(tmp_path / "two", *ended[ONE][1:]), Finished(tmp_path / "one", stdout, stderr))
 
 
-@pytest.mark.slow
 def test_processes_with_different_experiments_are_refused(tmp_path: Path):
     """They differ by an environment variable, because the test starts one command in all processes."""
     spec = tmp_path / "told_apart.py"
@@ -259,7 +254,6 @@ def test_processes_with_different_experiments_are_refused(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("killed", [ONE, OTHER])
 def test_the_death_of_one_ends_the_others(killed: int, tmp_path: Path):
     folder = tmp_path / "run"

@@ -13,9 +13,9 @@ import numpy as np
 from rl_llm.runs import curves
 from rl_llm.runs.curves import WINDOW_STEPS, AccuracyPoint, Columns, Sampled
 
-SURE, LIKELY = 4.0, 2.0
-"""Standard errors that count as a difference. A finding needs SURE, which chance passes three times in 100,000, because
-it compares with the best of many evaluations and is checked again at each. LIKELY is enough for evidence against one.
+CERTAIN, LIKELY = 4.0, 2.0
+"""Standard errors that count as a difference. A finding needs CERTAIN, which chance passes three times in 100,000: it
+compares with the best of many evaluations and is checked again at each. LIKELY is enough for evidence against one.
 """
 FALL = 0.10  # of accuracy from its best; smaller falls are normal while a policy learns
 GAP = 0.20  # in accuracy, training minus validation
@@ -49,7 +49,7 @@ def overfitting(steps: Columns, sampled: Sampled) -> str | None:
         return None
     best, now = max(points, key=lambda point: point.share), points[-1]
     training, memorized = _training_beside(steps, sampled, points, now), _memorized(steps, sampled)
-    wide = training.share - now.share >= GAP and _apart(training, points, sampled, SURE)
+    wide = training.share - now.share >= GAP and _apart(training, points, sampled, CERTAIN)
     if not memorized and (curves.difficulty_moves(steps) or not wide):
         return None
     course = f"fell from {best.share:.3f} (RL step {best.steps}) to" if memorized else "is"
@@ -115,7 +115,7 @@ def _spans(steps: Columns, sampled: Sampled) -> Iterator[tuple[int, int, float]]
     """
     points, count = curves.accuracies(steps, sampled), len(steps["step"])
     if count >= 2 * WINDOW_STEPS:
-        yield WINDOW_STEPS, WINDOW_STEPS, SURE
+        yield WINDOW_STEPS, WINDOW_STEPS, CERTAIN
     if _fallen(points) and not _memorized(steps, sampled):
         best = max(points, key=lambda point: point.share).steps
         width = min(WINDOW_STEPS, best, count - best)
@@ -238,7 +238,7 @@ def _fallen(points: Sequence[AccuracyPoint]) -> bool:
     if len(points) < 2:
         return False
     fall, error = max(points, key=lambda point: point.share).difference(points[-1])
-    return fall >= FALL and fall > SURE * error
+    return fall >= FALL and fall > CERTAIN * error
 
 
 def _memorized(steps: Columns, sampled: Sampled) -> bool:

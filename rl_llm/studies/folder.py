@@ -14,12 +14,12 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.runs.files import json_line, write_atomically
-from rl_llm.runs.folder import FORMAT, SUMMARY, RunFolderError, check_format
+from rl_llm.runs.folder import FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.study import Study, load_study
 
-REGISTERED, RESULTS, LEDGER = "study.json", "results.json", "ledger.jsonl"
+REGISTERED, RESULTS = "study.json", "results.json"
 LOGS, COMPILED, STARTS = "logs", "compiled", "starts"
 START_DIGITS = 8  # of the fingerprint, in the name of a start's folder
 

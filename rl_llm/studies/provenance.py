@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm import config
-from rl_llm.runs import folder, report
+from rl_llm.runs.folder import EXPERIMENT, LEDGER
 from rl_llm.runs.ledger import Ledger, LedgerError
-from rl_llm.studies.folder import LEDGER, LOGS, REGISTERED, Member
+from rl_llm.runs.report import REPORT
+from rl_llm.studies.folder import LOGS, REGISTERED, Member
 from rl_llm.studies.study import Study
 
 ENVIRONMENT = ("commit", "versions", "python", "devices")  # fields of experiment.json
@@ -68,8 +69,8 @@ def read_provenance(out: Path, study: Study, members: Sequence[Member]) -> Prove
     entries, error = _entries(out / LEDGER)
     starts = []
     for member in members:
-        if member.is_arm and (member.folder / folder.LEDGER).exists():
-            own, broken = _entries(member.folder / folder.LEDGER)
+        if member.is_arm and (member.folder / LEDGER).exists():
+            own, broken = _entries(member.folder / LEDGER)
             error = error or broken or _contradiction(member, own)
             starts += [entry["time"] for entry in own if entry["event"] == "started"]
     registered = [entry["time"] for entry in entries if entry["event"] == "registered"]
@@ -127,7 +128,7 @@ def _looks(entries: Sequence[Mapping[str, Any]]) -> int:
 def _environment(members: Sequence[Member]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for member in members:
-        path = member.folder / folder.EXPERIMENT
+        path = member.folder / EXPERIMENT
         record = json.loads(path.read_text()) if path.exists() else {}
         for name in ENVIRONMENT:
             if name in record:
@@ -142,8 +143,8 @@ def _text(value: Any) -> str:
 
 
 def _state(out: Path, member: Member, failed: bool) -> MemberState:
-    begun = (member.folder / folder.EXPERIMENT).exists()
+    begun = (member.folder / EXPERIMENT).exists()
     state = "done" if member.done else "failed" if failed else "begun" if begun else "not begun"
-    path = out / LOGS / f"{member.folder.name}.log" if state == "failed" else member.folder / report.REPORT
+    path = out / LOGS / f"{member.folder.name}.log" if state == "failed" else member.folder / REPORT
     link = Path(os.path.relpath(path, out)).as_posix() if path.exists() else None
     return MemberState(member, state, link, member.summary if member.done else {})

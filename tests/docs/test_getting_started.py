@@ -15,6 +15,8 @@ import pytest
 from pages import ROOT, Command, blocks, typed
 from program import CACHE
 
+from rl_llm.studies.folder import COMPILED
+
 PAGE = ROOT / "docs" / "getting_started.md"
 SMALLER = {
     "width=64, layers=2, heads=4, kv_heads=2, head_width=16, feed_forward=128": (
@@ -38,7 +40,7 @@ SMALLER = {
     "Evaluation(problems=256, every=20)": "Evaluation(problems=4, every=1)",
     "problems=64)": "problems=16)",
     "seeds=5": "seeds=2",
-    "ablate sorting_study.py": "ablate sorting_study.py --jobs 1",
+    "ablate sorting_study.py": "ablate sorting_study.py --jobs 1 --shared shared",
     "--seeds 8": "--seeds 2",
     "--problems 500": "--problems 20",
 }
@@ -90,6 +92,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name, _, code = block.text.partition("\n")
             (home / name.removeprefix("# ")).write_text(smaller(code))
     (home / "run.py").write_text(RUN)
+    (home / "shared").mkdir()
+    (home / "shared" / COMPILED).symlink_to(CACHE["JAX_COMPILATION_CACHE_DIR"])
     shutil.copytree(ROOT / "tests" / "data" / "tokenizers" / "qwen3", home / "Qwen3-0.6B")
     shutil.copy(ROOT / "tests" / "data" / "gsm8k_style.jsonl", home / "train.jsonl")
     return home

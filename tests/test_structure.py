@@ -25,7 +25,8 @@ TEXTS = [
 LABORATORY = {
     "__main__": "cli",
     "cli": "commands plan",
-    "commands": "config experiment learner model parallel plan prepare problem rewards rollout runs studies tasks train",
+    "commands": "config experiment learner model parallel plan prepare problem rewards rollout runs studies tasks "
+    "train",
     "studies": "algorithms config experiment learner parallel plan rewards runs",
     "plan": "experiment learner model parallel prepare prng runs sampler types update",
 }

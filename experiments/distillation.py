@@ -1,14 +1,14 @@
-"""A policy that RL has trained, distilled into a model of less than half its size (0.10 M parameters for 0.22 M).
+"""Distil a policy trained by RL into a model of less than half its size (0.10 M parameters instead of 0.22 M).
 
     rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0
     rl-llm train experiments/recipes.py:LITE_PPO --seed 0 --out runs/recipes/LITE_PPO-seed0           the teacher
     rl-llm train experiments/distillation.py:on_policy        reverse KL on the student's own responses
-    rl-llm train experiments/distillation.py:gkd              GKD: half of the steps on the teacher's responses
+    rl-llm train experiments/distillation.py:gkd              GKD: half of the steps use the teacher's responses
     rl-llm evaluate runs/recipes/LITE_PPO-seed0 --split train --problems 2048 --samples runs/taught.jsonl --logits 8
-    rl-llm train experiments/distillation.py:offline          the teacher's stored logits; the teacher is not needed
-    rl-llm train experiments/distillation.py:without          the student with RL alone
+    rl-llm train experiments/distillation.py:offline          stored logits, without the teacher
+    rl-llm train experiments/distillation.py:without          the student, with RL alone
 
-The student is warm-started on the same demonstrations. What comes of it: `python experiments/pipelines_table.py`.
+The student has the same warm start. `python experiments/pipelines_table.py` measures all of them.
 """
 
 from dataclasses import replace

@@ -1,10 +1,10 @@
-"""The table of distillation and preferences: what learning from another run makes of a policy.
+"""Compare distillation and preference learning: policies that learn from another run.
 
 Run:    python experiments/pipelines_table.py            (resumable: finished runs are not repeated)
 
-The pipelines of experiments/distillation.py and experiments/preferences.py from end to end, once a seed: the teacher is
-the run of LITE_PPO in the table of the recipes, and the judged responses are those of the policy it began with. Means
-over the seeds, with 95 % intervals of Student's t.
+Runs the pipelines of experiments/distillation.py and experiments/preferences.py end to end for each seed. The teacher
+is the LITE_PPO run of recipes_table.py, and the judged responses come from that run's initial policy. Means over the
+seeds, with 95 % intervals of Student's t.
 """
 
 import argparse
@@ -23,11 +23,11 @@ PREFERRED = ("offline_dpo", "offline_kto", "offline_sft", "rlhf", "rlhf_kl")
 
 
 def main() -> None:
-    """Run what is missing, print the table."""
+    """Run the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/recipes"), metavar="DIR", help="also of recipes_table.py"
+        "--out", type=Path, default=Path("runs/recipes"), metavar="DIR", help="shared with recipes_table.py"
     )
     arms = (*DISTILLED, *PREFERRED)
     parser.add_argument("--arms", nargs="+", default=list(arms), choices=arms, metavar="NAME")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def distilled(arm: str, seed: int, out: Path, start: str) -> Path:
-    """The folder of a student's run; it and its teacher's are made now unless they are there."""
+    """The folder of a student's run; missing runs of it and of its teacher are run first."""
     if arm == "without":
         return run(arm, seed, out, experiment=DISTILLATION)
     teacher = run("LITE_PPO", seed, out, start)
@@ -54,7 +54,7 @@ def distilled(arm: str, seed: int, out: Path, start: str) -> Path:
 
 
 def preferred(arm: str, seed: int, out: Path, start: str) -> Path:
-    """The folder of a run that learns from judged responses, itself or through a reward model; as `distilled`."""
+    """The folder of a run that learns from judged responses or from their reward model; missing runs run first."""
     judged = responses(out / f"warm-seed{seed}", out / f"judged-seed{seed}.jsonl")
     learned = f"responses.path={judged}"
     if arm.startswith("rlhf"):
@@ -62,16 +62,16 @@ def preferred(arm: str, seed: int, out: Path, start: str) -> Path:
     return run(arm, seed, out, start, learned, experiment=PREFERENCES)
 
 
-def responses(of: Path, file: Path, *options: str) -> Path:
-    """A run's responses to training problems, sampled now unless they are there."""
+def responses(source: Path, file: Path, *options: str) -> Path:
+    """A file with a run's responses to training problems, which are sampled if it is missing."""
     if not file.exists():
-        command = [sys.executable, "-m", "rl_llm", "evaluate", str(of), "--split", "train", "--problems", "2048"]
+        command = [sys.executable, "-m", "rl_llm", "evaluate", str(source), "--split", "train", "--problems", "2048"]
         subprocess.run([*command, "--samples", str(file), *options], check=True, stdout=subprocess.DEVNULL)
     return file
 
 
 def table(runs: dict[str, list[Path]]) -> str:
-    """Markdown: a row for each pipeline."""
+    """Markdown table with a row for each pipeline."""
     rows = ["| run | before | validation, highest | held out |", "|---|---|---|---|"]
     for arm, folders in runs.items():
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]

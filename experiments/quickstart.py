@@ -1,4 +1,4 @@
-"""A tiny language model discovers that writing its steps pays (the main job, on two CPU cores in minutes).
+"""A tiny language model learns by RL to write out its steps (minutes on two CPU cores).
 
 Run:    rl-llm train experiments/quickstart.py --seed 0
 """

@@ -2,10 +2,10 @@
 
 Run:    python experiments/quickstart_seeds.py              (resumable: finished runs are not repeated)
 
-Every run is an ordinary `rl-llm train` in a process of its own, so its seconds include imports and compilation. Prints
-the table of docs/results.md: held-out accuracy of samples before and after, their interquartile mean and minimum, mean
-response length, generated tokens, seconds. Both policies learn to write out every step, so their generated
-tokens differ by about one percent.
+Every run is an ordinary `rl-llm train` in its own process, so its seconds include imports and compilation. Prints the
+table of docs/results.md: held-out accuracy of samples before and after, their interquartile mean and minimum, mean
+response length, generated tokens, seconds. Both policies learn to write out every step, so their generated tokens
+differ by about one percent.
 """
 
 import argparse
@@ -22,7 +22,7 @@ EXPERIMENT = Path(__file__).with_name("quickstart.py")
 
 
 def main() -> None:
-    """Run what is missing, print the table."""
+    """Run the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart_seeds"), metavar="DIR")
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def run(arm: str, seed: int, out: Path) -> dict[str, Any]:
-    """The summary of one run, made now unless it is there."""
+    """The summary of one run, which is run first if it is missing."""
     folder = out / f"{arm}-seed{seed}"
     if not (folder / "summary.json").exists():
         command = [sys.executable, "-m", "rl_llm", "train", f"{EXPERIMENT}:{arm}", "--seed", str(seed)]
@@ -41,7 +41,7 @@ def run(arm: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def table(summaries: dict[tuple[str, int], dict[str, Any]], seeds: int) -> str:
-    """Markdown: a row per seed, then interquartile mean and minimum (maximum of the times)."""
+    """Markdown table with a row per seed, then the interquartile mean and the minimum."""
     head = "| seed | before | Lite PPO | greedy | length | tokens | seconds | rejection sampling | tokens |"
     lines = [head, "|" + "---|" * head.count(" | ") + "---|"]
     for seed in range(seeds):

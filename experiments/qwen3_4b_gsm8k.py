@@ -1,6 +1,6 @@
-"""Qwen3-4B-Base learns grade-school mathematics: Lite PPO with the settings of arXiv 2508.08221 (section 3.1, A.1).
+"""Train Qwen3-4B-Base on grade-school mathematics: Lite PPO with the settings of arXiv 2508.08221 (3.1, A.1).
 
-Weights, tokenizer and problems are files that are not part of this repository:
+Weights, tokenizer and problems are not part of this repository:
 
     hf download Qwen/Qwen3-4B-Base --local-dir qwen3-4b-base
     curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl
@@ -10,10 +10,10 @@ Run:    rl-llm train experiments/qwen3_4b_gsm8k.py:paper --set start=qwen3-4b-ba
             --set tokenizer.folder=qwen3-4b-base --set task.path=train.jsonl
 Chats:  rl-llm train experiments/qwen3_4b_gsm8k.py:chats
 
-`smoke` is the same with a tiny random model of the family and the problems of tests/data: seconds on a laptop, and
-nothing is learned. `chats` is `smoke` after a warm start on the conversations of a file. What the paper leaves open was
-chosen here: two updates a rollout, since with one the clip could never act; the problems are those of GSM8K, the larger
-part of the paper's easy set; the wording of the system message. Not measured: nobody has run `paper` yet.
+`smoke` uses a tiny random model of the family and the problems of tests/data: it takes seconds on a laptop and learns
+nothing. `chats` is `smoke` after a warm start on a file of conversations. The paper leaves open, and this file chooses:
+two updates per rollout, since with one the clip could never act; the problems of GSM8K, the larger part of the paper's
+easy set; and the wording of the system message. Not measured: `paper` has not been run yet.
 """
 
 from dataclasses import replace

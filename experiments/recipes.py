@@ -1,12 +1,12 @@
-"""Every recipe on the quickstart's policy: the same warm start, steps and problems, another algorithm.
+"""Every recipe on the quickstart's policy: the same warm start, steps and problems, different algorithms.
 
-Run:    rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0        once: all begin with it
+Run:    rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0        once: all start from it
         rl-llm train experiments/recipes.py:DAPO --seed 0
 Table:  python experiments/recipes_table.py                    (three seeds, in docs/results.md)
 
-Recipes with a divergence measure it from the policy that RL began with; a critic learns alone in the first steps.
-`stale` is Lite PPO with four updates per rollout and a sampler two steps behind, corrected by truncated importance
-weights; `replay` learns once more from a rollout of the last three steps.
+Divergences are measured from RL's initial policy. A critic, if there is one, first learns alone. `stale` is Lite PPO
+with four updates per rollout and a sampler two steps behind, corrected by truncated importance weights; `replay` also
+learns from a rollout of the last three steps.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ base = replace(
 
 
 def with_algorithm(experiment: Experiment, algorithm: algorithms.Algorithm, critic: Critic) -> Experiment:
-    """An experiment with another algorithm and what that needs beside it."""
+    """The experiment with another algorithm and the reference, critic and staleness that it needs."""
     return replace(
         experiment,
         algorithm=algorithm,
@@ -44,7 +44,7 @@ ABLATION = {
     name: with_algorithm(base, recipe, CRITIC)
     for name, recipe in vars(algorithms).items()
     if isinstance(recipe, algorithms.Algorithm)
-    # These want another run beside them: experiments/distillation.py, experiments/preferences.py.
+    # These need another run: experiments/distillation.py, experiments/preferences.py.
     and recipe not in (algorithms.REWARD_MODEL, algorithms.ON_POLICY_DISTILLATION, algorithms.GKD)
 }
 ABLATION["DAPO"] = replace(ABLATION["DAPO"], dynamic_sampling=DynamicSampling(max_rollouts=3))

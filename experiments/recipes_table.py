@@ -1,11 +1,11 @@
-"""The table of the recipes: what each makes of the quickstart's policy, by generated tokens.
+"""Compare the recipes on the quickstart's policy, by generated tokens.
 
 Run:    python experiments/recipes_table.py              (resumable: finished runs are not repeated)
 
-Every run is an ordinary `rl-llm train`; those of one seed begin with the same warm-started policy and ask the same
-problems in the same order. `at N k tokens` is the validation accuracy of samples when so many tokens had been generated
-(interpolated between two evaluations of a run), `held out` that of the last policy on problems never seen. Means over
-the seeds, with 95 % intervals of Student's t.
+Every run is an ordinary `rl-llm train`. All runs of a seed start from the same warm-started policy and use the same
+problems in the same order. `at N k tokens` is the validation accuracy of samples after N thousand generated tokens
+(interpolated between two evaluations); `held out` is that of the last policy on unseen problems. Means over the seeds,
+with 95 % intervals of Student's t.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BUDGET = 200_000  # generated tokens
 
 
 def main() -> None:
-    """Run what is missing, print the table."""
+    """Run the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"), metavar="DIR")
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def run(arm: str, seed: int, out: Path, *changes: str, experiment: Path = EXPERIMENT) -> Path:
-    """The folder of one run, made now unless it is there."""
+    """The folder of one run, which is run first if it is missing."""
     folder = out / f"{arm}-seed{seed}"
     if not (folder / "summary.json").exists():
         command = [sys.executable, "-m", "rl_llm", "train", f"{experiment}:{arm}", "--seed", str(seed)]
@@ -50,7 +50,7 @@ def run(arm: str, seed: int, out: Path, *changes: str, experiment: Path = EXPERI
 
 
 def table(runs: dict[str, list[Path]]) -> str:
-    """Markdown: a row for each arm, the best held-out accuracy first."""
+    """Markdown table with a row for each arm, best held-out accuracy first."""
     head = f"| recipe | before | at {BUDGET // 1000} k tokens | held out | length | tokens | seconds |"
     rows = []
     for arm, folders in runs.items():
@@ -78,19 +78,19 @@ def table(runs: dict[str, list[Path]]) -> str:
 
 
 def at_budget(folder: Path) -> float:
-    """Validation accuracy of a run when it had generated BUDGET tokens."""
+    """Validation accuracy of a run after BUDGET generated tokens."""
     tokens, accuracies = zip(*evaluations(folder), strict=True)
     return float(np.interp(BUDGET, tokens, accuracies))
 
 
 def evaluations(folder: Path) -> list[tuple[int, float]]:
-    """Tokens generated until then, and validation accuracy of samples, at each evaluation of a run."""
+    """(tokens generated so far, validation accuracy of samples) at each evaluation of a run."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["tokens/total"], line["evaluation/accuracy"]) for line in lines if "evaluation/accuracy" in line]
 
 
 def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval."""
+    """Mean ± half the width of its 95 % interval."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))

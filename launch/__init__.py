@@ -1,1 +1,1 @@
-"""Launching on accelerators that are rented by the hour: one spec, thin renderers for schedulers, and what it costs."""
+"""Launches runs on rented accelerators: one typed spec, a thin renderer per scheduler, and prices."""

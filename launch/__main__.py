@@ -1,4 +1,4 @@
-"""The command: `python -m launch SCHEDULER EXPERIMENT ...` prints what would run; with --submit it runs."""
+"""The command `python -m launch SCHEDULER EXPERIMENT ...`: prints the job; --submit also runs it."""
 
 import argparse
 import re
@@ -28,7 +28,7 @@ EPILOG = f"""schedulers:
   skypilot           TPUs or GPUs wherever there is capacity, on spot machines too: --image or --setup
   slurm              GPUs of a Slurm cluster: --hours --setup, --cluster PARTITION, --project ACCOUNT
 
-examples (all of them only print; add --submit):
+examples (they only print; add --submit to run):
   python -m launch queued-resources experiments/quickstart.py --accelerator v6e --topology 4x4 --spot \\
       --bucket gs://my-bucket/runs --project my-project --zone us-east5-b --setup '. launch/setup_host.sh'
   python -m launch gke experiments/recipes.py:DAPO --accelerator v5p --topology 2x2x4 --bucket gs://my-bucket/runs \\
@@ -37,19 +37,19 @@ examples (all of them only print; add --submit):
   python -m launch skypilot experiments/quickstart.py --accelerator h100 --topology 2x8 --spot \\
       --bucket gs://my-bucket/runs --setup 'JAX_EXTRA=cuda12 . launch/setup_host.sh'
 
-What stands after -- is passed on to `rl-llm train`.
+Arguments after -- are passed on to `rl-llm train`.
 
 Every process runs `rl-llm train EXPERIMENT ... --out FOLDER/NAME --resume`, at the start and after every interruption.
-FOLDER is --bucket as the hosts see it, mounted at {MOUNT}: gs://my-bucket/runs is {MOUNT}/runs. So are weights, data.
-What follows its exit code: 143, preempted and saved: started again, goes on bit for bit. 1, failed, or 2, wrong usage:
-stopped. Give every seed a --name of its own.
+FOLDER is --bucket as the hosts see it, mounted at {MOUNT}: gs://my-bucket/runs is {MOUNT}/runs. Weights and data in the
+bucket have such paths, too. A run that exits with 143 (preempted, state saved) restarts and resumes bit for bit; one
+that exits with 1 (failed) or 2 (wrong usage) does not. Give every seed its own --name.
 
-exit codes: 0 done (printed or submitted), 1 failed, 2 wrong usage or nothing to submit with; a training that is waited
-for (queued-resources) passes its own on"""
+exit codes: 0 done (printed or submitted), 1 failed, 2 wrong usage, missing tools or credentials; queued-resources waits
+for the run and returns its exit code"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what would run, and run it if asked to; returns the exit code."""
+    """Print the job and submit it if asked to; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parsed = _parser().parse_args(arguments[:end])
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def summary(spec: LaunchSpec) -> str:
-    """One line for people: what is asked for and what an hour of it costs."""
+    """One line with the hardware, the price of an hour and the run folder."""
     hardware = spec.hardware
     kind = f" ({hardware.accelerator_type})" if isinstance(hardware, TpuSlice) else ""
     line = f"{hardware.chips} {spec.accelerator} on {hardware.hosts} host{'s' * (hardware.hosts > 1)}{kind}"
@@ -86,7 +86,7 @@ def summary(spec: LaunchSpec) -> str:
 def _spec(parsed: argparse.Namespace, passed_on: tuple[str, ...]) -> LaunchSpec:
     path, _, name = parsed.experiment.partition(":")
     if not Path(path).is_file():
-        raise LaunchError(f"experiment {path!r} is not here: call from the checkout's root")
+        raise LaunchError(f"experiment {path!r} does not exist here: call from the root of the checkout")
     derived = re.sub(r"[^a-z0-9]+", "-", f"{Path(path).stem} {name}".lower()).strip("-")
     return LaunchSpec(
         experiment=parsed.experiment,
@@ -109,7 +109,7 @@ def _spec(parsed: argparse.Namespace, passed_on: tuple[str, ...]) -> LaunchSpec:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m launch",
-        description="Run one training on rented accelerators, through a scheduler that exists.",
+        description="Launch one training run on rented accelerators through an existing scheduler.",
         usage="%(prog)s SCHEDULER EXPERIMENT[:NAME] --accelerator A --topology T --bucket B [...] [-- ARGUMENT ...]",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -118,26 +118,21 @@ def _parser() -> argparse.ArgumentParser:
     add("scheduler", choices=RENDERERS, metavar="SCHEDULER", help=", ".join(RENDERERS))
     add("experiment", metavar="EXPERIMENT[:NAME]", help="as `rl-llm train` takes it")
     add("--accelerator", required=True, metavar="A", help="v4, v5e, v5p, v6e; a100, a100-80gb, h100, h200, b200")
-    add("--topology", required=True, metavar="T", help="of the slice, 4x4 or 2x2x4; of GPUs NODESxGPUS, 2x8")
-    add("--bucket", required=True, metavar="gs://B", help="where run folders are (slurm: a folder all nodes see)")
-    add("--name", metavar="N", help="of the job and its run folder (default: after the experiment)")
-    add("--spot", action="store_true", help="capacity that may be taken away, for a fraction of the price")
-    add("--image", metavar="I", help="container that has rl-llm and, in its working directory, the experiment")
-    add(
-        "--setup",
-        action="append",
-        default=[],
-        metavar="C",
-        help="shell command that makes rl-llm available; repeatable",
-    )
+    add("--topology", required=True, metavar="T", help="shape of the slice, 4x4 or 2x2x4; for GPUs NODESxGPUS, 2x8")
+    add("--bucket", required=True, metavar="gs://B", help="parent of run folders (slurm: a folder that all nodes see)")
+    add("--name", metavar="N", help="name of the job and its run folder (default: from the experiment)")
+    add("--spot", action="store_true", help="preemptible capacity, for a fraction of the price")
+    add("--image", metavar="I", help="container with rl-llm, and the experiment in its working directory")
+    setup = "shell command that makes rl-llm available; may be repeated"
+    add("--setup", action="append", default=[], metavar="C", help=setup)
     add("--project", metavar="P", help="Google Cloud project; Slurm account")
     add("--zone", metavar="Z", help="zone, or the region of a GKE cluster")
     add("--cluster", metavar="C", help="GKE cluster; Slurm partition")
     add("--hours", type=int, metavar="H", help="Slurm's time limit")
-    add("--restarts", type=int, metavar="R", help="how often a run may be started again (default: 100)")
+    add("--restarts", type=int, metavar="R", help="most restarts of a run (default: 100)")
     when = parser.add_mutually_exclusive_group()
-    when.add_argument("--dry-run", action="store_true", help="only print what would run: the default")
-    when.add_argument("--submit", action="store_true", help="print it and run it")
+    when.add_argument("--dry-run", action="store_true", help="only print the job (default)")
+    when.add_argument("--submit", action="store_true", help="print the job and run it")
     return parser
 
 

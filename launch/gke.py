@@ -1,15 +1,15 @@
-"""GKE: a JobSet of one indexed Job, one pod per host of the slice; JAX finds the others by GKE's own variables.
+"""GKE: a JobSet of one indexed Job with one pod per host of the slice. JAX finds its peers by GKE's variables.
 
-What follows an exit, and why (APIs: jobset.x-k8s.io/v1alpha2, batch/v1):
+Exits and their consequences (APIs: jobset.x-k8s.io/v1alpha2, batch/v1):
 
-* The node is taken away (the pod gets the condition DisruptionTarget): the pod counts as failed whatever its exit code.
-  `backoffLimit: 0` fails the Job, and the JobSet starts all pods again: they can only go on together.
-* 143, or killed from outside (137: out of memory; 134: JAX leaves because a peer was lost): the same, `maxRestarts`
-  times at most, as all restarts count.
-* 1 and 2, in a pod that nobody disturbed: the Job fails for the reason PodFailurePolicy, and the JobSet with it.
+* The node is lost (the pod gets the condition DisruptionTarget): the pod counts as failed whatever its exit code.
+  `backoffLimit: 0` fails the Job, and the JobSet restarts all pods, because they can only continue together.
+* 143, or killed from outside (137: out of memory; 134: JAX exits because a peer was lost): the same. All restarts count
+  towards `maxRestarts`.
+* 1 and 2 in an undisturbed pod: the Job fails with the reason PodFailurePolicy, and the JobSet fails with it.
 
-The bucket is a volume of the Cloud Storage FUSE CSI driver, which puts a container of its own beside the training. That
-one ends after it (GKE 1.29 and newer), so the last checkpoint is in the bucket before the pod is gone.
+The bucket is a volume of the Cloud Storage FUSE CSI driver, which runs a sidecar container. It ends after the training
+(GKE 1.29 and newer), so the last checkpoint is in the bucket before the pod ends.
 """
 
 from typing import Any
@@ -21,16 +21,16 @@ CONTAINER = "train"
 SPOT_LABEL = "cloud.google.com/gke-spot"
 ONE_SLICE_PER_JOB = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
 VOLUME = "bucket"
-# The driver's container has limits that a checkpoint of some gigabytes would meet; "0" lifts them (Standard clusters).
+# Checkpoints of some gigabytes would hit the limits of the driver's container; "0" lifts them (Standard clusters).
 LIMITS = ("cpu-limit", "memory-limit", "ephemeral-storage-limit")
 GCSFUSE = {"gke-gcsfuse/volumes": "true", **{f"gke-gcsfuse/{limit}": "0" for limit in LIMITS}}
-# Hosts share the run folder, so none may remember what a file was, or that there was none.
+# Hosts share the run folder, so none may cache the metadata of a file or its absence.
 MOUNT_OPTIONS = "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
 SIGNED_IN = ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
 
 
 def render(spec: LaunchSpec) -> Commands:
-    """The JobSet and the commands that hand it to the cluster."""
+    """Render the JobSet and the commands that submit it."""
     check(spec, "gke", needs=("image", "project", "zone", "cluster"), takes=("spot", "restarts"))
     file = f"{FOLDER}/{spec.name}.jobset.yaml"
     credentials = ("gcloud", "container", "clusters", "get-credentials", spec.cluster or "")
@@ -49,18 +49,18 @@ def render(spec: LaunchSpec) -> Commands:
 
 
 def jobset(spec: LaunchSpec) -> dict[str, Any]:
-    """The JobSet resource. JobSet makes the headless service, named like it, that gives every pod a host name."""
+    """The JobSet resource. JobSet also creates the headless service of the same name that gives pods host names."""
     hosts = tpu_slice(spec, "gke").hosts
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        # Without it the pods of one job could be spread over two node pools of the same topology: two slices.
+        # Otherwise the pods of one job could land on two slices: two node pools of the same topology.
         "metadata": {"name": spec.name, **({"annotations": ONE_SLICE_PER_JOB} if hosts > 1 else {})},
         "spec": {
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "failurePolicy": {
                 "maxRestarts": spec.restart_limit,
-                "restartStrategy": "BlockingRecreate",  # a slice is free again when all old pods are gone
+                "restartStrategy": "BlockingRecreate",  # the slice is free when all old pods are gone
                 "rules": [
                     {"name": "stop", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
                     {"name": "resume", "action": "RestartJobSet", "onJobFailureReasons": ["BackoffLimitExceeded"]},
@@ -96,7 +96,7 @@ def _pod(spec: LaunchSpec) -> dict[str, Any]:
     spot = [{"key": SPOT_LABEL, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,  # a spot node leaves at most 30 of them
+        "terminationGracePeriodSeconds": GRACE_SECONDS,  # a spot node grants at most 30 of them
         "nodeSelector": {
             "cloud.google.com/gke-tpu-accelerator": tpus.generation.node_label,
             "cloud.google.com/gke-tpu-topology": tpus.topology,
@@ -107,7 +107,7 @@ def _pod(spec: LaunchSpec) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": spec.image,
-                "command": list(spec.command),  # not through a shell, which would keep SIGTERM for itself
+                "command": list(spec.command),  # no shell, which would swallow SIGTERM
                 "env": [
                     {"name": "JAX_PLATFORMS", "value": spec.platforms},
                     {"name": "PYTHONUNBUFFERED", "value": "1"},

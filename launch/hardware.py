@@ -1,4 +1,4 @@
-"""What can be asked for: TPU slices by generation and topology, GPU nodes; how many hosts and chips that is.
+"""Available hardware: TPU slices by generation and topology, and GPU nodes, with their hosts and chips.
 
 Sources: Google Cloud's pages "Plan TPUs in GKE" (machine types, node labels, topologies), "TPU v4", "v5e", "v5p", "v6e"
 (accelerator types and what their numbers count) and "TPU software versions" (runtime versions).
@@ -11,14 +11,14 @@ CHIPS_PER_HOST = 4  # in every slice of several hosts
 
 
 class LaunchError(ValueError):
-    """What was asked for cannot be launched. The message names the value, the place and the way out."""
+    """The request cannot be launched. The message names the value, the place and the remedy."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One TPU generation as the parts of Google Cloud name it.
+    """One TPU generation under its names in Google Cloud's services.
 
-    `units_per_chip`: what the number in an accelerator type counts per chip; v5p-32 counts TensorCores, two per chip.
+    `units_per_chip`: units per chip in the number of an accelerator type; v5p-32 counts TensorCores, two per chip.
     """
 
     name: str
@@ -52,7 +52,7 @@ GPUS_PER_NODE = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class TpuSlice:
-    """A slice of one generation: `hosts` machines that hold `chips` chips together, arranged as `topology`."""
+    """A slice of one generation: `hosts` machines with `chips` chips in all, arranged as `topology`."""
 
     generation: Generation
     topology: str
@@ -61,7 +61,7 @@ class TpuSlice:
 
     @property
     def chips_per_host(self) -> int:
-        """Chips that one process sees as its own."""
+        """Local chips of each process."""
         return self.chips // self.hosts
 
     @property
@@ -71,7 +71,7 @@ class TpuSlice:
 
     @property
     def named_by_type(self) -> bool:
-        """Whether its accelerator type says its shape, too: both 4x4x16 and 4x8x8 are v5p-512."""
+        """Whether the accelerator type determines the shape. It does not for v5p-512: 4x4x16 or 4x8x8."""
         cubes = self.chips // SIDE_OF_A_CUBE**3
         sides = range(1, cubes + 1)
         shapes = [(a, b) for a in sides for b in sides if cubes % (a * b) == 0 and a <= b <= cubes // (a * b)]
@@ -79,13 +79,13 @@ class TpuSlice:
 
     @property
     def machine_type(self) -> str:
-        """The machine type of a GKE node pool for it: ct6e-standard-4t."""
+        """The machine type of its GKE node pool: ct6e-standard-4t."""
         return f"{self.generation.machine_prefix}-{self.chips_per_host}t"
 
 
 @dataclass(frozen=True)
 class GpuNodes:
-    """`hosts` machines of `gpus_per_host` GPUs each; `model` as SkyPilot spells it."""
+    """`hosts` machines with `gpus_per_host` GPUs each; `model` is SkyPilot's name."""
 
     model: str
     hosts: int
@@ -93,20 +93,20 @@ class GpuNodes:
 
     @property
     def chips(self) -> int:
-        """GPUs of all hosts together."""
+        """GPUs of all hosts."""
         return self.hosts * self.gpus_per_host
 
 
 def hardware_of(accelerator: str, topology: str) -> TpuSlice | GpuNodes:
-    """What an accelerator's name ("v6e", "h100") and a topology ("4x4"; for GPUs "NODESxGPUS") ask for.
+    """The hardware for an accelerator ("v6e", "h100") and a topology ("4x4"; for GPUs "NODESxGPUS").
 
-    Raises LaunchError for an unknown accelerator and for a topology that it does not come in.
+    Raises LaunchError for an unknown accelerator or topology.
     """
     if accelerator in GENERATIONS:
         return _tpu_slice(GENERATIONS[accelerator], topology)
     if accelerator in GPUS:
         return _gpu_nodes(accelerator, topology)
-    raise LaunchError(f"accelerator {accelerator!r} is unknown; there are {', '.join((*GENERATIONS, *GPUS))}")
+    raise LaunchError(f"accelerator {accelerator!r} is unknown; expected one of {', '.join((*GENERATIONS, *GPUS))}")
 
 
 def _tpu_slice(generation: Generation, topology: str) -> TpuSlice:
@@ -118,7 +118,7 @@ def _tpu_slice(generation: Generation, topology: str) -> TpuSlice:
 
 
 def _sides(topology: str) -> list[int]:
-    """The sides as numbers, none if they are not written as 4x4x8 is."""
+    """The sides as numbers; empty unless written like 4x4x8."""
     sides = topology.split("x")
     return [int(side) for side in sides] if all(side.isdecimal() and side[0] != "0" for side in sides) else []
 

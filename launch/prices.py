@@ -1,8 +1,8 @@
-"""What an accelerator chip can do and what it costs: the facts that plans and launch commands are priced from.
+"""Performance and prices of accelerator chips, for plans and launch commands.
 
-Hardware: the vendors' pages named in `source`. Prices: those of Google Cloud's billing catalogue for the region named
-there, as other projects publish them; per chip, on demand without a commitment. Spot prices change by the day and by
-the region (a factor of two between two regions of one country): look them up before a long run.
+Hardware: the vendors' pages named in `source`. Prices: Google Cloud's billing catalogue for the region named there, as
+published by other projects; per chip, on demand without a commitment. Spot prices change daily and differ between
+regions (by a factor of two within one country): check them before a long run.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ _GPU_PRICES = "huggingface.co/datasets/tanod/cloud-gpu-list-prices"
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip as a customer rents it. `hbm_gib` of memory in GiB; `bf16_flops`, dense bfloat16 operations per second
-    (2 per multiply-add); `hbm_bandwidth` and `ici_bandwidth` in bytes per second, the latter over all links of the
-    chip to its neighbours, both directions together; dollars per chip and hour.
+    """One chip as customers rent it.
+
+    `hbm_gib`: memory in GiB; `bf16_flops`: dense bfloat16 operations per second (2 per multiply-add); `hbm_bandwidth`
+    and `ici_bandwidth`: bytes per second, the latter over all links to neighbours in both directions; prices in dollars
+    per chip and hour.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Chip:
     as_of: str
 
     def dollars(self, chip_hours: float, spot: bool = False) -> float:
-        """What so many chip-hours cost."""
+        """Price of a number of chip-hours."""
         return chip_hours * (self.spot_dollars_per_hour if spot else self.dollars_per_hour)
 
 
@@ -89,7 +91,7 @@ CHIPS = {
             bf16_flops=989e12,
             hbm_bandwidth=3350e9,
             ici_bandwidth=900e9,
-            dollars_per_hour=10.98,  # a3-highgpu, the machine's share with it
+            dollars_per_hour=10.98,  # a3-highgpu, including its share of the machine
             spot_dollars_per_hour=6.57,
             source="https://www.nvidia.com/en-us/data-center/h100; prices, us-central1: "
             "github.com/tgarg01/silybench-data, derived/csv/gpu_prices.csv",
@@ -101,7 +103,7 @@ CHIPS = {
             bf16_flops=989e12,
             hbm_bandwidth=4800e9,
             ici_bandwidth=900e9,
-            dollars_per_hour=10.44,  # a3-ultragpu-8g, the machine's share with it
+            dollars_per_hour=10.44,  # a3-ultragpu-8g, including its share of the machine
             spot_dollars_per_hour=6.26,
             source=f"https://www.nvidia.com/en-us/data-center/h200; prices, us-central1: {_GPU_PRICES}",
             as_of="2026-10-13",

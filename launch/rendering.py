@@ -1,4 +1,4 @@
-"""What a renderer makes of a spec: shell commands and the file they read, to be printed or to be run."""
+"""Renderings of a spec: shell commands and their input file, to print or to run."""
 
 import shlex
 import shutil
@@ -10,28 +10,28 @@ from typing import Any, Protocol
 
 import yaml
 
-FOLDER = "runs/launched"  # of the files that are written, in the current folder
+FOLDER = "runs/launched"  # for written files, in the current folder
 
 
 class Rendering(Protocol):
-    """What would run, and the way to run it."""
+    """A job that can be printed and submitted."""
 
     def text(self) -> str:
-        """What would run, as a script."""
+        """The job as a script."""
 
     def obstacle(self) -> str | None:
-        """Why it cannot be submitted from this machine, with the way out; None if it can."""
+        """The reason and remedy if it cannot be submitted from this machine; None if it can."""
 
     def submit(self) -> int:
-        """Run it; returns the exit code of what failed, or 0."""
+        """Submit the job; returns 0 or the exit code of the command that failed."""
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that run one after the other until one fails, with one file that is written before, if any.
+    """Commands that run in order until one fails, and a file that is written before them, if any.
 
-    `tools` must be on PATH; `login` is a command that prints something if there are credentials, or none if only the
-    commands themselves can tell. `install` says how to get the tools and `sign_in` how to get the credentials.
+    `tools` must be on PATH. `login`, if given, is a command that prints something only if there are credentials.
+    `install` and `sign_in` tell the user how to get the tools and the credentials.
     """
 
     commands: tuple[tuple[str, ...], ...]
@@ -43,14 +43,14 @@ class Commands:
     sign_in: str = ""
 
     def text(self) -> str:
-        """A script that does the same when pasted into a shell."""
+        """The equivalent script, to paste into a shell."""
         lines = [shell_line(command) for command in self.commands]
         if self.file is not None:
             lines[:0] = [f"mkdir -p {FOLDER}", f"cat > {self.file} <<'END_OF_FILE'\n{self.file_text}END_OF_FILE"]
         return "\n".join(lines)
 
     def obstacle(self) -> str | None:
-        """A tool that is not there, or credentials that are not."""
+        """A missing tool or missing credentials."""
         for tool in self.tools:
             if shutil.which(tool) is None:
                 return f"{tool} is not on PATH: {self.install}"
@@ -72,7 +72,7 @@ class Commands:
 
 
 def as_yaml(value: dict[str, Any]) -> str:
-    """YAML in the order of the value, texts of several lines as they stand."""
+    """YAML in the value's order, with literal blocks for texts of several lines."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
@@ -88,5 +88,5 @@ _Dumper.add_representer(str, _text)
 
 
 def shell_line(command: Iterable[str]) -> str:
-    """A command as one types it: quoted where it must be."""
+    """A command as a shell line, with the necessary quotes."""
     return shlex.join(command)

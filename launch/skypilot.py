@@ -1,12 +1,12 @@
-"""SkyPilot: a managed job on TPUs or GPUs. It finds capacity, and starts the job again where it was preempted.
+"""SkyPilot: a managed job on TPUs or GPUs. SkyPilot finds capacity and recovers the job after preemption.
 
-A job whose machines are gone is recovered without further ado; `recover_on_exit_codes` adds the exit that saved first,
-and `max_restarts_on_errors: 0` makes every other exit code final.
+It recovers a job that lost its machines by default. `recover_on_exit_codes` adds the exit code of a saved run, and
+`max_restarts_on_errors: 0` makes every other exit code final.
 
-The checkout is copied to the machines and is the working directory there, with an image too (SkyPilot leaves the
-image's own); the image then brings rl-llm and what it needs.
+The checkout is copied to the machines and is the working directory there, even with an image, whose own working
+directory SkyPilot ignores. The image then provides rl-llm and its dependencies.
 
-It mounts the bucket with a gcsfuse of its own choice, which remembers for five seconds what it has seen of a file.
+SkyPilot mounts the bucket with its own gcsfuse, which caches metadata for five seconds.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from launch.spec import MOUNT, LaunchError, LaunchSpec, bucket_to_mount, check, 
 from rl_llm.cli import PREEMPTED
 
 COORDINATOR_PORT = 8476
-# A TPU host learns from its machine who the others are; GPU hosts are told.
+# TPU hosts find their peers through machine metadata; GPU hosts need these variables.
 PEERS = (
     f'export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{COORDINATOR_PORT}"',
     'export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES"',
@@ -26,10 +26,10 @@ PEERS = (
 
 
 def render(spec: LaunchSpec) -> Commands:
-    """The task file and the command that makes a managed job of it."""
+    """Render the task file and the command that submits it as a managed job."""
     check(spec, "skypilot", needs=(), takes=("image", "setup", "zone", "spot"))
     if (spec.image is None) == (not spec.setup):
-        raise LaunchError("skypilot needs one of --image and --setup, to have rl-llm on its machines")
+        raise LaunchError("skypilot needs one of --image and --setup to install rl-llm on its machines")
     file = f"{FOLDER}/{spec.name}.sky.yaml"
     return Commands(
         commands=(("sky", "jobs", "launch", "--yes", "--detach-run", f"--name={spec.name}", file),),
@@ -41,13 +41,13 @@ def render(spec: LaunchSpec) -> Commands:
 
 
 def task(spec: LaunchSpec) -> dict[str, Any]:
-    """The task."""
+    """The SkyPilot task."""
     hardware = spec.hardware
     peers = PEERS if isinstance(hardware, GpuNodes) and hardware.hosts > 1 else ()
     return {
         "name": spec.name,
         "workdir": ".",
-        # The hosts of a TPU slice are one node to SkyPilot, which runs the commands on all of them.
+        # SkyPilot treats a TPU slice as one node and runs the commands on all of its hosts.
         "num_nodes": hardware.hosts if isinstance(hardware, GpuNodes) else 1,
         "resources": {
             **_machines(spec),
@@ -68,8 +68,8 @@ def _machines(spec: LaunchSpec) -> dict[str, Any]:
     tpus = tpu_slice(spec, "skypilot")
     if not tpus.named_by_type:
         raise LaunchError(
-            f"topology {tpus.topology!r}: skypilot asks for {tpus.accelerator_type}, which comes in other shapes, too: "
-            "take gke, gcluster or queued-resources"
+            f"topology {tpus.topology!r}: skypilot requests {tpus.accelerator_type}, which comes in other shapes: use "
+            "gke, gcluster or queued-resources"
         )
     return {
         "accelerators": f"tpu-{tpus.accelerator_type}",

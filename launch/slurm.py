@@ -1,11 +1,11 @@
-"""Slurm through submitit: GPU nodes, one process per GPU, which is how JAX reads Slurm's variables.
+"""Slurm through submitit: GPU nodes with one process per GPU, as JAX expects from Slurm's variables.
 
-Before the time limit Slurm sends SIGUSR2 to submitit, which asks `Train.checkpoint`: the training gets SIGTERM, saves
-on all hosts, exits with 143, and the job is queued again. When Slurm preempts, it sends SIGTERM itself and queues the
-job again if the partition says so. A training that exits with 1 or 2 fails the job.
+Before the time limit Slurm sends SIGUSR2 to submitit, which calls `Train.checkpoint`. The training gets SIGTERM, saves
+on all hosts and exits with 143, and the job is queued again. On preemption Slurm itself sends SIGTERM and requeues the
+job if the partition is configured for it. A training that exits with 1 or 2 fails the job.
 
-Nodes are asked for whole. By itself Slurm gives a process one core and the memory that goes with it, but each process
-of a run has graders beside it, processes of their own.
+Jobs request whole nodes. By default Slurm gives each process one core and its share of memory, but every process of a
+run also has grader processes.
 """
 
 import os
@@ -27,19 +27,19 @@ LOGS = f"{FOLDER}/slurm"  # submitit's scripts and the processes' output
 
 
 class TrainingFailed(Exception):
-    """The training ended with an exit code after which it is of no use to run it again."""
+    """The training ended with an exit code that a restart would only repeat."""
 
 
 @dataclass
 class Train:
-    """What every process of the job calls: the training, as a process of its own. submitit pickles it by its name."""
+    """Callable of every process of the job: runs the training as a subprocess. submitit pickles it by name."""
 
     command: tuple[str, ...]
     _pid: int = field(default=0, init=False, repr=False)
 
     def __call__(self) -> int:
-        """Train; returns 0, or 143 when the state was saved. Raises TrainingFailed for any other exit code."""
-        # Slurm signals all processes of a job; SIGUSR2 is for submitit and would kill the training before it has saved.
+        """Train; returns 0, or 143 if the state was saved. Raises TrainingFailed for any other exit code."""
+        # Slurm signals all processes of a job. SIGUSR2 is for submitit; it would kill the training before it saves.
         handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         process = subprocess.Popen(self.command)
         signal.signal(signal.SIGUSR2, handler)
@@ -51,7 +51,7 @@ class Train:
         return code
 
     def checkpoint(self) -> Any:
-        """Have the training save and end; returns what submitit is to queue again, None if there is no use in it."""
+        """Make the training save and end; returns the job for submitit to queue again, or None if it failed."""
         import submitit
 
         os.kill(self._pid, signal.SIGTERM)
@@ -60,9 +60,9 @@ class Train:
         return submitit.helpers.DelayedSubmission(Train(self.command))
 
     def _exit_code(self) -> int:
-        """The exit code as shells have it: killed by SIGTERM, before it could save anything, is 143 as well.
+        """The exit code as in a shell: 143 also if SIGTERM killed the training before it could save.
 
-        Leaves the process uncollected: the signal handler that waits here has interrupted another who waits here.
+        The process is left unreaped, because the signal handler that calls this interrupts another call of it.
         """
         ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None  # only with WNOHANG
@@ -71,14 +71,14 @@ class Train:
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """The job as submitit is told of it."""
+    """The job with its submitit parameters."""
 
     train: Train
     parameters: dict[str, Any]
     restarts: int
 
     def text(self) -> str:
-        """The Python that submits the same."""
+        """The Python code that submits the same job."""
         return (
             "import submitit\n"
             "from launch.slurm import Train\n\n"
@@ -88,7 +88,7 @@ class SlurmJob:
         )
 
     def obstacle(self) -> str | None:
-        """No submitit, or not a machine that Slurm takes jobs from."""
+        """A missing submitit, or a machine that cannot submit to Slurm."""
         if find_spec("submitit") is None:
             return "submitit is not installed: pip install -e '.[slurm]'"
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
@@ -96,12 +96,12 @@ class SlurmJob:
         return None
 
     def submit(self) -> int:
-        """Queue it and say under which number."""
+        """Queue the job and print its number."""
         print(f"job {self.queue('slurm').job_id}; output under {LOGS}/")
         return 0
 
     def queue(self, scheduler: str, folder: Path = Path(LOGS)) -> Any:
-        """Queue it with one of submitit's executors: "slurm", or "local" to try it on this machine."""
+        """Queue the job with an executor of submitit: "slurm", or "local" for a test on this machine."""
         import submitit
 
         limits = {f"{scheduler}_max_num_timeout": self.restarts}
@@ -111,21 +111,21 @@ class SlurmJob:
 
 
 def render(spec: LaunchSpec) -> SlurmJob:
-    """The job. The checkout and the folder that stands for the bucket must be where all nodes see them."""
+    """Render the job. All nodes must see the checkout and the folder given as --bucket."""
     check(spec, "slurm", needs=("hours", "setup"), takes=("project", "cluster", "restarts"))
     hardware = spec.hardware
     if not isinstance(hardware, GpuNodes):
-        raise LaunchError(f"slurm is for GPUs, not for {spec.accelerator}: take gke or queued-resources")
+        raise LaunchError(f"slurm is for GPUs, not for {spec.accelerator}: use gke or queued-resources")
     if spec.bucket.startswith("gs://"):
-        raise LaunchError(f"bucket {spec.bucket!r}: slurm mounts none, so write a folder that all nodes see")
+        raise LaunchError(f"bucket {spec.bucket!r}: slurm mounts none; give a folder that all nodes see")
     parameters = {
         "name": spec.name,
         "nodes": hardware.hosts,
         "tasks_per_node": hardware.gpus_per_host,
         "gpus_per_node": hardware.gpus_per_host,
         "slurm_exclusive": True,  # all cores
-        "slurm_mem": "0",  # all memory: that is not what an exclusive node brings
-        "slurm_srun_args": ["--cpu-bind=none"],  # to be shared by its processes, instead of one core each
+        "slurm_mem": "0",  # all memory, which --exclusive does not include
+        "slurm_srun_args": ["--cpu-bind=none"],  # processes share the cores instead of one each
         "timeout_min": 60 * (spec.hours or 0),
         "slurm_setup": ["set -e", *spec.setup, f"export JAX_PLATFORMS={spec.platforms} PYTHONUNBUFFERED=1"],
         "slurm_signal_delay_s": GRACE_SECONDS,

@@ -1,14 +1,14 @@
-"""One RL step of real model sizes on one accelerator, against what its memory and its arithmetic allow.
+"""Time one RL step of real model sizes on one accelerator, against its memory and compute limits.
 
 Run:    python experiments/benchmarks/accelerator.py --chip h100      (an H200: h200; --smoke: seconds, on anything)
 
-Random parameters in the shapes of Qwen3 0.6B, 1.7B and 4B, products in bfloat16, parameters and moments in float32.
-Decoding is bound by memory: at each step the chip reads the weights once (2 bytes each) and every row's cache; `of
-floor` is the time that takes at the chip's bandwidth over the time it took. Updates are bound by arithmetic: MFU is the
-model's own FLOPs (3 passes; what is computed again does not count) over the time at the chip's rate. The chips' figures
-are those of launch/prices.py.
+Random parameters in the shapes of Qwen3 0.6B, 1.7B and 4B; matrix products in bfloat16, parameters and moments in
+float32. Decoding is memory-bound: each step reads the weights once (2 bytes each) and every row's cache. `of floor` is
+the time of these reads at the chip's bandwidth divided by the measured time. Updates are compute-bound: MFU is the time
+of the model's own FLOPs (3 passes, without recomputation) at the chip's rate divided by the measured time. The chips'
+figures are in launch/prices.py.
 
-Measured: not yet; no accelerator was at hand when this was written.
+Measured: not yet, for lack of an accelerator.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from launch.prices import CHIPS
 from rl_llm.model import ModelConfig, families, parameter_count
 
 MODELS = ("QWEN3_0_6B", "QWEN3_1_7B", "QWEN3_4B")
-BYTES = 2  # of a number in bfloat16
+BYTES = 2  # of a bfloat16 number
 
 
 def main() -> None:
-    """Run the models one after the other, and print a row of a Markdown table for each."""
+    """Run the models in turn and print a row of a Markdown table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chip", choices=sorted(CHIPS), default="h100", help="what it runs on (default: h100)")
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of rl_llm.model.families")
-    parser.add_argument("--smoke", action="store_true", help="the same with two narrow layers and a few tokens")
+    parser.add_argument("--chip", choices=sorted(CHIPS), default="h100", help="sets the limits (default: h100)")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="models in rl_llm.model.families")
+    parser.add_argument("--smoke", action="store_true", help="use two narrow layers and a few tokens")
     for name, default in {"prompts": 8, "responses": 8, "prompt-tokens": 256, "new-tokens": 512, "steps": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default: {default}")
     parser.add_argument("--micro-batches", type=int, default=8, metavar="N", help="default: 8")
@@ -38,7 +38,7 @@ def main() -> None:
         sizes.prompt_tokens, sizes.new_tokens, sizes.steps = 8, 16, 1
     unknown = [name for name in sizes.models if not isinstance(getattr(families, name, None), ModelConfig)]
     if unknown:
-        parser.error(f"there is no {', '.join(unknown)} in rl_llm.model.families")
+        parser.error(f"rl_llm.model.families has no {', '.join(unknown)}")
     print(f"{jax.devices()[0].device_kind}, {sizes.prompts} x {sizes.responses} rows, {sizes.prompt_tokens} + ", end="")
     print(f"{sizes.new_tokens} tokens, {sizes.micro_batches} micro-batches; floors: {sizes.chip}\n")
     print("| model | parameters | step, s | generate, s | decoded tokens/s | of floor | update, s | MFU |")
@@ -51,11 +51,11 @@ def main() -> None:
 
 
 def row(name: str, config: ModelConfig, sizes: argparse.Namespace) -> str:
-    """A model's row of the table."""
+    """Measure a model; returns its row of the table."""
     result, chip = measure(config, sizes), CHIPS[sizes.chip]
     rows, mean_context = sizes.prompts * sizes.responses, sizes.new_tokens / 2
     slot = 2 * config.layers * config.kv_heads * config.head_width * BYTES
-    prompts = sizes.prompts * sizes.prompt_tokens * slot  # read once for all responses to them
+    prompts = sizes.prompts * sizes.prompt_tokens * slot  # read once for all their responses
     per_step = parameter_count(config) * BYTES + rows * mean_context * slot + prompts
     floor = sizes.new_tokens * per_step / chip.hbm_bandwidth
     least = floors(config, sizes, chip.bf16_flops)["update"]

@@ -1,16 +1,15 @@
-"""What a population costs: whole runs of an experiment, N members at once against one alone.
+"""Time a population: whole runs of an experiment, N members at once against one alone.
 
 Run:    python experiments/benchmarks/population.py             (64 members of the quickstart, on an accelerator)
         python experiments/benchmarks/population.py --experiment tests/data/tiny.py --members 8     (on a CPU)
 
-Everything that a run does counts: warm start, sampling, grading, updates, checkpoints, evaluations, report. Each size
-is run twice in this process, and the second time is told, when all is compiled; `first` is what the first one took
-longer. A step is the median of the RL steps' `time/step`, of all members. The aim: 64 members in at most four times the
-seconds of one.
+The whole run counts: warm start, sampling, grading, updates, checkpoints, evaluations and report. Each size runs twice
+in this process. The table shows the second run, which compiles nothing; `first` is the extra time of the first. A step
+is the median `time/step` of the RL steps of all members. The goal: 64 members in at most four times the seconds of one.
 
-Measured: on two busy AMD EPYC cores, 8 members of tests/data/tiny.py in 10.3 s of CPU against 1.3 s for one: nothing is
-gained where one member fills the cores. Nearly all of it is what the host does for each member, one after the other
-(its problems, files, evaluations, report); the programs took 1.3 s of the wall clock. No accelerator was at hand.
+Measured: on two busy AMD EPYC cores, 8 members of tests/data/tiny.py took 10.3 s of CPU, and one took 1.3 s: there is
+no gain if one member fills the cores. Nearly all of it is work of the host for each member in turn (problems, files,
+evaluations, report); the programs took 1.3 s of wall-clock time. Not measured on an accelerator.
 """
 
 import argparse
@@ -28,12 +27,12 @@ from rl_llm.studies.workers import printing_to, thread_logs
 
 
 def main() -> None:
-    """Run one member, then all, and print a row of a Markdown table for each."""
+    """Run one member, then all; prints a row of a Markdown table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="experiments/quickstart.py", help="a Python file (default: quickstart)")
     parser.add_argument("--members", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=v", dest="overrides", help="as of rl-llm train"
+        "--set", action="append", default=[], metavar="a.b=v", dest="overrides", help="as in rl-llm train"
     )
     asked = parser.parse_args()
     overrides = [part for override in asked.overrides for part in ("--set", override)]
@@ -49,7 +48,7 @@ def main() -> None:
 
 
 def timed(experiment: str, overrides: Sequence[str], size: int) -> tuple[float, float, float]:
-    """Wall-clock and CPU seconds of this process for a population of runs, and a step's median."""
+    """Wall-clock and CPU seconds of this process for a population of runs, and the median of a step."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder, str(seed)) for seed in range(size)]
         commands = [[experiment, "--seed", str(seed), "--out", str(run), *overrides] for seed, run in enumerate(runs)]

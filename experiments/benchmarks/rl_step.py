@@ -1,12 +1,12 @@
-"""How long one RL step takes: a rollout and one update, through the project's own sampler and learner.
+"""Time one RL step: a rollout and one update by the package's own sampler and learner.
 
 Run:    python experiments/benchmarks/rl_step.py            (float32; --dtype bfloat16; --help for the sizes)
 
-Every row samples exactly --new-tokens tokens (no stop id), rewards are made up, and one update is made per rollout.
-On a CPU the rows are spread over one device per core, as JAX_NUM_CPU_DEVICES does it for any program: each core works
-through its own rows, instead of all of them meeting after every small product. Times are medians over the warm steps,
-wall-clock and CPU seconds. The floor is the model's own FLOPs at the rate of a large matrix product measured in this
-process: what stands between is small products, attention, memory traffic and sampling.
+Every row samples exactly --new-tokens tokens (no stop id), rewards are random, and each rollout gets one update. On a
+CPU the rows are sharded over one device per core, as with JAX_NUM_CPU_DEVICES: each core works through its own rows
+instead of synchronising after every small product. Times are medians over the warm steps, in wall-clock and CPU
+seconds. The floor is the time of the model's own FLOPs at the rate of a large matrix product measured in this process;
+small products, attention, memory traffic and sampling make up the difference.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
-    """Medians of `sizes.steps` warm steps after one that compiles."""
+    """Medians over `sizes.steps` warm steps, after one that compiles."""
     mesh = make_mesh()
     optimizer = AdamW(1e-4).build(sizes.steps + 1)
     state = init_state(config, optimizer, mesh, Draw(key(0, Purpose.PARAMETERS)))
@@ -76,7 +76,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
     rewards = put_on_batch(mesh, draw.integers(0, 2, rows).astype(np.float32))
     values = Sampling(sizes.new_tokens).values(stop_ids=())
     sample = compile_sampler(config, mesh, sizes.responses, sizes.new_tokens)
-    batch_of = compile_make_batch(LITE_PPO, mesh)
+    make_batch = compile_make_batch(LITE_PPO, mesh)
     update = compile_train_step(Learner(config, LITE_PPO, optimizer, micro_batches=sizes.micro_batches), mesh)
 
     clocks: list[tuple[float, ...]] = []
@@ -84,7 +84,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
         marks = [_clock()]
         rollout = jax.block_until_ready(sample(state.params, prompts, key(0, Purpose.ROLLOUT, step), values))
         marks.append(_clock())
-        batch, _ = batch_of(replace(rollout, reward=rewards), {}, None, None)
+        batch, _ = make_batch(replace(rollout, reward=rewards), {}, None, None)
         state, metrics = update(state, batch, jnp.int32(0), jnp.float32(1.0), None)
         jax.block_until_ready(state)
         marks.append(_clock())
@@ -102,7 +102,7 @@ def measure(config: ModelConfig, sizes: argparse.Namespace) -> dict[str, Any]:
 
 
 def floors(config: ModelConfig, sizes: argparse.Namespace, rate: float) -> dict[str, float]:
-    """Least seconds by FLOPs at `rate`: a prompt is read once for its responses, in the rollout and in the update."""
+    """Least seconds for the FLOPs at `rate`. Rollout and update read each prompt once for all its responses."""
     read = sizes.prompts * sizes.prompt_tokens
     responses = sizes.prompts * sizes.responses * sizes.new_tokens
     reading = forward_flops(config, read, sizes.prompt_tokens / 2, logits=sizes.prompts)

@@ -1,1 +1,1 @@
-"""The verbs of the command line, a module each: its arguments (`add`), and what it does (`run`)."""
+"""The commands of `rl-llm`, one module each. `common.Command` states the interface of a module."""

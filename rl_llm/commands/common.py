@@ -1,24 +1,41 @@
-"""What the verbs share: exit codes, the error of wrong usage, and how an experiment is named."""
+"""Shared parts of the commands: their interface, exit codes, errors of usage, and common arguments."""
 
 import argparse
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rl_llm.experiment import Experiment
 
 STARTED = time.monotonic()  # a run's wall-clock seconds include the imports
 
 DONE, FAILED, WRONG_USAGE, PREEMPTED = 0, 1, 2, 143
 
 
+class Command(Protocol):
+    """A module of this package. The docstring of `run` is the description in the command's help."""
+
+    SUMMARY: str
+    EXAMPLES: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments to its parser."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run the command and return the exit code."""
+
+
 class UsageError(Exception):
-    """What the user asked for cannot be done. The message names the value, the place and the way out."""
+    """The user asked for something impossible. The message names the value, the place and the remedy."""
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name an experiment, and change it."""
+    """Add the arguments that select an experiment and change its values."""
     parser.add_argument(
         "experiment",
         metavar="EXPERIMENT[:NAME]",
-        help="a Python file, and the name of a value in it or in its ABLATION (default: base)",
+        help="a Python file, and the name of an experiment in it or in its ABLATION (default: base)",
     )
     parser.add_argument(
         "--set",
@@ -30,19 +47,34 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """Parse an argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
 def share(text: str) -> float:
-    """An argument that is a share of something."""
+    """Parse an argument that is a share: above 0, at most 1."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"a share is a number above 0 and up to 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a share, above 0 and at most 1, not {text!r}")
     return number
 
 
-def load(spec: str, overrides: list[str]) -> tuple[str, Any]:
-    """The experiment of a spec with its overrides; what is wrong with either is a usage error."""
+def check_output(option: str, path: Path | None, overwrite: bool = False) -> None:
+    """Raise UsageError if an output file exists already or its folder does not exist."""
+    if path is not None and path.exists() and not overwrite:
+        raise UsageError(f"--{option} {path} already exists: choose another file")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--{option} {path}: there is no folder {path.parent}")
+
+
+def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experiment"]:
+    """Load an experiment by its spec and apply overrides; returns its name, too. Raises UsageError."""
     from rl_llm.config import ExperimentError, OverrideError, load_experiment, override
     from rl_llm.experiment import Experiment
 

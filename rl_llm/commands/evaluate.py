@@ -1,54 +1,43 @@
-"""`rl-llm evaluate`: a run's newest checkpoint on more problems."""
+"""`rl-llm evaluate`: evaluate a run's newest checkpoint, on more problems if asked."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from rl_llm.commands.common import DONE, FAILED, UsageError
+from rl_llm.commands.common import DONE, FAILED, UsageError, check_output, positive
 
 SUMMARY = "evaluate a run's newest checkpoint"
 EXAMPLES = """examples:
-  rl-llm evaluate runs/slower                                  as the run itself did it
+  rl-llm evaluate runs/slower                                  repeat the run's own evaluation
   rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
-  rl-llm evaluate runs/slower --split train                    has it learned its training problems by heart?
-  rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    to learn from elsewhere"""
+  rl-llm evaluate runs/slower --split train                    has it memorised its training problems?
+  rl-llm evaluate runs/slower --split train --problems 500 --samples graded.jsonl    graded responses, to train on"""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--split", choices=("train", "validation", "held_out"), default="held_out")
-    parser.add_argument("--problems", type=int, metavar="N", help="how many problems (default: as in the experiment)")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        metavar="T",
-        help="sampling temperature, 0 for greedy (default: as in the experiment)",
-    )
-    parser.add_argument(
-        "--samples", type=Path, metavar="FILE", help="write all responses with their rewards there (StoredResponses)"
-    )
-    parser.add_argument(
-        "--logits", type=int, default=0, metavar="K", help="with --samples: and the K likeliest tokens at each place"
-    )
+    splits = ("train", "validation", "held_out")
+    parser.add_argument("--split", choices=splits, default="held_out", help="split of the problems (default: held_out)")
+    parser.add_argument("--problems", type=positive, metavar="N", help="number of problems (default: the experiment's)")
+    temperature = "sampling temperature, 0 for greedy (default: the experiment's)"
+    parser.add_argument("--temperature", type=float, metavar="T", help=temperature)
+    samples = "write all responses with their rewards to this file, as StoredResponses reads them"
+    parser.add_argument("--samples", type=Path, metavar="FILE", help=samples)
+    logits = "with --samples: also store the K likeliest tokens at each position"
+    parser.add_argument("--logits", type=int, default=0, metavar="K", help=logits)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate the newest good checkpoint of a run folder on one split and print the outcome as JSON.
+    """Evaluate the newest good checkpoint of a run on one split and print the result as JSON.
 
-    Accuracy over K samples per problem, pass@k, mean response length in tokens, share of truncated responses. As
-    `train`, in one process or in several, of which the first one writes and prints.
+    Reports accuracy over K samples per problem, pass@k, mean response length in tokens and the share of truncated
+    responses. Like `train`, it may run in several processes; the first one writes and prints.
     """
-    if arguments.problems is not None and arguments.problems < 1:
-        raise UsageError(f"--problems must be at least 1, not {arguments.problems}")
     if arguments.logits and arguments.samples is None:
         raise UsageError(f"--logits {arguments.logits} cannot act without --samples FILE")
-    if arguments.samples is not None and arguments.samples.exists():
-        raise UsageError(f"{arguments.samples} is there already: choose another --samples")
-    if arguments.samples is not None and not arguments.samples.parent.is_dir():
-        raise UsageError(f"--samples {arguments.samples}: there is no folder {arguments.samples.parent}")
-
+    check_output("samples", arguments.samples)
     from rl_llm.parallel import hosts
 
     try:
@@ -69,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.logits <= experiment.model.vocabulary:
         raise UsageError(f"--logits {arguments.logits}: the vocabulary has {experiment.model.vocabulary} tokens")
     if arguments.logits and arguments.temperature == 0:
-        raise UsageError("--logits at --temperature 0: a greedy choice has no distribution")
+        raise UsageError("--logits cannot act at --temperature 0: a greedy choice has no distribution")
     seed, sampling = record["seed"], experiment.sampling
     try:
         if arguments.temperature is not None:
@@ -86,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (CheckpointError, GradingError) as error:
         print(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED
-    except (Exception, KeyboardInterrupt):  # all others are raised in all processes
+    except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
         hosts.leave_others(FAILED)
         raise
     if hosts.writes():

@@ -1,18 +1,25 @@
-"""`rl-llm plan`: what an experiment needs of a TPU slice, without one."""
+"""`rl-llm plan`: predict the needs of an experiment on a TPU slice, without a TPU."""
 
 import argparse
 import json
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rl_llm.commands.common import UsageError, add_experiment, load, share
+from rl_llm.commands.common import UsageError, add_experiment, check_output, positive, resolve_experiment, share
+from rl_llm.plan import PlanError
 from rl_llm.plan.environment import compile_only
-from rl_llm.plan.errors import PlanError
 
-SUMMARY = "what an experiment needs of a TPU slice, without one"
+if TYPE_CHECKING:
+    from rl_llm.experiment import Experiment
+    from rl_llm.parallel.mesh import MeshShape
+    from rl_llm.plan.planning import Plan
+    from rl_llm.plan.search import Candidate
+
+SUMMARY = "predict memory, time and cost on a TPU slice, without a TPU"
 FITS, DOES_NOT_FIT = 0, 1
-COMPILED = 4  # candidates of a search, the most promising ones
+COMPILED = 4  # candidates of a search that are compiled by default
 
 EXAMPLES = """examples:
   rl-llm plan experiments/qwen3_4b_gsm8k.py:paper --topology v6e:4x4
@@ -22,34 +29,28 @@ EXAMPLES = """examples:
 exit codes: 0 fits, 1 does not fit, 2 wrong usage"""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `plan`."""
     add_experiment(parser)
-    parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="a TPU slice, as in v6e:4x4")
+    parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="a TPU slice, such as v6e:4x4")
     parser.add_argument("--mesh", metavar="AXIS=N,...", help="mesh to plan for (default: the experiment's)")
-    parser.add_argument("--search", action="store_true", help="try meshes and micro-batches, and recommend one")
-    parser.add_argument(
-        "--candidates", type=int, metavar="N", help=f"how many of the search's are compiled (default: {COMPILED})"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="RL steps of the run (default: the experiment's)")
-    for name, default, what in (
+    parser.add_argument("--search", action="store_true", help="try meshes and numbers of batches, and recommend one")
+    candidates = f"with --search: compile the N most promising candidates (default: {COMPILED})"
+    parser.add_argument("--candidates", type=positive, metavar="N", help=candidates)
+    parser.add_argument("--steps", type=positive, metavar="N", help="RL steps of the run (default: the experiment's)")
+    for name, default, peak in (
         ("compute", 0.4, "peak FLOP/s"),
         ("memory", 0.7, "memory bandwidth"),
         ("network", 0.7, "network bandwidth"),
     ):
-        helped = f"share of the {what} that is reached (default: {default})"
-        parser.add_argument(f"--{name}-efficiency", type=share, default=default, metavar="SHARE", help=helped)
-    parser.add_argument(
-        "--mean-length",
-        type=share,
-        default=1.0,
-        metavar="SHARE",
-        help="mean response length as a share of the longest (default: 1, as if all were)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
+        assumed = f"share of the {peak} that programs are assumed to reach (default: {default})"
+        parser.add_argument(f"--{name}-efficiency", type=share, default=default, metavar="SHARE", help=assumed)
+    length = "mean response length as a share of the longest (default: 1, the worst case)"
+    parser.add_argument("--mean-length", type=share, default=1.0, metavar="SHARE", help=length)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan to this file")
 
 
-def parse_mesh(text: str) -> Any:
+def parse_mesh(text: str) -> "MeshShape":
     """ "data=2,fsdp=4" -> MeshShape(2, 4, 1). Raises PlanError."""
     from rl_llm.parallel.mesh import MeshShape
 
@@ -67,11 +68,11 @@ def parse_mesh(text: str) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile an experiment's own programs for a TPU slice on this machine, and say what they need of every chip, what
-    they send, how long a step must take and what the run costs.
+    """Compile an experiment's own programs for a TPU slice on this machine.
 
-    Needs the TPU compiler, pip install 'rl-llm[tpu]', and no TPU. The weights of a teacher or of a reward model, which
-    other runs have, are not counted.
+    Prints memory and communication per chip, the estimated time of a step, and the cost of the run. This needs the TPU
+    compiler (pip install 'rl-llm[tpu]') but no TPU. The weights of a teacher or of a reward model, which belong to
+    other runs, are not counted.
     """
     try:
         return _run(arguments)
@@ -80,31 +81,37 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rl_llm.plan.topology import devices, topology
+    from rl_llm.plan.topology import parse_topology, topology_devices
 
-    slice_ = topology(arguments.topology)
+    topology = parse_topology(arguments.topology)
     _check_chosen_once(arguments)
-    if arguments.candidates is not None and not (arguments.search and arguments.candidates >= 1):
-        raise PlanError(f"--candidates {arguments.candidates}: a number of at least 1, with --search")
-    if arguments.steps is not None and arguments.steps < 1:
-        raise PlanError(f"--steps must be at least 1, not {arguments.steps}")
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise PlanError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    if arguments.candidates is not None and not arguments.search:
+        raise PlanError(f"--candidates {arguments.candidates} cannot act without --search")
+    check_output("json", arguments.json, overwrite=True)
     compile_only()
     from rich.console import Console
 
     from rl_llm.plan.cost import Efficiency
+    from rl_llm.plan.planning import make_plan
     from rl_llm.plan.report import as_json, show
+    from rl_llm.plan.search import candidates
+    from rl_llm.runs.progress import Progress
 
-    _, experiment = load(arguments.experiment, arguments.overrides)
-    parts = devices(slice_)
-    efficiency = Efficiency(
-        arguments.compute_efficiency, arguments.memory_efficiency, arguments.network_efficiency, arguments.mean_length
-    )
+    _, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
+    devices, shares = topology_devices(topology), ("compute_efficiency", "memory_efficiency", "network_efficiency")
+    efficiency = Efficiency(*(getattr(arguments, name) for name in (*shares, "mean_length")))
+
+    def plan_one(changed: "Experiment", compiling: Callable[[str], None] = lambda name: None) -> "Plan":
+        return make_plan(changed, topology, devices, efficiency, compiling, arguments.steps)
+
+    count = 1
     if arguments.search:
-        plan, count = _search(experiment, slice_, parts, efficiency, arguments)
+        promising = candidates(experiment, topology, efficiency)[: arguments.candidates or COMPILED]
+        plan, count = _best(experiment, promising, plan_one)
     else:
-        plan, count = _single(experiment, arguments, slice_, parts, efficiency), 1
+        planned = replace(experiment, mesh=parse_mesh(arguments.mesh)) if arguments.mesh else experiment
+        with Progress() as display:
+            plan = plan_one(planned, lambda name: display.say(f"compiling {name} ..."))
     console = Console()
     show(plan, console)
     if arguments.search:
@@ -121,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_chosen_once(arguments: argparse.Namespace) -> None:
-    """What --search or --mesh chooses must not be set, too: that would say nothing."""
+    """Refuse to set a value that --search or --mesh chooses."""
     if arguments.search and arguments.mesh:
         raise PlanError(f"--search chooses the mesh: leave out --mesh {arguments.mesh}")
     chosen = ("mesh", "micro_batches", "sampling_batches") if arguments.search else ("mesh",) if arguments.mesh else ()
@@ -131,52 +138,30 @@ def _check_chosen_once(arguments: argparse.Namespace) -> None:
             raise PlanError(f"{by} chooses {name}: leave out --set {override}")
 
 
-def _single(experiment: Any, arguments: argparse.Namespace, slice_: Any, parts: Any, efficiency: Any) -> Any:
-    """The plan for one mesh."""
-    from rl_llm.plan.planning import make_plan, on_mesh
-    from rl_llm.runs.progress import Progress
+def _best(
+    experiment: "Experiment", promising: "list[Candidate]", plan_one: "Callable[[Experiment], Plan]"
+) -> "tuple[Plan, int]":
+    """The best plan among candidates, and the number of candidates that the compiler accepted.
 
-    shape = parse_mesh(arguments.mesh) if arguments.mesh else experiment.mesh
-    with Progress() as display:
-        return make_plan(
-            on_mesh(experiment, shape),
-            slice_,
-            parts,
-            efficiency,
-            lambda name: display.say(f"compiling {name} ..."),
-            arguments.steps,
-        )
-
-
-def _search(
-    experiment: Any, slice_: Any, parts: Any, efficiency: Any, arguments: argparse.Namespace
-) -> tuple[Any, int]:
-    """The fastest plan that fits among the most promising candidates, or the one that fails by least; and how many
-    were compiled. Raises PlanError where the compiler refuses all.
+    The best is the fastest that fits, or else the one that needs least memory. Raises PlanError if none is accepted.
     """
-    from rl_llm.plan.planning import make_plan, on_mesh
-    from rl_llm.plan.search import candidates
     from rl_llm.runs.progress import Progress
 
-    promising = candidates(experiment, slice_, efficiency)[: arguments.candidates or COMPILED]
-    plans: list[Any] = []
-    refused = None
+    plans: list[Plan] = []
+    rejected = None
     with Progress() as display, display.phase("meshes compiled", len(promising)) as phase:
         for done, one in enumerate(promising, 1):
-            display.say(
-                f"compiling for {one.mesh}, micro_batches={one.micro_batches}, sampling_batches="
-                f"{one.sampling_batches}; by a guess {one.gib:.0f} GiB of a chip and {one.seconds:.1f} s a step ..."
-            )
-            planned = on_mesh(experiment, one.mesh, one.micro_batches, one.sampling_batches)
+            sizes = {name: getattr(one, name) for name in ("mesh", "micro_batches", "sampling_batches")}
+            said = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            display.say(f"compiling for {said}; estimate: {one.gib:.0f} GiB per chip, {one.seconds:.1f} s a step ...")
             try:
-                plans.append(make_plan(planned, slice_, parts, efficiency, steps=arguments.steps))
-            except PlanError as error:  # of a part of the slice that a `sampler_mesh` leaves
+                plans.append(plan_one(replace(experiment, **sizes)))
+            except PlanError as error:  # about the part of the slice that a `sampler_mesh` leaves
                 display.say(f"refused: {error}")
-                refused = error
+                rejected = error
             phase.update(done)
-    if refused and not plans:
-        raise refused
-    fitting = [plan for plan in plans if plan.fits]
-    if fitting:
+    if rejected and not plans:
+        raise rejected
+    if fitting := [plan for plan in plans if plan.fits]:
         return min(fitting, key=lambda plan: plan.cost.seconds), len(plans)
     return min(plans, key=lambda plan: max(need.peak for need in plan.needs.values())), len(plans)

@@ -1,4 +1,4 @@
-"""`rl-llm report`: report.html of a run folder, or all reports of a study folder."""
+"""`rl-llm report`: write the reports of a run folder or of a study folder."""
 
 import argparse
 import sys
@@ -6,25 +6,26 @@ from pathlib import Path
 
 from rl_llm.commands.common import DONE, FAILED, UsageError
 
-SUMMARY = "write report.html of a run folder or a study folder"
+SUMMARY = "write the report of a run or of a study"
 EXAMPLES = """examples:
   rl-llm report runs/slower
   rl-llm report runs/studies/t3_group_mean_batch_std-cpu      report.html, report.md and results.json of a study"""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `report`."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder or a study folder, finished or not")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write report.html of a run folder, finished or not, and say where it is; of a study folder results.json and
-    report.md, too, from the study as it was registered.
+    """Write report.html of a run folder, finished or not, and print its path.
+
+    For a study folder, write results.json and report.md as well, from the study as it was registered.
     """
     if (arguments.folder / "study.json").is_file():
-        return _of_study(arguments.folder)
+        return _report_study(arguments.folder)
     if not (arguments.folder / "experiment.json").is_file():
-        raise UsageError(f"{arguments.folder} is not a run folder (experiment.json), nor that of a study (study.json)")
+        raise UsageError(f"{arguments.folder} is not a run folder (experiment.json) or a study folder (study.json)")
     from rl_llm.runs.report import write_report
 
     try:
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _of_study(folder: Path) -> int:
+def _report_study(folder: Path) -> int:
     from rl_llm.config import ExperimentError
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.studies.folder import StudyFolderError, reopen_study

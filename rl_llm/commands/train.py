@@ -1,45 +1,42 @@
-"""`rl-llm train`: one run."""
+"""`rl-llm train`: run one experiment."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from rl_llm.commands.common import DONE, FAILED, PREEMPTED, STARTED, UsageError, add_experiment, load
+from rl_llm.commands.common import DONE, FAILED, PREEMPTED, STARTED, UsageError, add_experiment, resolve_experiment
 
-SUMMARY = "run an experiment"
+SUMMARY = "train a model with RL: run one experiment"
 EXAMPLES = """examples:
-  rl-llm train experiments/quickstart.py                       the main job on two CPU cores, in minutes
+  rl-llm train experiments/quickstart.py                       minutes on two CPU cores
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
-  rl-llm train experiments/quickstart.py --out runs/slower --resume      go on after an interruption
+  rl-llm train experiments/quickstart.py --out runs/slower --resume      resume after an interruption
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train`."""
     add_experiment(parser)
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of all randomness (default: 0)")
     parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the newest good checkpoint in --out; start there if there is no run",
-    )
+    resume = "resume from the newest good checkpoint in --out; start a run if there is none"
+    parser.add_argument("--resume", action="store_true", help=resume)
 
 
 def _seed(text: str) -> int:
-    """A seed that JAX and NumPy both take as it is."""
+    """Parse a seed that JAX and NumPy take unchanged."""
     if not text.isdecimal() or not 0 <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to {2**32 - 1}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, not {text!r}")
     return int(text)
 
 
 def _folder(text: str) -> Path:
-    """A folder of a file system: in a bucket there are no locks, no renames and no lines to append."""
+    """Parse a folder of a file system. Buckets have no locks, no renames and no appending."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"{text}: a run folder is on a disk that all hosts of the run share; mount the bucket (gcsfuse) and give "
+            f"{text} is a bucket; a run folder needs a disk that all hosts share: mount the bucket (gcsfuse) and give "
             "the folder where it is mounted"
         )
     return Path(text)
@@ -48,14 +45,14 @@ def _folder(text: str) -> Path:
 def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     """Run an experiment: warm start, reinforcement learning, evaluation before and after, report.
 
-    The run folder gets experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
-    report.html.
+    Writes experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and report.html into
+    the run folder.
     """
     from rl_llm.parallel import hosts
-    from rl_llm.prepare import fingerprint_of, prepare
+    from rl_llm.prepare import prepare, problems_fingerprint
     from rl_llm.runs.run import experiment_record, open_folder
 
-    name, experiment = load(arguments.experiment, arguments.overrides)
+    name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
     try:
         hosts.join()
     except hosts.HostsError as error:
@@ -68,7 +65,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
 
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
-        identity = fingerprint_of(problems, sources)
+        identity = problems_fingerprint(problems, sources)
         record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, sources.origins)
         folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
     except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
@@ -85,14 +82,14 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)
             if hosts.writes():
-                print(f"{stop}; go on with:\n  {again}", file=sys.stderr)
+                print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
             return PREEMPTED
         except RunFolderError as error:
             raise UsageError(str(error)) from error
         except (GateError, GradingError, CheckpointError) as error:
             print(f"rl-llm train: {error}", file=sys.stderr)
             return FAILED
-        except (Exception, KeyboardInterrupt):  # the others are raised in all processes of a run
+        except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)
             raise
     if hosts.writes():

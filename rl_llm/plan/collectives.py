@@ -1,6 +1,4 @@
-"""The communication of a compiled program, read from its HLO text: which collectives, over which mesh axes, how many
-bytes and how often.
-"""
+"""The collectives of a compiled program, read from its HLO text: kind, mesh axes, bytes and count."""
 
 import re
 from collections import defaultdict
@@ -10,12 +8,12 @@ from math import prod
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 
 _HEAD = re.compile(r"^(ENTRY )?(%[\w.\-]+) \(.*\{$")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=(%[\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -25,10 +23,10 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclass(frozen=True)
 class Collective:
-    """One kind of communication over some mesh axes: the bytes that a chip sends each time, and how often.
+    """One collective over some mesh axes: the bytes that a chip sends per execution, and the number of executions.
 
-    `depth` is the number of loops it stands in; `name` the JAX operation it comes from. `open_loops` of them end when
-    the data say so: `times` counts one turn of those.
+    `depth` is the number of enclosing loops, and `name` the JAX operation it comes from. `open_loops` of those loops
+    have no fixed trip count (they stop on a condition on data); `times` counts one iteration of each.
     """
 
     kind: str
@@ -41,13 +39,14 @@ class Collective:
 
     @property
     def total(self) -> float:
-        """Bytes in all."""
+        """Bytes sent in all executions."""
         return self.bytes * self.times
 
 
-def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
-    """The collectives of a compiled program's HLO text. `mesh_shape` has the sizes of the mesh axes in their order;
-    partitions are numbered in that order.
+def read_collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """Read the collectives from a compiled program's HLO text.
+
+    `mesh_shape` gives the sizes of the mesh axes, in the order in which partitions are numbered.
     """
     computations, entry = _computations(text)
     found = []
@@ -56,7 +55,7 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
         for line in computations.get(name, ()):
             if match := _COLLECTIVE.search(line):
                 one = _collective(line, match, mesh_shape)
-                if name.startswith("%all-reduce-scatter"):  # of whose sum a chip takes its part: half the way
+                if name.startswith("%all-reduce-scatter"):  # each chip keeps one shard of the sum: half the traffic
                     one = replace(one, kind="reduce-scatter", bytes=one.bytes / 2)
                 found.append(replace(one, times=times, depth=depth, open_loops=open_loops))
             if loop := _WHILE.search(line):
@@ -71,7 +70,7 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of every computation by its name, and the name of the one that is run."""
+    """Lines of every computation by name, and the name of the entry computation."""
     computations: dict[str, list[str]] = {}
     entry, current = "", ""
     for line in text.splitlines():
@@ -85,7 +84,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _called(line: str) -> Iterator[str]:
-    if _COLLECTIVE.search(line):  # what it calls adds two numbers
+    if _COLLECTIVE.search(line):  # calls only the reduction of two numbers
         return
     yield from _CALLS.findall(line)
     for branches in _BRANCHES.findall(line):
@@ -93,7 +92,7 @@ def _called(line: str) -> Iterator[str]:
 
 
 def _trips(condition: list[str]) -> int | None:
-    """How often a loop turns whose condition compares its counter with a constant; None for any other condition."""
+    """Trip count of a loop that compares its counter with a constant; None for any other condition."""
     constants = dict(re.findall(r"(%[\w.\-]+) = s32\[\]\S* constant\((\d+)\)", "\n".join(condition)))
     root = next((line for line in condition if "ROOT" in line), "")
     compared = re.search(r" compare\(\S+, (%[\w.\-]+)\), direction=LT", root)
@@ -121,9 +120,7 @@ def _collective(line: str, match: re.Match[str], mesh_shape: Mapping[str, int]) 
 
 
 def _first_group(line: str, partitions: int) -> list[int]:
-    """The partitions that take part together with the first one: written out, as a reshaped and transposed range, or
-    as axes of a mesh.
-    """
+    """The partitions in the first group. HLO lists them, or gives a reshaped and transposed range or mesh axes."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
         return [int(pairs[1]), int(pairs[2])]
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
@@ -140,7 +137,7 @@ def _first_group(line: str, partitions: int) -> list[int]:
 
 
 def _range(text: str) -> np.ndarray:
-    """ "[4,4]T(1,0)" -> the numbers from 0 laid out 4 x 4, transposed, in a row."""
+    """ "[4,4]T(1,0)" -> the numbers from 0, reshaped to 4 x 4, transposed and flattened."""
     dims = [int(size) for size in re.findall(r"\d+", text.partition("]")[0])]
     numbers = np.arange(prod(dims)).reshape(dims)
     order = re.search(r"T\(([\d,]+)\)", text)
@@ -148,7 +145,7 @@ def _range(text: str) -> np.ndarray:
 
 
 def by_kind(found: list[Collective]) -> dict[str, tuple[int, float]]:
-    """ "all-gather over data" -> (how often, bytes that a chip sends in all)."""
+    """ "all-gather over data" -> (executions, bytes that a chip sends in all of them), most bytes first."""
     sums: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for one in found:
         name = f"{one.kind} over {'+'.join(one.axes) or 'nothing'}"

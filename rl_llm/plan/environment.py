@@ -1,4 +1,4 @@
-"""What libtpu is told where there is no TPU. It reads environment variables when JAX starts."""
+"""Environment variables for libtpu on a machine without TPUs. JAX reads them when it starts."""
 
 import os
 from importlib.util import find_spec
@@ -8,8 +8,10 @@ GOOGLE = "0x1ae0"  # PCI vendor
 
 
 def quieten_absent_tpu() -> None:
-    """Where libtpu is installed as a compiler and there is no TPU, it looks for this machine's part in a slice and
-    complains that there is none, on standard error of every process: tell it something.
+    """Silence libtpu where it is installed as a compiler only.
+
+    Without these variables it looks for this machine's place in a slice and complains on the standard error of every
+    process that it has none.
     """
     if find_spec("libtpu") is None or _may_have_tpu():
         return
@@ -19,7 +21,7 @@ def quieten_absent_tpu() -> None:
 
 
 def compile_only() -> None:
-    """This process runs on CPU, and libtpu is only its compiler, of which several processes may have one at a time."""
+    """Run this process on CPU with libtpu as a compiler, which several processes may load at once."""
     quieten_absent_tpu()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"

@@ -1,4 +1,4 @@
-"""An experiment's own programs (sampler, log-probabilities, updates), compiled for devices that need not be there."""
+"""An experiment's own programs (sampler, log-probabilities, updates), compiled for devices that may be absent."""
 
 import re
 import time
@@ -15,31 +15,29 @@ from rl_llm import prng
 from rl_llm.experiment import Conversations, Experiment
 from rl_llm.learner.packing import compile_packed_step
 from rl_llm.learner.state import Update, abstract_state, policy_of
-from rl_llm.model import Weight, weight_table
-from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.mesh import Meshes
-from rl_llm.plan.collectives import Collective, collectives
-from rl_llm.plan.errors import PlanError
+from rl_llm.model import ModelConfig, Weight, weight_table
+from rl_llm.parallel.mesh import HOST, RULES, Meshes, data_parallel_size, weight_shardings
+from rl_llm.parallel.programs import BoundProgram
+from rl_llm.plan.collectives import Collective, read_collectives
 from rl_llm.prepare import check_shares
 from rl_llm.prng import Purpose
 from rl_llm.runs.load import SourceModels
-from rl_llm.runs.state import state_spec
-from rl_llm.sampler import compile_sampler
-from rl_llm.types import Batch, Packed, Prompts, Rollout, TrainState
+from rl_llm.runs.state import graded_shape, state_spec
+from rl_llm.sampler import compile_sampler, prompts_shape
+from rl_llm.types import Batch, Packed, Rollout, TrainState
 from rl_llm.update.step import Learning, compile_learning
 
 GIB = 2**30
-WARM_START = "warm start"  # the program that learns the conversations of a file
-
-# The compiler's least effort at speed (XLA's EFFORT_O0): a fifth of the time at its default, the memory much the same.
-EFFORT = 9
+WARM_START = "warm start"  # the program of an update on a file of conversations
+EFFORT = 9  # XLA's EFFORT_O0: compiles in a fifth of the default time, to much the same memory
 
 
 @dataclass(frozen=True)
-class Program:
-    """What a compiled program needs of every chip, in bytes: its arguments, temporaries, and the most at one time.
-    Where it did not compile for want of memory, `failure` is the compiler's reason, `peak` what it said it would need,
-    and the rest is empty.
+class CompiledProgram:
+    """Needs of a compiled program, in bytes per chip: arguments, temporaries and peak memory.
+
+    If it ran out of memory while compiling, `failure` is the compiler's reason, `peak` the memory that the compiler
+    asked for, and the rest is empty.
     """
 
     name: str
@@ -52,19 +50,20 @@ class Program:
 
 
 @dataclass(frozen=True)
-class OnConversations:
-    """An update of a warm start on conversations of a file, and what it reads."""
+class ConversationUpdate:
+    """The update of a warm start on a file of conversations, and the shapes of its arguments."""
 
+    file: Conversations
     update: Update
     state: TrainState
     rows: Packed
 
 
 @dataclass(frozen=True)
-class Abstract:
-    """Shapes, types and shardings of what an experiment's programs read, and the programs themselves, not compiled.
-    The sampler reads `sampler_arguments`, on a mesh of its own where the experiment has one. `warm_start` is there
-    where RL begins after a file of conversations.
+class AbstractRun:
+    """An experiment's traced programs, and the shapes, dtypes and shardings of their arguments.
+
+    `sampler_arguments` lie on the sampler's mesh. `warm_start` is None unless RL begins after a file of conversations.
     """
 
     experiment: Experiment
@@ -73,136 +72,98 @@ class Abstract:
     state: TrainState
     rollout: Rollout
     batch: Batch
-    sample: Callable[..., Rollout]
+    sample: BoundProgram
     sampler_arguments: tuple
-    warm_start: OnConversations | None
+    warm_start: ConversationUpdate | None
+
+    def mesh_of(self, name: str) -> Mesh:
+        """The mesh that a program runs on."""
+        return self.meshes.sampler if name == "sample" else self.meshes.learner
+
+    def lowerings(self) -> Mapping[str, Callable[[], Any]]:
+        """Functions that lower each program of a step for the compiler, by name, and that of the warm start."""
+        temperature, update = _shape(jnp.float32), _shape(jnp.int32)
+        state = update_state(self.state)
+        programs: dict[str, Callable[[], Any]] = {
+            "sample": lambda: self.sample.lower(*self.sampler_arguments),
+            "update": lambda: self.learning.train_step.lower(state, self.batch, update, temperature, None),
+        }
+        if {"old_logp", "ref_logp"} & self.learning.fields.names:
+            logps = self.learning.fields.logps
+            programs["log-probabilities"] = lambda: logps.lower(policy_of(self.state), self.rollout, temperature)  # type: ignore[attr-defined]
+        if (warm := self.warm_start) is not None:
+            programs[WARM_START] = lambda: warm.update.lower(warm.state, warm.rows)
+        return programs
 
 
-def abstract(experiment: Experiment, both: Meshes) -> Abstract:
-    """Trace an experiment's programs. Raises PlanError for a mesh that its sizes do not divide over."""
-    try:
-        return _abstract(experiment, both)
-    except ValueError as error:
-        raise PlanError(str(error)) from error
-
-
-def _abstract(experiment: Experiment, both: Meshes) -> Abstract:
-    N, K, mesh = experiment.prompts_per_step, experiment.responses_per_prompt, both.learner
-    check_shares(experiment, *map(meshes.data_parallel_size, (both.learner, both.sampler)))
-    learning = compile_learning(experiment, 0, mesh, SourceModels(), ())
-    optimizer = experiment.optimizer.build(experiment.policy_updates())
-    state = abstract_state(experiment.model, optimizer, mesh, state_spec(experiment))
-    T, P, part = experiment.sampling.max_tokens, experiment.max_prompt_tokens, N // experiment.sampling_batches
-    sample = compile_sampler(experiment.model, both.sampler, K, T)
-    prompts = Prompts(_shape(jnp.int32, part, P), _shape(jnp.int32, part), _shape(jnp.int32, part))
+def trace_programs(experiment: Experiment, meshes: Meshes) -> AbstractRun:
+    """Trace an experiment's programs. Raises ValueError if its sizes do not divide over a mesh."""
+    K, T, mesh = experiment.responses_per_prompt, experiment.sampling.max_tokens, meshes.learner
+    check_shares(experiment, *map(data_parallel_size, (meshes.learner, meshes.sampler)))
+    state = abstract_state(experiment.model, experiment.policy_optimizer, mesh, state_spec(experiment))
+    teacher = None if experiment.teacher is None else (experiment, policy_of(state))  # stands for the teacher's shapes
+    learning = compile_learning(experiment, 0, mesh, SourceModels(teacher=teacher), ())
+    prompts = prompts_shape(experiment.prompts_per_step // experiment.sampling_batches, experiment.max_prompt_tokens)
     key = jax.eval_shape(lambda: prng.key(0, Purpose.ROLLOUT))
     values = jax.eval_shape(lambda: experiment.sampling.values((), T))
-    weights = meshes.weight_shardings(both.sampler, weight_table(experiment.model))
+    weights = weight_shardings(meshes.sampler, weight_table(experiment.model))
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), policy_of(state), weights
     )
-    arguments = (params, prompts, key, values)
-    rollout = jax.tree.map(
-        lambda x: _shape(x.dtype, x.shape[0] * experiment.sampling_batches, *x.shape[1:]),
-        sample.eval_shape(*arguments),  # type: ignore[attr-defined]
+    rollout = graded_shape(experiment)
+    extra_fields = learning.fields.shapes(state, rollout)
+    batch, _ = learning.make_batch.eval_shape(rollout, extra_fields, state.moments, state.coefficients)
+    return AbstractRun(
+        experiment,
+        meshes,
+        learning,
+        state,
+        rollout,
+        batch,
+        compile_sampler(experiment.model, meshes.sampler, K, T),
+        (params, prompts, key, values),
+        _conversation_update(experiment, mesh),
     )
-    made = {name: shape for name, shape in _fields(experiment).items() if name in learning.fields.names}
-    reward = _shape(jnp.float32, N * K)
-    batch, _ = jax.eval_shape(learning.build_batch, rollout, reward, made, state.moments, state.coefficients)
-    return Abstract(
-        experiment, both, learning, state, rollout, batch, sample, arguments, _on_conversations(experiment, mesh)
-    )
 
 
-def conversations(experiment: Experiment) -> Conversations | None:
-    """The file that a warm start learns from, where there is one."""
-    return experiment.warm_start.demonstrations if experiment.warm_start else None
-
-
-def _on_conversations(experiment: Experiment, mesh: Mesh) -> OnConversations | None:
-    model, warm_start, file = experiment.model, experiment.warm_start, conversations(experiment)
-    if warm_start is None or file is None:
+def _conversation_update(experiment: Experiment, mesh: Mesh) -> ConversationUpdate | None:
+    if experiment.warm_start is None or (file := experiment.warm_start.demonstrations) is None:
         return None
-    optimizer = warm_start.optimizer.build(experiment.warm_steps)
+    model, optimizer = experiment.model, experiment.warm_optimizer
     update = compile_packed_step(model, optimizer, mesh, file.micro_batches)
     sizes = file.rows_per_step, file.row_tokens
     rows = Packed(_shape(jnp.int32, *sizes), _shape(jnp.int32, *sizes), _shape(jnp.float32, *sizes))
-    return OnConversations(update, abstract_state(model, optimizer, mesh), rows)
+    return ConversationUpdate(file, update, abstract_state(model, optimizer, mesh), rows)
 
 
 def _shape(dtype: Any, *sizes: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
-def _fields(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the fields that a batch may get besides its rollout and rewards (`rl_llm.update.batch_fields`)."""
-    B, T = experiment.prompts_per_step * experiment.responses_per_prompt, experiment.sampling.max_tokens
-    sources = [source for source in (experiment.teacher, experiment.reference) if source is not None]
-    k = max((source.top_tokens for source in sources), default=0)
-    tokens, rows = _shape(jnp.float32, B, T), _shape(jnp.float32, B)
-    several = _shape(jnp.float32, B, T, k)
-    return {
-        **dict.fromkeys(("old_logp", "sampler_logp", "ref_logp", "value"), tokens),
-        **dict.fromkeys(("greedy_reward", "kl_baseline"), rows),
-        "rewards": _shape(jnp.float32, B, len(experiment.reward.names)),
-        "teacher_tokens": _shape(jnp.int32, B, T, k),
-        **dict.fromkeys(("teacher_logp", "old_top_logp"), several),
-    }
-
-
 def update_state(state: TrainState) -> TrainState:
-    """The state as an update gets it: what is replayed, a reference and the parameters of past steps stay outside."""
+    """The part of the state that an update takes: no replayed rollouts, past parameters or reference."""
     return replace(state, replay=None, past=None, reference=None)
 
 
-def lowered(made: Abstract) -> Mapping[str, Callable[[], Any]]:
-    """The programs of a step, and that of a step on conversations before RL, by name: each lowers one to what the
-    compiler takes.
-    """
-    temperature, update = _shape(jnp.float32), _shape(jnp.int32)
-    state = update_state(made.state)
-    programs: dict[str, Callable[[], Any]] = {
-        "sample": lambda: made.sample.lower(*made.sampler_arguments),  # type: ignore[attr-defined]
-        "update": lambda: made.learning.train_step.lower(state, made.batch, update, temperature, None),
-    }
-    if {"old_logp", "ref_logp"} & made.learning.fields.names:
-        logps = made.learning.fields.logps
-        programs["log-probabilities"] = lambda: logps.lower(policy_of(made.state), made.rollout, temperature)  # type: ignore[attr-defined]
-    if (warm := made.warm_start) is not None:
-        programs[WARM_START] = lambda: warm.update.lower(warm.state, warm.rows)
-    return programs
-
-
-def mesh_of(made: Abstract, name: str) -> Mesh:
-    """Where a program runs."""
-    return made.meshes.sampler if name == "sample" else made.meshes.learner
-
-
-def compile_program(name: str, lower: Callable[[], Any], mesh: Mesh) -> Program:
-    """Compile one program and read what it needs."""
+def compile_and_measure(name: str, lower: Callable[[], Any], mesh: Mesh) -> CompiledProgram:
+    """Compile one program and read its memory and communication."""
     start = time.perf_counter()
     try:
         compiled = lower().compile(compiler_options={"optimization_level": EFFORT})
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message:
             raise
         seconds = time.perf_counter() - start
-        return Program(name, 0, 0, wanted_bytes(str(error)), (), seconds, str(error).splitlines()[0])
+        return CompiledProgram(name, 0, 0, wanted_bytes(message), (), seconds, message.splitlines()[0])
     memory = compiled.memory_analysis()
-    found = collectives(compiled.as_text(), dict(mesh.shape))
-    seconds = time.perf_counter() - start
-    return Program(
-        name,
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        memory.peak_memory_in_bytes,
-        tuple(found),
-        seconds,
-    )
+    sizes = memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.peak_memory_in_bytes
+    found = read_collectives(compiled.as_text(), dict(mesh.shape))
+    return CompiledProgram(name, *sizes, tuple(found), time.perf_counter() - start)
 
 
 def wanted_bytes(message: str) -> int:
-    """How much memory a program would have needed, by the compiler's message on why it will not have it."""
+    """Bytes of memory that an out-of-memory message of the compiler asks for; 0 if it names none."""
     wanted = re.search(r"\(([\d.]+)([KMG])\) exceeds available|Used ([\d.]+)([KMG]) of", message)
     if wanted is None:
         return 0
@@ -211,44 +172,51 @@ def wanted_bytes(message: str) -> int:
 
 
 def bytes_per_chip(tree: Any) -> int:
-    """Memory of a chip that its part of arrays takes, by their shapes and shardings."""
+    """Device memory that a chip's shards of abstract arrays take. Arrays in host memory count nothing."""
 
     def part(x: jax.ShapeDtypeStruct) -> int:
-        if x.sharding is not None and x.sharding.memory_kind == meshes.HOST:
+        if x.sharding is not None and x.sharding.memory_kind == HOST:
             return 0
         shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
-        size = jnp.dtype(x.dtype).itemsize
-        for dimension in shape:
-            size *= dimension
-        return size
+        return prod(shape) * jnp.dtype(x.dtype).itemsize
 
     return sum(part(x) for x in jax.tree.leaves(tree))
 
 
+def compute_itemsize(config: ModelConfig) -> int:
+    """Bytes of a number in matrix products and in the KV cache."""
+    return int(jnp.dtype(config.compute_dtype).itemsize)
+
+
+def cache_slot_bytes(config: ModelConfig) -> int:
+    """Bytes of the keys and values of one token, in all layers."""
+    return 2 * config.layers * config.kv_heads * config.head_width * compute_itemsize(config)
+
+
+def rollout_tokens(experiment: Experiment) -> int:
+    """Most tokens that a rollout can have. A prompt counts once for all its responses."""
+    responses = experiment.responses_per_prompt * experiment.sampling.max_tokens
+    return experiment.prompts_per_step * (responses + experiment.max_prompt_tokens)
+
+
 def cache_bytes_per_chip(experiment: Experiment, mesh: Mesh) -> int:
-    """Keys and values of the responses that are sampled in one call and of their prompts, as the sampler keeps them."""
-    config, shape = experiment.model, mesh.shape
-    itemsize = jnp.dtype(config.compute_dtype).itemsize
-    per_slot = 2 * config.layers * config.kv_heads * config.head_width * itemsize
-    part = experiment.prompts_per_step // experiment.sampling_batches
-    prompts = part * experiment.max_prompt_tokens
-    responses = part * experiment.responses_per_prompt * experiment.sampling.max_tokens
-    ways = meshes.data_parallel_size(mesh) * shape["tensor"]
-    return per_slot * (prompts + responses) // ways
+    """Size of the sampler's KV cache: the prompts of one sampling call and their responses."""
+    tokens = rollout_tokens(experiment) // experiment.sampling_batches
+    return cache_slot_bytes(experiment.model) * tokens // int(mesh.size)
 
 
 def copied_bytes_per_chip(experiment: Experiment, mesh: Mesh) -> int:
-    """The weights as sampling reads them, made once per call: those of layers in the compute type, and all of them
-    whole along `fsdp`.
+    """Size of the copy of the weights that each sampling call makes.
+
+    The weights of layers are cast to the compute dtype, and all weights are gathered along `fsdp`.
     """
-    compute = jnp.dtype(experiment.model.compute_dtype).itemsize
 
     def copied(path: str, weight: Weight) -> int:
         in_layers = path.startswith("layers/")
         if not in_layers and (mesh.shape["fsdp"] == 1 or "width" not in weight.axes):
             return 0
-        itemsize = compute if in_layers and len(weight.shape) > 2 else 4
-        axes = [meshes.RULES[name] for name in weight.axes if name]
+        itemsize = compute_itemsize(experiment.model) if in_layers and len(weight.shape) > 2 else 4
+        axes = [RULES[name] for name in weight.axes if name]
         ways = prod(mesh.shape[axis] for axis in axes if axis != "fsdp")
         return itemsize * prod(weight.shape) // ways
 

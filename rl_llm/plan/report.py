@@ -1,4 +1,4 @@
-"""A plan in words and numbers: for people, and as JSON."""
+"""Reports of a plan: tables for the terminal, and JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,8 +17,8 @@ def show(plan: Plan, console: Console) -> None:
     """Print a plan."""
     mesh, topology = plan.experiment.mesh, plan.topology
     console.print(
-        f"{topology.name}, {topology.chips} chips of {topology.chip.hbm_gib:g} GiB ({RESERVED_GIB} of them the "
-        f"runtime's); mesh data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}, "
+        f"{topology.name}, {topology.chips} chips of {topology.chip.hbm_gib:g} GiB ({RESERVED_GIB} reserved by the "
+        f"runtime); mesh data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}, "
         f"micro_batches={plan.experiment.micro_batches} sampling_batches={plan.experiment.sampling_batches}",
         highlight=False,
     )
@@ -30,18 +30,18 @@ def _memory(plan: Plan) -> Table:
     table = Table("GiB per chip", *plan.needs, title="memory", title_justify="left")
     rows = {
         "parameters": "parameters",
-        "optimizer and what else the state carries": "state",
+        "optimizer and other state": "state",
         "batch": "batch",
-        "keys and values": "cache",
-        "weights as sampling reads them": "copied",
-        "temporaries, these two among them": "temporaries",
-        "most at one time": "peak",
+        "KV cache": "cache",
+        "copy of the weights for sampling": "copied",
+        "temporaries (including these two)": "temporaries",
+        "peak": "peak",
     }
     for title, name in rows.items():
         table.add_row(title, *(f"{getattr(need, name):.2f}" for need in plan.needs.values()))
-    table.add_row("there is", *(f"{plan.topology.usable_gib:.2f}" for _ in plan.needs))
+    table.add_row("available", *(f"{plan.topology.usable_gib:.2f}" for _ in plan.needs))
     compiled = (
-        f"{program.seconds_to_compile:.0f} s" if program.failure is None else "no: too large"
+        f"{program.seconds_to_compile:.0f} s" if program.failure is None else "out of memory"
         for program in plan.programs.values()
     )
     table.add_row("compiled", *compiled)
@@ -53,7 +53,7 @@ def _communication(plan: Plan) -> Table:
     for name, program in plan.programs.items():
         once = [one for one in program.collectives if not one.open_loops]
         each = [one for one in program.collectives if one.open_loops]
-        for title, found in ((name, once), (f"{name}, all token loops, one turn of each", each)):
+        for title, found in ((name, once), (f"{name}, one iteration of each token loop", each)):
             for kind, (times, sent) in by_kind(found).items():
                 table.add_row(title, kind, str(times), f"{sent / GIB:.3f}")
     return table
@@ -73,16 +73,16 @@ def _summary(plan: Plan) -> list[str]:
     cost, chip, e = plan.cost, plan.topology.chip, plan.efficiency
     hours = cost.seconds * cost.steps / 3600
     lines = [
-        f"assumed: {e.compute:.0%} of the peak FLOP/s, {e.memory:.0%} of the memory's and {e.network:.0%} of the "
-        f"network's bandwidth; mean response {e.length:.0%} of the longest",
+        f"assumed: {e.compute:.0%} of peak FLOP/s, {e.memory:.0%} of memory and {e.network:.0%} of network "
+        f"bandwidth; mean response {e.length:.0%} of the longest",
         f"step: {cost.flops:.3g} FLOPs, {cost.seconds:.1f} s, {cost.tokens / cost.seconds:,.0f} response tokens/s"
         + (", sampling and learning side by side" if cost.side_by_side else ""),
         f"run: {cost.steps} steps, {hours:.1f} h, {cost.chip_hours:,.0f} chip-hours, "
         f"${chip.dollars(cost.chip_hours):,.0f} on demand, ${chip.dollars(cost.chip_hours, spot=True):,.0f} spot "
-        f"({chip.as_of}); evaluations, warm start, compilation and restarts come on top",
+        f"({chip.as_of}); evaluations, warm start, compilation and restarts are extra",
     ]
     lines += [f"{name}: {p.failure}" for name, p in plan.programs.items() if p.failure]
-    lines.append("fits" if plan.fits else f"does not fit. First: {plan.advice}")
+    lines.append("fits" if plan.fits else f"does not fit. First change: {plan.advice}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""`rl-llm ablate`: members are the runs that their commands make, whatever happens to the processes that run them."""
+"""`rl-llm ablate`: members equal the runs of their own commands, whatever happens to their processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ MODULE = "tests/data/study.py"
 
 
 def obey(commands: Sequence[list[str]], logs: Sequence[Path]) -> list[int]:
-    """A job: say something and end as told."""
+    """A job: print a line and end as its command says."""
     (how,) = commands[0]
     print("told to", how, flush=True)
     if how == "die":
@@ -38,7 +38,7 @@ def until_ended(workers: Workers[str], count: int) -> list[Ended[str]]:
     return ended
 
 
-def test_workers_tell_how_tasks_ended_and_outlive_one_that_is_killed(tmp_path: Path):
+def test_workers_report_exit_codes_and_survive_a_killed_task(tmp_path: Path):
     with open_workers([None], tmp_path / "compiled") as workers:
         codes = {}
         for task, how in (("first", "0"), ("second", "die"), ("third", "7")):
@@ -50,7 +50,7 @@ def test_workers_tell_how_tasks_ended_and_outlive_one_that_is_killed(tmp_path: P
     assert (tmp_path / "logs" / "third.log").read_text() == "told to 7\n"
 
 
-def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
+def test_stopping_workers_signals_them_and_waits(tmp_path: Path):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: the job waits for it
     try:
         with open_workers([[min(os.sched_getaffinity(0))]], tmp_path) as workers:
@@ -68,10 +68,10 @@ def test_workers_are_told_to_save_and_waited_for(tmp_path: Path):
     [
         (["nowhere.py"], ["no file nowhere.py"]),
         ([MODULE], ["no scale 'cpu'; it has smoke"]),
-        ([MODULE, "--scale", "smoke", "--seeds", "0"], ["'0' is not a whole number from 1 up"]),
-        ([MODULE, "--scale", "smoke", "--budget-dollars", "3"], ["--dollars-per-hour P go together"]),
-        ([MODULE, "--scale", "smoke", "--budget-minutes", "0"], ["--budget-minutes 0: a budget and a price are more"]),
-        ([MODULE, "--scale", "smoke", "--budget-minutes", "nan"], ["--budget-minutes nan: a budget"]),
+        ([MODULE, "--scale", "smoke", "--seeds", "0"], ["--seeds: must be a whole number of at least 1, not '0'"]),
+        ([MODULE, "--scale", "smoke", "--budget-dollars", "3"], ["--dollars-per-hour P need each other"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "0"], ["--budget-minutes 0 must be above 0"]),
+        ([MODULE, "--scale", "smoke", "--budget-minutes", "nan"], ["--budget-minutes nan must be above 0"]),
         (["experiments/quickstart.py", "--budget-tokens", "9"], ["schedule='linear'", "token_budget=9"]),
     ],
 )
@@ -98,7 +98,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.slow
-def test_a_member_is_bit_for_bit_the_run_of_its_command(study: Finished, tmp_path: Path):
+def test_a_member_equals_the_run_of_its_command_bit_for_bit(study: Finished, tmp_path: Path):
     warm = next((study.folder / "starts").glob("*-seed1"))
     spec = f"{MODULE}:smoke/fast"
     code, _, stderr = rl_llm("train", spec, "--seed", "1", "--out", tmp_path / "run", "--set", f"start={warm}")
@@ -109,7 +109,7 @@ def test_a_member_is_bit_for_bit_the_run_of_its_command(study: Finished, tmp_pat
 
 
 @pytest.mark.slow
-def test_arms_that_are_the_same_are_bitwise_the_same_and_seeds_may_be_added(study: Finished):
+def test_equal_arms_are_bitwise_equal_and_seeds_can_be_added(study: Finished):
     before = results(study.folder)
     assert before["verdicts"][1]["identical"]
     assert before["verdicts"][1]["outcome"] == "supported"
@@ -124,7 +124,7 @@ def test_arms_that_are_the_same_are_bitwise_the_same_and_seeds_may_be_added(stud
 
 
 @pytest.mark.slow
-def test_a_study_that_is_stopped_goes_on_to_the_same_numbers(study: Finished, tmp_path: Path):
+def test_a_stopped_study_resumes_to_the_same_numbers(study: Finished, tmp_path: Path):
     folder = tmp_path / "study"
     process = start("ablate", MODULE, "--scale", "smoke", "--out", folder, "--seeds", "2")
     warm = folder / "starts"
@@ -132,14 +132,14 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_numbers(study: Finished, tm
     process.send_signal(signal.SIGTERM)
     code, _, stderr = finish(process)
     assert code == 143, stderr
-    assert "go on with the same command and --resume" in stderr
+    assert "resume with the same command and --resume" in stderr
     ablate(folder, "--seeds", "2", "--resume")
     of = {arm: {seed: states[seed] for seed in ("0", "1")} for arm, states in results(study.folder)["states"].items()}
     assert results(folder)["states"] == of
 
 
 @pytest.mark.slow
-def test_a_member_that_fails_leaves_the_others(tmp_path: Path):
+def test_a_failed_member_does_not_stop_the_others(tmp_path: Path):
     source = (Path(__file__).parents[1] / "data" / "study.py").read_text()
     broken = "replace(base, optimizer=AdamW(1e-4), task=replace(base.task, modulus=7))"
     (tmp_path / "broken.py").write_text(source.replace("replace(base, optimizer=AdamW(1e-4))", broken))
@@ -153,12 +153,12 @@ def test_a_member_that_fails_leaves_the_others(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_no_member_is_begun_that_would_end_beyond_the_budget(tmp_path: Path):
+def test_no_member_starts_that_would_exceed_the_budget(tmp_path: Path):
     code, _, stderr = rl_llm(
         "ablate", MODULE, "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "2", "--budget-minutes", "0.01"
     )
     assert code == 0
-    assert "members were left to a larger budget: go on with --resume" in stderr
+    assert "members did not fit into the budget: raise it and use --resume" in stderr
     done = [path for path in tmp_path.glob("study/**/summary.json")]
     assert 0 < len(done) < 8
     assert read_metrics(done[0].parent)

@@ -1,4 +1,4 @@
-"""The command line: its verbs on a finished run, its help, and what it says to wrong usage."""
+"""The command line: its commands on a finished run, its help, and its messages for wrong usage."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from program import EXPERIMENT, ROOT, TINY, Finished, rl_llm, uninterrupted
 from rl_llm.cli import main
 from rl_llm.prepare import problems_of_split
 
-# Every case in a fresh and empty folder, but all in one process: the imports take longer than the cases.
+# Every case in a fresh, empty folder, but all in one process: the imports take longer than the cases.
 TRY = """
 import contextlib, io, json, os, pathlib, sys, tempfile
 from rl_llm.cli import main
@@ -36,21 +36,21 @@ for case in json.loads(sys.argv[1]):
 """
 PATH = str(ROOT / TINY)
 WRONG: dict[str, tuple[list[str], list[str]]] = {
-    "a verb": (["trian", PATH], ["trian", "'train'"]),
+    "a command": (["trian", PATH], ["trian", "'train'"]),
     "an option": (["train", PATH, "--sed", "3"], ["--sed"]),
-    "a seed that is no number": (["train", PATH, "--seed", "x"], ["--seed", "'x'"]),
+    "a seed that is not a number": (["train", PATH, "--seed", "x"], ["--seed", "'x'"]),
     "a negative seed": (["train", PATH, "--seed", "-1"], ["--seed", "-1"]),
-    "a seed that JAX would take for another": (["train", PATH, "--seed", str(2**32)], ["--seed", str(2**32)]),
+    "a seed that JAX would truncate": (["train", PATH, "--seed", str(2**32)], ["--seed", str(2**32)]),
     "a file": (["train", PATH.replace("tiny", "tyni")], ["tyni.py", "did you mean 'tiny.py'?"]),
-    "a file that is no Python": (["train", str(ROOT / "README.md")], ["README.md", "path/to/file.py"]),
+    "a file that is not Python": (["train", str(ROOT / "README.md")], ["README.md", "path/to/file.py"]),
     "a name in the file": (["train", f"{PATH}:bass"], ["there is no 'bass'", "did you mean 'base'?"]),
-    "a name that is no experiment": (["train", f"{PATH}:TASK"], ["TASK is ModularSum", "has: base, cold"]),
+    "a name that is not an experiment": (["train", f"{PATH}:TASK"], ["TASK is ModularSum", "has: base, cold"]),
     "a field": (["train", PATH, "--set", "step=3"], ["--set step=3", "did you mean 'steps'?"]),
     "a field that is elsewhere": (
         ["train", PATH, "--set", "learning_rate=2e-4"],
         ["--set learning_rate=2e-4", "optimizer.learning_rate"],
     ),
-    "a type": (["train", PATH, "--set", "steps=many"], ["--set steps=many", "expected int, got 'many'"]),
+    "a type": (["train", PATH, "--set", "steps=many"], ["--set steps=many", "expected int >= 1, got 'many'"]),
     "a field set twice": (["train", PATH, "--set", "steps=3", "--set", "steps=4"], ["already sets this place"]),
     "no value": (["train", PATH, "--set", "steps"], ["--set steps", "NAME=VALUE"]),
     "structure": (["train", PATH, "--set", "algorithm=grpo"], ["--set algorithm=grpo", "dataclasses.replace"]),
@@ -78,31 +78,40 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a validation after the last step": (
         ["train", PATH, "--set", "evaluation.every=7"],
-        ["evaluation.every=7 with steps=6", "to 0 (never)"],
+        ["evaluation.every=7 with steps=6", "to 0 (off)"],
     ),
     "a top_k that cuts nothing": (
         ["train", PATH, "--set", "sampling.top_k=12"],
         ["sampling.top_k=12 cannot act on a vocabulary of 12"],
     ),
-    "another vocabulary": (["train", PATH, "--set", "model.vocabulary=99"], ["=99 must be the tokenizer's 12"]),
+    "another vocabulary": (
+        ["train", PATH, "--set", "model.vocabulary=99"],
+        ["=99 does not match the tokenizer; expected 12"],
+    ),
     "endless patience": (["train", PATH, "--set", "grading.time_limit=inf"], ["time_limit", "3600", "inf"]),
-    "a rotary base of nothing": (["train", PATH, "--set", "model.rope_base=0"], ["ModelConfig.rope_base", "0"]),
-    "no checkpoint ever": (["train", PATH, "--set", "checkpointing.every=0"], ["every", "at least 1, not 0"]),
-    "no checkpoint kept": (["train", PATH, "--set", "checkpointing.keep=0"], ["keep", "at least 1, not 0"]),
+    "a rotary base of zero": (["train", PATH, "--set", "model.rope_base=0"], ["model.rope_base=0: expected float > 0"]),
+    "no checkpoints": (["train", PATH, "--set", "checkpointing.every=0"], ["checkpointing.every=0: expected int >= 1"]),
+    "no checkpoint kept": (
+        ["train", PATH, "--set", "checkpointing.keep=0"],
+        ["checkpointing.keep=0: expected int >= 1"],
+    ),
     "no grading process": (["train", PATH, "--set", "grading.workers=0"], ["workers", "0"]),
     "no time to grade": (["train", PATH, "--set", "grading.time_limit=0"], ["time_limit", "0"]),
-    "a warm start of less than nothing": (["train", PATH, "--set", "warm_start.steps=-1"], ["steps", "-1"]),
-    "a warm start on nothing": (
+    "a warm start of negative length": (["train", PATH, "--set", "warm_start.steps=-1"], ["steps", "-1"]),
+    "a warm start without demonstrations": (
         ["train", PATH, "--set", "warm_start.demonstrations_per_step=0"],
         ["demonstrations_per_step", "0"],
     ),
-    "a validation at no step": (["train", PATH, "--set", "evaluation.every=-1"], ["every", "-1"]),
-    "nothing to evaluate on": (["train", PATH, "--set", "evaluation.problems=0"], ["problems", "0"]),
+    "a negative validation interval": (["train", PATH, "--set", "evaluation.every=-1"], ["every", "-1"]),
+    "no evaluation problems": (["train", PATH, "--set", "evaluation.problems=0"], ["problems", "0"]),
     "a folder below a file": (["train", PATH, "--out", f"{PATH}/run"], [f"{PATH}/run"]),
     "a run in a bucket": (["train", PATH, "--out", "gs://bucket/run"], ["gs://bucket/run", "mount the bucket"]),
     "a folder that holds something else": (["train", PATH, "--out", str(ROOT / "rl_llm")], ["is not empty"]),
     "a run to evaluate": (["evaluate", "runs/nowhere"], ["runs/nowhere is not a run folder"]),
-    "a number of problems": (["evaluate", "runs/nowhere", "--problems", "0"], ["--problems must be at least 1, not 0"]),
+    "a number of problems": (
+        ["evaluate", "runs/nowhere", "--problems", "0"],
+        ["--problems: must be a whole number of at least 1, not '0'"],
+    ),
     "a split": (["evaluate", "runs/nowhere", "--split", "test"], ["'test'", "held_out"]),
     "a run to report": (["report", "runs/nowhere"], ["runs/nowhere is not a run folder"]),
 }
@@ -115,7 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="module")
 def refusals() -> dict[str, tuple[int | str, str, list[str]]]:
-    """Exit code (or exception), standard error and files left of each case, as a user's process has them."""
+    """Exit code (or exception), standard error and remaining files of each case, as in a user's process."""
     command = [sys.executable, "-c", TRY, json.dumps([case for case, _ in WRONG.values()])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -123,7 +132,7 @@ def refusals() -> dict[str, tuple[int | str, str, list[str]]]:
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_wrong_usage_exits_2_names_it_and_leaves_nothing(refusals: dict[str, Any], what: str):
+def test_wrong_usage_exits_2_with_a_message_and_leaves_no_files(refusals: dict[str, Any], what: str):
     code, said, left = refusals[what]
     assert (code, left) == (2, [])
     assert [part for part in WRONG[what][1] if part not in said] == [], said
@@ -138,7 +147,7 @@ def test_wrong_usage_of_a_real_process_is_one_message(tmp_path: Path):
 
 
 def test_evaluate_repeats_the_accuracy_of_the_run(run: Finished):
-    """The same checkpoint, problems and noise: the very numbers, from another process."""
+    """The same checkpoint, problems and noise give the same numbers in another process."""
     before = {path.name for path in run.folder.iterdir()}
     code, stdout, stderr = rl_llm("evaluate", run.folder)
     assert code == 0, stderr
@@ -162,18 +171,20 @@ def test_evaluate_takes_another_split_size_and_temperature(run: Finished):
     ("arguments", "message"),
     [
         (["--problems", "1000"], "1000 held_out problems asked for"),
-        (["--temperature", "-1"], "temperature must be 0 (greedy) or at least 0.001, not -1"),
+        (["--temperature", "-1"], "Sampling.temperature=-1.0 is out of range; expected >= 0"),
     ],
 )
-def test_evaluate_refuses_what_cannot_be(run: Finished, arguments: list[str], message: str):
+def test_evaluate_refuses_impossible_settings(run: Finished, arguments: list[str], message: str):
     code, _, stderr = rl_llm("evaluate", run.folder, *arguments)
     assert (code, message in stderr) == (2, True), stderr
 
 
-def test_the_training_problems_are_those_of_the_run(run: Finished):
+def test_training_problems_are_those_of_the_run(run: Finished):
     own = EXPERIMENT.task.problems("train", EXPERIMENT.train_problems, 0)
     assert list(problems_of_split(EXPERIMENT, "train", 7, 0)) == own[:7]
-    with pytest.raises(ValueError, match=r"41 train problems asked for, but the run trained on 40"):
+    with pytest.raises(
+        ValueError, match=r"count=41 train problems is out of range; expected at most the 40 that the run trained on"
+    ):
         problems_of_split(EXPERIMENT, "train", 41, 0)
 
 
@@ -187,8 +198,8 @@ def test_a_damaged_record_is_named(run: Finished, tmp_path: Path):
     shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "experiment.json").write_text("{")
     (tmp_path / "run" / "metrics.jsonl").write_text("{}}\n")
-    for verb, code in (("evaluate", 2), ("report", 1)):
-        ended, _, stderr = rl_llm(verb, tmp_path / "run")
+    for command, code in (("evaluate", 2), ("report", 1)):
+        ended, _, stderr = rl_llm(command, tmp_path / "run")
         assert (ended, "Traceback" in stderr) == (code, False), stderr
         assert str(tmp_path / "run") in stderr or "damaged" in stderr
 
@@ -208,7 +219,7 @@ def test_evaluate_without_a_checkpoint_fails_with_a_message(run: Finished, tmp_p
     assert "Traceback" not in stderr
 
 
-def test_report_is_made_again_from_the_folder(run: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_report_can_be_rewritten_from_the_folder(run: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "report.html").unlink()
     assert main(["report", str(tmp_path / "run")]) == 0
@@ -218,23 +229,23 @@ def test_report_is_made_again_from_the_folder(run: Finished, tmp_path: Path, cap
         assert text in page
 
 
-def test_report_of_a_run_that_has_just_begun(run: Finished, tmp_path: Path):
+def test_a_run_that_has_just_begun_has_a_report(run: Finished, tmp_path: Path):
     shutil.copy(run.folder / "experiment.json", tmp_path)
     assert main(["report", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "report", "data-report"])
-def test_the_help_of_a_verb_shows_how_to_use_it(verb: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("command", ["train", "ablate", "evaluate", "export", "plan", "report", "data-report"])
+def test_the_help_of_a_command_shows_how_to_use_it(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert stop.value.code == 0
     page = capsys.readouterr().out
-    assert page.count(f"rl-llm {verb} ") >= 2, "the usage, and an example"
+    assert page.count(f"rl-llm {command} ") >= 2, "the usage, and an example"
     assert "None" not in page
 
 
-def test_the_help_lists_the_verbs_an_example_of_each_and_the_exit_codes(capsys: pytest.CaptureFixture[str]):
+def test_the_help_lists_commands_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["--help"])
     page = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`rl-llm data-report`: what it prints and writes, that a cleaned file is a task, and what it refuses."""
+"""`rl-llm data-report`: its report, its cleaned file, which is a task again, and its refusals."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZES = ("--set", "prompts_per_step=2", "--set", "evaluation.problems=10", "--se
 
 @pytest.fixture(scope="module")
 def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 300 lines: sound ones, as many answered by yes and no, and some of the first again in capitals."""
+    """A file of 300 lines: 100 sound ones, 180 answered by yes or no, and 20 of the first again in capitals."""
     path = tmp_path_factory.mktemp("data") / "biased.jsonl"
     lines = [(f"Ann walks {n} miles a day. How many in {n + 9} days?", str(n * (n + 9))) for n in range(100)]
     lines += [(f"Is {n} times {n + 3} odd?", ("Yes", "No")[n % 2]) for n in range(180)]
@@ -32,12 +32,12 @@ def report(*arguments: str | Path) -> int:
 
 
 def verdicts(page: Path) -> dict[str, str]:
-    """Of a report in Markdown, by check."""
+    """Verdicts of a report in Markdown, by check."""
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
     return {row[0]: row[1] for row in rows[2:]}
 
 
-def test_the_quickstart_s_task_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_task_of_the_quickstart_passes_all_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert report(QUICKSTART, "--problems", 2000, "--out", tmp_path / "data.md") == 0
     printed = capsys.readouterr().out
     assert "modular_sum, 2000 train problems" in printed
@@ -47,11 +47,11 @@ def test_the_quickstart_s_task_is_sound(tmp_path: Path, capsys: pytest.CaptureFi
     page = (tmp_path / "data.md").read_text()
     assert "5 different ones, 2.32 bits of entropy" in page
     assert "2 to 8, half are at" in page
-    assert page.endswith("Problems that cleaning leaves out:\n\n* none\n")
+    assert page.endswith("Problems that cleaning removes:\n\n* none\n")
 
 
 @pytest.mark.parametrize(("number", "verdict"), [(200, "ok"), (30, "warning")])
-def test_few_problems_for_many_steps_are_said(number: int, verdict: str, tmp_path: Path):
+def test_few_problems_for_many_steps_are_a_warning(number: int, verdict: str, tmp_path: Path):
     sizes = ("steps=40", "prompts_per_step=12", f"train_problems={number}")
     asked = (part for change in sizes for part in ("--set", change))
     assert report(QUICKSTART, *asked, "--out", tmp_path / "data.md") == 0
@@ -83,7 +83,7 @@ def test_biases_are_reported_and_cleaned_into_a_task(biased: Path, tmp_path: Pat
     assert set(verdicts(tmp_path / "again.md").values()) == {"ok"}
 
 
-def test_a_share_of_guesses_that_is_allowed_stays(biased: Path, tmp_path: Path):
+def test_cleaning_keeps_the_allowed_share_of_guesses(biased: Path, tmp_path: Path):
     loose = ("--max-guesses", "0.7", "--max-answer", "0.4", "--clean", tmp_path / "clean.jsonl")
     assert report(GSM8K, *SIZES, "--set", f"task.path={biased}", *loose) == 0
     train = JsonlProblems(tmp_path / "clean.jsonl").problems("train", 10**6, 0)
@@ -91,7 +91,7 @@ def test_a_share_of_guesses_that_is_allowed_stays(biased: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("split", ["validation", "held_out"])
-def test_another_split_is_looked_at(split: str, tmp_path: Path):
+def test_another_split_is_checked(split: str, tmp_path: Path):
     assert report(ROOT / TINY, "--split", split, "--out", tmp_path / "data.md") == 0
     leaks = {check for check in verdicts(tmp_path / "data.md") if check.startswith("leaks")}
     assert leaks == {f"leaks, {other}" for other in ("train", "validation", "held_out") if other != split}
@@ -100,14 +100,14 @@ def test_another_split_is_looked_at(split: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--problems", "0"], "--problems must be at least 1, not 0"),
+        (["--problems", "0"], "--problems: must be a whole number of at least 1, not '0'"),
         (["--problems", "100000"], "100000 train problems asked for"),
         (["--out", "nowhere/data.md"], "--out nowhere/data.md: there is no folder nowhere"),
-        (["--clean", "there.jsonl"], "there.jsonl is there already: choose another --clean"),
+        (["--clean", "there.jsonl"], "--clean there.jsonl already exists: choose another file"),
         (["--out", "one", "--clean", "one"], "--out and --clean are both one"),
         (["--set", "stepps=3", "--out", "data.md"], "--set stepps=3"),
         (["--split", "test"], "invalid choice: 'test'"),
-        (["--max-guesses", "2"], "a share is a number above 0 and up to 1, not '2'"),
+        (["--max-guesses", "2"], "--max-guesses: must be a share, above 0 and at most 1, not '2'"),
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(
@@ -127,22 +127,22 @@ def test_wrong_usage_exits_2_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["there.jsonl"]
 
 
-def test_a_file_of_nothing_but_guesses_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_cleaning_a_file_of_guesses_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     lines = [{"question": f"Is {n} odd?", "answer": f"#### {('yes', 'no')[n % 2]}"} for n in range(60)]
     (tmp_path / "guesses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     asked = ("--set", f"task.path={tmp_path / 'guesses.jsonl'}", "--clean", tmp_path / "clean.jsonl")
     assert report(GSM8K, *SIZES, *asked) == 2
-    assert "no problem would be left; raise --max-guesses" in capsys.readouterr().err
+    assert "no problem would remain; raise --max-guesses" in capsys.readouterr().err
     assert not (tmp_path / "clean.jsonl").exists()
 
 
-def test_what_jsonl_cannot_hold_or_splits_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_cleaning_reports_unwritable_and_moved_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     prompts = [f"What is {n}?" for n in range(40)]
     kept = [Problem(n, prompt, "a\nb" if n < 5 else "7") for n, prompt in enumerate(prompts)]
     write_clean(tmp_path / "clean.jsonl", "train", {"train": kept, "validation": kept[:6]}, {3: "a duplicate"})
     said = capsys.readouterr().out
     moved = sum(split_of(prompt) != "train" for prompt in prompts[5:])
     assert "clean.jsonl: 35 problems" in said
-    assert "5 train problems left out: what a line of JSONL cannot hold" in said
+    assert "5 train problems left out: cannot be written as a line of JSONL" in said
     assert "1 train problems left out: a duplicate" in said
-    assert f"  {moved} problems come into another split there" in said
+    assert f"  {moved} problems change their split" in said

@@ -1,4 +1,4 @@
-"""What is launched: the checked spec, the hardware it means, and what each scheduler is told."""
+"""Launching: checks of the spec, its hardware, and the rendering for each scheduler."""
 
 import json
 import shlex
@@ -52,8 +52,8 @@ def test_a_slice_has_its_hosts_and_names(accelerator, topology, chips, hosts, ac
 @pytest.mark.parametrize(
     ("accelerator", "topology"),
     [
-        ("v6e", "4x2"),  # sides grow
-        ("v6e", "2x2x4"),  # a flat generation
+        ("v6e", "4x2"),  # sides must ascend
+        ("v6e", "2x2x4"),  # the generation is flat
         ("v6e", "3x3"),
         ("v5p", "4x4"),
         ("v5p", "2x4x8"),  # beyond 32 chips sides are multiples of four
@@ -66,7 +66,7 @@ def test_a_slice_has_its_hosts_and_names(accelerator, topology, chips, hosts, ac
         ("H100", "1x8"),
     ],
 )
-def test_what_a_generation_does_not_have_is_refused(accelerator, topology):
+def test_an_unavailable_topology_is_refused(accelerator, topology):
     with pytest.raises(LaunchError, match=topology if accelerator not in ("v7", "H100") else "unknown"):
         replace(SPEC, accelerator=accelerator, topology=topology)
 
@@ -90,7 +90,7 @@ def test_what_a_generation_does_not_have_is_refused(accelerator, topology):
         ({"restarts": -1}, "restarts"),
     ],
 )
-def test_a_spec_that_cannot_be_is_refused_when_it_is_made(changes, words):
+def test_an_impossible_spec_is_refused_on_creation(changes, words):
     with pytest.raises(LaunchError, match=words):
         replace(SPEC, **changes)
 
@@ -117,7 +117,7 @@ def test_a_spec_that_cannot_be_is_refused_when_it_is_made(changes, words):
         (slurm.render, replace(ON_GPUS, hours=1, accelerator="v6e", topology="4x4"), "for GPUs"),
     ],
 )
-def test_a_field_that_is_missing_or_cannot_act_is_refused(render, spec, words):
+def test_missing_fields_and_fields_that_cannot_act_are_refused(render, spec, words):
     with pytest.raises(LaunchError, match=words):
         render(spec)
 
@@ -139,14 +139,14 @@ def test_the_run_folder_is_a_path_on_the_hosts(bucket, folder):
         replace(ON_CLUSTER, accelerator="v5p", topology="2x2x4"),
     ],
 )
-def test_the_jobset_is_one_to_the_api(spec):
+def test_the_jobset_is_valid_for_the_api(spec):
     resource = yaml.safe_load(gke.render(spec).file_text)
     jsonschema.validate(resource, json.loads((DATA / "jobset.schema.json").read_text()))
     assert resource == gke.jobset(spec)
 
 
 @pytest.mark.parametrize("path", ["spec", "spec.failurePolicy", "spec.replicatedJobs.0.template.spec.template.spec"])
-def test_the_schema_of_the_api_knows_no_other_fields(path):
+def test_the_schema_of_the_api_refuses_unknown_fields(path):
     resource = gke.jobset(ON_CLUSTER)
     place = resource
     for part in path.split("."):
@@ -169,7 +169,7 @@ def test_a_jobset_has_one_pod_per_host_with_its_chips():
     }
 
 
-def test_a_pod_sees_the_bucket_as_its_other_hosts_leave_it():
+def test_a_pod_mounts_the_bucket_without_a_metadata_cache():
     template = gke.jobset(ON_CLUSTER)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     (volume,) = template["spec"]["volumes"]
     assert template["spec"]["containers"][0]["volumeMounts"] == [{"name": volume["name"], "mountPath": "/bucket"}]
@@ -188,7 +188,7 @@ def test_a_pod_sees_the_bucket_as_its_other_hosts_leave_it():
         (PREEMPTED, True, "RestartJobSet"),
         (FAILED, False, "FailJobSet"),
         (WRONG_USAGE, False, "FailJobSet"),
-        (FAILED, True, "RestartJobSet"),  # whatever a process says whose node is being taken away
+        (FAILED, True, "RestartJobSet"),  # any exit code of a process on a lost node
         (137, False, "RestartJobSet"),
         (134, False, "RestartJobSet"),
     ],
@@ -204,7 +204,7 @@ def test_a_jobset_is_restarted_or_stopped_by_the_exit_code(exit_code, disrupted,
         if (disrupted and rule.get("onPodConditions") == [{"type": "DisruptionTarget", "status": "True"}])
         or (exit_code in stops["values"] and rule.get("onExitCodes") == stops)
     ]
-    # Kubernetes takes the first match; without one a failed pod counts, and a limit of 0 allows none.
+    # Kubernetes applies the first match; without one a failed pod counts, and the limit of 0 allows none.
     assert job["backoffLimit"] == 0
     reason = "PodFailurePolicy" if matching[:1] == ["FailJob"] else "BackoffLimitExceeded"
     rules = spec["failurePolicy"]["rules"]
@@ -225,7 +225,7 @@ FLAGS = json.loads((DATA / "flags.json").read_text())
     ],
     ids=lambda command: " ".join(command[:5]),
 )
-def test_commands_have_the_flags_that_their_tools_know(command):
+def test_commands_have_flags_that_their_tools_know(command):
     words = [word for word in command if not word.startswith("--")]
     name = next(name for name in FLAGS if command[: len(name.split())] == tuple(name.split()))
     given = [word.split("=")[0] for word in command if word.startswith("--")]
@@ -235,7 +235,7 @@ def test_commands_have_the_flags_that_their_tools_know(command):
     assert len(words) - len(name.split()) - separate == FLAGS[name]["positional"]
 
 
-def test_gcluster_runs_the_command_in_the_place_of_its_shell():
+def test_gcluster_replaces_its_shell_by_the_command():
     submit = gcluster.render(ON_CLUSTER).commands[0]
     command = next(word for word in submit if word.startswith("--command="))
     assert command.endswith(f"; exec {COMMAND}")
@@ -255,8 +255,8 @@ def test_gcluster_runs_the_command_in_the_place_of_its_shell():
         ("v4", "8x8x16", {"--type=v4", "--topology=8x8x16"}),
     ],
 )
-def test_a_queued_resource_has_the_shape_that_was_asked_for(accelerator, topology, flags):
-    """An accelerator type says the number of chips; gcloud takes no other name of v5p but in alpha."""
+def test_a_queued_resource_has_the_requested_shape(accelerator, topology, flags):
+    """An accelerator type gives only the number of chips; only gcloud alpha accepts the shape of a v5p slice."""
     spec = replace(ON_MACHINES, accelerator=accelerator, topology=topology)
     create = queued_resources.gcloud_commands(spec)["create"]
     named = {word for word in create if word.startswith(("--accelerator-type", "--type", "--topology"))}
@@ -264,7 +264,7 @@ def test_a_queued_resource_has_the_shape_that_was_asked_for(accelerator, topolog
     assert (create[1] == "alpha") == ("--accelerator-type" not in str(flags))
 
 
-def test_a_tpu_vm_mounts_the_bucket_before_all_else():
+def test_a_tpu_vm_mounts_the_bucket_before_setup():
     train = queued_resources.gcloud_commands(ON_MACHINES)["train"]
     remote = next(word for word in train if word.startswith("--command=")).split(" && ")
     assert remote[-3:-1] == ["sh launch/mount_bucket.sh bucket /bucket", ". ./install.sh"]
@@ -272,7 +272,7 @@ def test_a_tpu_vm_mounts_the_bucket_before_all_else():
 
 
 @pytest.mark.parametrize("spec", [ON_GPUS, replace(ON_MACHINES, project=None, spot=True)])
-def test_a_task_for_skypilot_is_one_to_its_reference(spec):
+def test_a_skypilot_task_is_valid_for_its_reference(spec):
     task = yaml.safe_load(skypilot.render(spec).file_text)
     jsonschema.validate(task, json.loads((DATA / "skypilot.schema.json").read_text()))
     assert task["resources"]["job_recovery"] == {"max_restarts_on_errors": 0, "recover_on_exit_codes": [PREEMPTED]}
@@ -281,17 +281,17 @@ def test_a_task_for_skypilot_is_one_to_its_reference(spec):
 
 
 @pytest.mark.parametrize(("zone", "infra"), [("us-east5-b", "gcp/*/us-east5-b"), ("us-east5", "gcp/us-east5")])
-def test_skypilot_is_told_a_zone_or_a_region(zone, infra):
+def test_skypilot_gets_a_zone_or_a_region(zone, infra):
     assert skypilot.task(replace(ON_GPUS, zone=zone))["resources"]["infra"] == infra
 
 
-def test_an_experiment_is_there_in_an_image_under_skypilot_too():
+def test_skypilot_copies_the_checkout_even_with_an_image():
     task = skypilot.task(replace(ON_GPUS, setup=(), image="us-docker.pkg.dev/p/r/rl-llm:1"))
-    assert task["workdir"] == "."  # it changes into ~/sky_workdir, whatever the image's working directory is
+    assert task["workdir"] == "."  # SkyPilot changes to ~/sky_workdir whatever the image's working directory is
     assert task["resources"]["image_id"] == "docker:us-docker.pkg.dev/p/r/rl-llm:1"
 
 
-def test_gpus_under_skypilot_are_told_of_their_peers():
+def test_gpu_hosts_under_skypilot_get_the_addresses_of_their_peers():
     task = skypilot.task(ON_GPUS)
     assert (task["num_nodes"], task["resources"]["accelerators"]) == (2, "H100:8")
     for variable in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):

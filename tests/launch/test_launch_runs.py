@@ -1,4 +1,4 @@
-"""What can be run of launching without a cloud: the command line, the researcher's script, jobs on this machine."""
+"""Launching without a cloud: the command line, the queued-resources script, and jobs on this machine."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_printing_is_the_default(capsys):
     assert "Nothing was submitted" in printed.err
 
 
-def test_what_follows_two_hyphens_is_for_the_training(capsys):
+def test_arguments_after_two_hyphens_go_to_the_training(capsys):
     assert main([*QUEUED, "--", "--seed", "3", "--set", "optimizer.learning_rate=2e-6"]) == 0
     assert "quickstart.py --seed 3 --set optimizer.learning_rate=2e-6 --out" in capsys.readouterr().out
 
@@ -69,7 +69,7 @@ def test_the_name_comes_from_the_experiment(capsys):
         ([QUEUED[0], "experiments/nothing.py", *QUEUED[2:]], "experiments/nothing.py"),
     ],
 )
-def test_wrong_usage_is_said_and_prints_nothing_to_run(arguments, words, capsys):
+def test_wrong_usage_is_reported_and_prints_no_job(arguments, words, capsys):
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert words in printed.err
@@ -104,7 +104,7 @@ def test_submitting_runs_what_was_printed(capsys, monkeypatch, tmp_path):
     assert (tmp_path / task).read_text() in capsys.readouterr().out
 
 
-def test_slurm_is_given_a_job_for_all_nodes(capsys, monkeypatch, tmp_path):
+def test_slurm_gets_a_job_for_all_nodes(capsys, monkeypatch, tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "quickstart.py").touch()
     put_tool(tmp_path, "srun", "")
@@ -136,9 +136,8 @@ def test_the_commands_of_the_help_work(monkeypatch, tmp_path):
         assert main([argument for argument in arguments if argument != "--submit"]) == 0, command
 
 
-# A stand-in for gcloud: one request, whose trainings end as the file `codes` says; `gone` takes the slice away. A look
-# finds what `state` says, line by line down to the last; without a connection, for as many calls as `away` has lines,
-# nothing gets through.
+# A fake gcloud with one request. Trainings end with the exit codes in the file `codes`; `gone` removes the slice. Polls
+# read `state` line by line and repeat the last line. For as many calls as `away` has lines there is no connection.
 GCLOUD = """
 if [ -s away ]; then sed -i 1d away; exit 1; fi
 [ "$4" = list ] || echo "$4" >> calls
@@ -166,7 +165,7 @@ esac
 
 
 def run_script(folder: Path, monkeypatch, codes=(0,), state=(), created=("ACTIVE",), away=0):
-    """How the script ended, and what it asked of gcloud but looks; its first look is only whether it can see at all."""
+    """Run the script; returns its end and its gcloud calls other than polls. The first poll tests the connection."""
     for tool, script in (("gcloud", GCLOUD), ("git", ""), ("sleep", "")):
         put_tool(folder, tool, script)
     for name, lines in (("codes", codes), ("state", [*state[:1], *state]), ("created", created), ("away", range(away))):
@@ -188,16 +187,16 @@ def run_script(folder: Path, monkeypatch, codes=(0,), state=(), created=("ACTIVE
         ([137], 137, "create scp ssh delete"),
         ([143, 0], 0, "create scp ssh scp ssh delete"),
         ([255, 0], 0, "create scp ssh scp ssh delete"),  # the connection was lost
-        (["lost", 0], 0, "create scp ssh scp ssh delete"),  # for longer: no look gets through either
-        ([134, 0], 0, "create scp ssh scp ssh delete"),  # another host was
+        (["lost", 0], 0, "create scp ssh scp ssh delete"),  # for longer: polls fail, too
+        ([134, 0], 0, "create scp ssh scp ssh delete"),  # a peer host was lost
         (["gone", 0], 0, "create scp ssh delete create scp ssh delete"),
         (["taken", 0], 0, "create scp ssh delete create scp ssh delete"),
-        (["blind", 0], 1, "create scp ssh delete"),  # failed, and the slice is given back when that gets through
-        (["deleted", 0], 1, "create scp ssh"),  # who deleted it wants no other one
+        (["blind", 0], 1, "create scp ssh delete"),  # failed; the slice is deleted when the connection is back
+        (["deleted", 0], 1, "create scp ssh"),  # the user deleted it and wants no new one
         ([143, 143, 143, 0], 1, "create scp ssh scp ssh scp ssh delete"),
     ],
 )
-def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, monkeypatch, tmp_path):
+def test_the_script_resumes_or_deletes_the_slice(codes, exit_code, calls, monkeypatch, tmp_path):
     ended, called = run_script(tmp_path, monkeypatch, codes)
     assert ended.returncode == exit_code, ended.stderr
     assert called == calls.split()
@@ -214,7 +213,7 @@ def test_the_script_goes_on_or_gives_the_slice_back(codes, exit_code, calls, mon
         ([*["DELETING"] * 50, ""], "create scp ssh delete"),
     ],
 )
-def test_a_request_of_an_earlier_start_is_taken_or_made_anew(state, calls, monkeypatch, tmp_path):
+def test_an_existing_request_is_used_or_replaced(state, calls, monkeypatch, tmp_path):
     ended, called = run_script(tmp_path, monkeypatch, state=state)
     assert ended.returncode == 0, ended.stderr
     assert called == calls.split()
@@ -224,12 +223,12 @@ def test_a_request_of_an_earlier_start_is_taken_or_made_anew(state, calls, monke
 @pytest.mark.parametrize(
     ("created", "words"),
     [
-        ([], "there is no request: it was refused, or somebody deleted it"),
+        ([], "there is no request: it was refused or deleted"),
         (["WAITING_FOR_RESOURCES", "FAILED"], "the request failed"),
-        (["PROVISIONING", "DELETING", ""], "there is no request: it was refused, or somebody deleted it"),
+        (["PROVISIONING", "DELETING", ""], "there is no request: it was refused or deleted"),
     ],
 )
-def test_a_request_that_comes_to_nothing_ends_the_script(created, words, monkeypatch, tmp_path):
+def test_a_failed_request_ends_the_script(created, words, monkeypatch, tmp_path):
     ended, called = run_script(tmp_path, monkeypatch, created=created)
     assert (ended.returncode, called) == (1, ["create"])
     assert ended.stderr.endswith(f"study: {words}\n")
@@ -238,20 +237,20 @@ def test_a_request_that_comes_to_nothing_ends_the_script(created, words, monkeyp
 @pytest.mark.parametrize(
     ("away", "codes", "words"),
     [
-        (1, [0], ""),  # at the first look, gcloud says why
-        (0, ["lost"], "study: no connection: look whether there is a slice, as it costs\n"),
-        (0, ["blind"], "study: not given back: look for it and delete it, as it costs\n"),
+        (1, [0], ""),  # at the first poll, gcloud prints the reason
+        (0, ["lost"], "study: no connection: check whether there is a slice, which is billed\n"),
+        (0, ["blind"], "study: the slice was not deleted and is still billed: find and delete it\n"),
     ],
 )
-def test_without_any_connection_the_script_ends(away, codes, words, monkeypatch, tmp_path):
+def test_the_script_ends_without_a_connection(away, codes, words, monkeypatch, tmp_path):
     monkeypatch.setattr(queued_resources, "SILENT_LOOKS", 2)
     ended, _ = run_script(tmp_path, monkeypatch, codes, away=away)
     assert ended.returncode == 1
     assert ended.stderr.endswith(words)
 
 
-def test_what_an_earlier_start_left_running_on_a_host_ends_first(monkeypatch, tmp_path):
-    """A host may learn late that the connection was lost; its training saves, and another one takes its place."""
+def test_a_leftover_training_on_a_host_ends_first(monkeypatch, tmp_path):
+    """A host may notice a lost connection late; its training saves before the new one starts."""
     save = "trap 'sleep 1; echo saved >> log; exit 143' TERM"
     put_tool(tmp_path, "tar", "")
     put_tool(tmp_path, "rl-llm", f"{save}; echo started >> log; until [ -e done ]; do sleep 0.1; done")
@@ -270,7 +269,7 @@ def test_what_an_earlier_start_left_running_on_a_host_ends_first(monkeypatch, tm
     assert log.read_text().split() == ["started", "saved", "started"]
 
 
-# A stand-in for a host's own Python: only its pip and uv are asked for something.
+# A fake Python of a host, which is only used for pip and uv.
 PYTHON = """
 echo "$@" >> calls
 if [ "$3" = venv ]; then
@@ -284,7 +283,7 @@ fi
 
 @pytest.mark.parametrize(("before", "extra"), [("", "tpu"), ("JAX_EXTRA=cuda12 ", "cuda12")])
 @pytest.mark.parametrize("shell", ["sh", "bash"])
-def test_a_host_gets_what_jax_wants_for_its_accelerator(before, extra, shell, monkeypatch, tmp_path):
+def test_a_host_gets_the_jax_extra_of_its_accelerator(before, extra, shell, monkeypatch, tmp_path):
     put_tool(tmp_path, "python3", PYTHON)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     script = f'{before}. {ROOT / "launch" / "setup_host.sh"} && [ "$in_environment" ]'
@@ -295,7 +294,7 @@ def test_a_host_gets_what_jax_wants_for_its_accelerator(before, extra, shell, mo
     assert len([call for call in calls if " venv " in call]) == 1
 
 
-# Stand-in for a TPU VM that has no gcsfuse yet: sudo with an apt that is busy at first, and then installs it.
+# A fake TPU VM without gcsfuse: sudo with an apt that is busy at first and then installs it.
 SUDO = """
 echo "$@" >> calls
 case "$1" in
@@ -310,7 +309,7 @@ esac
 
 
 @pytest.mark.parametrize("mounted", [False, True])
-def test_a_bucket_is_mounted_afresh(mounted, monkeypatch, tmp_path):
+def test_a_bucket_is_remounted(mounted, monkeypatch, tmp_path):
     for tool in ("sh", "cat", "chmod", "id", "mkdir", "touch"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     tools = {
@@ -333,7 +332,7 @@ def test_a_bucket_is_mounted_afresh(mounted, monkeypatch, tmp_path):
     assert (f"umount --lazy {folder}" in calls) == mounted
 
 
-def test_images_and_hosts_have_the_python_of_the_lock_file_that_they_install():
+def test_images_and_hosts_have_the_python_of_their_lock_file():
     for file, version in (("Dockerfile", r"FROM python:(\S+)-slim"), ("setup_host.sh", r"--python (3\S+)")):
         text = (ROOT / "launch" / file).read_text()
         (lock,) = re.findall(r"-r (requirements/\S+)", text)
@@ -343,7 +342,7 @@ def test_images_and_hosts_have_the_python_of_the_lock_file_that_they_install():
 
 
 def gcloud_lines() -> list[str]:
-    """Every gcloud command of the researcher's script and of the README."""
+    """All gcloud commands of the queued-resources script and of the README."""
     specs = [replace(SPEC, spot=True), replace(SPEC, accelerator="v5p", topology="4x4x16")]
     script = [shlex.join(command) for spec in specs for command in queued_resources.gcloud_commands(spec).values()]
     return [*dict.fromkeys(script), *re.findall(r"^gcloud .*$", README.replace("\\\n", " "), re.MULTILINE)]
@@ -351,7 +350,7 @@ def gcloud_lines() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
-def test_gcloud_itself_finds_no_fault(tmp_path):
+def test_the_linter_of_gcloud_accepts_all_commands(tmp_path):
     lines = gcloud_lines()
     (tmp_path / "lines.json").write_text(json.dumps([{"command_string": line} for line in lines]))
     lint = ["gcloud", "meta", "lint-gcloud-commands", "--commands-file", str(tmp_path / "lines.json")]
@@ -360,7 +359,7 @@ def test_gcloud_itself_finds_no_fault(tmp_path):
     assert {verdict["command_string"]: verdict["error_message"] for verdict in verdicts if not verdict["success"]} == {}
 
 
-# What a training looks like from outside: it saves at SIGTERM and exits with 143; started again, it finishes.
+# A fake training: it saves at SIGTERM and exits with 143; when it is started again, it finishes.
 TRAINING = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -386,24 +385,24 @@ def queue_here(folder: Path, *command: str):
     [
         ("pass", 0),
         ("raise SystemExit(143)", 143),
-        ("import os; os.kill(os.getpid(), 15)", 143),  # before it could be told how to save
+        ("import os; os.kill(os.getpid(), 15)", 143),  # before it handles signals
     ],
 )
 def test_a_job_ends_with_its_training(program, code, tmp_path):
     assert queue_here(tmp_path, sys.executable, "-c", program).result() == code
 
 
-def test_a_job_whose_training_fails_fails(tmp_path):
+def test_a_job_fails_with_its_training(tmp_path):
     job = queue_here(tmp_path, sys.executable, "-c", "raise SystemExit(2)")
     assert "ended with exit code 2" in str(job.exception())
 
 
-def test_a_job_that_is_signalled_saves_and_is_queued_again(tmp_path):
+def test_a_signalled_job_saves_and_is_queued_again(tmp_path):
     job = queue_here(tmp_path / "jobs", sys.executable, "-c", TRAINING, str(tmp_path))
     while not (tmp_path / "started").exists():
         assert not job.done()
         time.sleep(0.1)
-    for process in map(int, (tmp_path / "started").read_text().split()):  # as Slurm: every process of the job
+    for process in map(int, (tmp_path / "started").read_text().split()):  # like Slurm: every process of the job
         os.kill(process, signal.SIGUSR2)
     assert job.result() == 0
     assert (tmp_path / "saved").exists()

@@ -285,9 +285,9 @@ def test_what_cannot_act_is_refused(changes: dict, message: str):
         (replace(REWARD_MODEL, value_aggregate=TokenMean()), r"BradleyTerry with TokenMean"),
         (
             replace(PPO, value_loss=algorithms.BradleyTerry(), value_aggregate=algorithms.SequenceSum()),
-            r"BradleyTerry beside Whiten: nobody teaches the critic the returns",
+            r"BradleyTerry beside Whiten: the advantage needs values that predict returns",
         ),
-        (replace(PPO, advantage=Whiten(Normalize())), r"ValueLoss beside Whiten: nobody reads what the critic says"),
+        (replace(PPO, advantage=Whiten(Normalize())), r"ValueLoss beside Whiten: nothing reads the critic's values"),
         (
             replace(LITE_PPO, regularizers=(EntropyBonus(math.inf),)),
             r"EntropyBonus.coefficient=inf: it must be a finite",

@@ -6,18 +6,3 @@ Annotations of ranges (`PositiveInt`, ...) are in `rl_llm.config.fields`.
 from rl_llm.config.fields import Checked, check_fields, is_component, nearest
 from rl_llm.config.loading import ExperimentError, load_experiment, load_module
 from rl_llm.config.values import OverrideError, differences, fingerprint, override, to_json
-
-__all__ = [
-    "Checked",
-    "ExperimentError",
-    "OverrideError",
-    "check_fields",
-    "differences",
-    "fingerprint",
-    "is_component",
-    "load_experiment",
-    "load_module",
-    "nearest",
-    "override",
-    "to_json",
-]

@@ -11,23 +11,3 @@ from rl_llm.experiment.sources import (
     Teacher,
     WarmStart,
 )
-
-__all__ = [
-    "Checkpointing",
-    "Conversations",
-    "Curriculum",
-    "Difficulty",
-    "DynamicSampling",
-    "Evaluation",
-    "Experiment",
-    "Grading",
-    "Mixture",
-    "Replay",
-    "ResponseLength",
-    "RewardModel",
-    "SkillGate",
-    "StoredResponses",
-    "Teacher",
-    "Tokenizer",
-    "WarmStart",
-]

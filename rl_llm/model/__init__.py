@@ -8,36 +8,3 @@ from rl_llm.model.huggingface import load, save
 from rl_llm.model.lora import add_adapters, join_params, merge_adapters, split_flat, split_params
 from rl_llm.model.transformer import extend, forward, gather_head, prefill, read_packed, unembed
 from rl_llm.model.weights import Initialization, Weight, init, parameter_count, weight_table
-
-__all__ = [
-    "Caches",
-    "Experts",
-    "Initialization",
-    "Lora",
-    "ModelConfig",
-    "RopeScaling",
-    "SlidingWindow",
-    "Weight",
-    "add_adapters",
-    "decode",
-    "decode_context",
-    "extend",
-    "forward",
-    "forward_flops",
-    "gather_head",
-    "grow_cache",
-    "init",
-    "init_cache",
-    "join_params",
-    "load",
-    "merge_adapters",
-    "parameter_count",
-    "platform",
-    "prefill",
-    "read_packed",
-    "save",
-    "split_flat",
-    "split_params",
-    "unembed",
-    "weight_table",
-]

@@ -3,5 +3,3 @@
 from rl_llm.studies.hypothesis import Hypothesis
 from rl_llm.studies.metric import AtTokens, Drop, Final, Last, Speed
 from rl_llm.studies.study import Study
-
-__all__ = ["AtTokens", "Drop", "Final", "Hypothesis", "Last", "Speed", "Study"]

@@ -2,5 +2,3 @@
 
 from rl_llm.model.huggingface.reading import is_huggingface, is_multimodal, load, max_positions, read_config, read_model
 from rl_llm.model.huggingface.writing import save
-
-__all__ = ["is_huggingface", "is_multimodal", "load", "max_positions", "read_config", "read_model", "save"]

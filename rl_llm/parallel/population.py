@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MEMBER_AXIS = "population"
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 
 
 class PopulationError(RuntimeError):
@@ -208,7 +208,7 @@ def others_run() -> Iterator[None]:
 
 
 @contextmanager
-def shared(resource: AbstractContextManager[Result], key: Hashable) -> Iterator[Result]:
+def shared(resource: AbstractContextManager[Output], key: Hashable) -> Iterator[Output]:
     """Enter a resource; members of a population share the one first entered under `key`, until the population ends."""
     population = _OF_THREAD.get()
     if population is None:
@@ -220,12 +220,12 @@ def shared(resource: AbstractContextManager[Result], key: Hashable) -> Iterator[
     yield population.shared[key]
 
 
-def run_together(members: Sequence[Callable[[], Result]]) -> list[Result]:
+def run_together(members: Sequence[Callable[[], Output]]) -> list[Output]:
     """Run members as one population and return their results; raises an error of a member once all have ended."""
     with ExitStack() as resources, ThreadPoolExecutor(len(members), thread_name_prefix="member") as threads:
         population = Population(len(members), len(members), resources)
 
-        def run(member: Callable[[], Result]) -> Result:
+        def run(member: Callable[[], Output]) -> Output:
             with population.turn:
                 token = _OF_THREAD.set(population)
                 try:

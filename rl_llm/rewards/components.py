@@ -12,7 +12,7 @@ from typing import Protocol
 from rl_llm.problem import Problem
 
 
-class Component(Protocol):
+class RewardComponent(Protocol):
     """One aspect of a response, scored on its own scale; the reward adds `weight` times the score."""
 
     @property
@@ -37,7 +37,7 @@ class Accuracy:
 class Reward:
     """Weighted sum of components. The mean of each is logged under its class name (metric "component/accuracy")."""
 
-    components: tuple[Component, ...] = (Accuracy(),)
+    components: tuple[RewardComponent, ...] = (Accuracy(),)
 
     def __post_init__(self) -> None:
         if not self.components:
@@ -69,5 +69,5 @@ class Reward:
         return sum(weight * score for weight, score in zip(weights, scores.values(), strict=True)), scores
 
 
-def _name(component: Component) -> str:
+def _name(component: RewardComponent) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(component).__name__).lower()

@@ -13,7 +13,9 @@ from rl_llm.types import Mean, Metrics, Sum, merge_metrics
 LossFunction = Callable[[Any, Any], tuple[jax.Array, Metrics]]
 
 
-def loss_and_gradient(loss: LossFunction, params: Any, batch: Any, micro_batches: int) -> tuple[jax.Array, Metrics, Any]:
+def loss_and_gradient(
+    loss: LossFunction, params: Any, batch: Any, micro_batches: int
+) -> tuple[jax.Array, Metrics, Any]:
     """Sum `loss(params, part)` over micro-batches, one in memory at a time; returns (loss, metrics, gradient).
 
     Micro-batch m takes every `micro_batches`-th group (a prompt with its rows), because a contiguous cut would put it

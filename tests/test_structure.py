@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "rl_llm").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
-PYTHON = [path for top in ("rl_llm", "experiments", "launch", "tests") for path in sorted((ROOT / top).rglob("*.py"))]
+PYTHON = [path for top in ("rl_llm", "experiments", "launch", "docs", "tests") for path in sorted((ROOT / top).rglob("*.py"))]
 TEXTS = [
     path
     for folder in (".ci", "docs", "experiments", "launch", "requirements", "rl_llm", "tests")
@@ -55,7 +55,7 @@ TIERS = (KNOWS_ARRAYS_ONLY, KNOWS_THE_EXPERIMENT, LABORATORY)
 MAY_IMPORT = {room: set(allowed.split()) for tier in TIERS for room, allowed in tier.items()}
 SIDE_BY_SIDE = {"model", "algorithms", "rewards", "tasks"}  # rooms to add to: none needs another
 MODULES_AT_THE_TOP = 12
-CORE_LINES = 15_900  # everything but the laboratory's rooms
+CORE_LINES = 15_000  # everything but the laboratory's rooms
 
 # Folders of tests/ that hold no tests of a room: data, oracles from other libraries, programs that made the data.
 TESTS_SHARE = {"data", "peers", "tools"}
@@ -69,9 +69,8 @@ WITHOUT_JAX = (
     "rl_llm/rewards",
 )
 
-LINES_PER_FILE = {"rl_llm": 300, "experiments": 300, "launch": 300, "tests": 450}  # tests contain tables of cases
+LINES_PER_FILE = {"rl_llm": 300, "experiments": 300, "launch": 300, "docs": 300, "tests": 450}  # tests contain tables of cases
 LINES_PER_FUNCTION = 60
-MAIN_LOOPS = {("rl_llm/train.py", "reinforce"): 80}
 
 
 def test_every_room_has_its_row_in_the_table():
@@ -158,16 +157,9 @@ def test_functions_are_short():
         for path in PYTHON
         for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef)
-        if (lines := (node.end_lineno or 0) - node.lineno + 1)
-        > MAIN_LOOPS.get((short(path), node.name), LINES_PER_FUNCTION)
+        if (lines := (node.end_lineno or 0) - node.lineno + 1) > LINES_PER_FUNCTION
     }
     assert long == {}
-
-
-def test_main_loops_with_a_higher_limit_exist():
-    for path, name in MAIN_LOOPS:
-        if (ROOT / path).exists():
-            assert name in {getattr(node, "name", "") for node in parse(ROOT / path).body}
 
 
 def test_every_module_has_a_docstring():

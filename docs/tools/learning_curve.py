@@ -16,7 +16,7 @@ from rl_llm.runs.metrics import read_metrics
 
 SVG = Path(__file__).parents[1] / "learning_curve.svg"
 INK, LINE, TRAINING, OTHER = "#57606a", "#d8dee4", "#0969da", "#bc4c00"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "rl_llm", "font.family": "sans-serif", "text.color": INK}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "rl_llm", "font.family": "sans-serif", "text.color": INK}
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "rl_llm").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
-PYTHON = [path for top in ("rl_llm", "experiments", "launch", "docs", "tests") for path in sorted((ROOT / top).rglob("*.py"))]
+PYTHON = [
+    path for top in ("rl_llm", "experiments", "launch", "docs", "tests") for path in sorted((ROOT / top).rglob("*.py"))
+]
 TEXTS = [
     path
     for folder in (".ci", "docs", "experiments", "launch", "requirements", "rl_llm", "tests")
@@ -69,7 +71,13 @@ WITHOUT_JAX = (
     "rl_llm/rewards",
 )
 
-LINES_PER_FILE = {"rl_llm": 300, "experiments": 300, "launch": 300, "docs": 300, "tests": 450}  # tests contain tables of cases
+LINES_PER_FILE = {
+    "rl_llm": 300,
+    "experiments": 300,
+    "launch": 300,
+    "docs": 300,
+    "tests": 450,  # they contain tables of cases
+}
 LINES_PER_FUNCTION = 60
 
 

@@ -43,12 +43,17 @@ def laid_out(table: Mapping[str, Placeable]) -> WeightLayout:
 
 @dataclass(frozen=True)
 class BoundProgram:
-    """A jitted program together with the floats that it takes as its first argument."""
+    """A jitted program together with the floats that it takes as its first argument.
+
+    Inside another program it is inlined, because only a top-level program may have compiler options.
+    """
 
     program: Program
     floats: Floats
 
     def __call__(self, *arguments: Any) -> Any:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+            return self.program.alone.__wrapped__(self.floats, *arguments)
         return self.program(self.floats, *arguments)
 
     def lower(self, *arguments: Any) -> Any:

@@ -164,7 +164,16 @@ def four_devices(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(folder, stdout, stderr)
 
 
-@pytest.mark.parametrize(("told", "processes"), [((OTHER,), 2), ((ONE, OTHER), 1)])
+@pytest.mark.parametrize(
+    ("told", "processes"),
+    [
+        ((OTHER,), 2),
+        pytest.param(
+            *((ONE, OTHER), 1),
+            marks=pytest.mark.nightly("test_a_checkpoint_of_two_processes_is_restored_by_one_and_by_two"),
+        ),
+    ],
+)
 def test_stopped_together_and_resumed_it_is_the_uninterrupted_run(
     told: tuple, processes: int, two_devices: Finished, tmp_path: Path
 ):
@@ -184,7 +193,13 @@ def test_stopped_together_and_resumed_it_is_the_uninterrupted_run(
     assert (events.count("preempted"), events.count("resumed")) == (1, 1)
 
 
-@pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 2, "mesh.fsdp=4"), (4, 1, "mesh.data=4")])
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [
+        (2, 2, "mesh.fsdp=4"),
+        pytest.param(4, 1, "mesh.data=4", marks=pytest.mark.nightly("two processes with two devices each run")),
+    ],
+)
 def test_several_processes_give_the_run_of_one(
     processes: int, devices: int, mesh: str, four_devices: Finished, tmp_path: Path
 ):

@@ -265,7 +265,7 @@ def test_processes_with_different_experiments_are_refused(tmp_path: Path):
     )
     ended = finish_all(start_all(2, 1, "-m", "rl_llm", "train", spec, "--out", tmp_path / "run"))
     assert [code for code, *_ in ended] == [2, 2], ended
-    assert "the processes were not given the same command" in ended[OTHER][2]
+    assert "the processes have different commands" in ended[OTHER][2]
     assert not (tmp_path / "run").exists()
 
 

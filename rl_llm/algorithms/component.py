@@ -33,6 +33,8 @@ class Component(Checked, ABC):
     aggregates: tuple[type, ...] = ()  # the only aggregates that make it exact; empty: any
     learns_from_dropped: bool = False  # of a critic: filters apply to the policy only
     after_token: bool = False  # of a critic: the value at a token is read after the token, not before
+    # Components that read tokens.
+    tokenizer: Any = None  # must be the experiment's
     # Components with a controller.
     coefficient: float  # initial value
     controller: AdaptiveKL | EntropyTarget | None = None  # adapts the coefficient after every step

@@ -121,10 +121,9 @@ def _check_curriculum(experiment: "Experiment") -> None:
 
 def _check_tokenizers(experiment: "Experiment") -> None:
     for component in experiment.algorithm.components:
-        tokenizer = getattr(component, "tokenizer", experiment.tokenizer)  # of one that reads tokens
-        if tokenizer != experiment.tokenizer:
+        if component.tokenizer not in (None, experiment.tokenizer):
             raise ValueError(
-                f"{type(component).__name__}.tokenizer={tokenizer} differs from the experiment's "
+                f"{type(component).__name__}.tokenizer={component.tokenizer} differs from the experiment's "
                 f"tokenizer={experiment.tokenizer}; set both to the same one"
             )
 
@@ -144,8 +143,10 @@ def _check_supervision(experiment: "Experiment") -> None:
     reference, teacher, vocabulary = experiment.reference, experiment.teacher, experiment.model.vocabulary
     if reference is not None and not needs & {"ref_logp", "kl_baseline", "teacher_tokens"}:
         raise ValueError(f"reference={reference} cannot act: no component of the algorithm reads it")
-    for name, part in (("warm_start", experiment.warm_start), ("mixture", experiment.mixture)):
-        if part and getattr(part, "demonstrations", None) is None and not hasattr(task, "demonstrate"):
+    warm_start = experiment.warm_start
+    by_task = {"warm_start": warm_start and warm_start.demonstrations is None, "mixture": experiment.mixture}
+    for name, demonstrated in by_task.items():
+        if demonstrated and not hasattr(task, "demonstrate"):
             raise ValueError(f"{name} needs demonstrations, and the task {task.name} has none; set {name}=None")
     if teacher is not None:
         if reference is not None:

@@ -172,7 +172,7 @@ def _advice(
         return advice_on_cache(run, topology, need, name in failed)
     ways = shape["data"] * shape["fsdp"]
     prompts = experiment.prompts_per_step // (experiment.updates_per_rollout * experiment.micro_batches)
-    if getattr(experiment.model, "remat", "nothing") == "nothing":
+    if experiment.model.remat == "nothing":
         return f"{name}: recompute activations instead of keeping them, --set model.remat=layers"
     if name == WARM_START and run.warm_start:
         return _advice_on_rows(run.warm_start.file, ways)

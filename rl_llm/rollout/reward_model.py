@@ -20,8 +20,7 @@ Scorer = Callable[[Rollout], np.ndarray]
 def compile_scorer(model: tuple[Experiment, dict], mesh: Mesh) -> Scorer:
     """Compile the scores f32[B] of a reward model, given as its experiment and its critic's parameters."""
     experiment, params = model
-    after = getattr(experiment.algorithm.value_loss, "after_token", False)
-    values = compile_values(experiment.model, experiment.critic, after, mesh)
+    values = compile_values(experiment.model, experiment.critic, experiment.algorithm.after_token, mesh)
 
     def score(rollout: Rollout) -> np.ndarray:
         token_values, on_host = hosts.to_host((values(None, params, rollout), rollout))

@@ -120,7 +120,7 @@ def test_programs_of_the_paper_are_planned_without_files():
 
 def test_the_kinds_are_those_of_the_experiments_tokenizer():
     arm = STUDY["paper"].arms["high_0.20"]
-    with pytest.raises(OverrideError, match=r"ClipByKindOfText\.tokenizer=.* is not the experiment's"):
+    with pytest.raises(OverrideError, match=r"ClipByKindOfText\.tokenizer=.* differs from the experiment's"):
         override(arm, ["tokenizer.folder=elsewhere"])
     moved = override(arm, ["tokenizer.folder=elsewhere", "algorithm.objective.tokenizer.folder=elsewhere"])
     assert moved.algorithm.objective.tokenizer.folder == "elsewhere"

@@ -122,7 +122,7 @@ def test_missing_files_are_named_with_how_to_get_them(monkeypatch, capsys: pytes
     monkeypatch.chdir(ROOT)
     for spec, given, words in (
         ("paper", [], "hf download Qwen/Qwen3-4B-Base"),
-        ("smoke", ["--set", "task.path=nowhere.jsonl"], "'nowhere.jsonl' is no file"),
+        ("smoke", ["--set", "task.path=nowhere.jsonl"], "'nowhere.jsonl' is not a file"),
     ):
         assert main(["train", f"{FILE}:{spec}", "--out", str(tmp_path / "run"), *given]) == 2
         assert words in capsys.readouterr().err

@@ -239,5 +239,5 @@ def test_members_see_the_signal_received_by_the_main_thread():
     with StopSignal() as stop:
         assert everyone(run) == [True] * SIZE
         assert stop.requested
-    with pytest.raises(RuntimeError, match="the main thread has open"):
+    with pytest.raises(RuntimeError, match="needs one in the main thread"):
         everyone(run)

@@ -12,7 +12,7 @@ LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 	print({(3, 11): "requirements/py311.lock"}.get(version, "requirements/py312.lock") \
 	if (3, 11) <= version < (3, 14) else "")
 
-# All extras but `tpu`, which only `make slow`, `make nightly` and work with TPUs need.
+# The extras that quick tests need; `tpu` is one that only `make slow`, `make nightly` and work with TPUs need.
 EXTRAS := data dev slurm tasks
 
 # One process per core runs whole files of tests. At most four: each grows to five gigabytes.

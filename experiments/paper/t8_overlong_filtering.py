@@ -1,9 +1,9 @@
 """T8: overlong filtering (truncated responses are masked in the loss) under a tight and a wide length cap.
 
 Claim (arXiv 2508.08221, section 4.4.1): with a tight cap, overlong filtering helps and shortens responses, because
-truncated responses were on a good way. With a wide cap it does little, because truncated responses repeat themselves
-and cannot stop, and filtering makes that rarer. With every step written, the longest sums take some 48 tokens here: a
-cap of 36 truncates good responses, a cap of 64 only those that never end.
+truncated responses were on the right track. With a wide cap it does little, because truncated responses repeat
+themselves and cannot stop, and filtering makes that rarer. With every step written, the longest sums take some 48
+tokens here: a cap of 36 truncates good responses, a cap of 64 only those that never end.
 
 At the learning rate of the other studies a policy of this size keeps the ability to end: under the wide cap three of
 five seeds truncated nothing in a whole run, so no response could repeat itself. The hypotheses on repetition, first

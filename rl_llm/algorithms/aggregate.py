@@ -40,7 +40,7 @@ class TokenMean(Aggregate):
             )
 
     def check(self, run: RunShape) -> None:
-        """Raises ValueError for mini-batches that are not those of the updates, and for a group that is the batch."""
+        """Raises ValueError for mini-batches other than the updates', and for scope "group" with a single prompt."""
         if self.scope == "group" and run.prompts_per_step == 1:
             refuse(self, ("scope",), "with prompts_per_step=1: the group is the batch")
         if self.scope == "mini-batch" and self.mini_batches != run.updates_per_rollout:

@@ -54,8 +54,8 @@ class Algorithm:
         for component in self.components:
             if not isinstance(component, Component):
                 raise ValueError(
-                    f"{component!r} is no component of an Algorithm: let its class inherit from "
-                    "rl_llm.algorithms.Component, or from the class of its role beside it"
+                    f"{component!r} is not a component of an Algorithm; let its class inherit the class of its role "
+                    "(rl_llm.algorithms.Advantage, Objective, Filter, ...)"
                 )
 
     @property

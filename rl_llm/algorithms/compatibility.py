@@ -119,9 +119,9 @@ def check_empty_rows(algorithm: "Algorithm") -> None:
 
 
 def check_corrections(algorithm: "Algorithm") -> None:
-    """Raises ValueError for a weight that the objective already has, and for a bound of it that a mask makes useless.
+    """Refuse an importance weight that the objective already applies, or a bound that a mask makes unreachable.
 
-    A mask may stand beside either: it drops tokens that they would weigh.
+    Masks may accompany either. Raises ValueError.
     """
     name = type(algorithm.objective).__name__
     masks = [mask for mask in algorithm.corrections if isinstance(mask, RatioMask)]

@@ -1,5 +1,6 @@
 """Contracts of an algorithm's components: a component is a frozen dataclass that inherits the class of its role."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -33,11 +34,15 @@ class Component(Checked, ABC):
     aggregates: tuple[type, ...] = ()  # the only aggregates that make it exact; empty: any
     learns_from_dropped: bool = False  # of a critic: filters apply to the policy only
     after_token: bool = False  # of a critic: the value at a token is read after the token, not before
-    # Components that read tokens.
-    tokenizer: Any = None  # must be the experiment's
     # Components with a controller.
     coefficient: float  # initial value
     controller: AdaptiveKL | EntropyTarget | None = None  # adapts the coefficient after every step
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        fields = inspect.get_annotations(cls)
+        if shadowed := sorted(name for name in fields if isinstance(getattr(Component, name, None), property)):
+            raise TypeError(f"{cls.__name__}.{shadowed[0]} is a trait; override it without an annotation")
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Sizes of a run, and checks that refuse a knob that cannot act: no value of it would change the run."""
+"""Sizes of a run, and refusals of knobs that cannot act in it: no value of them would change the run."""
 
 from dataclasses import dataclass, fields
 from typing import Any

@@ -58,9 +58,9 @@ class Whiten(Wrapper):
     statistics = frozenset({"batch"})
 
     def check(self, run: RunShape) -> None:
-        """Raises ValueError if the inner advantage does, for a single response, and for knobs that whitening undoes.
+        """Raises ValueError for a single response, settings that whitening cancels, and whatever the inner one refuses.
 
-        Those are one number for the whole batch: a mean or a std of all rewards, GPG's factor, other whitening.
+        Whitening cancels one number for the whole batch: a mean or a std of all rewards, GPG's factor, other whitening.
         """
         super().check(run)
         if isinstance(self.advantage, Whiten | GPG):

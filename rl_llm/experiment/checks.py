@@ -121,9 +121,10 @@ def _check_curriculum(experiment: "Experiment") -> None:
 
 def _check_tokenizers(experiment: "Experiment") -> None:
     for component in experiment.algorithm.components:
-        if component.tokenizer not in (None, experiment.tokenizer):
+        tokenizer = getattr(component, "tokenizer", experiment.tokenizer)  # a field of components that read tokens
+        if tokenizer != experiment.tokenizer:
             raise ValueError(
-                f"{type(component).__name__}.tokenizer={component.tokenizer} differs from the experiment's "
+                f"{type(component).__name__}.tokenizer={tokenizer} differs from the experiment's "
                 f"tokenizer={experiment.tokenizer}; set both to the same one"
             )
 

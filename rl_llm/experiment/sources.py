@@ -21,8 +21,8 @@ from rl_llm.rewards.worker import LARGEST_REWARD
 class SkillGate(Checked):
     """Accuracy that the policy must reach before RL starts, because RL only selects behaviour that already occurs.
 
-    It is measured on sampled responses to validation problems that are made to begin with `prefix`: here, the policy is
-    made to think in writing.
+    It is measured on sampled responses to validation problems that are forced to begin with `prefix`, such as an
+    opening think tag.
     """
 
     prefix: str

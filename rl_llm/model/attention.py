@@ -80,7 +80,7 @@ def _product(equation: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax
 
 
 def platform() -> str:
-    """Platform of the program being traced: that of the mesh of `mesh.compile`, "cpu" without one."""
+    """Platform of the program being traced: that of the mesh of `compile_program`, "cpu" without one."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return "cpu" if device is None else str(device.platform)
 

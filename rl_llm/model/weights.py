@@ -24,8 +24,8 @@ class Weight:
     """One weight. `axes` are logical names, mapped to mesh axes by `mesh.RULES`; with `std` 0 it starts as `fill`.
 
     `name` is its tensor in a Hugging Face folder. With "{layer}" and "{expert}" in it, each slice along the leading
-    axes is a tensor of its own. The first `inputs` of the other axes are a projection's input: such a slice is stored
-    as [outputs, inputs]. With `inputs` 0 a slice is stored flat, and a weight without slices as it is.
+    axes is one tensor. The first `inputs` of the other axes are a projection's input: it is stored as [outputs,
+    inputs]. With `inputs` 0, slices are stored flat and unsliced weights unchanged.
     """
 
     shape: tuple[int, ...]

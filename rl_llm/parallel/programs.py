@@ -1,4 +1,4 @@
-"""Compiled programs: the one place that jits a function for a mesh and remembers it."""
+"""Compiled programs: jit a function for a mesh and remember it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rl_llm.parallel.mesh import Placeable, over_batch, replicated, weight_shard
 from rl_llm.parallel.numbers import Floats, combine, partition
 from rl_llm.parallel.population import Program, program
 
-PROGRAMS = 256  # compiled programs that are remembered
+PROGRAMS = 256  # compiled programs that are remembered, of all kinds together
 
 ROWS, SAME = "rows", "same"  # layouts: the leading axis over the data-parallel devices; everything on every device
 

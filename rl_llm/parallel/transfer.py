@@ -75,7 +75,7 @@ def _through_whole(array: jax.Array, sharding: NamedSharding, first: int, count:
     everywhere = _gather(array.sharding.mesh, count)(array, first)
     whole = everywhere.addressable_data(0)
     places = sharding.addressable_devices_indices_map(whole.shape)
-    # Each copy ends before the next one is cut out, or all of them would lie beside the whole array.
+    # Finish each copy before slicing the next, so only one is in memory beside the whole array.
     parts = [jax.block_until_ready(jax.device_put(whole[index], device)) for device, index in places.items()]
     moved: jax.Array = jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
     return jax.block_until_ready(moved)

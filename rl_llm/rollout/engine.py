@@ -8,21 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
 from rl_llm.experiment.curriculum import Cursor
 from rl_llm.model import ModelConfig, split_flat, weight_table
 from rl_llm.parallel import hosts, population
 from rl_llm.parallel.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
-from rl_llm.parallel.programs import PROGRAMS
+from rl_llm.parallel.programs import ROWS, compile_program
 from rl_llm.parallel.transfer import move
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grade, Grader, PendingGrades
@@ -211,14 +210,10 @@ def compile_policy_sampler(model: ModelConfig, experiment: Experiment, meshes: M
     def in_batches(params: dict, prompts: Prompts, key: jax.Array, values: SamplingValues) -> Rollout:
         parts = [jax.tree.map(lambda rows, i=i: np.split(rows, batches)[i], prompts) for i in range(batches)]
         rollouts = [sample(params, put_on_batch(mesh, part), key, values) for part in parts]
-        return rollouts[0] if batches == 1 else _compile_join(mesh)(*rollouts)
+        return rollouts[0] if batches == 1 else compile_program(_join, mesh, outputs=ROWS)(*rollouts)
 
     return in_batches, weight_shardings(mesh, weight_table(model))
 
 
-@lru_cache(maxsize=PROGRAMS)
-def _compile_join(mesh: Mesh) -> Callable[..., Rollout]:
-    def join(*parts: Rollout) -> Rollout:
-        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
-
-    return jax.jit(join, out_shardings=over_batch(mesh))
+def _join(*parts: Rollout) -> Rollout:
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)

@@ -16,7 +16,7 @@ from rl_llm.types import Rollout
 def read_rollout(experiment: Experiment, problems: Sequence[Problem]) -> GradedRollout:
     """Make a graded rollout of the responses stored with these problems; one is right if its reward is at least 1.
 
-    Log-probabilities are 0, since nobody knows them. Raises ValueError naming a response that does not fit.
+    Log-probabilities are unknown, and 0. Raises ValueError naming a response that does not fit.
     """
     responses = [response for problem in problems for response in problem.metadata["responses"]]
     rewards = [float(reward) for problem in problems for reward in problem.metadata["rewards"]]

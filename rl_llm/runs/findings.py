@@ -14,8 +14,8 @@ from rl_llm.runs import curves
 from rl_llm.runs.curves import WINDOW_STEPS, AccuracyPoint, Columns, Sampled
 
 CERTAIN, LIKELY = 4.0, 2.0
-"""Standard errors that count as a difference. A finding needs CERTAIN, which chance passes three times in 100,000: it
-compares with the best of many evaluations and is checked again at each. LIKELY is enough for evidence against one.
+"""Standard errors that count as a difference. A finding needs CERTAIN (3 in 100,000 by chance), because it is tested
+against the best of many evaluations, at every evaluation. LIKELY is enough for evidence against one.
 """
 FALL = 0.10  # of accuracy from its best; smaller falls are normal while a policy learns
 GAP = 0.20  # in accuracy, training minus validation
@@ -219,7 +219,7 @@ def find(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
 
 
 def find_all(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Finding]:
-    """Every finding that `find` gave while the lines were written, once, as at the first evaluation that showed it."""
+    """All findings of a run, each once, as first reported."""
     steps = curves.columns(lines)
     found: dict[str, Finding] = {}
     evaluated = {point.steps for point in curves.validation_accuracies(steps, sampled)}
@@ -261,7 +261,7 @@ def _training_beside(
 
 
 def _apart(training: AccuracyPoint, points: Sequence[AccuracyPoint], sampled: Sampled, errors: float) -> bool:
-    """Whether training accuracy between the last two evaluations is `errors` above the last and one above the other.
+    """Whether training accuracy exceeds the last validation accuracy by `errors` standard errors, the one before by 1.
 
     Both are compared because a policy that has just collapsed on all problems was still good in between.
     """

@@ -181,7 +181,7 @@ def check_format(record: dict[str, Any], path: Path) -> None:
         commit = f" (commit {record['commit']})" if record.get("commit") else ""
         raise RunFolderError(
             f"{path} is in record format {written}; this version of rl_llm reads format {FORMAT}. Finish or export it "
-            f"with the version that wrote it{commit}, or start again in another --out"
+            f"with the version that wrote it{commit}, or run it again in another folder"
         )
 
 

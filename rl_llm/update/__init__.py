@@ -1,1 +1,1 @@
-"""From experience to updates: batch fields, the RL step, the warm start."""
+"""From graded rollouts to updates: batch fields, the RL step, the warm start."""

@@ -17,7 +17,7 @@ from rl_llm.runs.load import SourceModels
 from rl_llm.types import Rollout, TrainState
 
 MADE_WITH_THE_BATCH = frozenset({"moments", "returns"})
-OF_THE_ROLLOUT = frozenset({"rewards", "greedy_reward"})  # the rollout brings them
+ROLLOUT_FIELDS = frozenset({"rewards", "greedy_reward"})  # the rollout brings them
 FORWARD_PASSES = {"old_logp": 1, "ref_logp": 1, "value": 1, "kl_baseline": 2, "teacher_tokens": 1, "old_top_logp": 1}
 
 
@@ -58,7 +58,7 @@ class BatchFields:
         extra: dict[str, Any] = {}
         if "old_logp" in names:
             extra["old_logp"] = self.logps(policy, rollout, self._temperature)
-        if "sampler_logp" in names:  # nobody knows the distribution that stored responses were sampled from
+        if "sampler_logp" in names:  # the distribution that stored responses were sampled from is unknown
             extra["sampler_logp"] = extra["old_logp"]
         if "ref_logp" in names:
             extra["ref_logp"] = self._ref_logp(reference, rollout)
@@ -102,9 +102,9 @@ class BatchFields:
 def compile_batch_fields(experiment: Experiment, mesh: Mesh, sources: SourceModels) -> BatchFields:
     """Compile the fields that an experiment's algorithm needs.
 
-    The policy's own log-probabilities are among them where another policy sampled.
+    Includes the policy's own log-probabilities if another policy sampled the rollout.
     """
-    names = set(experiment.algorithm.needs) - MADE_WITH_THE_BATCH - OF_THE_ROLLOUT
+    names = set(experiment.algorithm.needs) - MADE_WITH_THE_BATCH - ROLLOUT_FIELDS
     teacher, stored = experiment.teacher, experiment.responses
     if experiment.staleness or stored or (teacher and teacher.on_policy < 1):
         names.add("old_logp")

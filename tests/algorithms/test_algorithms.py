@@ -12,6 +12,7 @@ from rl_llm.algorithms import (
     GRPO,
     LITE_PPO,
     REJECTION_SAMPLING,
+    Advantage,
     Algorithm,
     Clip,
     Normalize,
@@ -135,7 +136,7 @@ def test_a_component_must_inherit_its_role():
     def centre(batch: Batch) -> jax.Array:
         return batch.mask
 
-    with pytest.raises(ValueError, match=r"centre.* is no component of an Algorithm: let its class inherit from"):
+    with pytest.raises(ValueError, match=r"centre.* is not a component of an Algorithm; let its class inherit"):
         replace(LITE_PPO, advantage=centre)
 
 
@@ -144,3 +145,8 @@ def test_equal_algorithms_share_one_program():
     for algorithm in (LITE_PPO, replace(GRPO, advantage=Normalize("group", "batch"), aggregate=TokenMean())):
         count(algorithm, 1.0)
     assert count._cache_size() == 1
+
+
+def test_a_field_named_like_a_trait_is_refused():
+    with pytest.raises(TypeError, match=r"Mine\.statistics is a trait; override it without an annotation"):
+        type("Mine", (Advantage,), {"__annotations__": {"statistics": int}})

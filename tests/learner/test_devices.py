@@ -58,9 +58,7 @@ def rollout_and_fields() -> tuple[Rollout, dict[str, np.ndarray]]:
 
 
 def updated(algorithm: a.Algorithm, devices: int) -> tuple[Any, Any, dict[str, float]]:
-    """The batch, the gradient (twice the first moment; of the policy, and of its critic) and the metrics of the first
-    of an update in one part.
-    """
+    """First update in one part: its batch, gradients of policy and critic (twice Adam's first moment), and metrics."""
     mesh = make_mesh(devices=jax.devices()[:devices])
     coefficients = tuple((name, 0.2) for name in algorithm.adaptive)
     carries = PARAMS_ONLY if algorithm.value_loss is None else OWN if algorithm == a.PPO else SHARED

@@ -34,8 +34,9 @@ PROBLEMS = STALE.task.problems("train", STALE.train_problems, 0)
 
 
 class Door:
-    """What a program on the CPU waits for. A callback could wait as well, but programs with callbacks are dispatched
-    only once they are through; so the program looks at memory of the host again and again.
+    """Gate that blocks a CPU program until it is opened.
+
+    The program polls host memory, because a program with a callback would not be dispatched asynchronously.
     """
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ def test_a_command_refuses_an_old_run(old_run: Path, tmp_path: Path, command: li
     code, _, error = rl_llm(*arguments)
     assert code == 2, error
     assert f"{old_run} is in record format 1; this version of rl_llm reads format 2" in error
-    assert f"the version that wrote it (commit {COMMIT}), or start again in another --out" in error
+    assert f"the version that wrote it (commit {COMMIT}), or run it again in another folder" in error
     assert [path.name for path in old_run.iterdir()] == ["experiment.json"]
     assert (old_run / "experiment.json").read_bytes() == before
     assert not (tmp_path / "new").exists()

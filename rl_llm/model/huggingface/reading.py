@@ -76,7 +76,7 @@ def is_multimodal(folder: epath.PathLike) -> bool:
 
 
 def max_positions(folder: epath.PathLike) -> int | None:
-    """Longest text in tokens that a folder's model is meant for, by its config.json; None if that does not say."""
+    """Maximum text length in tokens from config.json; None if absent."""
     values = _config_values(epath.Path(folder))
     return (values["text_config"] if is_multimodal(folder) else values).get("max_position_embeddings")
 

@@ -158,7 +158,7 @@ def test_no_member_starts_that_would_exceed_the_budget(tmp_path: Path):
         "ablate", MODULE, "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "2", "--budget-minutes", "0.01"
     )
     assert code == 0
-    assert "members did not fit into the budget: raise it and --resume" in stderr
+    assert "members did not fit into the budget: raise it and use --resume" in stderr
     done = [path for path in tmp_path.glob("study/**/summary.json")]
     assert 0 < len(done) < 8
     assert read_metrics(done[0].parent)

@@ -83,7 +83,7 @@ def test_a_member_of_a_population_is_close_to_a_single_run(
 def test_all_members_share_one_program_of_each_kind(study: tuple[Path, str]):
     compiled = Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", study[1]))
     # One for the 3 members of the warm start and one for the 9 of RL; both use the sampler and the batch.
-    assert (compiled["train_step"], compiled["responses"], compiled["batch"]) == (3, 2, 2)
+    assert (compiled["train_step"], compiled["_generate"], compiled["_make_batch"]) == (3, 2, 2)
 
 
 def test_every_member_has_its_own_folder_and_log(study: tuple[Path, str]):
@@ -127,7 +127,7 @@ def test_a_failing_member_leaves_the_others_running(tmp_path: Path):
 def test_several_devices_are_refused(tmp_path: Path):
     code, _, stderr = rl_llm(*COMMAND, "--out", tmp_path / "study", JAX_NUM_CPU_DEVICES="2")
     assert code == 2
-    assert "--population 9: members are vectorised on one device, and there are 2" in stderr
+    assert "--population 9 needs a single device; there are 2" in stderr
     assert not (tmp_path / "study").exists()
 
 

@@ -23,7 +23,7 @@ from rl_llm.types import CriticState, Metrics, Rollout, TrainState
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a train state carries besides parameters and optimizer state.
+    """Optional parts of a train state, besides parameters and optimizer state.
 
     critic and critic_optimizer; reference, a reference policy (kept in host memory with `offload`); past, the number of
     earlier parameters; moments, of rewards; coefficients, adapted ones with their first values; replay, the number of

@@ -45,7 +45,7 @@ def restore_state(experiment: Experiment, folder: Path, mesh: Mesh) -> Restored 
 
 
 def state_spec(experiment: Experiment) -> StateSpec:
-    """What the state of an experiment's RL carries from step to step."""
+    """Parts of the train state that an experiment's RL carries from step to step."""
     algorithm, replay = experiment.algorithm, experiment.replay
     return StateSpec(
         critic=experiment.critic,

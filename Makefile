@@ -13,7 +13,7 @@ LOCK_FILE := import ensurepip, sys, venv; version = sys.version_info[:2]; \
 	if (3, 11) <= version < (3, 14) else "")
 
 # The extras that quick tests need; `tpu` is one that only `make slow`, `make nightly` and work with TPUs need.
-EXTRAS := data dev slurm tasks
+EXTRAS := data dev math slurm tasks
 
 # One process per core runs whole files of tests. At most four: each grows to five gigabytes.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile

@@ -17,8 +17,10 @@ class AdamW(Checked):
     """AdamW (arXiv 1711.05101) with warm-up and a schedule.
 
     The rate rises over `warmup_updates`, then falls towards `final_fraction` of itself, which it would reach one update
-    after the last. `max_gradient_norm` clips the global norm of the gradient before Adam. The moments are computed in
-    float32 and stored in `moments_dtype` between updates; bfloat16 halves their memory.
+    after the last. `max_gradient_norm` clips the global norm of the gradient before Adam. `weight_decay` shrinks
+    matrices (embedding, projections, adapters) and the value head, but no norms and no biases: zero is no neutral value
+    of a norm's scale. The moments are computed in float32 and stored in `moments_dtype` between updates; bfloat16
+    halves their memory.
     """
 
     learning_rate: NonNegativeFloat
@@ -86,7 +88,7 @@ class Optimizer:
         adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps)
         adamw = optax.chain(
             adam if settings.moments_dtype == "float32" else stored_in_bfloat16(adam),
-            optax.add_decayed_weights(settings.weight_decay),
+            decayed_weights(settings.weight_decay),
             optax.scale_by_learning_rate(settings.rate(self.updates)),
         )
         chain = optax.chain(optax.clip_by_global_norm(settings.max_gradient_norm), adamw)
@@ -101,6 +103,18 @@ class Optimizer:
     ) -> tuple[optax.Updates, Any]:
         """Return the parameter updates to add, and the next state."""
         return self.chain().update(gradient, state, params)
+
+
+def decayed_weights(weight_decay: float) -> optax.GradientTransformation:
+    """Add `weight_decay` times each weight to its update, except for norms and biases.
+
+    The last part of a weight's path tells its kind: stacked over layers, a norm has two axes like a matrix.
+    """
+
+    def decay(path: tuple, update: jax.Array, weight: jax.Array) -> jax.Array:
+        return update if path[-1].key.endswith(("norm", "bias")) else update + weight_decay * weight
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(decay, updates, params))
 
 
 def stored_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from rl_llm.learner.optimizer import AdamW
+from rl_llm.model import Lora, ModelConfig, init
 
 PARAMS = {"matrix": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32), "vector": np.array([1.0, -3.0], np.float32)}
 
@@ -148,3 +149,19 @@ def test_a_warmup_longer_than_the_run_is_refused(updates: int):
 def test_a_final_fraction_needs_a_schedule():
     with pytest.raises(ValueError, match=r"final_fraction=0.1 cannot act with schedule='constant'"):
         AdamW(1e-3, final_fraction=0.1)
+
+
+def test_weight_decay_leaves_out_norms_and_biases():
+    """In a model with every kind of weight: with a gradient of zero, decay is all that moves a weight."""
+    config = ModelConfig(16, qkv_bias=True, output_bias=True, mlp_bias=True, sandwich_norms=True, lora=Lora(2, 2.0))
+    params = jax.tree.map(lambda x: jnp.ones_like(x), {"policy": init(config, jax.random.key(0)), "value_head": 1.0})
+    optimizer = AdamW(0.1, weight_decay=0.5).build(2)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    moved = {jax.tree_util.keystr(path): float(x.max()) for path, x in jax.tree_util.tree_leaves_with_path(updates)}
+    kept = {path for path, change in moved.items() if change == 0.0}
+    assert kept == {path for path in moved if "norm" in path or "bias" in path}
+    assert all(moved[path] == pytest.approx(-0.05) for path in set(moved) - kept)
+    assert len(kept) == 14
+    decayed = " ".join(set(moved) - kept)
+    assert all(name in decayed for name in ("embedding", "query'", "down'", "up_lora_a", "up_lora_b", "value_head"))

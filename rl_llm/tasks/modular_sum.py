@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from rl_llm.config.fields import Checked, UnitFloat
 from rl_llm.problem import Problem, Split, problem_id, split_of
-from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
+from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING
 from rl_llm.tasks.tokenizer import CharacterTokenizer
 
 

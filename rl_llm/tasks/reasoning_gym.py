@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from rl_llm.problem import Problem, Split, problem_id, split_of
-from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING, extract_answer
+from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING, last_answer_tag
 
 GATE_PROBLEMS = 64  # a data set may fail on only a few percent of its problems, as "codeio" does
 PATIENCE = 500  # consecutive draws without a new problem before a split counts as used up
@@ -85,7 +85,7 @@ class ReasoningGym:
 
     def verify(self, problem: Problem, response: str) -> float:
         """Return the data set's score, 0.0 to 1.0, of the last `<answer>`, or else of the whole response."""
-        answer = extract_answer(response)
+        answer = last_answer_tag(response)
         entry = {"question": problem.prompt, "answer": problem.answer, "metadata": problem.metadata["entry"]}
         return float(_dataset(self).score_answer(response if answer is None else answer, entry))
 

@@ -15,7 +15,7 @@ import numpy as np
 from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, normalize_text
 from rl_llm.config.fields import Checked, PositiveShare
 from rl_llm.problem import Problem, Task
-from rl_llm.tasks.answer import ANSWER_CLOSING, ANSWER_OPENING
+from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING
 from rl_llm.tasks.datasets import normalize_answer
 
 REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated

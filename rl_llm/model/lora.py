@@ -45,9 +45,10 @@ def join_params(trained: dict, frozen: dict | None) -> dict:
 
 
 def add_adapters(config: ModelConfig, params: dict, key: jax.Array) -> dict:
-    """Add initial adapters, as `init` draws them, to the parameters of a model without adapters."""
+    """Add initial adapters, as `init` draws them, to the parameters of a model that has none yet."""
     table, _ = split_flat(config, weight_table(config))
-    return join_params(draw(table, key), params) if config.lora else params
+    adapted = any(name.endswith(LORA_A) for name in params["layers"])
+    return params if config.lora is None or adapted else join_params(draw(table, key), params)
 
 
 def merge_adapters(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:

@@ -23,9 +23,9 @@ Axes = tuple[str | None, ...]
 class Weight:
     """One weight. `axes` are logical names, mapped to mesh axes by `mesh.RULES`; with `std` 0 it starts as `fill`.
 
-    `name` is its tensor in a Hugging Face folder. With "{layer}" and "{expert}" in it, each slice along the leading
-    axes is one tensor. The first `inputs` of the other axes are a projection's input: it is stored as [outputs,
-    inputs]. With `inputs` 0, slices are stored flat and unsliced weights unchanged.
+    `name` is its tensor in a Hugging Face folder, or an adapter's in PEFT's. With "{layer}" and "{expert}" in it, each
+    slice along the leading axes is one tensor. The first `inputs` of the other axes are a projection's input: it is
+    stored as [outputs, inputs]. With `inputs` 0, slices are stored flat and unsliced weights unchanged.
     """
 
     shape: tuple[int, ...]
@@ -61,6 +61,7 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
 
 LAYER = "model.layers.{layer}."
 LORA_A, LORA_B = "_lora_a", "_lora_b"  # suffixes to the target's name
+ADAPTED = "base_model.model."  # PEFT's prefix to the names of a model's modules
 
 
 def _norm(config: ModelConfig, shape: tuple[int, ...], name: str) -> Weight:
@@ -141,8 +142,13 @@ def _adapters(table: dict[str, Weight], lora: Lora) -> dict[str, Weight]:
         weight = table[path]
         cut = 1 + weight.inputs
         (L, *inputs), outputs = weight.shape[:cut], weight.shape[cut:]
-        adapters[path + LORA_A] = Weight((L, *inputs, lora.rank), (*weight.axes[:cut], None), prod(inputs) ** -0.5)
-        adapters[path + LORA_B] = Weight((L, lora.rank, *outputs), (None, None, *weight.axes[cut:]), fill=0.0)
+        first, second = (L, *inputs, lora.rank), (L, lora.rank, *outputs)
+        axes = (*weight.axes[:cut], None), (None, None, *weight.axes[cut:])
+        name = ADAPTED + weight.name.removesuffix("weight")
+        adapters[path + LORA_A] = Weight(
+            first, axes[0], prod(inputs) ** -0.5, name=f"{name}lora_A.weight", inputs=weight.inputs
+        )
+        adapters[path + LORA_B] = Weight(second, axes[1], fill=0.0, name=f"{name}lora_B.weight", inputs=1)
     return adapters
 
 

@@ -11,7 +11,8 @@ from rl_llm.config import ExperimentError, OverrideError, differences, fingerpri
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
 from rl_llm.model import ModelConfig, merge_adapters, weight_table
-from rl_llm.model.huggingface import is_huggingface, read_config, read_model
+from rl_llm.model.huggingface import read_config, read_model
+from rl_llm.model.huggingface.adapters import is_adapter, model_folder, read_adapted
 from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
 from rl_llm.runs.folder import SUMMARY, RunFolderError, check_format
@@ -75,10 +76,11 @@ class SourceModels:
     """Models that an experiment takes from other runs, on the mesh; None for those it does not use.
 
     start: first parameters, from a run or a Hugging Face folder. teacher: its experiment and parameters. reward_model:
-    its experiment and its critic's parameters. origins: names of the checkpoints.
+    its experiment and its critic's parameters. origins: names of the checkpoints. notes: remarks for the user.
     """
 
     origins: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     start: dict | None = None
     teacher: tuple[Experiment, dict] | None = None
     reward_model: tuple[Experiment, dict] | None = None
@@ -111,10 +113,16 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
     start = teacher = reward_model = None
     if experiment.start == "":
         raise RecordError("start is empty: --set start=DIR, a Hugging Face folder or the folder of a finished run")
-    if experiment.start is not None and is_huggingface(experiment.start):
-        check_start(experiment, read_config(experiment.start))
-        loaded = read_model(experiment.start, mesh)
-        origins.append(f"start: {loaded.digest}")
+    base, notes = model_folder(experiment.start), []
+    if experiment.start is not None and base is not None:
+        check_start(experiment, read_config(base))
+        if adapted := is_adapter(experiment.start):
+            loaded = read_adapted(experiment.start, experiment.model.lora, mesh)
+            use = "go on as the run's" if loaded.config.lora else "are merged into the weights"
+            notes.append(f"start={experiment.start}: its adapters of {base} {use}")
+        else:
+            loaded = read_model(base, mesh)
+        origins.append(f"start{' with adapters' if adapted else ''}: {loaded.digest}")
         start = loaded.params
     elif experiment.start is not None:
         other, state = read("start", experiment.start)
@@ -131,7 +139,7 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
                 "run with value_loss=BradleyTerry()"
             )
         reward_model = other, state.critic.params
-    return SourceModels(tuple(origins), start, teacher, reward_model)
+    return SourceModels(tuple(origins), tuple(notes), start, teacher, reward_model)
 
 
 def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Experiment, dict]:

@@ -1,0 +1,200 @@
+"""Adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors, beside no weights.
+
+The tensors hold A transposed, [rank, inputs], and B transposed, [outputs, rank], of each layer's projection.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from rl_llm.config.hub import download_command
+from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
+from rl_llm.model.huggingface import tensor_files
+from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields
+from rl_llm.model.huggingface.reading import (
+    LoadedModel,
+    is_huggingface,
+    is_multimodal,
+    match_tensors,
+    misfits,
+    read_config,
+    read_model,
+    read_weights,
+    slices,
+    stored_shape,
+)
+from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, SINGLE, StoredTensor, WeightsError, first_few
+from rl_llm.model.huggingface.writing import Dtype, Writer, check_dtype, check_new, make_writer
+from rl_llm.model.lora import join_params, merge_adapters, split_flat
+from rl_llm.model.weights import LORA_B, weight_table
+from rl_llm.parallel.mesh import weight_shardings
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base_model_name_or_path"
+MODULES = {target: f"{target[0]}_proj" for target in ("query", "key", "value", "output")}
+MODULES |= {target: f"{target}_proj" for target in ("gate", "up", "down")}  # by target, in transformers
+
+# Fields that do not change the function of saved tensors. The tensors themselves say which modules they adapt.
+WITHOUT_EFFECT = (
+    *("auto_mapping", "inference_mode", "layers_pattern", "megatron_core", "peft_version", "revision", BASE),
+    *("target_modules", "exclude_modules", "lora_dropout", "qalora_group_size", "runtime_config"),
+    *("eva_config", "loftq_config", "corda_config", "lora_ga_config"),  # settings of init_lora_weights
+)
+KEEP_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")  # other initial values change the base's weights, too
+
+
+def is_adapter(folder: epath.PathLike) -> bool:
+    """Whether a folder holds PEFT adapters and no model of its own."""
+    folder = epath.Path(folder)
+    return (folder / ADAPTER_CONFIG).exists() and not any((folder / name).exists() for name in (SINGLE, INDEX))
+
+
+def model_folder(start: str | None) -> str | None:
+    """The Hugging Face folder of the weights at `start`: itself, or the base of its adapters; None for a run folder."""
+    if start and is_adapter(start):
+        return base_folder(start)
+    return start if start and is_huggingface(start) else None
+
+
+def base_folder(folder: epath.PathLike) -> str:
+    """The base model's folder: as named here or in the folder of the adapters, or as a download of its hub id."""
+    path = epath.Path(folder)
+    named = _config_values(path).get(BASE)
+    if not isinstance(named, str) or not named:
+        raise ConfigError(f"{path / ADAPTER_CONFIG}: {BASE} is {named!r}; expected the folder of the base model")
+    hub = download_command(named)
+    for candidate in (epath.Path(named), path / named, *([epath.Path(hub.folder)] if hub else [])):
+        if is_huggingface(candidate):
+            return str(candidate)
+    remedy = "name the folder of the base model there" + (f", or get it:\n  {hub.command}" if hub else "")
+    raise FileNotFoundError(f"{path / ADAPTER_CONFIG}: {BASE}={named!r} is not a Hugging Face folder: {remedy}")
+
+
+def read_lora(folder: epath.PathLike) -> Lora:
+    """The adapters that a folder has. Raises ConfigError for a field that is not implemented."""
+    path = epath.Path(folder)
+    place, values = str(path / ADAPTER_CONFIG), _config_values(path)
+    on = {name: value for name, value in values.items() if name not in WITHOUT_EFFECT and value not in ({}, [], "")}
+    fields = ConfigFields(on, {}, place)
+    fields.expect("peft_type", "LORA")
+    fields.expect("task_type", "CAUSAL_LM")
+    fields.expect("bias", "none")
+    fields.expect("init_lora_weights", *KEEP_THE_BASE)
+    rank, alpha = fields.count("r"), fields.number("lora_alpha")
+    alpha *= sqrt(rank) if fields.flag("use_rslora") else 1.0  # rsLoRA scales by alpha / sqrt(rank)
+    fields.finish()
+    adapted = {part for name in _stored(path) for part in name.split(".")}
+    try:
+        return Lora(rank, alpha, tuple(target for target in ADAPTABLE if MODULES[target] in adapted))
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def read_adapted(folder: epath.PathLike, wanted: Lora | None, mesh: Mesh) -> LoadedModel:
+    """Read the base of a folder's adapters with them: kept if `wanted` has their rank and targets, or else merged.
+
+    Kept adapters compute the same with `wanted.alpha`. Raises FileNotFoundError, ConfigError or WeightsError.
+    """
+    path, lora, base = epath.Path(folder), read_lora(folder), base_folder(folder)
+    try:
+        config = replace(read_config(base), lora=lora)
+    except ValueError as error:
+        raise ConfigError(f"{path / ADAPTER_CONFIG}: {error}") from error
+    table = split_flat(config, weight_table(config))[0]
+    stored = _stored(path)
+    wanted_shapes = {name: stored_shape(weight) for weight in table.values() for name, _ in slices(weight)}
+    if problems := misfits(stored, wanted_shapes):
+        raise WeightsError(f"{path} does not adapt the model in {base}:\n  " + first_few(problems, 8, "\n  "))
+    loaded = read_model(base, mesh)
+    digest = hashlib.sha256(f"{loaded.digest} {lora}".encode())
+    params = join_params(read_weights(table, stored, mesh, digest), loaded.params)
+    if wanted is None or (wanted.rank, set(wanted.targets)) != (lora.rank, set(lora.targets)):
+        config, params = merge_adapters(config, params)
+        params = jax.device_put(params, weight_shardings(mesh, weight_table(config)))
+        return LoadedModel(config, params, digest.hexdigest())
+    factor = lora.scale / wanted.scale
+    scaled = {name: factor * w if name.endswith(LORA_B) else w for name, w in params["layers"].items()}
+    return LoadedModel(replace(config, lora=wanted), {**params, "layers": scaled}, digest.hexdigest())
+
+
+def save_adapter(
+    config: ModelConfig,
+    params: dict,
+    folder: epath.PathLike,
+    base: str,
+    dtype: Dtype = "float32",
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a model's adapters as a folder that PEFT loads over the Hugging Face folder `base`.
+
+    `beside` has other files. adapter_config.json is written last: a folder without it was cut off. Raises ValueError if
+    the folder has files already, the model has no adapters, or `base` has other weights than those beneath them.
+    """
+    folder = check_new(folder)
+    check_dtype(dtype)
+    if config.lora is None:
+        raise ValueError("the model has no adapters: export the model itself")
+    if is_multimodal(base):
+        raise ValueError(f"{base} is a vision-language model, and the adapters are those of its text model: merge them")
+    if (other := read_config(base).stored) != config.stored:
+        raise ValueError(f"the model {config.stored} is not that of {base}, which is {other}")
+    _check_base(make_writer(config.base, params, folder), base)
+    writer = make_writer(config, params, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = split_flat(config, weight_table(config))[0]
+    writer.write_file(ADAPTER_WEIGHTS, sorted(name for w in table.values() for name, _ in slices(w)), dtype)
+    alpha = config.lora.alpha
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        BASE: base,
+        "r": config.lora.rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "target_modules": [MODULES[target] for target in config.lora.targets],
+        "modules_to_save": None,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    for name, content in {**(beside or {}), ADAPTER_CONFIG: (json.dumps(values, indent=2) + "\n").encode()}.items():
+        (folder / name).write_bytes(content)
+
+
+def _check_base(writer: Writer, base: str) -> None:
+    """Raise ValueError unless the weights of a folder are those of the writer, in the folder's dtypes."""
+    path = epath.Path(base)
+    for name, tensor in match_tensors(path, writer.config, tensor_files.read_headers(path)).items():
+        if not np.array_equal(writer.value(name).astype(DTYPES[tensor.dtype]), tensor.read()):
+            raise ValueError(
+                f"{name} beneath the adapters is not that of {base}: they belong to other weights. Merge them: export "
+                "the model itself"
+            )
+
+
+def _config_values(path: epath.Path) -> dict[str, Any]:
+    try:
+        values = json.loads((path / ADAPTER_CONFIG).read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path / ADAPTER_CONFIG} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path / ADAPTER_CONFIG} holds {type(values).__name__}; expected an object with fields")
+    return values
+
+
+def _stored(path: epath.Path) -> dict[str, StoredTensor]:
+    if not (path / ADAPTER_WEIGHTS).exists():
+        raise WeightsError(
+            f"{path} lacks {ADAPTER_WEIGHTS}: adapters are read from safetensors only; convert others with PEFT's "
+            "save_pretrained(folder, safe_serialization=True)"
+        )
+    return {tensor.name: tensor for tensor in tensor_files.tensors_in(path / ADAPTER_WEIGHTS)}

@@ -17,7 +17,7 @@ from rl_llm.runs.files import json_line
 class SamplesFile:
     """A samples file, opened in a `with` statement. With several processes, the first one writes it.
 
-    A line holds a prompt, its responses, their rewards and tokens. With `logits` k it also holds the policy's k
+    A line holds a prompt, its responses, their rewards (null without one) and tokens. With `logits` k it also holds the policy's k
     likeliest tokens at each position and their log-probabilities.
     """
 
@@ -46,7 +46,7 @@ class SamplesFile:
         lengths = mask.sum(axis=1).astype(int)
         columns: dict[str, Sequence[Any]] = {
             "responses": graded.responses,
-            "rewards": [grade.reward for grade in graded.grades],
+            "rewards": [grade.reward if grade.status == "ok" else None for grade in graded.grades],
             "tokens": cut(tokens, lengths),
         }
         if self._logits:
@@ -57,7 +57,8 @@ class SamplesFile:
             return
         for n, problem in enumerate(problems):
             rows = slice(n * K, (n + 1) * K)
-            line = {"prompt": problem.prompt, "tokenizer": self._tokenizer, "temperature": self._temperature}
+            shown = problem.metadata.get("messages", problem.prompt)
+            line = {"prompt": shown, "tokenizer": self._tokenizer, "temperature": self._temperature}
             line |= {name: list(column[rows]) for name, column in columns.items()}
             self._file.write(json_line(line))
 

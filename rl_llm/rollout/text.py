@@ -16,7 +16,7 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
     Raises ValueError naming a prompt that is empty or longer than `width` tokens.
     """
     start = tokenizer.encode(prefix)
-    rows = [tokenizer.encode_prompt(problem.prompt) + start for problem in problems]
+    rows = [encode_shown(tokenizer, problem) + start for problem in problems]
     for problem, row in zip(problems, rows, strict=True):
         if not 1 <= len(row) <= width:
             prefixed = f" with the prefix {prefix!r}" if prefix else ""
@@ -26,6 +26,21 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
             )
     ids = np.array([problem.id for problem in problems], np.int32)
     return Prompts(tokens=pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)
+
+
+def encode_shown(tokenizer: Tokenizer, problem: Problem) -> list[int]:
+    """Encode a problem as the model is shown it: its text, or its messages by the tokenizer's chat template."""
+    messages = problem.metadata.get("messages")
+    if messages is None:
+        return tokenizer.encode_prompt(problem.prompt)
+    try:
+        encode = tokenizer.encode_messages  # type: ignore[attr-defined]
+    except AttributeError as error:
+        raise ValueError(
+            f"the prompt {problem.prompt[:60]!r} has {len(messages)} messages, and {type(tokenizer).__name__} has no "
+            "chat template; use HuggingFaceTokenizer with chat=true, or a file of prompts of one message each"
+        ) from error
+    return list(encode(messages))
 
 
 def encode_responses(

@@ -17,7 +17,7 @@ from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Message = Mapping[str, str]  # role and content
+from rl_llm.tasks.messages import Message
 
 
 class TemplateError(ValueError):

@@ -1,7 +1,8 @@
-"""Conversations of a JSONL file: checked lines -> a prepared copy -> tokens with a loss mask.
+"""Conversations of a data file: checked rows -> a prepared copy -> tokens with a loss mask.
 
-A line is {"prompt": "...", "response": "..."} or {"messages": [{"role": ..., "content": ...}, ...]} with the roles
-system, user and assistant. The loss covers the assistant's text and the token that ends it, and nothing else.
+A row has messages, ShareGPT's `conversations`, Alpaca's `instruction` and `output`, or a `prompt` with a `response` or
+`completion`. The roles are system, user and assistant. The loss covers the assistant's text and the token that ends it,
+and nothing else.
 """
 
 import json
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rl_llm.problem import Problem, problem_id
-from rl_llm.tasks.chat_template import Message
-from rl_llm.tasks.prepared import TextRecord, parse_lines, prepare_copy, text_of
+from rl_llm.tasks.messages import Message, messages_of, prompt_of, refuse_shown
+from rl_llm.tasks.prepared import prepare_copy
+from rl_llm.tasks.tables import Fields, TextRecord, parse_rows, read_files, text_of
 
-FIELD = "conversation"  # of a prepared record: the line's JSON, reduced to the fields that are read
-ROLES = ("system", "user", "assistant")
+FIELD, PLACE = "conversation", "place"  # of a prepared record: the row's JSON, reduced to what is read, and its place
+PARSER = 2  # raised with every change of code that makes other records of the same file
+SPEAKERS = {"human": "user", "gpt": "assistant"}  # of ShareGPT
 
 
 class Learnable(NamedTuple):
@@ -41,66 +44,127 @@ def read_conversations(
 ) -> list[Problem]:
     """Read conversations in file order; `metadata` has "tokens" i32[n] and the loss mask "learned" bool[n].
 
-    Raises FileNotFoundError, or ValueError naming a line that is malformed, that the tokenizer refuses, or that has
+    Raises FileNotFoundError, or ValueError naming a row that is malformed, that the tokenizer refuses, or that has
     more than `row_tokens` tokens.
     """
-    path = Path(path)
-    if not path.is_file():
+    files = read_files(path)
+    if not files:
         raise FileNotFoundError(
-            f"warm_start.demonstrations.path={str(path)!r} is not a file; set it to a JSONL file of conversations, a "
-            'line {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
+            f"warm_start.demonstrations.path={str(path)!r} is not a file; set it to a file of conversations, e.g. with "
+            'lines {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
         )
-    content = path.read_bytes()
 
     def records() -> Mapping[str, list[TextRecord]]:
-        return {"train": list(parse_lines(path, content, _parse))}
+        found: list[TextRecord] = []
+        for place, _, record in parse_rows(files, _parse):
+            if isinstance(record, ValueError):
+                raise record
+            found.append({**record, PLACE: place})
+        return {"train": found}
 
-    found = prepare_copy(path, content, (FIELD,), records, data_dir, "conversations").read("train")
+    decided_by = f"conversations {PARSER} {path}"
+    found = prepare_copy(Path(path), [*files.items()], (FIELD, PLACE), records, data_dir, decided_by).read("train")
     return [
         problem
         for number, record in enumerate(found, 1)
-        for problem in _encoded(path, number, record[FIELD], tokenizer, row_tokens)
+        for problem in _encoded(f"{Path(path).stem}:{number}", record, tokenizer, row_tokens)
     ]
 
 
-def _parse(found: dict[str, Any], number: int) -> TextRecord:
-    if "messages" not in found:
-        if "prompt" not in found:
-            raise ValueError(f"neither 'messages' nor 'prompt'; there are {', '.join(map(repr, found)) or 'no fields'}")
-        kept: dict[str, Any] = {name: text_of(found, name) for name in ("prompt", "response")}
+def _parse(row: Fields) -> TextRecord:
+    refuse_shown(row, {"system"})
+    read = next((read for name, read in _FORMS.items() if row.get(name) is not None), None)
+    if read is None:
+        raise ValueError(
+            f"none of {', '.join(map(repr, _FORMS))} is filled; there are {', '.join(map(repr, row)) or 'no fields'}"
+        )
+    return {FIELD: json.dumps(_with_system(row, read(row)), ensure_ascii=False)}
+
+
+def _from_messages(row: Fields) -> dict[str, Any]:
+    messages = messages_of(row["messages"])
+    asked = next((message["content"] for message in messages if message["role"] == "user"), None)
+    if _response(row) in row or row.get("prompt", asked) != asked:
+        raise ValueError("a line has either 'messages', or 'prompt' and 'response'")
+    return _conversation(messages)
+
+
+def _from_sharegpt(row: Fields) -> dict[str, Any]:
+    if not isinstance(row["conversations"], list):
+        raise ValueError(f"'conversations' is {row['conversations']!r}; expected a list")
+    said = []
+    for turn in row["conversations"]:
+        turn = dict(turn) if isinstance(turn, dict) else {"": turn}
+        if "from" in turn and "value" in turn:
+            speaker = turn.pop("from")
+            turn = {"role": SPEAKERS.get(speaker, speaker), "content": turn.pop("value"), **turn}
+        said.append(turn)
+    return _conversation(messages_of(said, "conversations"))
+
+
+def _from_alpaca(row: Fields) -> dict[str, Any]:
+    below = [text_of(row, "input")] if row.get("input") else []
+    return {"prompt": "\n".join([text_of(row, "instruction"), *below]), "response": text_of(row, "output")}
+
+
+def _from_pair(row: Fields) -> dict[str, Any]:
+    prompt, messages = prompt_of(row["prompt"])
+    name = _response(row)
+    if not isinstance(row.get(name), list):
+        response = text_of(row, name)
     else:
-        if "prompt" in found or "response" in found:
-            raise ValueError("a line has either 'messages', or 'prompt' and 'response'")
-        if not isinstance(found["messages"], list):
-            raise ValueError(f"'messages' is {found['messages']!r}; expected a list")
-        kept = {"messages": [_message(index, message) for index, message in enumerate(found["messages"])]}
-        roles = [message["role"] for message in kept["messages"]]
-        if "system" in roles[1:]:
-            raise ValueError("only the first message may be from the system")
-        if not roles or roles[-1] != "assistant":
-            raise ValueError("the last message must be the assistant's: later ones would not be learned")
-        if "user" not in roles or roles.index("assistant") < roles.index("user"):
-            raise ValueError("a user's message must precede the assistant's first one")
-        if ("assistant", "assistant") in pairwise(roles):
-            raise ValueError("two messages of the assistant are adjacent; join them")
-    return {FIELD: json.dumps(kept, ensure_ascii=False)}
+        answer = messages_of(row[name], name)
+        if [message["role"] for message in answer] != ["assistant"]:
+            raise ValueError(f"{name!r} has {len(answer)} messages; expected one of the assistant")
+        response = answer[0]["content"]
+    if not messages:
+        return {"prompt": prompt, "response": response}
+    return _conversation([*messages, {"role": "assistant", "content": response}], learned_from=len(messages))
 
 
-def _message(index: int, message: Any) -> Message:
-    try:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f"expected a role among {', '.join(ROLES)}, not {message!r}")
-        if extra := sorted(set(message) - {"role", "content"}):
-            raise ValueError(f"unknown {', '.join(map(repr, extra))}; expected only 'role' and 'content'")
-        return {"role": message["role"], "content": text_of(message, "content")}
-    except ValueError as error:
-        raise ValueError(f"messages[{index}]: {error}") from error
+_FORMS = {
+    "messages": _from_messages,
+    "conversations": _from_sharegpt,
+    "instruction": _from_alpaca,
+    "prompt": _from_pair,
+}
 
 
-def _encoded(path: Path, number: int, text: str, tokenizer: PairTokenizer, row_tokens: int) -> list[Problem]:
+def _response(row: Fields) -> str:
+    return "completion" if "completion" in row else "response"
+
+
+def _with_system(row: Fields, kept: dict[str, Any]) -> dict[str, Any]:
+    """Put the row's own system message before a conversation."""
+    if not row.get("system"):
+        return kept
+    system: Message = {"role": "system", "content": text_of(row, "system")}
+    if "messages" not in kept:
+        turns = {"user": kept["prompt"], "assistant": kept["response"]}
+        kept = {"messages": [{"role": role, "content": text} for role, text in turns.items()]}
+    if kept["messages"][0]["role"] == "system":
+        raise ValueError("'system' and the first message are both from the system; keep one")
+    later = {"learned_from": kept["learned_from"] + 1} if "learned_from" in kept else {}
+    return {"messages": [system, *kept["messages"]], **later}
+
+
+def _conversation(messages: Sequence[Message], learned_from: int = 0) -> dict[str, Any]:
+    """Check the order of roles. Of the assistant's turns, those from `learned_from` on are learned."""
+    roles = [message["role"] for message in messages]
+    if roles[-1] != "assistant":
+        raise ValueError("the last message must be the assistant's: later ones would not be learned")
+    if "user" not in roles or roles.index("assistant") < roles.index("user"):
+        raise ValueError("a user's message must precede the assistant's first one")
+    if ("assistant", "assistant") in pairwise(roles):
+        raise ValueError("two messages of the assistant are adjacent; join them")
+    return {"messages": messages, **({"learned_from": learned_from} if "assistant" in roles[:learned_from] else {})}
+
+
+def _encoded(name: str, record: TextRecord, tokenizer: PairTokenizer, row_tokens: int) -> list[Problem]:
+    text = record[FIELD]
     line = json.loads(text)
     try:
-        parts = _chat(tokenizer, line["messages"]) if "messages" in line else [_pair(tokenizer, **line)]
+        parts = [_pair(tokenizer, **line)] if "prompt" in line else _chat(tokenizer, **line)
         for part in parts:
             if len(part.tokens) > row_tokens:
                 raise ValueError(
@@ -108,9 +172,9 @@ def _encoded(path: Path, number: int, text: str, tokenizer: PairTokenizer, row_t
                     f"{row_tokens} fit in a row"
                 )
     except ValueError as error:
-        raise ValueError(f"{path}:{number}: {error}") from error
+        raise ValueError(f"{record[PLACE]}: {error}") from error
     arrays = [{"tokens": np.array(tokens, np.int32), "learned": np.array(learned)} for tokens, learned in parts]
-    return [Problem(problem_id(f"{path.stem}:{number}", text), text, answer="", metadata=found) for found in arrays]
+    return [Problem(problem_id(name, text), text, answer="", metadata=found) for found in arrays]
 
 
 def _pair(tokenizer: PairTokenizer, prompt: str, response: str) -> Learnable:
@@ -121,7 +185,7 @@ def _pair(tokenizer: PairTokenizer, prompt: str, response: str) -> Learnable:
     return Learnable([*before, *after, tokenizer.end_id], [False] * len(before) + [True] * (len(after) + 1))
 
 
-def _chat(tokenizer: PairTokenizer, messages: Sequence[Message]) -> list[Learnable]:
+def _chat(tokenizer: PairTokenizer, messages: Sequence[Message], learned_from: int = 0) -> list[Learnable]:
     """Encode every assistant turn after exactly the tokens that it would be sampled after, in few sequences.
 
     Most templates only append, so a conversation is one sequence. If a template renders earlier turns differently from
@@ -133,7 +197,7 @@ def _chat(tokenizer: PairTokenizer, messages: Sequence[Message]) -> list[Learnab
         )
     found: list[Learnable] = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and index >= learned_from:
             before, turn = tokenizer.encode_chat(messages[:index], message["content"])
             if not found or before[: len(found[-1].tokens)] != found[-1].tokens:
                 found.append(Learnable([], []))

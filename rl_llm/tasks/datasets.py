@@ -1,131 +1,182 @@
-"""Question-answer files as tasks: JSONL -> checked lines -> a prepared copy (`rl_llm.tasks.prepared`) -> problems.
+"""Question-answer files as tasks: rows (`tables`) -> questions and answers (`layouts`) -> a prepared copy -> problems.
 
-A line is {"question": "...", "answer": "reasoning #### 42"}. The file is checked as a whole and prepared once; problems
-are assigned to splits by the hash of the question.
+A file is checked as a whole and prepared once. Without files of their own, splits are decided by the hash of the
+question. A question that stands in a file several times is one problem.
 """
 
-import re
+import json
 import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
-from rl_llm.tasks.answer import extract_answer
-from rl_llm.tasks.prepared import PreparedCopy, Splits, TextRecord, parse_lines, prepare_copy, text_of
+from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, split_gold
+from rl_llm.tasks.layouts import GSM8K, Layout, advice
+from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
+from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
 
-QUESTION_FIELDS = ("question", "solution", "answer")
-
-_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
-_NUMBER = re.compile(rf"([-+]?)\$?({_WHOLE}(?:\.\d*)?|\.\d+)", re.ASCII)
-_NUMBER_IN_TEXT = re.compile(rf"(?<![\d.])(?:(?<![\d)])-)?\$?(?:{_WHOLE}(?:\.\d+)?|\.\d+)", re.ASCII)
+QUESTION_FIELDS = ("question", "messages", "solution", "answer")
+PARSER = 2  # raised with every change of code that makes other records of the same file, that of answers included
 
 
 @dataclass(frozen=True)
-class JsonlProblems:
-    """Problems of a JSONL file. Needs the extra `data`.
+class JsonlProblems(Checked):
+    """Problems of a data file (JSONL, JSON, parquet, CSV, gzip; `rl_llm.tasks.tables`). Needs the extra `data`.
 
-    `answer_pattern` is a regular expression with one group, the final answer in the field "answer". `data_dir` keeps
-    prepared copies, by default in the folder `.tfds` beside the file.
+    `layout` names the fields (presets: `rl_llm.tasks.layouts`). `marks` are the places of a final answer that are tried
+    in order, in responses and in the file's answers.
+
+    `path` is cut into train, validation and held-out problems, 80/10/10, by the hash of the question. A split with a
+    file of its own, `validation` or `held_out`, is that whole file, and its share of `path` goes to train. With
+    `split="all"` every split without a file of its own is the whole of `path`.
+
+    A question that is repeated within a file counts once. One with two different answers, or in two files, is refused.
+    `data_dir` keeps prepared copies, by default in the folder `.tfds` beside the file.
     """
 
     path: str | Path
-    answer_pattern: str = r"####\s*(.+)$"
+    marks: tuple[Mark, ...] = MARKS
+    layout: Layout = GSM8K
+    validation: str | Path | None = None
+    held_out: str | Path | None = None
+    split: Literal["hash", "all"] = "hash"
     data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        try:
-            groups = re.compile(self.answer_pattern).groups
-        except re.error as error:
-            message = f"answer_pattern={self.answer_pattern!r} is not a regular expression: {error}"
-            raise ValueError(message) from error
-        if groups != 1:
-            raise ValueError(f"answer_pattern={self.answer_pattern!r} has {groups} groups; expected one")
+        super().__post_init__()
+        if not self.marks:
+            raise ValueError(f"JsonlProblems.marks is empty; expected some of {', '.join(MARKS)}")
 
     @property
     def name(self) -> str:
-        return Path(self.path).stem
+        return Path(str(self.path).removesuffix(".gz")).stem
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return `count` problems of a split, shuffled by the seed, or all if there are fewer.
 
-        metadata["solution"] is the text that leads to the answer. Raises ValueError naming a malformed line, and for a
-        damaged prepared copy or a split without problems.
+        metadata["solution"] is the text that leads to the answer, and metadata["messages"] the messages that are shown
+        if the question is more than one user's message. Raises ValueError naming a malformed row, and for a damaged
+        prepared copy or a split without problems.
         """
         prepared = self._prepare()
-        if split not in prepared.sizes:
-            raise ValueError(f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it")
-        return [
-            Problem(
-                problem_id(self.name, record["question"]),
-                record["question"],
-                record["answer"],
-                metadata={"solution": record["solution"]},
+        part = "all" if self.split == "all" and split not in self._own_files else split
+        if part not in prepared.sizes:
+            raise ValueError(
+                f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it, give the split a file "
+                'of its own (validation=FILE, held_out=FILE), or use the whole file with split="all"'
             )
-            for record in prepared.read(split, seed, count)
-        ]
+        return [problem_of(self.name, record) for record in prepared.read(part, seed, count)]
 
     def verify(self, problem: Problem, response: str) -> float:
-        """Return 1.0 if the final answer equals the stored one, else 0.0; "1,000" equals "1000.0".
+        """Return 1.0 if the final answer of the response equals the stored one, else 0.0 (`rl_llm.tasks.answers`)."""
+        return grade_answer(response, problem.answer, self.marks)
 
-        The final answer is the text in the last `<answer>...</answer>`, else after the last "####", else the last
-        number.
-        """
-        answer = extract_answer(response)
-        if answer is None:
-            _, mark, answer = response.rpartition("####")
-            if not mark:
-                answer = (["", *_NUMBER_IN_TEXT.findall(response)])[-1]
-        return 1.0 if normalize_answer(answer) == normalize_answer(problem.answer) else 0.0
+    def parse(self, files: Files) -> Iterator[Parsed]:
+        """Yield all rows of files with their records, repeated questions included, and the errors of the others."""
+        return parse_rows(files, self._record)
+
+    @property
+    def _own_files(self) -> Mapping[str, str | Path]:
+        own = {"validation": self.validation, "held_out": self.held_out}
+        return {split: path for split, path in own.items() if path is not None}
 
     def _prepare(self) -> PreparedCopy:
-        path = Path(self.path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"task.path={str(self.path)!r} is not a file; set it to a JSONL file of questions and answers, e.g. "
-                "GSM8K's\n  curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
-                "train.jsonl"
+        files = {"path": read_problem_files(self.path, "task.path")}
+        files |= {split: read_problem_files(path, f"task.{split}") for split, path in self._own_files.items()}
+        contents = [pair for found in files.values() for pair in found.items()]
+        decided_by = repr(
+            (PARSER, self.layout, self.marks, self.split, [*self._own_files], [*map(len, files.values())])
+        )
+        return prepare_copy(
+            Path(self.path), contents, QUESTION_FIELDS, lambda: self._splits(files), self.data_dir, decided_by
+        )
+
+    def _splits(self, files: Mapping[str, Files]) -> Splits:
+        """Records of all splits. Raises ValueError for a malformed row, and for a question in two files."""
+        splits: dict[str, list[TextRecord]] = {}
+        questions = Questions()
+        for source, found in files.items():
+            for place, _, record in self.parse(found):
+                if isinstance(record, ValueError):
+                    raise record
+                if questions.is_new(source, place, record):
+                    splits.setdefault(self._split(source, record["question"]), []).append(record)
+        return splits
+
+    def _split(self, source: str, question: str) -> str:
+        if source != "path":
+            return source
+        split = split_of(question)
+        return "all" if self.split == "all" else "train" if split in self._own_files else split
+
+    def _record(self, row: Fields) -> TextRecord:
+        try:
+            question, messages, text = self.layout.read(row)
+        except ValueError as error:
+            raise ValueError(f"{error}{advice(row, self.layout)}") from error
+        try:
+            solution, answer = split_gold(text, self.marks)
+        except ValueError as error:
+            raise ValueError(f"the field {self.layout.answer!r}: {error}") from error
+        # Normalised, so that two spellings of one question cannot land in two splits.
+        question = unicodedata.normalize("NFC", question).strip()
+        said = json.dumps(messages, ensure_ascii=False) if messages else ""
+        return {"question": question, "messages": said, "solution": solution, "answer": answer}
+
+
+class First(NamedTuple):
+    """First row with a question."""
+
+    source: str
+    place: str
+    answer: str
+
+
+class Questions:
+    """Questions that have been read, to tell new ones from repeated ones."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, First] = {}
+
+    def is_new(self, source: str, place: str, record: TextRecord) -> bool:
+        """Whether a question is read for the first time.
+
+        Raises ValueError if it has another answer than before, or stands in another source.
+        """
+        answer = record["answer"]
+        first = self._first.setdefault(record["question"], First(source, place, answer))
+        if first.source != source:
+            raise ValueError(
+                f"{place}: the question stands in {first.place} as well, and no problem may be in two splits; take it "
+                "out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
             )
-        content = path.read_bytes()
-        records = partial(_records_by_split, path, content, self.answer_pattern)
-        return prepare_copy(path, content, QUESTION_FIELDS, records, self.data_dir, self.answer_pattern)
+        if answer != first.answer and not equal_answers(answer, first.answer):
+            raise ValueError(
+                f"{place}: the question has the answer {answer!r}, but {first.answer!r} in {first.place}; remove one "
+                "(`rl-llm data-report FILE --clean CLEAN` leaves both out)"
+            )
+        return first.place == place
 
 
-def _records_by_split(path: Path, content: bytes, answer_pattern: str) -> Splits:
-    """Parse question, solution and answer of all lines. Raises ValueError naming file, line and reason."""
-    splits: dict[str, list[TextRecord]] = {}
-    first_lines: dict[str, int] = {}
-
-    def parse(found: dict[str, Any], number: int) -> TextRecord:
-        record = _parse(found, answer_pattern)
-        first = first_lines.setdefault(record["question"], number)
-        if first != number:
-            raise ValueError(f"the question repeats line {first}")
-        return record
-
-    for record in parse_lines(path, content, parse):
-        splits.setdefault(split_of(record["question"]), []).append(record)
-    return splits
+def problem_of(task: str, record: TextRecord) -> Problem:
+    """Make a problem of a record."""
+    metadata: dict[str, Any] = {"solution": record["solution"]}
+    if record["messages"]:
+        metadata["messages"] = json.loads(record["messages"])
+    question = record["question"]
+    return Problem(problem_id(task, question), question, record["answer"], metadata=metadata)
 
 
-def _parse(found: dict[str, Any], answer_pattern: str) -> TextRecord:
-    question, text = text_of(found, "question"), text_of(found, "answer")
-    match = re.search(answer_pattern, text)
-    answer = (match.group(1) or "").strip() if match else ""
-    if match is None or not answer:
-        raise ValueError(f"the final answer {answer_pattern!r} is not found in 'answer', which ends in {text[-40:]!r}")
-    # Normalised, so that two spellings of one question cannot land in two splits.
-    question = unicodedata.normalize("NFC", question).strip()
-    return {"question": question, "solution": text[: match.start()].strip(), "answer": answer}
-
-
-def normalize_answer(answer: str) -> Decimal | str:
-    """Reduce an answer to a key that equal answers share: its number ("$1,000.", "1000.0") or else its text."""
-    text = answer.strip()
-    number = _NUMBER.fullmatch(text)
-    if number is None:
-        return text.rstrip(".").casefold()
-    sign, digits = number.groups()
-    return Decimal(sign + digits.replace(",", ""))
+def read_problem_files(path: str | Path, field: str) -> Files:
+    """Read the files of a path. Raises FileNotFoundError naming the field that holds the path."""
+    files = read_files(path)
+    if not files:
+        raise FileNotFoundError(
+            f"{field}={str(path)!r} is not a file; set it to a file of questions and answers, e.g. GSM8K's\n"
+            "  curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
+            "train.jsonl"
+        )
+    return files

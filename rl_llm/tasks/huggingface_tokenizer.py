@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rl_llm.tasks.chat_template import Message, TemplateError, render_chat
+from rl_llm.tasks.chat_template import TemplateError, render_chat
+from rl_llm.tasks.messages import Message
 from rl_llm.tasks.tokenizer_files import TokenizerFiles, read_files
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # decoded from unknown ids and from invalid UTF-8
@@ -95,6 +96,12 @@ class HuggingFaceTokenizer:
             return self.encode(self._render(self._template, text))
         ids: list[int] = self._files.tokenizer.encode(text, add_special_tokens=True).ids
         return ids
+
+    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+        """Encode a prompt of several messages. Raises ValueError without `chat`."""
+        if not self.chat:
+            raise ValueError("messages need a chat template; set tokenizer.chat=true")
+        return self.encode(self._render_messages(self._template, messages))
 
     def encode_chat(self, before: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
         """Encode the messages before a response, and the response with its end token last.

@@ -1,4 +1,4 @@
-"""Checked records of a JSONL file, prepared once as ArrayRecord files: tfds writes them, grain reads them.
+"""Checked records of a data file, prepared once as ArrayRecord files: tfds writes them, grain reads them.
 
 A prepared copy belongs to the exact content of its file and to everything else that decided the records. TensorFlow is
 not needed. tfds and grain are imported at first use, so grading workers never load them.
@@ -7,18 +7,16 @@ not needed. tfds and grain are imported at first use, so grading workers never l
 import contextlib
 import functools
 import hashlib
-import importlib
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from filelock import FileLock
 
-TextRecord = Mapping[str, str]
+from rl_llm.tasks.tables import TextRecord, import_extra
+
 Splits = Mapping[str, list[TextRecord]]
 
 
@@ -40,7 +38,7 @@ class PreparedCopy:
 
         Raises ValueError for a damaged copy.
         """
-        grain = _import("grain")
+        grain = import_extra("grain")
         # Threads: starting grain's worker processes takes longer than reading files of this size.
         threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)
         try:
@@ -62,19 +60,20 @@ class PreparedCopy:
 
 def prepare_copy(
     path: Path,
-    content: bytes,
+    files: Sequence[tuple[Path, bytes]],
     fields: tuple[str, ...],
     records: Callable[[], Splits],
     data_dir: str | Path | None,
-    decided_by: str = "",
+    decided_by: str,
 ) -> PreparedCopy:
-    """Return the prepared copy of a file's content. A missing one is made from `records()`, which may raise ValueError.
+    """Return the prepared copy of files. A missing one is made from `records()`, which may raise ValueError.
 
     Copies are kept in `data_dir`, by default in the folder `.tfds` beside the file. `decided_by` identifies everything
-    besides the content that the records depend on.
+    besides the files that the records depend on, the version of the parser included.
     """
-    digest = hashlib.sha256(content + b"\0" + decided_by.encode()).hexdigest()
-    folder = Path(data_dir or path.parent / ".tfds") / f"{path.stem}-{digest[:16]}"
+    digests = [(file.suffix, hashlib.sha256(content).hexdigest()) for file, content in files]
+    digest = hashlib.sha256(repr((digests, decided_by)).encode()).hexdigest()
+    folder = Path(data_dir or path.parent / ".tfds") / f"{path.stem.replace('*', '_')}-{digest[:16]}"
     builder = _builder_class()({}, fields, folder)
     if not builder.data_path.exists():  # tfds creates it atomically, at the end
         splits = records()
@@ -82,42 +81,15 @@ def prepare_copy(
         with FileLock(folder / "preparing.lock"):  # several processes may start on one file
             builder = _builder_class()(splits, fields, folder)
             # No look-up of copies in the cloud, and no progress bars.
-            settings = _import("tensorflow_datasets").download.DownloadConfig(try_download_gcs=False)
+            settings = import_extra("tensorflow_datasets").download.DownloadConfig(try_download_gcs=False)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 builder.download_and_prepare(download_config=settings)
     return PreparedCopy(path, fields, builder)
 
 
-def parse_lines(path: Path, content: bytes, parse: Callable[[dict[str, Any], int], TextRecord]) -> Iterator[TextRecord]:
-    """Yield `parse(object, line number)` of each line's JSON object. Raises ValueError naming file, line and reason."""
-    lines = content.splitlines()
-    if not lines:
-        raise ValueError(f"{path} is empty; expected one JSON object per line")
-    for number, line in enumerate(lines, 1):
-        try:
-            found = json.loads(line.decode())
-            if not isinstance(found, dict):
-                raise ValueError(f"{type(found).__name__} instead of a JSON object")
-            record = parse(found, number)
-            "".join(record.values()).encode()  # finds a lone surrogate while its line is known
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
-        yield record
-
-
-def text_of(found: Mapping[str, Any], field: str) -> str:
-    """Return the text of a field. Raises ValueError if it is missing or empty."""
-    if field not in found:
-        raise ValueError(f"the field {field!r} is missing; there are {', '.join(map(repr, found)) or 'none'}")
-    text = found[field]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"the field {field!r} is {text!r}; expected a text that is not empty")
-    return text
-
-
 @functools.cache
 def _builder_class() -> Any:
-    tfds: Any = _import("tensorflow_datasets")
+    tfds: Any = import_extra("tensorflow_datasets")
 
     class JsonlBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Writes checked records, by split, as ArrayRecord."""
@@ -139,10 +111,3 @@ def _builder_class() -> Any:
             yield from enumerate(records)
 
     return JsonlBuilder
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"JSONL data needs {name} ({error}): pip install 'rl_llm[data]'") from error

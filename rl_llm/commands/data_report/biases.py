@@ -7,7 +7,7 @@ for this), and accuracy on problems that it met in training says nothing about n
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,8 @@ from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_ea
 from rl_llm.config.fields import Checked, PositiveShare
 from rl_llm.problem import Problem, Task
 from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING
-from rl_llm.tasks.datasets import normalize_answer
+from rl_llm.tasks.answers.equality import key_of
+from rl_llm.tasks.answers.numbers import read_number
 
 REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated
 COINCIDENCE = 0.10  # tolerated excess over chance of prompts that contain their answer
@@ -108,6 +109,12 @@ def guess_of(answer: str, prompt: str = "") -> str | None:
     return kind
 
 
+def answer_key(answer: str) -> Hashable:
+    """Key that spellings of one answer share: its number, or else its text without what only decorates it."""
+    number = read_number(answer)
+    return key_of(answer) if number is None else number.value
+
+
 def _length(lengths: Sequence[int], longest: int, removed: dict[int, str]) -> Check:
     low, middle, high = np.quantile(lengths, (0.0, 0.5, 1.0)).astype(int)
     over = [place for place, length in enumerate(lengths) if length > longest]
@@ -135,7 +142,7 @@ def _duplicates(problems: Sequence[Problem], removed: dict[int, str]) -> list[Ch
     texts = [normalize_text(problem.prompt) for problem in problems]
     first = first_of_each(texts)
     exact = [place for place, earlier in enumerate(first) if earlier != place]
-    answers = [normalize_answer(problem.answer) for problem in problems]
+    answers = [answer_key(problem.answer) for problem in problems]
     disputed = {first[place] for place in exact if answers[place] != answers[first[place]]}
     differ = [place for place in range(len(problems)) if first[place] in disputed]
     near: dict[int, int] = {}
@@ -183,7 +190,7 @@ def _guesses(problems: Sequence[Problem], limits: Limits) -> Check:
 
 
 def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
-    answers = [normalize_answer(problem.answer) for problem in problems]
+    answers = [answer_key(problem.answer) for problem in problems]
     counts = Counter(answers)
     shares = np.array(list(counts.values())) / len(problems)
     bits = max(0.0, float(-(shares * np.log2(shares)).sum()))
@@ -203,7 +210,7 @@ def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
 def _thin(problems: Sequence[Problem], limits: Limits, removed: dict[int, str]) -> None:
     """Remove problems beyond the limits, the last ones first, until the rest is within both."""
     kinds = [guess_of(problem.answer, problem.prompt) for problem in problems]
-    answers = [normalize_answer(problem.answer) for problem in problems]
+    answers = [answer_key(problem.answer) for problem in problems]
     before = -1
     while len(removed) > before:
         before = len(removed)

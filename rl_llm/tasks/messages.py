@@ -1,0 +1,90 @@
+"""Messages in data files: checked, and refused by name if they hold more than the model would be shown."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rl_llm.tasks.tables import text_of
+
+Message = Mapping[str, str]  # role and content
+
+ROLES = ("system", "user", "assistant")
+SHOWN = (
+    *("tools", "functions", "chat_template_kwargs", "documents", "system", "system_prompt", "history"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+)
+"""Fields of a row that change what a model is shown. A row that fills one is never read as if it were not there."""
+REMEDIES = {
+    "chat_template_kwargs": "set its values in the tokenizer (thinking, date)",
+    "system": "set tokenizer.system",
+    "system_prompt": "set tokenizer.system",
+}
+
+
+def refuse_shown(
+    found: Mapping[str, Any],
+    used: Collection[str] = (),
+    names: Sequence[str] = SHOWN,
+    remedy: str = "take it out of the file",
+) -> None:
+    """Raise ValueError if one of the fields `names` is filled but not `used`."""
+    for name in names:
+        if name not in used and found.get(name) not in (None, "", [], {}):
+            raise ValueError(
+                f"the field {name!r} would change what the model is shown, and nothing uses it; "
+                f"{REMEDIES.get(name, remedy)}"
+            )
+
+
+def messages_of(found: Any, name: str = "messages") -> list[Message]:
+    """Return checked messages: one of the system at most, and that first. Raises ValueError naming the message."""
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{name!r} is {found!r}; expected a list of messages")
+    messages = [_message(f"{name}[{index}]", message) for index, message in enumerate(found)]
+    if any(message["role"] == "system" for message in messages[1:]):
+        raise ValueError("only the first message may be from the system")
+    return messages
+
+
+def prompt_of(found: Any, name: str = "prompt") -> tuple[str, list[Message]]:
+    """Return a prompt's text, and its messages if it is more than one user's message.
+
+    Messages must end with the user's. Their text, which names a problem in logs, has a line "role: content" each.
+    """
+    if not isinstance(found, list):
+        return text_of({name: found}, name), []
+    messages = messages_of(found, name)
+    if messages[-1]["role"] != "user":
+        raise ValueError(f"{name!r} ends with a message of the {messages[-1]['role']}; expected the user's last")
+    if len(messages) == 1:
+        return messages[0]["content"], []
+    return transcript(messages), messages
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """Text of messages, for people and for identity."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def _message(place: str, message: Any) -> Message:
+    try:
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise ValueError(f"expected a role among {', '.join(ROLES)}, not {message!r}")
+        # Parquet gives every message all fields, with None where a message has none.
+        if extra := sorted(key for key in set(message) - {"role", "content"} if message[key] is not None):
+            raise ValueError(f"unknown {', '.join(map(repr, extra))}; expected only 'role' and 'content'")
+        return {"role": message["role"], "content": text_of({"content": _content(message)}, "content")}
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _content(message: Mapping[str, Any]) -> Any:
+    """Content as a text, or joined from parts of text alone."""
+    if "content" not in message:
+        raise ValueError(f"the field 'content' is missing; there are {', '.join(map(repr, message))}")
+    content = message["content"]
+    if not isinstance(content, list) or not content:
+        return content
+    kept = [{key: value for key, value in part.items() if value is not None} for part in content if part]
+    if any(set(part) != {"type", "text"} or part["type"] != "text" for part in kept):
+        raise ValueError(f"its content has parts that are no text: {str(content)[:80]}")
+    return "".join(part["text"] for part in kept)

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 from program import (
     EXPERIMENT,
+    ROOT,
     STEPS,
     TINY,
     WARM_STEPS,
@@ -33,7 +33,6 @@ from rl_llm.algorithms import Clip
 from rl_llm.model import Initialization
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_records
-from rl_llm.runs.run import _commit
 from rl_llm.sampler import Sampling
 from rl_llm.types import Max, Mean
 from rl_llm.update.step import merge_update_metrics
@@ -80,7 +79,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, tuple[int
 def test_the_run_folder_has_the_documented_files(run: Finished):
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
-        *("experiment.json", "metrics.jsonl", "samples.jsonl", "ledger.jsonl", "checkpoints"),
+        *("experiment.json", "code", "metrics.jsonl", "samples.jsonl", "ledger.jsonl", "checkpoints"),
         *("report.html", "summary.json", "tensorboard"),
     }
 
@@ -109,24 +108,11 @@ def test_a_run_prints_no_warning(run: Finished):
 def test_the_record_of_the_experiment_is_complete(run: Finished):
     record = json.loads((run.folder / "experiment.json").read_text())
     assert {"fingerprint", "tokenizer", "versions", "python", "devices", "commit"} <= set(record)
+    assert set(record["code"]) == {TINY}
+    assert (run.folder / "code" / TINY).read_bytes() == (ROOT / TINY).read_bytes()
     assert (record["spec"], record["overrides"], record["seed"]) == (TINY, [], 0)
     assert record["experiment"]["sampling"]["max_tokens"] == 16
     assert {"jax", "jaxlib", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
-
-
-def test_the_recorded_commit_is_marked_dirty_if_files_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Otherwise a run would name code that it did not run."""
-    code = tmp_path / "run.py"
-    code.write_text("1")
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "First"]):
-        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
-    monkeypatch.setattr("rl_llm.runs.run.__file__", str(code))
-    clean = _commit()
-    assert clean is not None
-    assert re.fullmatch("[0-9a-f]{40}", clean)
-    code.write_text("2")
-    assert _commit() == f"{clean}-dirty"
 
 
 def test_every_step_has_one_line(run: Finished):

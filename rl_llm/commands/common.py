@@ -47,6 +47,18 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that accepts changed code."""
+    accept = "with --resume: go on although code of the experiment has changed, and enter the change in the ledger"
+    parser.add_argument("--accept-code-changes", action="store_true", help=accept)
+
+
+def check_accept(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for --accept-code-changes without --resume."""
+    if arguments.accept_code_changes and not arguments.resume:
+        raise UsageError("--accept-code-changes cannot act without --resume: a new run records the code that it runs")
+
+
 def positive(text: str) -> int:
     """Parse an argument that is a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

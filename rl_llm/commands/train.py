@@ -5,7 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rl_llm.commands.common import DONE, FAILED, PREEMPTED, STARTED, UsageError, add_experiment, resolve_experiment
+from rl_llm.commands.common import (
+    DONE,
+    FAILED,
+    PREEMPTED,
+    STARTED,
+    UsageError,
+    add_accept,
+    add_experiment,
+    check_accept,
+    resolve_experiment,
+)
 
 SUMMARY = "train a model with RL: run one experiment"
 EXAMPLES = """examples:
@@ -23,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
     resume = "resume from the newest good checkpoint in --out; start a run if there is none"
     parser.add_argument("--resume", action="store_true", help=resume)
+    add_accept(parser)
 
 
 def _seed(text: str) -> int:
@@ -45,14 +56,17 @@ def _folder(text: str) -> Path:
 def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     """Run an experiment: warm start, reinforcement learning, evaluation before and after, report.
 
-    Writes experiment.json, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and report.html into
-    the run folder.
+    Writes experiment.json, code/, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
+    report.html into the run folder.
     """
+    from rl_llm.config import code_of
     from rl_llm.parallel import hosts
     from rl_llm.prepare import prepare, problems_fingerprint
     from rl_llm.runs.run import experiment_record, open_folder
 
+    check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
+    code = code_of(arguments.experiment, experiment)  # now: the files may change while the run is prepared
     try:
         hosts.join()
     except hosts.HostsError as error:
@@ -66,8 +80,10 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
         identity = problems_fingerprint(problems, sources)
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, sources.origins)
-        folder = open_folder(out, record, arguments.resume, experiment.checkpointing.keep)
+        origins = sources.origins, code
+        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, *origins)
+        keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
+        folder = open_folder(out, record, arguments.resume, keep, code, accept)
     except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
         raise UsageError(str(error)) from error
 
@@ -75,6 +91,8 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train import GateError, train
 
+    for note in sources.notes if hosts.writes() else ():
+        print(note)
     with folder:
         try:
             summary = train(experiment, arguments.seed, meshes, problems, sources, folder, started)

@@ -26,8 +26,8 @@ def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
 
     Raises `ExperimentError` if the file or NAME is missing, the import fails, or the value is not a `kind`.
     """
-    head, _, tail = spec.rpartition(":")
-    path, name = (spec, "base") if spec.endswith(".py") else (head, tail)
+    path = file_of(spec)
+    name = spec[len(path) + 1 :] or "base"
     if not path.endswith(".py"):
         raise ExperimentError(f"{spec} is not an experiment; expected path/to/file.py or path/to/file.py:NAME")
     module = load_module(path)
@@ -43,6 +43,11 @@ def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
     if name in ablation and ablation[name] != held[name]:
         raise ExperimentError(f"{spec}: {name} is a variable and a key of ABLATION, with different values; rename one")
     return name, held[name]
+
+
+def file_of(spec: str) -> str:
+    """The file in `path/to/file.py[:NAME]`."""
+    return spec if spec.endswith(".py") else spec.rpartition(":")[0]
 
 
 def load_module(path: str) -> types.ModuleType:

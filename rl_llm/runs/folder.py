@@ -3,6 +3,7 @@
     experiment.json   the resolved experiment          metrics.jsonl   one object per step
     checkpoints/      verified states                  samples.jsonl   prompts and responses
     ledger.jsonl      hash-chained events              summary.json    the results of a finished run
+    code/             the experiment's source files
 
 A refused folder is left unchanged.
 """
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from rl_llm.config import differences
+from rl_llm.config.source import NO_CODE, Code
 from rl_llm.runs.checkpoint import Checkpoints
+from rl_llm.runs.code import code_changes, recorded_code, refusal, take_code
 from rl_llm.runs.files import append_durably, json_line, strict, temporary_path, write_atomically
 from rl_llm.runs.ledger import Ledger
 
@@ -43,13 +46,14 @@ class RunFolder:
         self.writes = lock is not None
         self.ledger = Ledger(path / LEDGER, self.writes)
         self.checkpoints = checkpoints
+        self.notes: list[str] = []  # for the user, on the code
         self._lock = lock
         if self.writes:
             write_atomically(path / HOLDER, json_line({"process": os.getpid(), "host": socket.gethostname()}))
 
     @classmethod
-    def create(cls, path: Path | str, experiment: dict[str, Any], keep: int = 3) -> Self:
-        """Start a run in a new or empty folder and write `experiment` there.
+    def create(cls, path: Path | str, experiment: dict[str, Any], keep: int = 3, code: Code = NO_CODE) -> Self:
+        """Start a run in a new or empty folder and write `experiment` and `code` there.
 
         experiment: JSON values, including the fields of IDENTITY. keep: number of checkpoints to keep.
         Raises RunFolderError if the folder holds a run or anything else.
@@ -79,14 +83,24 @@ class RunFolder:
             lock.release()
             raise RunFolderError(f"{path} was just taken by another run; choose another --out")
         write_atomically(path / EXPERIMENT, content)
-        return cls(path, lock, checkpoints)
+        folder = cls(path, lock, checkpoints)
+        folder.notes = take_code(path, folder.ledger, code.digests, code)
+        return folder
 
     @classmethod
-    def resume(cls, path: Path | str, experiment: dict[str, Any], keep: int = 3) -> Self:
+    def resume(
+        cls,
+        path: Path | str,
+        experiment: dict[str, Any],
+        keep: int = 3,
+        code: Code = NO_CODE,
+        accept: bool = False,
+    ) -> Self:
         """Open the folder of a run to continue it; experiment.json does not change.
 
-        Raises RunFolderError if there is no run, if another process has it open, if it is in another format, or if a
-        stored field of IDENTITY differs (naming every difference); LedgerError if its ledger is broken.
+        With `accept`, changed code goes into the ledger. Raises RunFolderError if there is no run, if another process
+        has it open, if it is in another format, or if a stored field of IDENTITY or the code differs (naming every
+        difference); LedgerError if its ledger is broken.
         """
         path = Path(path).absolute()
         checkpoints = Checkpoints(path / CHECKPOINTS, keep)
@@ -112,8 +126,15 @@ class RunFolder:
         was_lockable = (path / LOCK).exists()
         lock = _take_lock(path)
         try:
-            return cls(path, lock, checkpoints)
+            folder = cls(path, lock, checkpoints)
+            recorded = recorded_code(stored, path / LEDGER)
+            changes = code_changes(path, recorded, code)
+            if changes and not accept:
+                raise RunFolderError(refusal(path, changes))
+            folder.notes = take_code(path, folder.ledger, recorded, code)
+            return folder
         except BaseException:
+            (path / HOLDER).unlink(missing_ok=True)
             lock.release()
             if not was_lockable:
                 (path / LOCK).unlink()

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,10 +14,10 @@ import jax
 from jax.sharding import Mesh
 
 from rl_llm import config
+from rl_llm.config.source import NO_CODE, Code, commit_of
 from rl_llm.experiment import Experiment
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
-from rl_llm.rewards.grader import refuse_all_failed
 from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
 from rl_llm.runs.curves import Sampled
@@ -33,6 +32,7 @@ from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
 FAILURES_SHOWN = 10  # distinct messages of failed gradings; metrics.jsonl counts all
+UNGRADED_KEPT = 64  # responses of a rollout in samples.jsonl that could not be graded
 JsonValues = dict[str, Any]  # by name
 PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # can change a run's bits
 
@@ -44,10 +44,12 @@ def experiment_record(
     seed: int,
     problems: str,
     sources: Sequence[str] = (),
+    code: Code = NO_CODE,
 ) -> dict[str, Any]:
     """Content of experiment.json: the resolved experiment and everything needed to run it again.
 
-    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs.
+    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs;
+    `code` is `config.code_of` the experiment.
     """
     return {
         "spec": spec,
@@ -62,18 +64,10 @@ def experiment_record(
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "devices": [str(device) for device in jax.devices()],
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parent),
+        "code": code.digests,
+        "code_commit": code.commit,
     }
-
-
-def _commit() -> str | None:
-    """Commit of this code, with `-dirty` if files have changed; None outside a git repository or without git."""
-    named = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # by no tag
-    git = ["git", "-C", str(Path(__file__).parent), *named]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
-        return None
 
 
 @dataclass
@@ -122,18 +116,30 @@ class Run:
                 self.folder.ledger.append("finding", **asdict(finding))
                 self.display.say(f"{finding.name} (step {finding.step}): {finding.text}")
 
-    def report_failures(self, grades: Sequence[Grade]) -> None:
-        """Report new kinds of failed gradings on the display and in the ledger.
+    def record_ungraded(
+        self, step: int, problems: Sequence[Problem], responses: Sequence[str], grades: Sequence[Grade]
+    ) -> None:
+        """Write responses that could not be graded to samples.jsonl, and new kinds of failures to display and ledger.
 
-        Raises GradingError if all gradings failed.
+        Row b answers problem b // K, of `responses_per_prompt` K.
         """
-        for grade in grades:
+        K = self.experiment.responses_per_prompt
+        failed = [row for row, grade in enumerate(grades) if grade.status != "ok"]
+        if not failed:
+            return
+        self.folder.samples(
+            {
+                **{"step": step, "when": "ungraded", "prompt": problems[row // K].prompt, "response": responses[row]},
+                **{"answer": problems[row // K].answer, "status": grades[row].status, "message": grades[row].message},
+            }
+            for row in failed[:UNGRADED_KEPT]
+        )
+        for grade in (grades[row] for row in failed):
             failure = f"{grade.status}: {grade.message}"
-            if grade.status != "ok" and failure not in self.failures and len(self.failures) < FAILURES_SHOWN:
+            if failure not in self.failures and len(self.failures) < FAILURES_SHOWN:
                 self.failures.add(failure)
-                self.folder.ledger.append("grading_failed", step=self.step + 1, failure=failure)
-                self.display.say(f"a response of step {self.step + 1} could not be graded, {failure}")
-        refuse_all_failed(grades)
+                self.folder.ledger.append("grading_failed", step=step, failure=failure)
+                self.display.say(f"a response of step {step} could not be graded, {failure}")
 
     def checkpoint_if_due(self, state: TrainState) -> None:
         """Save between two steps if a checkpoint is due; if any process was told to stop, save and raise Preempted."""
@@ -200,19 +206,24 @@ def sampled_in(experiment: Experiment) -> Sampled:
     return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded)
 
 
-def open_folder(out: Path, record: dict[str, Any], resume: bool, keep: int) -> RunFolder:
+def open_folder(
+    out: Path, record: dict[str, Any], resume: bool, keep: int, code: Code = NO_CODE, accept: bool = False
+) -> RunFolder:
     """Open a new run folder, or with `resume` an existing one (a new one if there is none).
 
-    The writing process opens it first, then the others. Raises RunFolderError if they were given different runs.
+    The writing process opens it first, then the others. Raises RunFolderError if they were given different runs, or if
+    the code has changed and this is not accepted.
     """
-    identities = hosts.gather([str(out), *(record[name] for name in IDENTITY)])
+    identities = hosts.gather([str(out), *(record[name] for name in (*IDENTITY, "code"))])
     if any(identity != identities[0] for identity in identities):
-        raise RunFolderError(f"the processes have different commands: {identities}; give all of them the same")
+        raise RunFolderError(f"the processes have different commands or code: {identities}; give all of them the same")
     opened: list[RunFolder] = []
 
     def open_it() -> None:
         exists = resume and (out / "experiment.json").exists()
-        opened.append((RunFolder.resume if exists else RunFolder.create)(out, record, keep))
+        opened.append(
+            RunFolder.resume(out, record, keep, code, accept) if exists else RunFolder.create(out, record, keep, code)
+        )
 
     def follow() -> None:
         if not opened:
@@ -246,6 +257,8 @@ def open_run(
                 display.say(f"  {name} is {now}, was {then}: bits may differ from those of an uninterrupted run")
         else:
             folder.ledger.append("started", seed=seed)
+        for note in folder.notes:
+            display.say(note)
         metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if resumed else None))
         stop = stack.enter_context(StopSignal())
         run = Run(experiment, seed, folder, metrics, display, stop, started, step)
@@ -271,11 +284,13 @@ def _go_back(folder: RunFolder, restored: int | None) -> None:
 
 
 def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
-    """Packages, Python and devices that have changed since a run folder was created: name -> (then, now)."""
+    """Packages, commit, Python and devices that have changed since a run folder was created: name -> (then, now)."""
     record = read_experiment_record(run_path)
     then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
+    then["commit of rl-llm"] = str(record.get("commit"))
     now = {name: version(name) for name in PACKAGES}
     now |= {"Python": platform.python_version(), "devices": ", ".join(map(str, jax.devices()))}
+    now["commit of rl-llm"] = str(commit_of(Path(__file__).parent))
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 

@@ -1,0 +1,145 @@
+"""The code of an experiment: its file, the files of its components, and all that they import.
+
+Installed packages, the standard library and this package are left out: their versions and commits are recorded.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rl_llm.config.fields import is_component
+from rl_llm.config.loading import file_of
+
+_LIBRARY = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_INSTALLED = [Path(__file__).resolve().parents[1], *_LIBRARY]
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Source files by the path of their module as imported; None for a module without a source file.
+
+    commit: of the repository of the experiment's file (see `commit_of`).
+    """
+
+    files: Mapping[str, bytes | None] = dataclasses.field(default_factory=dict)
+    commit: str | None = None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of each file."""
+        return {name: None if text is None else sha256(text) for name, text in sorted(self.files.items())}
+
+
+NO_CODE = Code()
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def code_of(spec: str, value: Any) -> Code:
+    """Find the code of an experiment or a study `value` that was loaded from `spec`.
+
+    Follows the import statements from the file of `spec` and from the modules of all classes and functions in `value`.
+    A loaded module counts as this process first saw its file, because it stays as it was loaded.
+    """
+    path = Path(file_of(spec)).resolve()
+    loaded = ((name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()))
+    own = (name for name, file in loaded if file.endswith(path.name) and Path(file).resolve() == path)
+    components = {name: _file(name) for name in _modules(value) if name not in sys.stdlib_module_names}
+    waiting = {**components, next(own, path.stem): path}
+    files: dict[str, bytes | None] = {}
+    places: list[Path] = []
+    while waiting:
+        name, file = waiting.popitem()
+        if file is None:  # typed at a prompt or in a notebook
+            files[name] = None
+        elif not _is_installed(file) and file not in places:
+            places.append(file)
+            is_package, module = file.name == "__init__.py", sys.modules.get(name)
+            content = _first_read(file, module) if module else file.read_bytes()
+            files["/".join(file.parts[-1 - is_package - name.count(".") :])] = content
+            imports = _imports(content, name if is_package else name.rpartition(".")[0])
+            waiting |= {one: found for one in imports if (found := _file(one))}
+    return Code(files, commit_of(path.parent, places))
+
+
+def commit_of(folder: Path, files: Sequence[Path] = ()) -> str | None:
+    """Commit of the git repository of a folder, with `-dirty` if one of the files, or of all tracked ones, differs.
+
+    None outside a repository or without git.
+    """
+
+    def git(*arguments: str) -> str:
+        try:
+            return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False).stdout
+        except OSError:
+            return ""
+
+    commit, top = git("rev-parse", "HEAD").strip(), Path(git("rev-parse", "--show-toplevel").strip()).resolve()
+    inside = [str(file) for file in files if file.is_relative_to(top)]
+    dirty = git("status", "--porcelain", *(("--ignored", "--", *inside) if inside else ("--untracked-files=no",)))
+    return f"{commit}-dirty" if commit and dirty else commit or None
+
+
+def _modules(value: Any) -> Iterator[str]:
+    """Yield the names of the modules that define the classes and functions in a value."""
+    if is_component(value):
+        yield from (kind.__module__ for kind in type(value).__mro__)
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, Mapping | tuple | list):
+        for child in value.values() if isinstance(value, Mapping) else value:
+            yield from _modules(child)
+    elif isinstance(value, type) or inspect.isroutine(value):
+        yield value.__module__ or "builtins"
+
+
+def _imports(content: bytes, package: str) -> Iterator[str]:
+    """Yield every module that the code may import, at any depth, and the packages around it."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # an extension module
+        return
+    for node in ast.walk(tree):
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and (package or not node.level):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        yield from (name[:end] for name in found for end, sign in enumerate(name + ".") if sign == ".")
+
+
+def _file(name: str) -> Path | None:
+    """File of a module, which is not imported to find it; None if it has none."""
+    top, *parts = name.split(".")
+    place = getattr(sys.modules.get(name), "__file__", None)
+    if name not in sys.modules:
+        try:
+            spec: ModuleSpec | None = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            return None
+        for part in parts:
+            inside = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(f"{spec.name}.{part}", inside) if spec and inside else None
+        place = spec.origin if spec else None
+    return Path(place).resolve() if place and Path(place).is_file() else None
+
+
+def _is_installed(file: Path) -> bool:
+    return any(map(file.is_relative_to, _INSTALLED)) or bool({"site-packages", "dist-packages"} & set(file.parts))
+
+
+@functools.cache
+def _first_read(file: Path, loaded: ModuleType) -> bytes:
+    return file.read_bytes()

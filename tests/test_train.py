@@ -221,6 +221,7 @@ def test_a_second_process_is_refused_while_the_first_runs(again: tuple):
     assert f"in use by process {holder} on host" in stderr
 
 
+@pytest.mark.slow
 def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
     folder = tmp_path / "run"
     code, _, stderr = rl_llm("train", TINY, "--out", folder, "--set", "warm_start.gate.minimum=1.0")
@@ -259,6 +260,7 @@ def test_four_devices_sample_what_one_samples(run: Finished, tmp_path: Path):
     assert len(json.loads((spread.folder / "experiment.json").read_text())["devices"]) == 4
 
 
+@pytest.mark.slow
 def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
     code, _, stderr = rl_llm("train", f"{TINY}:cold", "--out", tmp_path / "run")
     assert code == 0, stderr

@@ -38,6 +38,7 @@ def distilled(distillation: Distillation, student: jax.Array, teacher: jax.Array
     return distillation(ZEROS, ZEROS, filled(student, teacher, k))[0]
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), beta=betas, scale=scales, temperature=st.sampled_from([1.0, 2.0]))
 def test_the_whole_vocabulary_gives_the_whole_divergence(seed: int, beta: float, scale: float, temperature: float):
     divergence = GeneralizedJSD(beta, temperature)
@@ -49,6 +50,7 @@ def test_the_whole_vocabulary_gives_the_whole_divergence(seed: int, beta: float,
     np.testing.assert_allclose(ours[1], whole[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), beta=betas, scale=scales, k=st.integers(1, V - 1))
 def test_the_rest_is_one_outcome(seed: int, beta: float, scale: float, k: int):
     """The divergence after merging the other tokens into one; at most the whole divergence."""

@@ -322,6 +322,7 @@ def test_the_enumerated_responses_are_complete():
     assert 0.1 < RATE < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ROWS))
 def test_the_expected_gradient_is_that_of_the_objective(name: str):
     algorithm, objective, how = ROWS[name]
@@ -376,6 +377,7 @@ BIASED: dict[str, tuple[a.Algorithm, Objective, dict[str, Any], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BIASED))
 def test_known_biases_are_within_bounds_and_still_ascend(name: str):
     algorithm, objective, how, most = BIASED[name]

@@ -65,6 +65,7 @@ def written_out(loss, logp: jax.Array, made: Batch) -> jax.Array:
     return found / max(len(kept), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @pytest.mark.parametrize("dropped", [False, True])
 def test_total_and_gradient_match_explicit_sums(loss, dropped: bool):
@@ -76,6 +77,7 @@ def test_total_and_gradient_match_explicit_sums(loss, dropped: bool):
         np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @given(seed=seeds)
 def test_parts_of_the_batch_add_up(loss, seed: int):

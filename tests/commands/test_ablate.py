@@ -38,6 +38,7 @@ def until_ended(workers: Workers[str], count: int) -> list[Ended[str]]:
     return ended
 
 
+@pytest.mark.slow
 def test_workers_report_exit_codes_and_survive_a_killed_task(tmp_path: Path):
     with open_workers([None], tmp_path / "compiled") as workers:
         codes = {}

@@ -27,6 +27,7 @@ def test_it_fits_on_a_page():
     assert len(Path(one_page.__file__).read_text().splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_its_loss_and_gradient_are_those_of_the_whole_program():
     """The same prompts, noise and rewards: the program samples the same tokens and makes the same update."""
     params = init(one_page.MODEL, key(0, Purpose.PARAMETERS))

@@ -23,6 +23,8 @@ from rl_llm.learner.train_step import Learner, joint_loss, make_batch
 from rl_llm.parallel.mesh import make_mesh
 from rl_llm.types import Batch, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
+pytestmark = pytest.mark.slow  # most is tracing of whole updates
+
 OPTIONAL = [name for name, field in Batch.__dataclass_fields__.items() if field.default is None]
 MASK = np.ones((N * K, T), np.float32)
 LOGP = -np.ones((N * K, T), np.float32)

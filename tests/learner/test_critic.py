@@ -43,6 +43,7 @@ def values(critic: Critic, params: dict, critic_params: dict, tokens: np.ndarray
     return np.asarray(critic.values(CONFIG, critic_params, PROMPTS, tokens, hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", [OWN, SHARED], ids=["own", "shared"])
 def test_a_critic_starts_at_zero_and_learns_the_returns(critic: Critic):
     """Trained alone on the returns of one batch, its error falls and the policy does not change."""
@@ -77,6 +78,7 @@ def test_the_value_of_a_state_ignores_later_tokens(critic: Critic):
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_shared_critic_moves_the_policy_and_a_separate_one_does_not():
     """At the first update heads are 0 and move no hidden state. At the second update a shared one does."""
 

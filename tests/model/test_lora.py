@@ -68,6 +68,7 @@ def test_untrained_adapters_change_nothing():
     assert np.abs(found - forward(CONFIG, PARAMS, TOKENS)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_initial_adapters_have_rank_r_and_add_nothing():
     state = init_state(CONFIG, OPTIMIZER, ONE_DEVICE, Draw(jax.random.key(0)))
     layers = state.params["layers"]
@@ -98,6 +99,7 @@ def test_an_exported_folder_is_the_adapted_model(tmp_path: Path):
     np.testing.assert_allclose(forward(config, params, TOKENS), forward(CONFIG, PARAMS, TOKENS), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_equals_that_of_the_merged_model(batch: Batch):
     def merged_loss(trained: Any) -> jax.Array:
         config, params = merge_adapters(CONFIG, join_params(trained, FROZEN))

@@ -124,6 +124,7 @@ def readings(config: ModelConfig, prompts: np.ndarray = PROMPTS, responses: np.n
     return Readings(*map(np.asarray, compiled_read(config, random_params(config), prompts, responses, rows)))
 
 
+@pytest.mark.slow
 def test_prefill_and_extend_give_the_logits_of_forward(any_config: ModelConfig):
     found = readings(any_config)
     np.testing.assert_allclose(found.extended, found.forward, atol=1e-5)
@@ -134,6 +135,7 @@ def test_prefill_and_decode_give_the_logits_of_forward(any_config: ModelConfig):
     np.testing.assert_allclose(found.decoded, found.forward, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_decoding_as_on_accelerators_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
     wanted = readings(OTHERS).decoded
     monkeypatch.setattr(decoding, "platform", lambda: "tpu")
@@ -142,6 +144,7 @@ def test_decoding_as_on_accelerators_gives_the_same_logits(monkeypatch: pytest.M
     np.testing.assert_allclose(found.decoded, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["layers", "all but products"])
 def test_rematerialisation_gives_the_same_gradient(remat: str):
     config, params = CONFIGS["grouped"], random_params(CONFIGS["grouped"])
@@ -159,6 +162,7 @@ def test_rematerialisation_gives_the_same_gradient(remat: str):
     assert "remat" not in plain
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_one_layer_at_a_time():
     config = ModelConfig(vocabulary=8, width=16, layers=8, heads=2, kv_heads=1, head_width=8, feed_forward=128)
     tokens, abstract = np.zeros((4, 32), np.int32), jax.eval_shape(lambda: init(config, jax.random.key(0)))

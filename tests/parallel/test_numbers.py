@@ -115,6 +115,7 @@ def program(structure: a.Algorithm) -> Any:
     return jaxpr_as_fun(jax.make_jaxpr(lambda floats: outcome(combine(floats, structure)))(floats))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KNOBS), ids=lambda kind: kind.__name__)
 def test_a_component_gives_the_same_with_traced_numbers(kind: type):
     """For its default numbers, and for another value of each field."""

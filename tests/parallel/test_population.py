@@ -210,6 +210,7 @@ def test_groups_have_one_shape_and_even_sizes():
     assert all(len({structures[one.name] for one in group}) == 1 for group in found)
 
 
+@pytest.mark.slow
 def test_experts_and_their_gradient_can_be_mapped():
     config = replace(SHALLOW, experts=Experts(count=4, per_token=2))
     params = random_params(config)

@@ -29,6 +29,7 @@ def planned(experiment: Experiment, gib: float) -> Plan:
     return make_plan(replace(experiment, **APART), with_memory(gib), jax.devices()[:4], Efficiency())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", [PLAIN, ADAPTED], ids=["all", "adapters"])
 @pytest.mark.parametrize("every", [0, 2])
 def test_a_sampler_holds_trained_parameters_twice_if_it_evaluates_while_sampling_ahead(

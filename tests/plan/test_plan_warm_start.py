@@ -33,6 +33,7 @@ def plan() -> Plan:
     return make_plan(learning(), SMALL, jax.devices()[:2], Efficiency())
 
 
+@pytest.mark.slow
 def test_a_warm_start_on_conversations_is_a_program_of_the_plan(plan: Plan):
     assert list(plan.programs) == ["sample", "update", WARM_START]
     need = plan.needs[WARM_START]
@@ -42,6 +43,7 @@ def test_a_warm_start_on_conversations_is_a_program_of_the_plan(plan: Plan):
     assert any(one.kind == "all-reduce" for one in plan.programs[WARM_START].collectives)
 
 
+@pytest.mark.slow
 def test_smaller_micro_batches_are_advised_and_need_less(plan: Plan):
     assert max(plan.needs, key=lambda name: plan.needs[name].peak) == WARM_START
     assert plan.advice == "warm start: use smaller micro-batches, --set warm_start.demonstrations.micro_batches=2"

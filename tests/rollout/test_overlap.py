@@ -128,7 +128,8 @@ def test_an_error_in_the_thread_is_raised_where_the_result_is_requested(engine: 
         pending.result()
 
 
-@pytest.mark.parametrize("kind", ["dynamic sampling", pytest.param("greedy baseline", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dynamic sampling", "greedy baseline"])
 def test_resampling_after_the_update_uses_the_parameters_that_sampled(kind: str, run: Run, engine: RolloutEngine):
     """Their buffers have not been donated."""
     changes: dict[str, Any] = {"algorithm": replace(STALE.algorithm, advantage=ReMax())}

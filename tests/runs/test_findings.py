@@ -328,6 +328,7 @@ def events(run: Finished) -> list[Line]:
     return [entry["data"] for entry in Ledger.verify(run.folder / "ledger.jsonl") if entry["event"] == "finding"]
 
 
+@pytest.mark.slow
 def test_a_run_prints_records_and_reports_its_findings(cut_off: Finished):
     (finding,) = cut_off.summary["findings"]
     assert (finding["name"], finding["step"]) == ("truncation", WARM_STEPS + 12)
@@ -337,6 +338,7 @@ def test_a_run_prints_records_and_reports_its_findings(cut_off: Finished):
     assert finding["text"] in (cut_off.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_the_same_and_records_it_once(cut_off: Finished, tmp_path: Path):
     """It resumes from a checkpoint before the finding, which is already in the ledger."""
     folder = tmp_path / "run"

@@ -80,6 +80,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, s
     return processes, Finished(folder, stdout, stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("index", "first", "last"), [(0, 3, WARM_STEPS), (1, WARM_STEPS + 1, STEPS - 1)])
 def test_sigterm_saves_exits_with_143_and_prints_how_to_resume(stopped: tuple, index: int, first: int, last: int):
     code, stderr, steps = stopped[0][index]
@@ -90,10 +91,12 @@ def test_sigterm_saves_exits_with_143_and_prints_how_to_resume(stopped: tuple, i
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_stopped_twice_and_resumed_it_ends_as_if_never_stopped(stopped: tuple, whole: Finished):
     assert_same_run(stopped[1], whole)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_at_the_step_it_stopped_at(stopped: tuple):
     """No step is repeated: the state was saved at the step at which the process stopped."""
     events = Ledger.verify(stopped[1].folder / "ledger.jsonl")
@@ -102,6 +105,7 @@ def test_a_stopped_run_resumes_at_the_step_it_stopped_at(stopped: tuple):
     ]
 
 
+@pytest.mark.slow
 def test_seconds_before_an_interruption_count(stopped: tuple):
     run = stopped[1]
     assert run.summary["wall_seconds"] > sum(line["time/step"] for line in run.metrics)

@@ -34,7 +34,7 @@ LABORATORY = {
 }
 KNOWS_THE_EXPERIMENT = {
     "train": "experiment learner parallel prng problem rollout runs types update",
-    "prepare": "experiment model parallel prng problem rollout runs tasks",
+    "prepare": "experiment model parallel prng problem rewards rollout runs tasks",
     "update": "algorithms experiment learner model parallel prng problem rollout runs types",
     "rollout": "algorithms experiment learner model parallel prng problem rewards runs sampler types",
     "runs": "config experiment learner model parallel problem rewards sampler types",
@@ -57,7 +57,7 @@ TIERS = (KNOWS_ARRAYS_ONLY, KNOWS_THE_EXPERIMENT, LABORATORY)
 MAY_IMPORT = {room: set(allowed.split()) for tier in TIERS for room, allowed in tier.items()}
 SIDE_BY_SIDE = {"model", "algorithms", "rewards", "tasks"}  # rooms to add to: none needs another
 MODULES_AT_THE_TOP = 12
-CORE_LINES = 15_000  # everything but the laboratory's rooms
+CORE_LINES = 16_500  # everything but the rooms of the laboratory
 
 # Folders of tests/ that hold no tests of a room: data, oracles from other libraries, programs that made the data.
 TESTS_SHARE = {"data", "peers", "tools"}

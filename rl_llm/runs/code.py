@@ -6,6 +6,7 @@ experiment.json or the ledger's event `registered`, and in its events `code_chan
 
 import ast
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -36,10 +37,14 @@ class CodeChange:
 def recorded_code(record: Mapping[str, Any], ledger: Path) -> dict[str, str | None] | None:
     """Code of a run or study as begun and as accepted since; None if it was not recorded.
 
-    record: content of experiment.json; empty for a study. Raises LedgerError.
+    record: content of experiment.json; empty for a study. The ledger's chain is not verified, and its last line may be
+    incomplete. Raises ValueError naming a damaged ledger.
     """
-    entries = Ledger.verify(ledger) if ledger.exists() else []
-    found = [record.get("code"), *(entry["data"].get("code") for entry in entries)]
+    lines = ledger.read_bytes().split(b"\n")[:-1] if ledger.exists() else []
+    try:
+        found = [record.get("code"), *(json.loads(line)["data"].get("code") for line in lines)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{ledger} is damaged: {error}") from error
     known = [digests for digests in found if digests is not None]
     return {name: digest for digests in known for name, digest in digests.items()} if known else None
 

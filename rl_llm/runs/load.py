@@ -1,5 +1,6 @@
 """Load other runs from their folders: the recorded experiment and the newest good state."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,27 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rl_llm.config import ExperimentError, OverrideError, differences, fingerprint, load_experiment, override, to_json
+from rl_llm.config import (
+    ExperimentError,
+    OverrideError,
+    code_of,
+    differences,
+    file_of,
+    fingerprint,
+    load_experiment,
+    override,
+    to_json,
+)
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
 from rl_llm.model import ModelConfig, merge_adapters, weight_table
 from rl_llm.model.huggingface import read_config, read_model
 from rl_llm.model.huggingface.adapters import is_adapter, model_folder, read_adapted
+from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
-from rl_llm.runs.folder import SUMMARY, RunFolderError, check_format
+from rl_llm.runs.code import code_changes, in_words, recorded_code
+from rl_llm.runs.folder import LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.run import read_experiment_record
 from rl_llm.runs.state import restore_state
 from rl_llm.types import TrainState
@@ -28,7 +41,8 @@ class RecordError(Exception):
 def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
     """Load the experiment of a run folder again; returns it with experiment.json.
 
-    Raises RecordError if that fails, or if the experiment's file has changed since the run.
+    Says so on standard error if its code has changed since. Raises RecordError if loading fails, or if the values of
+    the experiment have changed.
     """
     try:
         record = read_experiment_record(Path(folder))
@@ -46,6 +60,13 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
             f"{record['fingerprint'][:12]}, now {now[:12]}"
         )
     _check_tokenizer(experiment, record, folder)
+    try:
+        recorded = recorded_code(record, Path(folder) / LEDGER)
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+    changes = code_changes(Path(folder), recorded, code_of(_spec_of(record), experiment))
+    if changes and hosts.writes():
+        print(f"note: the code has changed since the run in {folder}:\n{in_words(changes)}", file=sys.stderr)
     return experiment, record
 
 
@@ -151,5 +172,4 @@ def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Expe
 def _spec_of(record: dict[str, Any]) -> str:
     """Spec of a run, relative to the current folder or to the folder where it was given."""
     spec = str(record["spec"])
-    path = spec if spec.endswith(".py") else spec.rpartition(":")[0]
-    return spec if Path(path).is_file() else str(Path(record["folder"]) / spec)
+    return spec if Path(file_of(spec)).is_file() else str(Path(record["folder"]) / spec)

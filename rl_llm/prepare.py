@@ -2,17 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
 from rl_llm.parallel import mesh as meshes
+from rl_llm.parallel import population
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem, Split
-from rl_llm.rollout.offline import read_rollout
-from rl_llm.rollout.text import encode_prompts, encode_responses
+from rl_llm.rewards.gate import GateReport, Write, check_task
+from rl_llm.rewards.grader import Grader
+from rl_llm.rollout.offline import read_responses
+from rl_llm.rollout.text import encode_prompts, encode_responses, encode_shown
 from rl_llm.runs.load import SourceModels, load_source_models
+from rl_llm.tasks.answers import written_as_asked
 from rl_llm.tasks.conversations import read_conversations
+
+GATE_PROBLEMS = 256  # of each split; a verifier may fail on only a few percent of them
 
 # By split; also "stored" (with stored responses) and "conversations" (of the warm start's file).
 Problems = Mapping[str, Sequence[Problem]]
@@ -47,13 +56,75 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
             raise ValueError(
                 f"{experiment.responses.path} has {len(stored)} prompts; a step needs {experiment.prompts_per_step}"
             )
-        read_rollout(experiment, stored)
+        read_responses(experiment, stored)
         problems["stored"] = stored
     _check_widths(experiment, problems, seed)
     file = experiment.warm_start and experiment.warm_start.demonstrations
     if file:
         problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
     return both, problems, load_source_models(experiment, both.learner)
+
+
+def pass_gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> str:
+    """Check the answers of a run's problems before it starts; returns the problems that fail, if they are few.
+
+    Members of a population pass once. Raises ValueError if splits share problems, or if more than
+    `grading.failing_problems` of a sample fail (`check_answers`).
+    """
+    key = grader.key, experiment.tokenizer.fingerprint(), experiment.grading.failing_problems
+    with population.shared(_gate(experiment, problems, seed, grader), key) as said:
+        return said
+
+
+@contextmanager
+def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> Iterator[str]:
+    name, allowed = experiment.task.name, experiment.grading.failing_problems
+    first: dict[str, str] = {}
+    for split in counts(experiment):
+        for problem in problems[split]:
+            if (other := first.setdefault(problem.prompt, split)) != split:
+                raise ValueError(
+                    f"task {name}: {problem.prompt[:200]!r} is in the splits {other} and {split}; accuracy on problems "
+                    "of the training says nothing about new ones: give each problem to one split (problem.split_of)"
+                )
+    report = check_answers(experiment, problems, seed, grader)
+    if report.share > allowed:
+        raise ValueError(
+            f"task {name}: {report}\nA gold, written as the prompt asks, must be graded right; junk, the empty answer, "
+            "1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system message, the task's "
+            "marks, its verify. If `answer` is no text that ends a response, give the task a method "
+            "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
+            f"{math.ceil(100 * report.share) / 100}"
+        )
+    yield f"task {name}: {report}" if report.failures else ""
+
+
+def check_answers(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> GateReport:
+    """Probe task and reward (`rewards.gate`) with a sample of the problems of every split, in random order."""
+    draw = generator(seed, Purpose.GATE)
+    graded = (found for name, found in problems.items() if name != "conversations")
+    pools = [[problem for problem in found if "rewards" not in problem.metadata] for found in graded]
+    sample = [pool[index] for pool in pools for index in draw.permutation(len(pool))[:GATE_PROBLEMS]]
+    return check_task(grader, [sample[index] for index in draw.permutation(len(sample))], answer_writer(experiment))
+
+
+def answer_writer(experiment: Experiment) -> Write:
+    """Return the function that writes a problem's answer as the prompt asks for it."""
+    write_answer = getattr(experiment.task, "write_answer", None)
+
+    def write(problem: Problem) -> str:
+        shown = shown_prompt(experiment, problem)
+        return written_as_asked(shown, problem.answer) if write_answer is None else write_answer(problem, shown)
+
+    return write
+
+
+def shown_prompt(experiment: Experiment, problem: Problem) -> str:
+    """All that the model is shown of a problem, such as a system message, as text."""
+    tokenizer = experiment.tokenizer
+    ids = encode_shown(tokenizer, problem)
+    turns = groupby(ids, lambda token: token in tokenizer.stop_ids)  # `decode` ends where a turn does
+    return "".join(tokenizer.decode(list(turn)) for is_stop, turn in turns if not is_stop)
 
 
 def counts(experiment: Experiment) -> dict[Split, int]:

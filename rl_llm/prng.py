@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     REPLAY = 6
     MIXTURE = 7
     ON_POLICY = 8
+    GATE = 9
 
 
 def key(seed: int, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:

@@ -20,16 +20,19 @@ from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import Meshes
 from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
+from rl_llm.rewards.grader import Grader, GradingError
 from rl_llm.rollout.collect import Collector
 from rl_llm.rollout.engine import GradedRollout, RolloutEngine, compile_policy_sampler, open_engine
 from rl_llm.rollout.evaluate import Evaluated, evaluate
 from rl_llm.rollout.metrics import describe_rollout, in_brief, training_samples
+from rl_llm.rollout.offline import grade_stored
 from rl_llm.rollout.reward_model import compile_scorer
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.report import write_report
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
+from rl_llm.sampler import Sampling
 from rl_llm.types import Metrics, TrainState
 from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from rl_llm.update.warm_start import warm_start
@@ -49,17 +52,21 @@ def train(
     sources: SourceModels,
     folder: RunFolder,
     started: float,
+    grader: Grader | None = None,
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from its newest state on, and return its summary.
 
-    `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began.
-    Raises GateError if the warm start did not teach the base skill, and Preempted after a SIGTERM (the state is saved:
+    `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
+    `grader` is running, or is started. Raises GateError if the warm start did not teach the base skill, GradingError if
+    too many responses cannot be graded (the state is saved), and Preempted after a SIGTERM (the state is saved:
     resume).
     """
     with (
         open_run(experiment, seed, folder, started, meshes.learner) as (run, state),
-        open_engine(experiment, meshes) as engine,
+        open_engine(experiment, meshes, grader) as engine,
     ):
+        if "stored" in problems:
+            problems = {**problems, "stored": grade_stored(engine.grader, problems["stored"])}
         state = warm_start(run, state, problems, meshes.learner, sources.start)
         if "before" not in run.progress:
             check_skill(run, engine, policy_of(state), problems["validation"])
@@ -93,10 +100,14 @@ def reinforce(
             if run.spends_budget():
                 break
             start = time.perf_counter()
-            graded = collector.wait(step, pending or collector.start(step, sampler_params(state)))
+            try:
+                graded = collector.wait(step, pending or collector.start(step, sampler_params(state)))
+            except GradingError:
+                run.save(state)  # with the verifier mended, the run resumes here
+                raise
             pending = None  # frees its parameters, which a sampler with its own devices must not hold beside new ones
             state = push_past_params(state)
-            values = describe_rollout(graded, experiment.model, experiment.responses_per_prompt, learning.passes(step))
+            values = describe_rollout(graded, experiment.model, learning.passes(step))
             last = step + 1 == experiment.steps or run.spends_budget(values)
             if experiment.staleness > 0 and not last:  # sampled during the updates
                 pending = collector.start(step + 1, sampler_params(state))
@@ -153,9 +164,22 @@ def report_step(
     return run.record("rl", values, metrics, waited | seconds)
 
 
-def assess(run: Run, engine: RolloutEngine, *arguments: Any) -> Evaluated:
-    """Run `evaluate` and count its tokens as a cost of the run."""
-    found = evaluate(engine, *arguments)
+def assess(
+    run: Run,
+    engine: RolloutEngine,
+    params: dict,
+    problems: Sequence[Problem],
+    noise_key: jax.Array,
+    sampling: Sampling,
+    prefix: str = "",
+) -> Evaluated:
+    """Run `evaluate`, record what could not be graded, and count its tokens as a cost of the run."""
+
+    def record(asked: Sequence[Problem], graded: GradedRollout) -> None:
+        rows = len(asked) * run.experiment.responses_per_prompt
+        run.record_ungraded(run.step, graded.problems, graded.responses[:rows], graded.grades[:rows])
+
+    found = evaluate(engine, params, problems, noise_key, sampling, prefix, record)
     run.progress["tokens_evaluated"] += found.tokens
     return found
 

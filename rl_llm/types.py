@@ -40,9 +40,10 @@ class Rollout:
     truncation (the trained policy), `model_logp` under the plain model (temperature 1). Without truncation the first
     two are equal, at temperature 1 the last two.
 
-    Grading adds reward f32[B], and if the algorithm needs them rewards f32[B, C] (components, unweighted) and
-    greedy_reward f32[B] (of the greedy response to the row's prompt). Stored responses may bring teacher_tokens
-    i32[B, T, k] and teacher_logp f32[B, T, k]. A field that is None is no part of the program.
+    Grading adds reward f32[B], NaN where a response could not be graded, and if the algorithm needs them rewards
+    f32[B, C] (components, unweighted) and greedy_reward f32[B] (of the greedy response to the row's prompt, NaN if it
+    could not be graded). Stored responses may bring teacher_tokens i32[B, T, k] and teacher_logp f32[B, T, k]. A field
+    that is None is no part of the program.
     """
 
     prompts: Prompts
@@ -66,14 +67,15 @@ class Batch:
     reward f32[B]; old_logp f32[B, T], the policy's before the updates on this batch: the ratio's denominator;
     sampler_logp f32[B, T], under the distribution that was sampled from: the denominator of corrections; advantage
     f32[B, T]; weight f32[B, T] (the loss is the weighted sum over all tokens, so it does not depend on how the batch is
-    cut into micro-batches); kept bool[B], False where a filter dropped the row.
+    cut into micro-batches); kept bool[B], False where a filter dropped the row or the response
+    could not be graded (its reward is then 0).
 
     Fields that only some techniques need are None otherwise, and then no part of the program:
     rewards f32[B, C], components of a composed reward; token_reward f32[B, T], a reward at each token (without it
     `reward` comes at the last one); greedy_reward f32[B], of the greedy response to the row's prompt; ref_logp
     f32[B, T], the reference policy's; value f32[B, T], a critic's before the updates; returns f32[B, T], the critic's
-    target; value_weight f32[B, T], `weight` of the critic's loss; counted bool[B], False where a filter keeps the
-    reward out of means and spreads too; moments, of all rewards so far (only while advantages are computed, and no
+    target; value_weight f32[B, T], `weight` of the critic's loss; counted bool[B], False where the reward is kept out
+    of means and spreads too; moments, of all rewards so far (both only while advantages are computed; moments are no
     part of a batch's rows); kl_baseline f32[B], KTO's estimate of KL(pi || ref), equal in every row; teacher_tokens
     i32[B, T, k] and teacher_logp f32[B, T, k], the teacher's k likeliest tokens at each position; old_top_logp
     f32[B, T, k], the policy's at those before the updates; student_logp f32[B, T, k], the same, differentiable (only

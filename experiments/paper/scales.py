@@ -54,6 +54,9 @@ class Pool:
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
         return self.train.demonstrate(problem, generator)
 
+    def write_answer(self, problem: Problem, shown_prompt: str) -> str:
+        return self.train.write_answer(problem, shown_prompt)
+
     def verify(self, problem: Problem, response: str) -> float:
         return self.test.verify(problem, response)
 

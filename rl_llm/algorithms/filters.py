@@ -1,7 +1,7 @@
 """Filters: which rows an update sees, by rewards before any shaping.
 
 `counts` decides whether the reward of a dropped row still counts in means, spreads and baselines (only its gradient is
-lost) or not (as if it had never been sampled).
+lost) or not (as if it had never been sampled). No filter sees the rows that could not be graded.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rl_llm.algorithms.advantage import by_group
+from rl_llm.algorithms.advantage import rewards_and_counted
 from rl_llm.algorithms.component import Filter
 from rl_llm.algorithms.moments import mixed
 from rl_llm.algorithms.run_shape import RunShape
@@ -19,8 +19,9 @@ from rl_llm.types import Batch
 
 def apply_filters(filters: tuple[Filter, ...], batch: Batch) -> Batch:
     """Set `kept` (all filters agree) and, for filters with counts=False, `counted`."""
+    graded = batch.counted
     for keep in filters:
-        rows = keep(batch)
+        rows = keep(replace(batch, counted=graded))  # filters judge all graded rewards, in any order of the filters
         chex.assert_equal_shape([rows, batch.kept])
         batch = replace(batch, kept=batch.kept & rows)
         if not keep.counts:
@@ -68,8 +69,7 @@ class ZeroVariance(Filter):
             )
 
     def __call__(self, batch: Batch) -> jax.Array:
-        rewards = by_group(batch, batch.reward)
-        return _repeat_for_rows(mixed(rewards, jnp.ones_like(rewards)), batch)
+        return _repeat_for_rows(mixed(*rewards_and_counted(batch)), batch)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class DifficultyWindow(Filter):
             raise ValueError(f"DifficultyWindow needs low <= high, not low={self.low}, high={self.high}")
 
     def __call__(self, batch: Batch) -> jax.Array:
-        rates = jnp.mean(by_group(batch, batch.reward), axis=1, keepdims=True)
+        rewards, counted = rewards_and_counted(batch)
+        graded = jnp.maximum(jnp.sum(counted, axis=1, keepdims=True), 1.0)
+        rates = jnp.sum(rewards * counted, axis=1, keepdims=True) / graded
         return _repeat_for_rows((self.low <= rates) & (rates <= self.high), batch)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,17 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     Writes experiment.json, code/, metrics.jsonl, samples.jsonl, ledger.jsonl, checkpoints/, summary.json and
     report.html into the run folder.
     """
-    from rl_llm.config import code_of
+    from rl_llm.config import ExperimentError, code_of
     from rl_llm.parallel import hosts
-    from rl_llm.prepare import prepare, problems_fingerprint
+    from rl_llm.prepare import pass_gate, prepare, problems_fingerprint
     from rl_llm.runs.run import experiment_record, open_folder
 
     check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
-    code = code_of(arguments.experiment, experiment)  # now: the files may change while the run is prepared
     try:
+        code = code_of(arguments.experiment, experiment)  # now: the files may change while the run is prepared
         hosts.join()
-    except hosts.HostsError as error:
+    except (ExperimentError, hosts.HostsError) as error:
         raise UsageError(str(error)) from error
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
     from rl_llm.runs.checkpoint import CheckpointError
@@ -80,22 +81,33 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
         identity = problems_fingerprint(problems, sources)
-        origins = sources.origins, code
-        record = experiment_record(experiment, spec, arguments.overrides, arguments.seed, identity, *origins)
-        keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
-        folder = open_folder(out, record, arguments.resume, keep, code, accept)
-    except (ValueError, OSError, ImportError, RecordError, CheckpointError, RunFolderError, LedgerError) as error:
+        own = spec, arguments.overrides, arguments.seed
+        record = experiment_record(experiment, *own, identity, sources.origins, code)
+    except (ValueError, OSError, ImportError, RecordError, CheckpointError) as error:
         raise UsageError(str(error)) from error
 
     from rl_llm.rewards.grader import GradingError
+    from rl_llm.rollout.engine import open_grader
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train import GateError, train
 
-    for note in sources.notes if hosts.writes() else ():
-        print(note)
-    with folder:
+    notes = sources.notes
+    with ExitStack() as stack:
         try:
-            summary = train(experiment, arguments.seed, meshes, problems, sources, folder, started)
+            grader = stack.enter_context(open_grader(experiment))
+            keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
+            if accept or not hosts.on_writer((out / "experiment.json").exists):  # a run in it has passed
+                notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, arguments.seed, grader))
+            folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept))
+        except GradingError as error:
+            print(f"rl-llm train: {error}", file=sys.stderr)
+            return FAILED
+        except (ValueError, OSError, RunFolderError, LedgerError) as error:
+            raise UsageError(str(error)) from error
+        for note in filter(None, notes) if hosts.writes() else ():
+            print(note)
+        try:
+            summary = train(experiment, arguments.seed, meshes, problems, sources, folder, started, grader)
         except Preempted as stop:
             again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
             again += "".join(f" --set {item}" for item in arguments.overrides)

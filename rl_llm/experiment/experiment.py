@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 from msgspec import Meta
 
 from rl_llm.algorithms import Algorithm, Reference, RunShape
-from rl_llm.config.fields import Checked, NonNegativeInt, PositiveInt
+from rl_llm.config.fields import Checked, NonNegativeInt, PositiveInt, UnitFloat
 from rl_llm.experiment.checks import check_experiment, token_sources
 from rl_llm.experiment.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.experiment.sources import Mixture, RewardModel, StoredResponses, Teacher, WarmStart
@@ -58,10 +58,17 @@ class Evaluation(Checked):
 
 @dataclass(frozen=True)
 class Grading(Checked):
-    """Number of grading processes, and seconds allowed for one response. Not in the fingerprint."""
+    """Number of grading processes, seconds allowed for one response, and how much may go wrong.
+
+    A run is refused if more than the share `failing_problems` of its problems fail the gate (`rewards.gate`): their own
+    answers are not graded right, or wrong ones are. It stops if more than the share `ungraded` of a rollout or of an
+    evaluation cannot be graded. Not in the fingerprint.
+    """
 
     workers: PositiveInt = 2
     time_limit: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    failing_problems: UnitFloat = 0.01
+    ungraded: Annotated[float, Meta(ge=0, lt=1)] = 0.25
 
 
 @dataclass(frozen=True)

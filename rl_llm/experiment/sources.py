@@ -139,10 +139,13 @@ class StoredResponses(Checked):
     """Responses that were sampled and judged earlier; learning from them instead of the policy's own is offline RL.
 
     A line of the file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]} with
-    `responses_per_prompt` responses. A preference is a line of two, with rewards 1 and 0. `rl-llm evaluate RUN
-    --samples FILE` writes such a file. With `--logits k` its lines also have "tokens", the sampled ids, and
-    "teacher_tokens" and "teacher_logp" (k per token), for distillation without the teacher; `top_tokens` of them are
-    read.
+    `responses_per_prompt` responses; the reward null stands for a response that could not be graded. A preference is a
+    line of two, with rewards 1 and 0. `rl-llm evaluate RUN --samples FILE` writes such a file. With `--logits k` its
+    lines also have "tokens", the sampled ids, and "teacher_tokens" and "teacher_logp" (k per token), for distillation
+    without the teacher; `top_tokens` of them are read.
+
+    A line with the gold "answer" instead of "rewards" is graded when the run starts, by the task's verifier and the
+    experiment's reward.
     """
 
     path: str
@@ -166,27 +169,32 @@ class StoredResponses(Checked):
         place = f"{self.path}, line {number}"
         try:
             item = json.loads(line)
-            prompt, responses, rewards = item["prompt"], item["responses"], item["rewards"]
+            prompt, responses = item["prompt"], item["responses"]
+            rewards = item["rewards"] if "answer" not in item else item.get("rewards", [None] * K)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f'{place}: {error!r}; a line is {{"prompt": ..., "responses": [...], "rewards": [...]}}'
+                f'{place}: {error!r}; a line is {{"prompt": ..., "responses": [...], "rewards": [...]}}, or has a gold '
+                '"answer" instead of rewards'
             ) from error
-        if not isinstance(prompt, str) or not _all(responses, str) or not _all(rewards, int, float):
+        if not isinstance(prompt, str) or not _all(responses, str) or not _all(rewards, int, float, type(None)):
             raise ValueError(f"{place}: prompt must be a text, responses a list of texts, rewards a list of numbers")
-        if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):
+        if not all(abs(reward) <= LARGEST_REWARD for reward in rewards if reward is not None):
             raise ValueError(f"{place}: rewards must be finite, at most {LARGEST_REWARD:g} in size: {rewards}")
         if not len(responses) == len(rewards) == K:
             raise ValueError(
                 f"{place} has {len(responses)} responses and {len(rewards)} rewards; expected "
                 f"responses_per_prompt={K} of each"
             )
+        answer = item["answer"] if "rewards" not in item else ""
+        if not isinstance(answer, str) or not (answer.strip() or "rewards" in item):
+            raise ValueError(f'{place}: "answer" is {answer!r}; expected the gold answer as a text')
         teaching = ("teacher_tokens", "teacher_logp") if self.top_tokens else ()
         for name in (*teaching, *(["tokens"] if "tokens" in item else [])):
             if not isinstance(item.get(name), list) or len(item[name]) != K:
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
         names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *teaching)
         kept = {name: item[name] for name in names if name in item} | {"place": place}
-        return Problem(problem_id(str(number), prompt), prompt, answer="", metadata=kept)
+        return Problem(problem_id(str(number), prompt), prompt, answer, metadata=kept)
 
 
 def _all(values: Any, *kinds: type) -> bool:

@@ -44,7 +44,13 @@ TRAIN_STEP_INPUTS = (ROWS, SAME, SAME, ROWS)  # batch, update, temperature, demo
 
 
 def first_batch(rollout: Rollout) -> Batch:
-    """Batch of a graded rollout before filters, shaping, advantages and weights."""
+    """Batch of a graded rollout before filters, shaping, advantages and weights.
+
+    A row without a reward, or without a greedy baseline that it needs, is neither kept nor counted.
+    """
+    graded = ~jnp.isnan(rollout.reward)
+    if rollout.greedy_reward is not None:
+        graded &= ~jnp.isnan(rollout.greedy_reward)
     return Batch(
         prompts=rollout.prompts,
         tokens=rollout.tokens,
@@ -52,12 +58,13 @@ def first_batch(rollout: Rollout) -> Batch:
         truncated=rollout.truncated,
         old_logp=rollout.policy_logp,
         sampler_logp=rollout.logp,
-        reward=rollout.reward,
-        kept=jnp.ones(rollout.reward.shape, bool),
+        reward=jnp.where(graded, rollout.reward, 0.0),
+        kept=graded,
+        counted=graded,
         advantage=jnp.zeros_like(rollout.mask),
         weight=jnp.zeros_like(rollout.mask),
         rewards=rollout.rewards,
-        greedy_reward=rollout.greedy_reward,
+        greedy_reward=None if rollout.greedy_reward is None else jnp.where(graded, rollout.greedy_reward, 0.0),
         teacher_tokens=rollout.teacher_tokens,
         teacher_logp=rollout.teacher_logp,
     )
@@ -78,7 +85,7 @@ def make_batch(
 
     Args:
       algorithm: the algorithm.
-      rollout: with `reward` f32[B].
+      rollout: with `reward` f32[B], NaN where a response could not be graded.
       extra_fields: further fields of the batch: those that the algorithm needs, and `old_logp` if the sampler lags
         behind the learner. Otherwise the ratio's old log-probabilities are the sampler's own, because sampler and
         learner agree to rounding (metrics agreement/*).
@@ -90,7 +97,9 @@ def make_batch(
     """
     chex.assert_rank([rollout.tokens, rollout.mask, rollout.reward], [2, 2, 1])
     chex.assert_equal_shape([rollout.tokens, rollout.mask, rollout.logp, rollout.policy_logp])
-    batch = apply_filters(algorithm.filters, replace(first_batch(rollout), **extra_fields))
+    batch = replace(first_batch(rollout), **extra_fields)
+    graded = batch.mask * batch.kept[:, None]
+    batch = apply_filters(algorithm.filters, batch)
     for shape in algorithm.shaping:
         batch = shape(batch, **with_coefficient(shape, coefficients))
     if moments is not None and not replayed:
@@ -103,12 +112,12 @@ def make_batch(
     batch = replace(batch, weight=weight)
     if algorithm.value_loss is not None:
         dropped = algorithm.value_loss.learns_from_dropped
-        mask = batch.mask if dropped else batch.mask * batch.kept[:, None]
+        mask = graded if dropped else batch.mask * batch.kept[:, None]
         batch = replace(batch, value_weight=algorithm.value_aggregate(mask, batch))
         if batch.value is not None:
             returns = algorithm.advantage.returns(batch)
             batch = replace(batch, returns=returns)
-    return batch, moments
+    return replace(batch, counted=None), moments
 
 
 def compile_make_batch(algorithm: Algorithm, mesh: Mesh, replayed: bool = False) -> BoundProgram:

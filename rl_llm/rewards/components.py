@@ -57,13 +57,16 @@ class Reward:
     def __call__(self, problem: Problem, response: str, accuracy: float) -> tuple[float, dict[str, float]]:
         """Return the reward of a response, and the unweighted score of each component by name.
 
-        Raises ValueError if a component returns anything but a finite float.
+        Raises ValueError if a component returns anything but a finite float, int or bool.
         """
         scores = {}
         for component in self.components:
             score = component(problem, response, accuracy)
-            if not isinstance(score, float) or not math.isfinite(score):
-                raise ValueError(f"the component {_name(component)} gave {score!r} instead of a finite float")
+            if not isinstance(score, float | int) or not math.isfinite(score):  # a bool is an int
+                given = f"{score!r}, of class {type(score).__name__}"
+                raise ValueError(
+                    f"the component {_name(component)} gave {given}; expected a finite number (float, int or bool)"
+                )
             scores[_name(component)] = float(score)
         weights = (component.weight for component in self.components)
         return sum(weight * score for weight, score in zip(weights, scores.values(), strict=True)), scores

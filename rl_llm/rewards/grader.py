@@ -28,7 +28,7 @@ START_SECONDS = 120.0  # enough to import a heavy verifier on a busy machine
 
 
 class GradingError(RuntimeError):
-    """Nothing can be graded: the processes do not start, or every response of a rollout failed."""
+    """The processes do not start, or too many responses cannot be graded."""
 
 
 class Grader:
@@ -216,12 +216,15 @@ class _Worker:
         return ProcessPool(max_workers=1, initializer=start_worker, initargs=(self._scorer,), context=context)
 
 
-def refuse_all_failed(grades: Sequence[Grade]) -> None:
-    """Raise GradingError if no response could be graded: such rewards carry no information."""
-    if all(grade.status != "ok" for grade in grades):
+def refuse_ungraded(grades: Sequence[Grade], allowed: float) -> None:
+    """Raise GradingError if more than the share `allowed` could not be graded: the rest is no fair sample."""
+    failed = [grade for grade in grades if grade.status != "ok"]
+    if len(failed) > allowed * len(grades):
         raise GradingError(
-            f"none of {len(grades)} responses could be graded; the first: {grades[0].status}, {grades[0].message}. Fix "
-            "the task's verifier or the components of the reward"
+            f"{len(failed)} of {len(grades)} responses could not be graded ({len(failed) / len(grades):.0%}; "
+            f"grading.ungraded allows {allowed:.0%}); the first: {failed[0].status}, {failed[0].message}. A run keeps "
+            'their texts in samples.jsonl ("when": "ungraded"). Mend the task\'s verifier or the components of the '
+            "reward, then resume"
         )
 
 

@@ -23,7 +23,10 @@ ORPHAN_SECONDS = 3.0  # time that a hung worker outlives its time limit once its
 
 @dataclass(frozen=True)
 class Grade:
-    """Result for one response. Only the status "ok" earns a reward; `message` explains a failure."""
+    """Result for one response. Only the status "ok" has a reward; `message` explains a failure.
+
+    What cannot be graded is no wrong answer: it is left out of statistics and of the loss.
+    """
 
     status: Status
     reward: float
@@ -33,7 +36,7 @@ class Grade:
 
 
 def failed(status: Status, message: str) -> Grade:
-    """Make the grade of a response without a score; it earns nothing."""
+    """Make the grade of a response without a score."""
     return Grade(status=status, reward=0.0, accuracy=0.0, message=message)
 
 
@@ -73,8 +76,9 @@ def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
 def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> Grade:
     try:
         accuracy = verify(problem, response)
-        if not isinstance(accuracy, float) or not 0.0 <= accuracy <= 1.0:
-            raise ValueError(f"the verifier gave {accuracy!r} instead of a float from 0.0 to 1.0")
+        if not isinstance(accuracy, float | int) or not 0.0 <= accuracy <= 1.0:  # a bool is an int
+            given = f"{accuracy!r}, of class {type(accuracy).__name__}"
+            raise ValueError(f"the verifier gave {given}; expected a number (float, int or bool) from 0 to 1")
         total, components = reward(problem, response, float(accuracy))
         if not abs(total) <= LARGEST_REWARD:
             raise ValueError(f"the reward {total!r}, of {components}, is not a number that float32 can hold")

@@ -21,7 +21,8 @@ from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import put_on_batch
 from rl_llm.prng import Purpose, generator, key
 from rl_llm.problem import Problem
-from rl_llm.rewards.worker import Grade
+from rl_llm.rewards.grader import refuse_ungraded
+from rl_llm.rewards.worker import LARGEST_REWARD, Grade, failed
 from rl_llm.rollout.engine import GradedRollout, PendingRollout, RolloutEngine
 from rl_llm.rollout.offline import read_rollout
 from rl_llm.rollout.reward_model import Scorer
@@ -57,7 +58,7 @@ class Collector:
         """Wait for the grades of a step; returns its rollout with the part to learn from."""
         experiment = self.run.experiment
         if experiment.responses is not None:
-            graded, cursor = pending.result(), pending.cursor
+            graded, cursor = self._grade(pending), pending.cursor
             self.run.progress["cursor"] = [cursor.epoch, cursor.place]
             stored = {"tokens/generated": 0, "tokens/stored": int(graded.rollout.mask.sum()), "flops/generate": 0.0}
             return self._with_learned(graded, graded, stored | self._curriculum_values(step))
@@ -132,19 +133,23 @@ class Collector:
         progress, share = self.run.progress, self.run.experiment.curriculum.drop_solved
         progress["cursor"] = [cursor.epoch, cursor.place]
         if share is not None:
-            right = graded.accuracies.reshape(len(graded.problems), -1).mean(axis=1) >= share
+            right = (graded.by_group(graded.accuracies).mean(axis=1) >= share).filled(False)
             solved = {problem.id for problem, is_right in zip(graded.problems, right, strict=True) if is_right}
             progress["solved"] = sorted(solved | set(progress.get("solved", ())))
 
     def _grade(self, pending: PendingRollout) -> GradedRollout:
-        graded = pending.result()
-        self.run.report_failures(graded.grades)
-        if self.score is None:
-            return graded
-        model, scores = self.run.experiment.reward_model, self.score(graded.rollout)
-        assert model is not None
-        grades = [with_score(grade, float(score), model) for grade, score in zip(graded.grades, scores, strict=True)]
-        return replace(graded, grades=grades)
+        """Wait for the grades of a rollout. Raises GradingError if too many responses could not be graded."""
+        graded, run = pending.result(), self.run
+        if self.score is not None:
+            model, scores = run.experiment.reward_model, self.score(graded.rollout)
+            assert model is not None
+            grades = [
+                with_score(grade, float(found), model) for grade, found in zip(graded.grades, scores, strict=True)
+            ]
+            graded = replace(graded, grades=grades)
+        run.record_ungraded(run.step + 1, graded.problems, graded.responses, graded.grades)
+        refuse_ungraded(graded.grades, run.experiment.grading.ungraded)
+        return graded
 
     def _informative(self, graded: GradedRollout) -> np.ndarray:
         """bool[N]: whether the filters keep any response of a group."""
@@ -154,7 +159,7 @@ class Collector:
         return np.any(by_group, axis=1, keepdims=False)
 
     def _greedy(self, step: int, pending: PendingRollout, problems: Sequence[Problem]) -> tuple[np.ndarray, int]:
-        """Reward f32[B] of the greedy response to each row's prompt, and the tokens of one response per prompt.
+        """Reward f32[B] of each row's greedy response, NaN if ungraded, and the tokens of one response per prompt.
 
         The compiled sampler draws K responses per prompt, which at temperature 0 are K times the same.
         """
@@ -181,6 +186,8 @@ def with_score(grade: Grade, score: float, model: RewardModel) -> Grade:
     if grade.status != "ok":
         return grade
     reward = model.weight * score + (grade.reward if model.added else 0.0)
+    if not abs(reward) <= LARGEST_REWARD:
+        return failed("error", f"the reward model's score {score} makes the reward {reward}")
     return replace(grade, reward=reward, components={**grade.components, "reward_model": score})
 
 

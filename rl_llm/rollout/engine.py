@@ -6,7 +6,7 @@ It holds the compiled sampler, the grading pool and the reading thread of one ru
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -50,13 +50,24 @@ class GradedRollout:
 
     @property
     def rewards(self) -> np.ndarray:
-        """f32[B]"""
-        return np.array([grade.reward for grade in self.grades], np.float32)
+        """f32[B], NaN where a response could not be graded."""
+        return np.array([grade.reward if grade.status == "ok" else np.nan for grade in self.grades], np.float32)
+
+    @property
+    def graded(self) -> np.ndarray:
+        """bool[B]: which responses could be graded."""
+        return np.array([grade.status == "ok" for grade in self.grades], bool)
 
     @property
     def accuracies(self) -> np.ndarray:
-        """f32[B]"""
+        """f32[B], 0 where a response could not be graded."""
         return np.array([grade.accuracy for grade in self.grades], np.float32)
+
+    def by_group(self, rows: np.ndarray) -> np.ma.MaskedArray:
+        """Reshape f32[B] -> f32[N, K], masked where a response could not be graded."""
+        graded = self.graded.reshape(len(self.problems), -1)
+        # Without a mask, sums are those of an ordinary array to the last bit.
+        return np.ma.array(rows.reshape(graded.shape), mask=np.ma.nomask if graded.all() else ~graded)
 
 
 @dataclass(frozen=True)
@@ -182,16 +193,25 @@ class RolloutEngine:
 
 
 @contextmanager
-def open_engine(experiment: Experiment, meshes: Meshes) -> Iterator[RolloutEngine]:
-    """Open an experiment's engine.
+def open_grader(experiment: Experiment) -> Iterator[Grader]:
+    """Start an experiment's grading processes, which end with the `with` block.
 
-    Its grading processes and its thread end with the `with` block, which waits for a rollout under way. Members of a
-    population share the processes, which end with the population.
+    Members of a population share them; they end with the population. Raises GradingError if they do not start.
     """
     grading = experiment.grading
     own = Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit)
+    with population.shared(own, own.key) as grader:
+        yield grader
+
+
+@contextmanager
+def open_engine(experiment: Experiment, meshes: Meshes, grader: Grader | None = None) -> Iterator[RolloutEngine]:
+    """Open an experiment's engine, with grading processes of its own unless `grader` is running already.
+
+    They and its thread end with the `with` block, which waits for a rollout under way.
+    """
     with (
-        population.shared(own, own.key) as grader,
+        open_grader(experiment) if grader is None else nullcontext(grader) as grader,
         ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
     ):
         sample, weights = compile_policy_sampler(experiment.model, experiment, meshes)

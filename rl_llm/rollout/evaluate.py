@@ -16,7 +16,7 @@ from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import Meshes
 from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
-from rl_llm.rewards.grader import refuse_all_failed
+from rl_llm.rewards.grader import refuse_ungraded
 from rl_llm.rollout.engine import GradedRollout, RolloutEngine, open_engine
 from rl_llm.rollout.samples import SamplesFile
 from rl_llm.runs.load import newest_state
@@ -57,7 +57,7 @@ def evaluate(
 
     The last call is filled up with repeated problems whose responses are dropped. A row's noise does not depend on its
     neighbours, so this does not change the result. `keep` receives the problems of every call and its rollout, whose
-    first rows answer them. Raises GradingError if no response could be graded.
+    first rows answer them. A response that could not be graded counts as wrong. Raises GradingError for too many.
     """
     N, K = engine.experiment.prompts_per_step, engine.experiment.responses_per_prompt
     if not problems:
@@ -85,7 +85,7 @@ def evaluate(
             }
             for n, problem in enumerate(part)
         ]
-    refuse_all_failed(grades)
+    refuse_ungraded(grades, engine.experiment.grading.ungraded)
     table, length = np.concatenate(accuracies), np.concatenate(lengths)
     right = (table >= 1.0).sum(axis=1)
     return Evaluated(

@@ -14,13 +14,12 @@ from rl_llm.types import Rollout
 LOOP_WINDOW = 1024  # tokens at the end of a response that are searched for a loop
 
 
-def describe_rollout(
-    graded: GradedRollout, config: ModelConfig, responses_per_prompt: int, passes: float = 3
-) -> dict[str, float]:
+def describe_rollout(graded: GradedRollout, config: ModelConfig, passes: float = 3) -> dict[str, float]:
     """Reward, length, truncation, grading and cost of a rollout, and its own `values`.
 
-    `component/*` are the unweighted components of the reward. Methods differ in the batch std they divide by, so there
-    are both: `reward/std` of the raw rewards, `reward/std_centered` of the rewards minus their group's mean (ddof 1).
+    Rewards, accuracies and `component/*`, the unweighted components, are means over the graded responses; `grading/*`
+    counts all by status. Methods differ in the batch std they divide by, so there are both: `reward/std` of the raw
+    rewards, `reward/std_centered` of the rewards minus their group's mean (ddof 1).
     Lengths are in tokens; 0 if no response was right, or none was wrong. `response/looping` is the share of responses
     that were truncated while repeating themselves (`loops`). Divided by `response/truncated` it is the repeat ratio of
     arXiv 2508.08221, appendix B.1, which gives no threshold.
@@ -31,22 +30,22 @@ def describe_rollout(
     """
     rollout, learned = graded.rollout, graded.learned
     tokens, mask, truncated = hosts.to_host((rollout.tokens, rollout.mask, rollout.truncated))
-    lengths, right = mask.sum(axis=1), graded.accuracies >= 1.0
+    lengths, right, wrong = mask.sum(axis=1), graded.accuracies >= 1.0, graded.graded & (graded.accuracies < 1.0)
     cut = np.flatnonzero(truncated)
     looping = sum(loops(tokens[row, : int(lengths[row])]) for row in cut)
-    groups = graded.rewards.reshape(-1, responses_per_prompt)
+    groups = graded.by_group(graded.rewards)
     centered = groups - groups.mean(axis=1, keepdims=True)
     names = dict.fromkeys(name for grade in graded.grades for name in grade.components)
     return {
         **{f"component/{name}": _mean_component(graded.grades, name) for name in names},
         "reward/mean": float(groups.mean()),
-        "reward/accuracy": float(graded.accuracies.mean()),
-        "reward/std": float(groups.std(ddof=1)) if groups.size > 1 else 0.0,
-        "reward/std_centered": float(centered.std(ddof=1)) if groups.size > 1 else 0.0,
-        "reward/zero_variance_groups": float((groups == groups[:, :1]).all(axis=1).mean()),
+        "reward/accuracy": float(graded.by_group(graded.accuracies).mean()),
+        "reward/std": float(groups.std(ddof=1)) if groups.count() > 1 else 0.0,
+        "reward/std_centered": float(centered.std(ddof=1)) if groups.count() > 1 else 0.0,
+        "reward/zero_variance_groups": float((groups.min(axis=1) == groups.max(axis=1)).mean()),
         "response/length": float(lengths.mean()),
         "response/length_right": float(lengths[right].mean()) if right.any() else 0.0,
-        "response/length_wrong": float(lengths[~right].mean()) if not right.all() else 0.0,
+        "response/length_wrong": float(lengths[wrong].mean()) if wrong.any() else 0.0,
         "response/truncated": float(truncated.mean()),
         "response/looping": looping / len(mask),
         "tokens/generated": int(lengths.sum()),
@@ -86,8 +85,9 @@ def in_brief(line: dict[str, float]) -> dict[str, float]:
 
 
 def _mean_component(grades: Sequence[Grade], name: str) -> float:
-    """Mean over all responses; one that could not be graded counts as 0."""
-    return sum(grade.components.get(name, 0.0) for grade in grades) / len(grades)
+    """Mean over the responses that could be graded."""
+    scores = [grade.components.get(name, 0.0) for grade in grades if grade.status == "ok"]
+    return sum(scores) / len(scores)
 
 
 def training_samples(step: int, graded: GradedRollout, responses_per_prompt: int, count: int = 2) -> list[dict]:

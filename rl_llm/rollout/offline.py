@@ -1,25 +1,61 @@
 """Offline responses: stored responses as the graded rollout of a step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rl_llm.experiment import Experiment
+from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
-from rl_llm.rewards.worker import Grade
+from rl_llm.rewards.grader import Grader
+from rl_llm.rewards.worker import Grade, failed
 from rl_llm.rollout.engine import GradedRollout
 from rl_llm.rollout.text import encode_prompts, pad
 from rl_llm.types import Rollout
 
 
+def grade_stored(grader: Grader, problems: Sequence[Problem]) -> list[Problem]:
+    """Grade the stored responses without rewards: problems with `Grade`s in metadata["grades"].
+
+    One process grades, so that all processes of a run have the same grades.
+    """
+    ungraded = [problem for problem in problems if "rewards" not in problem.metadata]
+    asked = [replace(problem, metadata={}) for problem in ungraded for _ in problem.metadata["responses"]]
+    responses = [response for problem in ungraded for response in problem.metadata["responses"]]
+    grades = iter(hosts.on_writer(lambda: grader.grade(asked, responses)))
+    return [
+        replace(problem, metadata={**problem.metadata, "grades": [next(grades) for _ in problem.metadata["responses"]]})
+        if "rewards" not in problem.metadata
+        else problem
+        for problem in problems
+    ]
+
+
 def read_rollout(experiment: Experiment, problems: Sequence[Problem]) -> GradedRollout:
-    """Make a graded rollout of the responses stored with these problems; one is right if its reward is at least 1.
+    """Make a graded rollout of the responses stored with these problems, by `grade_stored` if they have no rewards.
+
+    A response with a reward is right if that is at least 1. Raises ValueError naming a response that does not fit.
+    """
+    responses = [response for problem in problems for response in problem.metadata["responses"]]
+    grades = [grade for problem in problems for grade in _grades(problem)]
+    return GradedRollout(list(problems), read_responses(experiment, problems), responses, grades)
+
+
+def _grades(problem: Problem) -> list[Grade]:
+    if "rewards" not in problem.metadata:
+        return list(problem.metadata["grades"])
+    missing = failed("error", f"{problem.metadata['place']}: its stored reward is null")
+    rewards = problem.metadata["rewards"]
+    return [missing if reward is None else Grade("ok", float(reward), float(reward >= 1.0)) for reward in rewards]
+
+
+def read_responses(experiment: Experiment, problems: Sequence[Problem]) -> Rollout:
+    """Make an ungraded rollout of the responses stored with these problems.
 
     Log-probabilities are unknown, and 0. Raises ValueError naming a response that does not fit.
     """
-    responses = [response for problem in problems for response in problem.metadata["responses"]]
-    rewards = [float(reward) for problem in problems for reward in problem.metadata["rewards"]]
     tokenizer, T = experiment.tokenizer, experiment.sampling.max_tokens
     for problem in problems:
         _check_origin(problem, experiment)
@@ -28,7 +64,7 @@ def read_rollout(experiment: Experiment, problems: Sequence[Problem]) -> GradedR
     mask = (np.arange(T) < lengths[:, None]).astype(np.float32)
     last = tokens[np.arange(len(tokens)), mask.sum(axis=1).astype(int) - 1]
     nothing = np.zeros_like(mask)
-    rollout = Rollout(
+    return Rollout(
         prompts=encode_prompts(tokenizer, problems, experiment.max_prompt_tokens),
         tokens=tokens,
         mask=mask,
@@ -38,8 +74,6 @@ def read_rollout(experiment: Experiment, problems: Sequence[Problem]) -> GradedR
         model_logp=nothing,
         **_teacher_fields(experiment, problems),
     )
-    grades = [Grade("ok", reward, float(reward >= 1.0)) for reward in rewards]
-    return GradedRollout(list(problems), rollout, responses, grades)
 
 
 def _check_origin(problem: Problem, experiment: Experiment) -> None:

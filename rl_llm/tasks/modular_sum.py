@@ -108,6 +108,10 @@ class ModularSum(Checked):
         _, _, answer = response.partition(ANSWER_OPENING)
         return 1.0 if answer == f"{problem.answer}{ANSWER_CLOSING}" else 0.0
 
+    def write_answer(self, problem: Problem, shown_prompt: str) -> str:
+        """Write a response that gives the answer at once."""
+        return f"{ANSWER_OPENING}{problem.answer}{ANSWER_CLOSING}"
+
     def _written_sum(self, problem: Problem, terms_per_step: int, slip: float, generator: np.random.Generator) -> str:
         total, *terms = (int(term) for term in problem.prompt.rstrip("=").split("+"))
         steps = []

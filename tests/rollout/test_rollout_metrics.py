@@ -43,7 +43,7 @@ def graded() -> GradedRollout:
 
 @pytest.fixture
 def numbers() -> dict[str, float]:
-    return describe_rollout(graded(), CONFIG, K)
+    return describe_rollout(graded(), CONFIG)
 
 
 def test_rewards(numbers: dict[str, float]):
@@ -69,7 +69,7 @@ def test_lengths_by_correctness(numbers: dict[str, float]):
 
 def test_without_right_responses_their_length_is_zero():
     all_wrong = replace(graded(), grades=[Grade(status="ok", accuracy=0.0, reward=0.0)] * 4)
-    numbers = describe_rollout(all_wrong, CONFIG, K)
+    numbers = describe_rollout(all_wrong, CONFIG)
     assert (numbers["response/length_right"], numbers["response/length_wrong"]) == (0.0, 3.0)
     assert numbers["reward/zero_variance_groups"] == 1.0
 
@@ -96,7 +96,7 @@ def test_truncated_responses_in_a_loop_are_counted(numbers: dict[str, float]):
     assert numbers["response/looping"] == 0.25
     told = graded()
     other = replace(told.rollout, tokens=np.arange(16, dtype=np.int32).reshape(4, 4))
-    assert describe_rollout(replace(told, rollout=other), CONFIG, K)["response/looping"] == 0.0
+    assert describe_rollout(replace(told, rollout=other), CONFIG)["response/looping"] == 0.0
 
 
 def test_gradings_are_counted_by_status(numbers: dict[str, float]):

@@ -1,0 +1,147 @@
+"""The gate of a task: its verifier must find the task's own answers right and nonsense wrong.
+
+A verifier that rewards nonsense teaches nonsense, and one that cannot read the answers it asked for teaches nothing.
+The gate grades, in the grading processes, responses that are known to be right or wrong.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from rl_llm.problem import Problem
+from rl_llm.rewards.grader import Grader
+from rl_llm.rewards.worker import Grade
+
+SECONDS = 2.0  # after which no further problems are taken
+IMPORTING = 10.0  # seconds of the first round that do not count: the first grading may import a library
+FIRST = 4  # problems of the first round; each further round doubles their number
+JUNK_PROBLEMS = 16  # enough for a mean score of junk; some verifiers are slow on it
+RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
+EXAMPLES = 3  # failures that a report shows
+JUNK_RESPONSES = (
+    "",
+    " \n",
+    "junk",
+    "the quick brown fox jumps over the lazy dog",
+    "I do not know, sorry.",
+    "?!.,;:'\"()[]{}<>",
+    "\N{SNOWMAN}\N{GREEK SMALL LETTER OMEGA}",
+    "0" * 50,
+    "<think>" * 20,
+    "x " * 10_000,
+)
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+
+Write = Callable[[Problem], str]  # writes problem.answer as a response that the prompt asks for
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A response that is known to be right or wrong, with its grade."""
+
+    problem: Problem
+    response: str
+    right: bool
+    grade: Grade
+
+    def __str__(self) -> str:
+        kind, grade = "right" if self.right else "wrong", self.grade
+        found = f"earns {grade.accuracy:g}" if grade.status == "ok" else f"ends in {grade.status}, {grade.message}"
+        return (
+            f"prompt {'...' + self.problem.prompt[-60:]!r}, gold {self.problem.answer[:60]!r}: the {kind} response "
+            f"{self.response[:80]!r} {found}"
+        )
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """Number of problems `checked`, and the first failing probe of each problem that fails."""
+
+    checked: int
+    failures: tuple[Probe, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the checked problems that fail."""
+        return len(self.failures) / max(self.checked, 1)
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n    {probe}" for probe in self.failures[:EXAMPLES])
+        return f"{len(self.failures)} of {self.checked} problems fail ({self.share:.1%}), such as{listed}"
+
+
+def check_task(grader: Grader, problems: Sequence[Problem], write: Write) -> GateReport:
+    """Probe the verifier and the reward with these problems, in order, until SECONDS are over.
+
+    `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, the empty answer and, for
+    a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
+    may average WRONG. Raises ValueError if `write` fails on a gold.
+    """
+    probes: list[Probe] = []
+    checked, size, used = 0, FIRST, 0.0
+    while checked < len(problems) and used < SECONDS:
+        start = time.monotonic()
+        part = range(checked, min(checked + size, len(problems)))
+        asked = [(problems[place], *found) for place in part for found in _responses(problems[place], write, place)]
+        grades = grader.grade([problem for problem, *_ in asked], [response for _, response, _ in asked])
+        probes += [Probe(*found, grade) for found, grade in zip(asked, grades, strict=True)]
+        seconds = time.monotonic() - start
+        used += 0.0 if checked == 0 and seconds < IMPORTING else seconds
+        checked, size = part.stop, 2 * size
+    failures: dict[int, Probe] = {}
+    for probe in probes:
+        if _fails(probe, probes):
+            failures.setdefault(probe.problem.id, probe)
+    return GateReport(checked, tuple(failures.values()))
+
+
+def _responses(problem: Problem, write: Write, place: int) -> Iterator[tuple[str, bool]]:
+    """Responses to a problem, and whether they are right."""
+    if problem.answer.strip():
+        try:
+            right = write(problem)
+        except Exception as error:
+            raise ValueError(f"write_answer fails on the answer {problem.answer[:80]!r}: {error!r}") from error
+        yield right, True
+        for answer in ("", *_neighbours(problem.answer)):
+            with suppress(Exception):  # it may take answers of the task only
+                if (wrong := write(replace(problem, answer=answer))) != right:
+                    yield wrong, False
+    for junk in JUNK_RESPONSES if place < JUNK_PROBLEMS else ("",):
+        if not _same_answer(junk, problem.answer):
+            yield junk, False
+
+
+def _neighbours(gold: str) -> list[str]:
+    """Wrong answers that a sloppy reader of numbers takes for the gold."""
+    digits = gold.strip()
+    if not _NUMBER.fullmatch(digits):
+        return []
+    number = Decimal(digits.replace(",", ""))
+    whole = number == number.to_integral_value()
+    near = [str(int(number) + by) if whole else str(number + by) for by in (1, -1)]
+    return near if abs(number) == 1 else [f"1/{digits}", *near]
+
+
+def _fails(probe: Probe, probes: Sequence[Probe]) -> bool:
+    if probe.grade.status != "ok" or probe.right:
+        return probe.grade.status != "ok" or probe.grade.accuracy < RIGHT
+    if probe.grade.accuracy <= WRONG or probe.grade.accuracy >= RIGHT:
+        return probe.grade.accuracy >= RIGHT
+    if probe.response not in JUNK_RESPONSES:
+        return False
+    alike = [other.grade.accuracy for other in probes if other.response == probe.response]
+    return sum(alike) / len(alike) > WRONG
+
+
+def _same_answer(response: str, answer: str) -> bool:
+    """Whether a junk response happens to be right, as "0000" is for the answer 0."""
+    if response.strip() == answer.strip():
+        return True
+    try:
+        return float(response) == float(answer)
+    except ValueError:
+        return False

@@ -1,0 +1,129 @@
+"""The model card of an export, README.md: how a model was trained, its evaluation, and the command that repeats it."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rl_llm.experiment import Experiment
+
+CARD = "README.md"
+CACHED = re.compile(r"models--(.+)--(.+?)(?:/|$)")  # a folder of the hub's cache
+LICENCE_FIELDS = re.compile(r"^license(?:_name|_link)?:.*$", re.MULTILINE)
+RESULTS = {"sampled": "accuracy", "greedy": "greedy"}
+
+
+def model_card(
+    run: Path, experiment: "Experiment", record: Mapping[str, Any], step: int, base: str | None, adapter: bool
+) -> str:
+    """Write the card of the policy of a run's step. `record` is its experiment.json, `base` the folder it started from.
+
+    With `adapter`, the folder holds adapters of the base instead of the model.
+    """
+    name = base and Path(base).name
+    kind = f"adapters (PEFT) of {name}" if adapter else f"{name}, trained further" if name else "a model"
+    title = f"# {run.resolve().name}: {kind}\n\n"
+    total = experiment.warm_steps + experiment.steps
+    parts = [
+        _front_matter(base, adapter),
+        title + f"Trained with reinforcement learning by rl_llm. These are the weights of step {step} of {total}.",
+        "## Training\n\n" + _table(("setting", "value"), _recipe(experiment, record)),
+        "## Evaluation\n\n" + _evaluation(run, experiment, step),
+        "## To repeat it\n\n" + _command(record),
+        _table(("made with", "version"), _versions(record)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(base: str | None, adapter: bool) -> str:
+    """The fields that the hub reads, in YAML."""
+    lines = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: text-generation"]
+    if base is not None:
+        cached = CACHED.search(base)
+        hint = "" if cached else "  # a folder: write the model's hub id before an upload"
+        lines += [f"base_model: {json.dumps('/'.join(cached.groups()) if cached else base)}{hint}", *_licence(base)]
+    tags = ["reinforcement-learning", "rl_llm", *(["lora"] if adapter else [])]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _licence(base: str) -> list[str]:
+    """The licence of the base: the fields of its own card, or else its licence file."""
+    from etils import epath
+
+    from rl_llm.model.huggingface.writing import files_beside_weights
+
+    card = epath.Path(base) / CARD
+    text = card.read_text() if card.exists() else ""
+    head = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    files = [name for name in files_beside_weights(base) if name.lower().startswith("licen")]
+    found = [line.rstrip() for line in LICENCE_FIELDS.findall(head)]
+    return found or [line for name in files[:1] for line in ("license: other", f"license_link: {name}")]
+
+
+def _recipe(experiment: "Experiment", record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of an experiment, with the algorithm's parts one by one, and what identifies the run."""
+    from rl_llm import algorithms
+
+    algorithm, idle = experiment.algorithm, {"initialization"} if experiment.start else set()
+    for field in fields(experiment):
+        value = getattr(experiment, field.name)
+        if field.name == "algorithm":
+            yield field.name, next((name for name, known in vars(algorithms).items() if known == value), "composed of")
+            idle |= set() if algorithm.value_loss else {"value_aggregate"}
+            parts = {part.name: getattr(algorithm, part.name) for part in fields(algorithm) if part.name not in idle}
+            yield from ((f"algorithm.{name}", part) for name, part in parts.items() if _is_set(part))
+        elif field.metadata.get("fingerprint", True) and field.name not in idle and _is_set(value):
+            yield field.name, value
+    yield "seed", record["seed"]
+    yield "end tokens", ", ".join(map(str, experiment.tokenizer.stop_ids))
+    yield "SHA-256 of the experiment", record["fingerprint"]
+    yield "SHA-256 of the problems", record["problems"]
+    yield from ((f"SHA-256 of {file}", digest) for file, digest in record.get("code", {}).items())
+    yield from (("read from", origin) for origin in record["sources"])
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a field has a value that says something."""
+    return value not in (None, False, ())
+
+
+def _evaluation(run: Path, experiment: "Experiment", step: int) -> str:
+    """Held-out accuracy before and after, from summary.json; an unfinished run has none."""
+    path, problems = run / "summary.json", experiment.evaluation.problems
+    if not path.is_file():
+        return "The run was not finished, so there is no evaluation of this policy."
+    summary = json.loads(path.read_text())
+    rows = [
+        (name, *(f"{summary[f'{key}_{when}']:.1%}" for when in ("before", "after"))) for name, key in RESULTS.items()
+    ]
+    text = _table((f"accuracy on {problems} held-out problems", "before RL", "after RL"), rows)
+    text += f"\n\nSampled: {experiment.responses_per_prompt} responses to each problem. Greedy: one."
+    if summary["steps"] != step:
+        text += f" The policy after RL is that of step {summary['steps']}, not the one in this folder."
+    findings = [f"* {finding['name']} (step {finding['step']}): {finding['text']}" for finding in summary["findings"]]
+    return "\n".join([text, *(["", "Warnings derived from the run's own metrics:", ""] if findings else []), *findings])
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    values = [word for item in record["overrides"] for word in ("--set", item)]
+    words = ["rl-llm", "train", record["spec"], "--seed", str(record["seed"]), *values]
+    return f"```\n{shlex.join(words)}\n```"
+
+
+def _versions(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from record["versions"].items()
+    yield "Python", record["python"]
+    commits = {"rl_llm": record["commit"], "the experiment": record.get("code_commit")}
+    yield from ((f"commit of {name}", commit) for name, commit in commits.items() if commit)
+    yield "devices", f"{len(record['devices'])} x {record['devices'][0]}"
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    from rl_llm.runs.page import cell
+
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands import train
-from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError, positive
+from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError, add_accept, check_accept, positive
 
 if TYPE_CHECKING:
     from rl_llm.studies.hardware import Hardware
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared = "folder for starting policies and compiled programs; studies may share it (default: --out)"
     parser.add_argument("--shared", type=Path, metavar="DIR", help=shared)
     parser.add_argument("--resume", action="store_true", help="resume the study in --out; start one if there is none")
+    add_accept(parser)
     tokens = "end every member when it has generated N tokens, or after its steps"
     parser.add_argument("--budget-tokens", type=positive, metavar="N", help=tokens)
     minutes = "start no member that would end after M minutes"
@@ -68,13 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.parallel.numbers import partition
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
-    from rl_llm.studies.folder import COMPILED, StudyFolderError, members, open_study
+    from rl_llm.studies.folder import COMPILED, StudyFolderError, members, open_study, registered_code
     from rl_llm.studies.hardware import probe_hardware
     from rl_llm.studies.report import write_results
     from rl_llm.studies.runner import StudySchedule, run_study
     from rl_llm.studies.study import load_study
 
-    seconds = _seconds(arguments)
+    seconds, accept = _seconds(arguments), arguments.accept_code_changes
+    check_accept(arguments)
     try:
         study, prefix = load_study(arguments.module, arguments.scale)
         study = study.with_budget(arguments.budget_tokens) if arguments.budget_tokens else study
@@ -86,14 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
     cores, population = _cores(here.platform, arguments.jobs), _population(here, arguments)
     try:
         asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
-        ledger = open_study(out, study, *asked)
-    except (StudyFolderError, LedgerError, OSError) as error:
+        ledger = open_study(out, study, *asked, accept)
+        code = registered_code(out)
+    except (StudyFolderError, LedgerError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
     compiled = (arguments.shared or out) / COMPILED
     runs = members(study, out, seeds, arguments.shared)
     structures = {name: partition(arm)[1] for name, arm in study.experiments.items()}
-    settings = cores, compiled, overrides, seconds, population, structures
+    settings = cores, compiled, overrides, seconds, population, structures, code, accept
     schedule = StudySchedule(out, prefix, runs, train_members, *settings)
     try:
         outcome = run_study(schedule, ledger)

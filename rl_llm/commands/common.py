@@ -30,12 +30,12 @@ class UsageError(Exception):
     """The user asked for something impossible. The message names the value, the place and the remedy."""
 
 
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that select an experiment and change its values."""
+def add_experiment(parser: argparse.ArgumentParser, other: str = "") -> None:
+    """Add the arguments that select an experiment, or the `other` kind of file, and change its values."""
     parser.add_argument(
         "experiment",
         metavar="EXPERIMENT[:NAME]",
-        help="a Python file, and the name of an experiment in it or in its ABLATION (default: base)",
+        help="a Python file, and the name of an experiment in it or in its ABLATION (default: base)" + other,
     )
     parser.add_argument(
         "--set",

@@ -38,12 +38,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _report_study(folder: Path) -> int:
     from rl_llm.config import ExperimentError
+    from rl_llm.runs.code import in_words
     from rl_llm.runs.ledger import LedgerError
-    from rl_llm.studies.folder import StudyFolderError, reopen_study
+    from rl_llm.studies.folder import StudyFolderError, changes_since, reopen_study
     from rl_llm.studies.report import write_results
 
     try:
-        print(write_results(folder, *reopen_study(folder)))
+        study, members = reopen_study(folder)
+        if changes := changes_since(folder, study):
+            print(f"note: the code has changed since the study in {folder}:\n{in_words(changes)}", file=sys.stderr)
+        print(write_results(folder, study, members))
     except (ExperimentError, LedgerError, StudyFolderError) as error:
         raise UsageError(str(error)) from error
     return DONE

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.config import ExperimentError, code_of
     from rl_llm.parallel import hosts
     from rl_llm.prepare import pass_gate, prepare, problems_fingerprint
-    from rl_llm.runs.run import experiment_record, open_folder
+    from rl_llm.runs.record import experiment_record
+    from rl_llm.runs.run import open_folder
 
     check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from rl_llm.config.fields import is_component
-from rl_llm.config.loading import file_of
+from rl_llm.config.loading import ExperimentError, file_of
 
 _LIBRARY = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _INSTALLED = [Path(__file__).resolve().parents[1], *_LIBRARY]
@@ -53,7 +53,7 @@ def code_of(spec: str, value: Any) -> Code:
     """Find the code of an experiment or a study `value` that was loaded from `spec`.
 
     Follows the import statements from the file of `spec` and from the modules of all classes and functions in `value`.
-    A loaded module counts as this process first saw its file, because it stays as it was loaded.
+    Raises ExperimentError if a file has changed since this process loaded it: other processes would run other code.
     """
     path = Path(file_of(spec)).resolve()
     loaded = ((name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()))
@@ -69,7 +69,9 @@ def code_of(spec: str, value: Any) -> Code:
         elif not _is_installed(file) and file not in places:
             places.append(file)
             is_package, module = file.name == "__init__.py", sys.modules.get(name)
-            content = _first_read(file, module) if module else file.read_bytes()
+            content = file.read_bytes()
+            if module and content != _first_read(file, module):
+                raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
             files["/".join(file.parts[-1 - is_package - name.count(".") :])] = content
             imports = _imports(content, name if is_package else name.rpartition(".")[0])
             waiting |= {one: found for one in imports if (found := _file(one))}

@@ -19,6 +19,7 @@ from rl_llm.runs.ledger import Ledger
 
 CODE = "code"
 ACCEPT = "--accept-code-changes"
+EVENTS = ("registered", "code_changed", "code_added")  # whose data may have `code`
 LINES = 20  # of a diff that are shown
 Digests = Mapping[str, str | None]  # SHA-256 by file name; None without a source file
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -42,7 +43,8 @@ def recorded_code(record: Mapping[str, Any], ledger: Path) -> dict[str, str | No
     """
     lines = ledger.read_bytes().split(b"\n")[:-1] if ledger.exists() else []
     try:
-        found = [record.get("code"), *(json.loads(line)["data"].get("code") for line in lines)]
+        entries = [entry for line in lines if (entry := json.loads(line))["event"] in EVENTS]
+        found = [record.get("code"), *(entry["data"].get("code") for entry in entries)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{ledger} is damaged: {error}") from error
     known = [digests for digests in found if digests is not None]

@@ -6,10 +6,11 @@ resumed run finds the same as an uninterrupted one. A finding is no verdict: it 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from rl_llm.rewards.worker import Status
 from rl_llm.runs import curves
 from rl_llm.runs.curves import WINDOW_STEPS, AccuracyPoint, Columns, Sampled
 
@@ -27,6 +28,7 @@ TRUNCATED = 0.25  # of responses
 ENTROPY = 0.01  # nats per token, below which a policy repeats itself
 ALIKE = 0.5  # of groups whose responses all have one reward
 NO_SIGNAL = 0.95  # of the same groups
+UNGRADED = 0.01  # of the responses of a run
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,20 @@ def updates_skipped(steps: Columns, sampled: Sampled) -> str | None:
     )
 
 
+def ungraded(steps: Columns, sampled: Sampled) -> str | None:
+    """More than 1 % of the responses could not be graded: nothing was learned from them, whatever they were."""
+    counts = {name: float(np.nansum(steps.get(f"grading/{name}", 0.0))) for name in get_args(Status)}
+    failed = {name: count for name, count in counts.items() if name != "ok" and count}
+    share = sum(failed.values()) / max(sum(counts.values()), 1.0)
+    if not share > UNGRADED:
+        return None
+    listed = ", ".join(f"{name} {count:.0f}" for name, count in failed.items())
+    return (
+        f"{share:.1%} of the responses could not be graded ({listed}) and were left out. Their texts and the reasons "
+        'are in samples.jsonl ("when": "ungraded"). Mend the verifier or the reward, or raise grading.time_limit'
+    )
+
+
 CHECKS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
     overfitting,
     accuracy_lost,
@@ -210,6 +226,7 @@ CHECKS: tuple[Callable[[Columns, Sampled], str | None], ...] = (
     exploration_ended,
     no_signal,
     updates_skipped,
+    ungraded,
 )
 
 

@@ -29,7 +29,7 @@ from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
 from rl_llm.runs.code import code_changes, in_words, recorded_code
 from rl_llm.runs.folder import LEDGER, SUMMARY, RunFolderError, check_format
-from rl_llm.runs.run import read_experiment_record
+from rl_llm.runs.record import read_experiment_record
 from rl_llm.runs.state import restore_state
 from rl_llm.types import TrainState
 
@@ -62,9 +62,9 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     _check_tokenizer(experiment, record, folder)
     try:
         recorded = recorded_code(record, Path(folder) / LEDGER)
+        changes = code_changes(Path(folder), recorded, code_of(_spec_of(record), experiment))
     except ValueError as error:
         raise RecordError(str(error)) from error
-    changes = code_changes(Path(folder), recorded, code_of(_spec_of(record), experiment))
     if changes and hosts.writes():
         print(f"note: the code has changed since the run in {folder}:\n{in_words(changes)}", file=sys.stderr)
     return experiment, record

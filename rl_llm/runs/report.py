@@ -5,6 +5,7 @@ It can be written at any time. Missing data are left out of the page.
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def write_report(run: Path | str) -> Path:
         summary=summary,
         verdict=_verdict(summary, metrics),
         findings=_findings(summary, ledger),
+        repeat=_repeat(experiment) if "code" in experiment else "",
         tiles=_tiles(summary),
         charts=draw_charts(metrics),
         samples=_samples(run / SAMPLES),
@@ -84,6 +86,12 @@ def _name(run: Path, experiment: JsonObject, summary: JsonObject) -> str:
         if isinstance(name, str):
             return name
     return run.resolve().name
+
+
+def _repeat(experiment: JsonObject) -> str:
+    """The command that repeats a run in another folder."""
+    overrides = [part for item in experiment["overrides"] for part in ("--set", item)]
+    return shlex.join(["rl-llm", "train", experiment["spec"], "--seed", str(experiment["seed"]), *overrides])
 
 
 def _verdict(summary: JsonObject, metrics: Sequence[JsonObject]) -> str:

@@ -1,20 +1,16 @@
 """A run in progress on the host: its folder, metrics, display, stop signal and resumable progress."""
 
-import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from rl_llm import config
-from rl_llm.config.source import NO_CODE, Code, commit_of
+from rl_llm.config.source import NO_CODE, Code
 from rl_llm.experiment import Experiment
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
@@ -27,6 +23,7 @@ from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
+from rl_llm.runs.record import changed_surroundings
 from rl_llm.runs.state import restore_state, save_state
 from rl_llm.types import Metrics, TrainState
 
@@ -34,40 +31,6 @@ NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0
 FAILURES_SHOWN = 10  # distinct messages of failed gradings; metrics.jsonl counts all
 UNGRADED_KEPT = 64  # responses of a rollout in samples.jsonl that could not be graded
 JsonValues = dict[str, Any]  # by name
-PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # can change a run's bits
-
-
-def experiment_record(
-    experiment: Experiment,
-    spec: str,
-    overrides: Sequence[str],
-    seed: int,
-    problems: str,
-    sources: Sequence[str] = (),
-    code: Code = NO_CODE,
-) -> dict[str, Any]:
-    """Content of experiment.json: the resolved experiment and everything needed to run it again.
-
-    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs;
-    `code` is `config.code_of` the experiment.
-    """
-    return {
-        "spec": spec,
-        "folder": str(Path.cwd()),
-        "overrides": list(overrides),
-        "seed": seed,
-        "fingerprint": config.fingerprint(experiment),
-        "problems": problems,
-        "sources": list(sources),
-        "tokenizer": experiment.tokenizer.fingerprint(),
-        "experiment": config.to_json(experiment),
-        "versions": {name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "devices": [str(device) for device in jax.devices()],
-        "commit": commit_of(Path(__file__).parent),
-        "code": code.digests,
-        "code_commit": code.commit,
-    }
 
 
 @dataclass
@@ -281,22 +244,3 @@ def _go_back(folder: RunFolder, restored: int | None) -> None:
             f"{run_path / METRICS} lacks {len(missing)} of the steps up to {step} (the first is {missing[0]}): it was "
             "changed after it was written. Put it back, or choose another --out."
         )
-
-
-def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
-    """Packages, commit, Python and devices that have changed since a run folder was created: name -> (then, now)."""
-    record = read_experiment_record(run_path)
-    then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
-    then["commit of rl-llm"] = str(record.get("commit"))
-    now = {name: version(name) for name in PACKAGES}
-    now |= {"Python": platform.python_version(), "devices": ", ".join(map(str, jax.devices()))}
-    now["commit of rl-llm"] = str(commit_of(Path(__file__).parent))
-    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
-
-
-def read_experiment_record(run_path: Path) -> dict[str, Any]:
-    """Read experiment.json of a run folder; raises FileNotFoundError naming the folder if there is none."""
-    path = run_path / "experiment.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run_path} is not a run folder: it has no experiment.json")
-    return dict(json.loads(path.read_text()))

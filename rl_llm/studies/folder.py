@@ -1,26 +1,30 @@
 """The study folder: the registration, the run folders of the members, and the results.
 
 study.json      title, hypotheses, arms and their fingerprints, sha256          ledger.jsonl    hash-chained events
+code/           the source files of the study
 ARM-seedN/      run folder of a member                                          logs/           output of the members
 starts/         run folders of the policies that arms start from                compiled/       compiled programs
 results.json    every number and verdict                                        report.html, report.md
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rl_llm import config
+from rl_llm.config import Code, code_of
+from rl_llm.runs.code import CodeChange, code_changes, recorded_code, refusal, saved_code, take_code
 from rl_llm.runs.files import json_line, write_atomically
-from rl_llm.runs.folder import FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
-from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
+from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS = "study.json", "results.json"
 LOGS, COMPILED, STARTS = "logs", "compiled", "starts"
+OTHER_CODE = "other_code"  # event: members whose code differs, accepted
 START_DIGITS = 8  # of the fingerprint, in the name of a start's folder
 
 
@@ -94,13 +98,16 @@ def open_study(
     resume: bool,
     budget_tokens: int | None = None,
     shared: Path | None = None,
+    accept: bool = False,
 ) -> Ledger:
     """Open a new study folder, or with `resume` an existing one; returns its ledger.
 
-    With `budget_tokens`, `study` is `Study.with_budget` of the study that `spec` names. Raises StudyFolderError if the
-    folder holds a study and `resume` is not given, or holds another study according to study.json or the ledger.
+    With `budget_tokens`, `study` is `Study.with_budget` of the study that `spec` names. With `accept`, code that has
+    changed since the registration, or since a member ran, goes into the ledger. Raises StudyFolderError if it is not
+    accepted, if the folder holds a study and `resume` is not given, or if it holds another study according to
+    study.json or the ledger.
     """
-    path, registered = out / REGISTERED, study.registered()
+    path, registered, code = out / REGISTERED, study.registered(), code_of(spec, study)
     if path.exists():
         if not resume:
             raise StudyFolderError(f"{out} already holds a study; continue it with --resume, or choose another --out")
@@ -114,13 +121,62 @@ def open_study(
     else:
         out.mkdir(parents=True, exist_ok=True)
         origin = {"format": FORMAT, "spec": spec, "scale": scale, "budget_tokens": budget_tokens}
-        write_atomically(path, json_line({**origin, "folder": str(Path.cwd()), **registered}))
+        origin |= {"folder": str(Path.cwd()), "code": code.digests, "code_commit": code.commit}
+        write_atomically(path, json_line({**origin, **registered}))
     ledger = Ledger(out / LEDGER)
     _openings(out, registered["sha256"])
+    first = {"code": code.digests, "commit": code.commit} if ledger.head == GENESIS else {}
+    recorded = code.digests if first else recorded_code({}, out / LEDGER)
+    changes = code_changes(out, recorded, code)
+    if changes and not accept:
+        raise StudyFolderError(refusal(out, changes))
+    others = _members_of_other_code(out, members(study, out, seeds, shared), code, accept)
     event = "registered" if not (out / RESULTS).exists() else "resumed"
     where = None if shared is None else str(shared.absolute())
-    ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where)
+    ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where, **first)
+    take_code(out, ledger, recorded, code)
+    if others:
+        ledger.append(OTHER_CODE, members=others)
     return ledger
+
+
+def changed_code(member: Member, code: Code) -> list[CodeChange]:
+    """How `code` differs from the code that a member ran. Raises ValueError if its records are damaged."""
+    record = json.loads((member.folder / EXPERIMENT).read_text())
+    return code_changes(member.folder, recorded_code(record, member.folder / LEDGER), code)
+
+
+def registered_code(out: Path) -> Code:
+    """The code that the study was registered with and that was accepted since, from its copies; empty if unrecorded."""
+    recorded = recorded_code({}, out / LEDGER) or {}
+    saved = {name: saved_code(out, name, digest) for name, digest in recorded.items()}
+    return Code({name: content for name, content in saved.items() if content is not None or recorded[name] is None})
+
+
+def _members_of_other_code(
+    out: Path, runs: Sequence[Member], code: Code, accept: bool
+) -> dict[str, dict[str, str | None]]:
+    """Members that have run other code and were not accepted before: their differing files, with SHA-256 as they ran.
+
+    Raises StudyFolderError naming the first one, unless they are accepted.
+    """
+    accepted = {name: files for data in events(out, OTHER_CODE) for name, files in data["members"].items()}
+    found = {}
+    for member in runs:
+        changes = changed_code(member, code) if (member.folder / EXPERIMENT).exists() else []
+        files = {change.name: change.was for change in changes}
+        if changes and accepted.get(str(member)) != files:
+            if not accept:
+                hint = "" if member.is_arm else "\nIt is a start: another --shared makes it again with this code"
+                raise StudyFolderError(f"{member}: {refusal(member.folder, changes)}{hint}")
+            found[str(member)] = files
+    return found
+
+
+def events(out: Path, *names: str) -> list[dict[str, Any]]:
+    """The data of all events of these names in the study's ledger, oldest first. Raises LedgerError."""
+    entries = Ledger.verify(out / LEDGER) if (out / LEDGER).exists() else []
+    return [entry["data"] for entry in entries if entry["event"] in names]
 
 
 def reopen_study(out: Path) -> tuple[Study, list[Member]]:
@@ -130,7 +186,7 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     the ledger and the module do not all describe the same study.
     """
     stored = _stored(out)
-    spec = stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
+    spec = _spec_of(stored)
     study, _ = load_study(spec, stored["scale"])
     study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
     if changed := _changed(stored, study):
@@ -142,6 +198,15 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
         raise StudyFolderError(f"{out / LEDGER} has no registration; run the study with `rl-llm ablate --resume`")
     latest = openings[-1]
     return study, members(study, out, latest["seeds"], None if latest["shared"] is None else Path(latest["shared"]))
+
+
+def changes_since(out: Path, study: Study) -> list[CodeChange]:
+    """How the code of a reopened study differs from what was registered and accepted; it judges the hypotheses."""
+    return code_changes(out, recorded_code({}, out / LEDGER), code_of(_spec_of(_stored(out)), study))
+
+
+def _spec_of(stored: dict[str, Any]) -> str:
+    return stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
 
 
 def _stored(out: Path) -> dict[str, Any]:
@@ -163,8 +228,7 @@ def _openings(out: Path, sha256: str) -> list[dict[str, Any]]:
     Raises StudyFolderError if the ledger has another `sha256`: study.json alone could have been rewritten after the
     runs, with other hypotheses.
     """
-    entries = Ledger.verify(out / LEDGER) if (out / LEDGER).exists() else []
-    openings = [entry["data"] for entry in entries if entry["event"] in ("registered", "resumed")]
+    openings = events(out, "registered", "resumed")
     if other := next((data["sha256"] for data in openings if data["sha256"] != sha256), None):
         raise StudyFolderError(
             f"{out}: {LEDGER} registered another study (sha256 {other[:12]}…) than {REGISTERED} ({sha256[:12]}…); "

@@ -12,10 +12,10 @@ from rl_llm import config
 from rl_llm.runs.folder import EXPERIMENT, LEDGER
 from rl_llm.runs.ledger import Ledger, LedgerError
 from rl_llm.runs.report import REPORT
-from rl_llm.studies.folder import LOGS, REGISTERED, Member
+from rl_llm.studies.folder import LOGS, REGISTERED, Member, changed_code, registered_code
 from rl_llm.studies.study import Study
 
-ENVIRONMENT = ("commit", "versions", "python", "devices")  # fields of experiment.json
+ENVIRONMENT = ("commit", "code_commit", "versions", "python", "devices")  # fields of experiment.json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Provenance:
 
     registered, first: times (ISO 8601) of the registration and of the first start of an arm's run, from the ledgers.
     looks: judgements at different numbers of seeds. environment: all values that the members recorded; more than one
-    means that they differ. changes: differences of each arm from the first. error: a broken ledger, or a summary that
+    means that they differ. changes: differences of each arm from the first. other_code: runs that were made by other
+    code than the study has, with the files that differ. error: a broken ledger, or a summary that
     contradicts its ledger.
     """
 
@@ -50,6 +51,7 @@ class Provenance:
     environment: dict[str, list[str]]
     changes: dict[str, list[str]]
     members: list[MemberState]
+    other_code: list[str]
 
     @property
     def registered_first(self) -> bool | None:
@@ -93,6 +95,7 @@ def read_provenance(out: Path, study: Study, members: Sequence[Member]) -> Prove
         environment=_environment(members),
         changes={name: config.differences(first_arm, arm) for name, arm in arms.items()},
         members=[_state(out, member, failed.get((member.name, member.seed), False)) for member in members],
+        other_code=_other_code(out, members),
     )
 
 
@@ -140,6 +143,17 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "unknown")
+
+
+def _other_code(out: Path, members: Sequence[Member]) -> list[str]:
+    """Runs that were made by other code than the study's, with the files that differ."""
+    begun = [member for member in members if (member.folder / EXPERIMENT).exists()]
+    try:
+        code = registered_code(out)
+        changed = [(member, changed_code(member, code)) for member in begun]
+    except ValueError:  # a broken ledger, which is reported
+        return []
+    return [f"{member} ({', '.join(change.name for change in changes)})" for member, changes in changed if changes]
 
 
 def _state(out: Path, member: Member, failed: bool) -> MemberState:

@@ -54,7 +54,7 @@ def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
         "provenance": provenance,
         "headline": _headline(results.verdicts),
         "progress": _progress(provenance),
-        "notes": [note for note in (_looks(provenance.looks), _short_runs(results)) if note],
+        "notes": [note for note in _notes(provenance, results) if note],
         "verdicts": [(verdict, effect_chart(verdict, _differences(verdict, results))) for verdict in results.verdicts],
         "styles": OUTCOME_STYLES,
         "charts": draw_learning_curves(results.runs),
@@ -88,6 +88,13 @@ def _progress(provenance: Provenance) -> str:
     others = [(provenance.count(state), state) for state in ("failed", "begun", "not begun")]
     listed = ", ".join(f"{count} {state}" for count, state in others if count)
     return f"Unfinished: {provenance.count('done')} of {total} runs are done ({listed})."
+
+
+def _notes(provenance: Provenance, results: Results) -> tuple[str, ...]:
+    """What a reader of the verdicts must know; empty strings for what is as it should be."""
+    others = ", ".join(provenance.other_code)
+    code = f"Made by other code than the study's, so they may differ in more than their arms: {others}."
+    return _looks(provenance.looks), _short_runs(results), code if others else ""
 
 
 def _looks(looks: int) -> str:

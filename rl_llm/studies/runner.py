@@ -10,10 +10,12 @@ from math import ceil
 from pathlib import Path
 from statistics import mean
 
+from rl_llm.config.source import NO_CODE, Code
+from rl_llm.runs.code import ACCEPT
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
-from rl_llm.studies.folder import LOGS, Member
+from rl_llm.studies.folder import LOGS, Member, changed_code
 from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
 MAX_STARTS = 2  # of a member whose worker was killed
@@ -27,7 +29,8 @@ class StudySchedule:
     prefix: comes before a member's name in the spec of its experiment. train: takes the arguments of several
     `rl-llm train` commands and their log files, returns exit codes. cores: those of each worker. compiled: the
     persistent cache folder. overrides: applied to every arm. seconds: the time budget. population: how many members may
-    run as one, if their experiments have equal `structures`.
+    run as one, if their experiments have equal `structures`. code: of the study. accept: members may go on with code
+    that has changed since they began.
     """
 
     out: Path
@@ -40,6 +43,8 @@ class StudySchedule:
     seconds: float | None = None
     population: int = 1
     structures: Mapping[str, Hashable] = field(default_factory=dict)
+    code: Code = NO_CODE
+    accept: bool = False
 
     def job(self, group: Group) -> Job:
         """The job that runs a group."""
@@ -50,6 +55,7 @@ class StudySchedule:
         """The arguments of `rl-llm train` that run a member."""
         arguments = [f"{self.prefix}{member.name}", "--seed", str(member.seed), "--out", str(member.folder), "--resume"]
         overrides = [*(self.overrides if member.is_arm else ()), *([f"start={member.start}"] if member.start else [])]
+        arguments += [ACCEPT] if self.accept else []
         return arguments + [part for override in overrides for part in ("--set", override)]
 
     def first_group(self, ready: Sequence[Member]) -> Group:
@@ -104,15 +110,24 @@ class _Queue:
             if code < 0 and self.starts[member] < MAX_STARTS:
                 again.append(member)
                 display.say(f"{member}: its process was killed (signal {-code}); resuming it")
+            elif code == 0 and member.done and (changes := changed_code(member, self.schedule.code)):
+                names = ", ".join(change.name for change in changes)
+                why = f"{names} changed during the study; delete {member.folder} and run it again with --resume"
+                self.fail(member, code, why, ledger, display)
             elif code == 0 and member.done:
                 display.say(f"{member}: {_record_done(member, ledger)}, {ended.seconds:.0f} s")
             else:
-                self.incomplete.failed[member] = f"exit code {code}; see the end of {LOGS}/{member.folder.name}.log"
-                ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
-                display.say(f"{member} failed: {self.incomplete.failed[member]}")
+                why = f"exit code {code}; see the end of {LOGS}/{member.folder.name}.log"
+                self.fail(member, code, why, ledger, display)
         self.waiting[:0] = again
         self.durations += [] if again else [ended.seconds]
         return len(ended.item) - len(again)
+
+    def fail(self, member: Member, code: int, why: str, ledger: Ledger, display: Progress) -> None:
+        """Report and record a member that failed."""
+        self.incomplete.failed[member] = why
+        ledger.append("member_failed", name=member.name, seed=member.seed, code=code)
+        display.say(f"{member} failed: {why}")
 
 
 def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_loading import write  # noqa: F401 (a fixture)
 
-from rl_llm.config import code_of, load_experiment
+from rl_llm.config import ExperimentError, code_of, load_experiment
 from rl_llm.config.source import commit_of, sha256
 
 EXPERIMENT = """
@@ -59,13 +59,14 @@ def test_the_code_is_the_file_and_all_it_imports_but_no_installed_package(spec: 
 PARTS = ("__init__", "late", "near", "rewards")
 
 
-def test_a_loaded_module_counts_as_it_was_loaded(spec: str):
-    """The process goes on with what it imported, so this is what it must record."""
+def test_a_file_that_changed_after_its_import_is_refused(spec: str):
+    """This process would go on with the old code, and a grading process that it starts would run the new."""
     value = load_experiment(spec)[1]
-    before = code_of(spec, value)
+    code_of(spec, value)
     near = Path(spec).parent / "parts" / "near.py"
     near.write_text("def score(): return 2")
-    assert code_of(spec, load_experiment(spec)[1]) == before
+    with pytest.raises(ExperimentError, match=r"near\.py has changed since this process imported it"):
+        code_of(spec, value)
 
 
 def test_a_component_that_no_import_statement_names_belongs_to_the_code(write: Callable[..., Path]):  # noqa: F811

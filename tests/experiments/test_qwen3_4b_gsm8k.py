@@ -23,7 +23,8 @@ from rl_llm.parallel.mesh import Meshes, make_mesh
 from rl_llm.rollout.collect import Collector
 from rl_llm.rollout.engine import open_engine
 from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.run import experiment_record, open_run
+from rl_llm.runs.record import experiment_record
+from rl_llm.runs.run import open_run
 from rl_llm.sampler import Sampling
 from rl_llm.types import Rollout
 

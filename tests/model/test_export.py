@@ -22,7 +22,7 @@ from rl_llm.model.huggingface.adapters import read_adapted
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import load_source_models
-from rl_llm.runs.run import experiment_record
+from rl_llm.runs.record import experiment_record
 from rl_llm.runs.state import save_state
 from rl_llm.types import TrainState
 

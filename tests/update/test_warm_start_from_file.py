@@ -23,7 +23,8 @@ from rl_llm.runs.folder import RunFolderError
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.metrics import read_metrics
 from rl_llm.runs.preemption import Preempted
-from rl_llm.runs.run import Run, experiment_record, open_folder, open_run
+from rl_llm.runs.record import experiment_record
+from rl_llm.runs.run import Run, open_folder, open_run
 from rl_llm.tasks.conversations import read_conversations
 from rl_llm.types import TrainState
 from rl_llm.update.warm_start import warm_start

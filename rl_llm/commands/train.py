@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import (
     DONE,
@@ -17,6 +17,13 @@ from rl_llm.commands.common import (
     check_accept,
     resolve_experiment,
 )
+
+if TYPE_CHECKING:
+    from rl_llm.config import Code
+    from rl_llm.experiment import Experiment
+    from rl_llm.parallel.mesh import Meshes
+    from rl_llm.prepare import Problems
+    from rl_llm.runs.load import SourceModels
 
 SUMMARY = "train a model with RL: run one experiment"
 EXAMPLES = """examples:
@@ -62,9 +69,8 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     """
     from rl_llm.config import ExperimentError, code_of
     from rl_llm.parallel import hosts
-    from rl_llm.prepare import pass_gate, prepare, problems_fingerprint
+    from rl_llm.prepare import prepare, problems_fingerprint
     from rl_llm.runs.record import experiment_record
-    from rl_llm.runs.run import open_folder
 
     check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
@@ -76,7 +82,6 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.folder import RunFolderError
-    from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.load import RecordError
 
     try:
@@ -88,45 +93,69 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         raise UsageError(str(error)) from error
 
     from rl_llm.rewards.grader import GradingError
-    from rl_llm.rollout.engine import open_grader
     from rl_llm.runs.preemption import Preempted
+    from rl_llm.train import GateError
+
+    try:
+        summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started)
+    except Preempted as stop:
+        again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
+        again += "".join(f" --set {item}" for item in arguments.overrides)
+        if hosts.writes():
+            print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
+        return PREEMPTED
+    except RunFolderError as error:
+        raise UsageError(str(error)) from error
+    except (GateError, GradingError, CheckpointError) as error:
+        print(f"rl-llm train: {error}", file=sys.stderr)
+        return FAILED
+    if hosts.writes():
+        _print_summary(summary)
+        print(f"run folder  {out}\nreport      {summary['report']}")
+    return DONE
+
+
+def _train(
+    arguments: argparse.Namespace,
+    out: Path,
+    experiment: "Experiment",
+    prepared: "tuple[Meshes, Problems, SourceModels]",
+    record: dict[str, Any],
+    code: "Code",
+    started: float,
+) -> dict[str, Any]:
+    """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
+    from rl_llm.parallel import hosts
+    from rl_llm.prepare import pass_gate
+    from rl_llm.rewards.grader import GradingError
+    from rl_llm.rollout.engine import open_grader
+    from rl_llm.runs.checkpoint import CheckpointError
+    from rl_llm.runs.folder import RunFolderError
+    from rl_llm.runs.ledger import LedgerError
+    from rl_llm.runs.preemption import Preempted
+    from rl_llm.runs.run import open_folder
     from rl_llm.train import GateError, train
 
+    (_, problems, sources), seed = prepared, arguments.seed
+    keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
     notes = sources.notes
     with ExitStack() as stack:
+        grader = stack.enter_context(open_grader(experiment))
         try:
-            grader = stack.enter_context(open_grader(experiment))
-            keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
             if accept or not hosts.on_writer((out / "experiment.json").exists):  # a run in it has passed
-                notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, arguments.seed, grader))
+                notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, seed, grader))
             folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept))
-        except GradingError as error:
-            print(f"rl-llm train: {error}", file=sys.stderr)
-            return FAILED
         except (ValueError, OSError, RunFolderError, LedgerError) as error:
             raise UsageError(str(error)) from error
         for note in filter(None, notes) if hosts.writes() else ():
             print(note)
         try:
-            summary = train(experiment, arguments.seed, meshes, problems, sources, folder, started, grader)
-        except Preempted as stop:
-            again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
-            again += "".join(f" --set {item}" for item in arguments.overrides)
-            if hosts.writes():
-                print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
-            return PREEMPTED
-        except RunFolderError as error:
-            raise UsageError(str(error)) from error
-        except (GateError, GradingError, CheckpointError) as error:
-            print(f"rl-llm train: {error}", file=sys.stderr)
-            return FAILED
+            return train(experiment, seed, *prepared, folder, started, grader)
+        except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
+            raise
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)
             raise
-    if hosts.writes():
-        _print_summary(summary)
-        print(f"run folder  {out}\nreport      {summary['report']}")
-    return DONE
 
 
 def _default_folder(spec: str, name: str, seed: int) -> Path:

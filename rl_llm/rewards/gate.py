@@ -18,11 +18,9 @@ from rl_llm.rewards.worker import Grade
 SECONDS = 2.0  # after which no further problems are taken
 IMPORTING = 10.0  # seconds of the first round that do not count: the first grading may import a library
 FIRST = 4  # problems of the first round; each further round doubles their number
-JUNK_PROBLEMS = 16  # enough for a mean score of junk; some verifiers are slow on it
 RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
 EXAMPLES = 3  # failures that a report shows
 JUNK_RESPONSES = (
-    "",
     " \n",
     "junk",
     "the quick brown fox jumps over the lazy dog",
@@ -106,13 +104,14 @@ def _responses(problem: Problem, write: Write, place: int) -> Iterator[tuple[str
         except Exception as error:
             raise ValueError(f"write_answer fails on the answer {problem.answer[:80]!r}: {error!r}") from error
         yield right, True
+        yield "", False
         for answer in ("", *_neighbours(problem.answer)):
-            with suppress(Exception):  # it may take answers of the task only
+            with suppress(Exception):  # `write` may know only the task's own answers
                 if (wrong := write(replace(problem, answer=answer))) != right:
                     yield wrong, False
-    for junk in JUNK_RESPONSES if place < JUNK_PROBLEMS else ("",):
-        if not _same_answer(junk, problem.answer):
-            yield junk, False
+    junk = JUNK_RESPONSES[place % len(JUNK_RESPONSES)]  # one for each problem: some verifiers are slow on it
+    if not _same_answer(junk, problem.answer):
+        yield junk, False
 
 
 def _neighbours(gold: str) -> list[str]:

@@ -1,7 +1,6 @@
-"""Procedural data sets of the `reasoning-gym` package as tasks, behind a gate that refuses unsound ones.
+"""Procedural data sets of the `reasoning-gym` package as tasks.
 
-A verifier that rewards nonsense teaches nonsense. Before a data set yields its first problem, the gate checks that its
-stored answers score, that junk does not, and that its problems repeat in a new process.
+Before a data set yields its first problem, its problems must repeat in a new process: not all of them do.
 """
 
 import contextlib
@@ -20,24 +19,11 @@ from types import ModuleType
 from typing import Any
 
 from rl_llm.problem import Problem, Split, problem_id, split_of
-from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING, last_answer_tag
+from rl_llm.tasks.answers import last_answer_tag, written_as_asked
 
-GATE_PROBLEMS = 64  # a data set may fail on only a few percent of its problems, as "codeio" does
+SAMPLE = 64  # a data set may fail on only a few percent of its problems, as "codeio" does
 PATIENCE = 500  # consecutive draws without a new problem before a split counts as used up
-JUNK_PROBLEMS = 16  # enough for a mean score of junk; some verifiers are slow on it
 BLOCK_SIZE = 500  # some data sets build an index of their size, so many draws use many blocks
-JUNK_RESPONSES = (
-    "",
-    " \n",
-    "junk",
-    "the quick brown fox jumps over the lazy dog",
-    "I do not know, sorry.",
-    "?!.,;:'\"()[]{}<>",
-    "\N{SNOWMAN}\N{GREEK SMALL LETTER OMEGA}",
-    "0" * 50,
-    "<think>" * 20,
-    "x " * 10_000,
-)
 
 
 @dataclass(frozen=True)
@@ -72,9 +58,9 @@ class ReasoningGym:
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Draw `count` distinct problems of a split.
 
-        Raises ValueError if the gate refuses the data set or it has too few distinct problems.
+        Raises ValueError if the data set does not repeat or has too few distinct problems.
         """
-        _pass_gate(self)
+        _check_repeats(self)
         problems = _draw(self, split, count, seed)
         if len(problems) < count:
             raise ValueError(
@@ -89,24 +75,17 @@ class ReasoningGym:
         entry = {"question": problem.prompt, "answer": problem.answer, "metadata": problem.metadata["entry"]}
         return float(_dataset(self).score_answer(response if answer is None else answer, entry))
 
+    def write_answer(self, problem: Problem, shown_prompt: str) -> str:
+        """Write the answer as the text around the question asks; grids in a question may look like marks."""
+        return written_as_asked(shown_prompt.replace(problem.prompt, ""), problem.answer)
 
-def gate(task: ReasoningGym, problems: Sequence[Problem]) -> None:
-    """Refuse an unsound data set, judged by a sample of its problems.
 
-    Raises ValueError naming the data set and the first check that fails. A stored answer must score at least 0.99. A
-    junk response must raise nothing and score at most 0.1 on average over the problems that it does not answer. The
-    same seed must give the same problems in a new process.
+def check_repeats(task: ReasoningGym, problems: Sequence[Problem]) -> None:
+    """Refuse a data set that draws other problems in a new process, judged by a sample of its problems.
+
+    Raises ValueError naming the data set and the problem. Whether its verifier is sound is checked before a run, as for
+    every task (`rewards.gate`).
     """
-    for problem in problems:
-        score = _score(task, problem, f"{ANSWER_OPENING}{problem.answer}{ANSWER_CLOSING}")
-        if not score >= 0.99:
-            raise _refusal(task, f"its stored answer {problem.answer[:80]!r} scores {score} instead of 1")
-    for junk in JUNK_RESPONSES:
-        wrong_for = [problem for problem in problems if not _same_answer(junk, problem.answer)]
-        scores = [_score(task, problem, junk) for problem in wrong_for[:JUNK_PROBLEMS]]
-        if scores and not sum(scores) / len(scores) <= 0.1:
-            mean = sum(scores) / len(scores)
-            raise _refusal(task, f"the response {junk[:40]!r} scores {mean:.2f} on average instead of 0")
     places = [(problem.metadata["seed"], problem.metadata["index"]) for problem in problems]
     # The order of a set of strings differs between processes, not within one.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -117,31 +96,13 @@ def gate(task: ReasoningGym, problems: Sequence[Problem]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _pass_gate(task: ReasoningGym) -> None:
+def _check_repeats(task: ReasoningGym) -> None:
     # Once per task and process: the verdict depends on the task alone.
-    gate(task, _draw(task, None, GATE_PROBLEMS, seed=0))
+    check_repeats(task, _draw(task, None, SAMPLE, seed=0))
 
 
 def _refusal(task: ReasoningGym, reason: str) -> ValueError:
     return ValueError(f"reasoning-gym data set {task.dataset!r} is refused: {reason}; choose another data set")
-
-
-def _score(task: ReasoningGym, problem: Problem, response: str) -> float:
-    try:
-        return task.verify(problem, response)
-    except Exception as error:
-        reason = f"its verifier raises {type(error).__name__}: {error} on the response {response[:40]!r}"
-        raise _refusal(task, reason) from error
-
-
-def _same_answer(response: str, answer: str) -> bool:
-    """Whether a junk response happens to be right, as "0000" is for the answer 0."""
-    if response.strip() == answer.strip():
-        return True
-    try:
-        return float(response) == float(answer)
-    except ValueError:
-        return False
 
 
 def _draw(task: ReasoningGym, split: Split | None, count: int, seed: int) -> list[Problem]:

@@ -38,7 +38,7 @@ KNOWS_THE_EXPERIMENT = {
     "update": "algorithms experiment learner model parallel prng problem rollout runs types",
     "rollout": "algorithms experiment learner model parallel prng problem rewards runs sampler types",
     "runs": "config experiment learner model parallel problem rewards sampler types",
-    "experiment": "algorithms config learner model parallel prng problem rewards sampler",
+    "experiment": "algorithms config learner model parallel prng problem rewards sampler tasks",
 }
 KNOWS_ARRAYS_ONLY = {
     "learner": "algorithms config model parallel prng problem types",

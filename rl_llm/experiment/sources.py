@@ -3,7 +3,6 @@
 Each is a value of an experiment. Folders are those of other runs.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,9 @@ from rl_llm.config.fields import Checked, NonNegativeInt, PositiveFloat, Positiv
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.problem import Problem, problem_id
 from rl_llm.rewards.worker import LARGEST_REWARD
+from rl_llm.tasks.messages import prompt_of, refuse_shown
+from rl_llm.tasks.preferences import judged_pair
+from rl_llm.tasks.tables import Fields, read_files, rows_of
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,12 @@ class SkillGate(Checked):
 
 @dataclass(frozen=True)
 class Conversations(Checked):
-    """Chats or prompt/response pairs of a JSONL file. Needs the extra `data`.
+    """Chats or prompt/response pairs of a data file. Needs the extra `data`.
 
-    A line is {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}, rendered
-    by the tokenizer's chat template. The loss covers the assistant's text and the token that ends it; every token of a
-    step weighs the same.
+    A row is {"prompt": "...", "response": "..."} (or "completion"), {"messages": [{"role": "user", "content": "..."},
+    ...]}, ShareGPT's {"conversations": [{"from": "human", "value": "..."}, ...]}, or Alpaca's {"instruction": "...",
+    "input": "...", "output": "..."}. Messages are rendered by the tokenizer's chat template. The loss covers the
+    assistant's text and the token that ends it; every token of a step weighs the same.
 
     An update learns `rows_per_step` packed rows of `row_tokens` tokens. Whole conversations, in an order given by seed
     and epoch, go to the first row with room; none attends to another. Metric "packing/filled": share of the rows that
@@ -138,13 +141,14 @@ class RewardModel:
 class StoredResponses(Checked):
     """Responses that were sampled and judged earlier; learning from them instead of the policy's own is offline RL.
 
-    A line of the file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]} with
+    A row of the data file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]} with
     `responses_per_prompt` responses; the reward null stands for a response that could not be graded. A preference is a
-    line of two, with rewards 1 and 0. `rl-llm evaluate RUN --samples FILE` writes such a file. With `--logits k` its
-    lines also have "tokens", the sampled ids, and "teacher_tokens" and "teacher_logp" (k per token), for distillation
-    without the teacher; `top_tokens` of them are read.
+    row of two, with rewards 1 and 0, or {"prompt": ..., "chosen": ..., "rejected": ...} in the layouts of TRL, as texts
+    or messages. `rl-llm evaluate RUN --samples FILE` writes such a file. With `--logits k` its lines also have
+    "tokens", the sampled ids, and "teacher_tokens" and "teacher_logp" (k per token), for distillation without the
+    teacher; `top_tokens` of them are read.
 
-    A line with the gold "answer" instead of "rewards" is graded when the run starts, by the task's verifier and the
+    A row with the gold "answer" instead of "rewards" is graded when the run starts, by the task's verifier and the
     experiment's reward.
     """
 
@@ -154,30 +158,31 @@ class StoredResponses(Checked):
     def problems(self, responses_per_prompt: int) -> list[Problem]:
         """Read the lines as problems, with the responses and their fields in `metadata`.
 
-        Raises ValueError naming the file and the invalid line, and OSError if there is no file.
+        Raises ValueError naming the file and the invalid row, and FileNotFoundError if there is no file.
         """
-        try:
-            lines = [line for line in Path(self.path).read_text().splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8 text: {error}") from error
-        found = [self._problem(line, number, responses_per_prompt) for number, line in enumerate(lines, 1)]
-        if not found:
-            raise ValueError(f"{self.path} has no stored responses: it is empty")
-        return found
+        files = read_files(self.path)
+        if not files:
+            raise FileNotFoundError(f"responses.path={self.path!r} is not a file; set it to one of stored responses")
+        rows = enumerate(rows_of(files), 1)
+        return [self._problem(place, fields, number, responses_per_prompt) for number, (place, fields) in rows]
 
-    def _problem(self, line: str, number: int, K: int) -> Problem:
-        place = f"{self.path}, line {number}"
+    def _problem(self, place: str, fields: Fields | ValueError, number: int, K: int) -> Problem:
         try:
-            item = json.loads(line)
-            prompt, responses = item["prompt"], item["responses"]
+            if isinstance(fields, ValueError):
+                raise fields
+            refuse_shown(fields)
+            item = judged_pair(fields) if "chosen" in fields else fields
+            prompt, messages = prompt_of(item["prompt"])
+            responses = item["responses"]
             rewards = item["rewards"] if "answer" not in item else item.get("rewards", [None] * K)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(
-                f'{place}: {error!r}; a line is {{"prompt": ..., "responses": [...], "rewards": [...]}}, or has a gold '
-                '"answer" instead of rewards'
+                f'{place}: {reason}; a row is {{"prompt": ..., "responses": [...], "rewards": [...]}}, or has a gold '
+                '"answer" instead of rewards, or is {"prompt": ..., "chosen": ..., "rejected": ...}'
             ) from error
-        if not isinstance(prompt, str) or not _all(responses, str) or not _all(rewards, int, float, type(None)):
-            raise ValueError(f"{place}: prompt must be a text, responses a list of texts, rewards a list of numbers")
+        if not _all(responses, str) or not _all(rewards, int, float, type(None)):
+            raise ValueError(f"{place}: responses must be a list of texts, rewards a list of numbers")
         if not all(abs(reward) <= LARGEST_REWARD for reward in rewards if reward is not None):
             raise ValueError(f"{place}: rewards must be finite, at most {LARGEST_REWARD:g} in size: {rewards}")
         if not len(responses) == len(rewards) == K:
@@ -194,6 +199,7 @@ class StoredResponses(Checked):
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
         names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *teaching)
         kept = {name: item[name] for name in names if name in item} | {"place": place}
+        kept |= {"messages": messages} if messages else {}
         return Problem(problem_id(str(number), prompt), prompt, answer, metadata=kept)
 
 

@@ -87,9 +87,8 @@ class JsonlProblems(Checked):
         files = {"path": read_problem_files(self.path, "task.path")}
         files |= {split: read_problem_files(path, f"task.{split}") for split, path in self._own_files.items()}
         contents = [pair for found in files.values() for pair in found.items()]
-        decided_by = repr(
-            (PARSER, self.layout, self.marks, self.split, [*self._own_files], [*map(len, files.values())])
-        )
+        counts = {source: len(found) for source, found in files.items()}
+        decided_by = repr((PARSER, self.layout, self.marks, self.split, counts))
         return prepare_copy(
             Path(self.path), contents, QUESTION_FIELDS, lambda: self._splits(files), self.data_dir, decided_by
         )
@@ -101,7 +100,8 @@ class JsonlProblems(Checked):
         for source, found in files.items():
             for place, _, record in self.parse(found):
                 if isinstance(record, ValueError):
-                    raise record
+                    remedy = f"mend it, or leave such rows out: rl-llm data-report {next(iter(found))} --clean CLEAN"
+                    raise ValueError(f"{record}\n  {remedy}") from record
                 if questions.is_new(source, place, record):
                     splits.setdefault(self._split(source, record["question"]), []).append(record)
         return splits

@@ -73,7 +73,6 @@ def parse_rows(files: Files, parse: Callable[[Fields], TextRecord]) -> Iterator[
             if isinstance(fields, ValueError):
                 raise fields
             record = parse(fields)
-            _refuse_halves("".join(record.values()))
         except ValueError as error:
             yield Parsed(place, {} if isinstance(fields, ValueError) else fields, ValueError(f"{place}: {error}"))
         else:
@@ -137,7 +136,7 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
 
 def _json(line: bytes) -> Fields | ValueError:
     try:
-        return _object(json.loads(line.decode()))
+        return _object(json.loads(line.decode()), line)
     except UnicodeDecodeError as error:
         return ValueError(f"{error}; expected UTF-8 text: save the file in this encoding")
     except json.JSONDecodeError as error:
@@ -146,8 +145,16 @@ def _json(line: bytes) -> Fields | ValueError:
         return ValueError(f"the JSON is nested too deeply: {error}")
 
 
-def _object(found: Any) -> Fields | ValueError:
-    return found if isinstance(found, dict) else ValueError(f"{type(found).__name__} instead of a JSON object")
+def _object(found: Any, source: bytes) -> Fields | ValueError:
+    """Return a JSON object, or the reason why it is none. One half of a surrogate pair is no text in any encoding."""
+    if not isinstance(found, dict):
+        return ValueError(f"{type(found).__name__} instead of a JSON object")
+    try:
+        if b"\\ud" in source or b"\\uD" in source:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return ValueError(f"{error}; write the whole character, not one half of its surrogate pair")
+    return found
 
 
 def _list_items(path: Path, content: bytes) -> Iterator[Row]:
@@ -156,7 +163,7 @@ def _list_items(path: Path, content: bytes) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} begins as a JSON list, but is none: {error}") from error
     for number, item in enumerate(items, 1):
-        yield Row(f"{path}, item {number}", _object(item))
+        yield Row(f"{path}, item {number}", _object(item, content))
 
 
 def _csv_rows(path: Path, content: bytes, separator: str) -> Iterator[Row]:
@@ -200,10 +207,3 @@ def _batches(content: bytes) -> Iterator[Any]:
         file = ipc.open_file(content)
         return (file.get_batch(index) for index in range(file.num_record_batches))
     return iter(ipc.open_stream(content))
-
-
-def _refuse_halves(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{error}; write the whole character, not one half of its surrogate pair") from error

@@ -64,26 +64,26 @@ def test_only_top_tokens_of_the_teacher_are_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "a.jsonl, line 2: JSONDecodeError"),
-        ({"prompt": "1+1="}, "line 2: KeyError.'responses'"),
-        (GOOD | {"rewards": [1]}, "line 2 has 2 responses and 1 rewards; expected responses_per_prompt=2 of each"),
+        ("{", "a.jsonl:2: Expecting property name"),
+        ({"prompt": "1+1="}, "a.jsonl:2: 'responses' is missing; a row is"),
+        (GOOD | {"rewards": [1]}, "a.jsonl:2 has 2 responses and 1 rewards; expected responses_per_prompt=2 of each"),
         (
             GOOD | {"rewards": ["1", 0]},
-            "line 2: prompt must be a text, responses a list of texts, rewards a list of numbers",
+            "a.jsonl:2: responses must be a list of texts, rewards a list of numbers",
         ),
-        (GOOD | {"rewards": [float("nan"), 0]}, "line 2: rewards must be finite"),
-        (GOOD | {"responses": [1, 2]}, "line 2: prompt must be a text"),
-        (GOOD | {"tokens": [[1]]}, "line 2: tokens must have an entry for each of the 2 responses"),
-        (GOOD | {"tokens": [[1], [10**6]]}, "line 2: the tokens .*1000000.*ids below"),
-        (GOOD | {"tokens": [[1, 5], [5, 1]]}, "line 2: the tokens .*the end's only at the end"),
-        (GOOD | {"tokens": None}, "line 2: tokens must have an entry"),
-        (GOOD | {"tokens": [3, 4]}, "line 2: the tokens 3: a response has"),
-        (GOOD | {"rewards": [1e30, 0]}, "line 2: rewards must be finite, at most 1e.18"),
-        (GOOD | {"responses": "ab"}, "line 2: prompt must be a text, responses a list of texts"),
-        (GOOD | {"tokenizer": "another"}, "line 2: the tokens come from another tokenizer"),
+        (GOOD | {"rewards": [float("nan"), 0]}, "a.jsonl:2: rewards must be finite"),
+        (GOOD | {"responses": [1, 2]}, "a.jsonl:2: responses must be a list of texts"),
+        (GOOD | {"tokens": [[1]]}, "a.jsonl:2: tokens must have an entry for each of the 2 responses"),
+        (GOOD | {"tokens": [[1], [10**6]]}, "a.jsonl:2: the tokens .*1000000.*ids below"),
+        (GOOD | {"tokens": [[1, 5], [5, 1]]}, "a.jsonl:2: the tokens .*the end's only at the end"),
+        (GOOD | {"tokens": None}, "a.jsonl:2: tokens must have an entry"),
+        (GOOD | {"tokens": [3, 4]}, "a.jsonl:2: the tokens 3: a response has"),
+        (GOOD | {"rewards": [1e30, 0]}, "a.jsonl:2: rewards must be finite, at most 1e.18"),
+        (GOOD | {"responses": "ab"}, "a.jsonl:2: responses must be a list of texts"),
+        (GOOD | {"tokenizer": "another"}, "a.jsonl:2: the tokens come from another tokenizer"),
         (
             GOOD | {"responses": ["<answer>" * 30, "1"]},
-            r"line 2: the tokens .*: a response has 1 to sampling.max_tokens=16",
+            r"a.jsonl:2: the tokens .*: a response has 1 to sampling.max_tokens=16",
         ),
     ],
 )
@@ -116,12 +116,12 @@ def test_invalid_logits_are_named_with_their_place(tmp_path: Path, change: dict,
     good = GOOD | {"tokens": [[10, 4, 11, 1]] * 2, "teacher_tokens": PLACES, "teacher_logp": LOGPS}
     read_rollout(experiment, StoredResponses(str(written(tmp_path / "a.jsonl", good)), 2).problems(K))
     written(tmp_path / "a.jsonl", good, good | change)
-    with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+    with pytest.raises(ValueError, match=f"a.jsonl:2: .*{message}"):
         read_rollout(experiment, stored.problems(K))
 
 
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path):
-    with pytest.raises(ValueError, match="has no stored responses"):
+    with pytest.raises(ValueError, match=r"a\.jsonl is empty"):
         answers_of(written(tmp_path / "a.jsonl"))
     with pytest.raises(FileNotFoundError):
         answers_of(tmp_path / "none.jsonl")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import DONE, UsageError, add_experiment, check_output, positive, resolve_experiment, share
+from rl_llm.tasks.tables import read_files
 
 if TYPE_CHECKING:
     from rl_llm.commands.data_report.biases import Survey
+    from rl_llm.problem import Split
 
 SUMMARY = "find biases, duplicates and leaks in the problems of a task"
 GUESSES, ANSWER = 0.10, 0.30  # largest shares of the problems
@@ -19,15 +21,18 @@ SEED = 0  # of the problems; the default of `rl-llm train`
 EXAMPLES = """examples:
   rl-llm data-report experiments/quickstart.py
   rl-llm data-report experiments/qwen3_4b_gsm8k.py:smoke --out data.md
+  rl-llm data-report train.parquet --without test.jsonl --clean clean.jsonl
   rl-llm data-report experiments/qwen3_4b_gsm8k.py:smoke --clean clean.jsonl --max-guesses 0.05"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `data-report`."""
-    add_experiment(parser)
+    add_experiment(parser, "; or a data file: JSONL, JSON, CSV, parquet")
     splits = ("train", "validation", "held_out")
-    parser.add_argument("--split", choices=splits, default="train", help="split to check (default: train)")
+    parser.add_argument("--split", choices=splits, help="split of an experiment's task to check (default: train)")
     parser.add_argument("--problems", type=positive, metavar="N", help="number of problems (default: the experiment's)")
+    without = "with a data file: also find the problems that stand in this file, such as a test set"
+    parser.add_argument("--without", metavar="FILE", help=without)
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report to this file, as Markdown")
     clean = "write the remaining problems, and those of the run's other splits, to this file: a JSONL task"
     parser.add_argument("--clean", type=Path, metavar="FILE", help=clean)
@@ -43,38 +48,72 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the problems that a run would use: one line per check, with a verdict and advice.
 
     The checks cover skewed and guessable answers, duplicates, leaks into other splits, answers in prompts, lengths,
-    difficulty, and how often a run would repeat each problem. The exit code is 0 whatever they find.
+    difficulty, and how often a run would repeat each problem. Of a data file they also name the layout that fits, and
+    rows that cannot be read; --clean then writes the file's own rows. The exit code is 0 whatever they find.
     """
     for option in ("out", "clean"):
         check_output(option, getattr(arguments, option))
     if arguments.out is not None and arguments.out == arguments.clean:
         raise UsageError(f"--out and --clean are both {arguments.out}: choose two files")
-    from rl_llm.commands.data_report.biases import Limits, survey
-    from rl_llm.prepare import counts
-
-    name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
-    asked = counts(experiment) | ({arguments.split: arguments.problems} if arguments.problems else {})
+    is_file = read_files(arguments.experiment) and not arguments.experiment.endswith(".py")
+    for option in ("split", "problems") if is_file else ("without",):
+        if getattr(arguments, option):
+            where = "a data file, which is one split" if is_file else "an experiment; set task.held_out=FILE"
+            raise UsageError(f"--{option} {getattr(arguments, option)} cannot act on {where}")
     try:
-        pools = {split: experiment.task.problems(split, count, SEED) for split, count in asked.items()}
-        problems = pools[arguments.split]
-        lengths = [len(experiment.tokenizer.encode_prompt(problem.prompt)) for problem in problems]
-        others = {split: found for split, found in pools.items() if split != arguments.split}
-        limits = Limits(arguments.max_guesses, arguments.max_answer)
-        trained_on = arguments.split == "train" and arguments.problems is None
-        prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
-        found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
+        return _report_file(arguments) if is_file else _report_experiment(arguments)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
+
+
+def _report_experiment(arguments: argparse.Namespace) -> int:
+    from rl_llm.commands.data_report.biases import Limits, survey
+    from rl_llm.prepare import counts
+    from rl_llm.rollout.text import encode_shown
+
+    name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
+    split: Split = arguments.split or "train"
+    asked = counts(experiment) | ({split: arguments.problems} if arguments.problems else {})
+    pools = {pool: experiment.task.problems(pool, count, SEED) for pool, count in asked.items()}
+    problems = pools[split]
+    lengths = [len(encode_shown(experiment.tokenizer, problem)) for problem in problems]
+    others = {pool: found for pool, found in pools.items() if pool != split}
+    limits = Limits(arguments.max_guesses, arguments.max_answer)
+    trained_on = split == "train" and arguments.problems is None
+    prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
+    found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
+    title = f"{experiment.task.name}, {len(problems)} {split} problems"
     kept = [problem for index, problem in enumerate(problems) if index not in found.removed]
-    title = f"{experiment.task.name}, {len(problems)} {arguments.split} problems"
+    _publish(arguments, title, f"{arguments.experiment}, {name}", found, len(problems))
+    if arguments.clean is not None:
+        write_clean(arguments.clean, split, {split: kept, **others}, found.removed)
+    return DONE
+
+
+def _report_file(arguments: argparse.Namespace) -> int:
+    from rl_llm.commands.data_report.biases import Limits, Survey, survey
+    from rl_llm.commands.data_report.files import read_data_file, write_rows
+
+    report = read_data_file(arguments.experiment, arguments.overrides)
+    others = {arguments.without: read_data_file(arguments.without).problems} if arguments.without else {}
+    limits = Limits(arguments.max_guesses, arguments.max_answer)
+    found = survey(report.task, report.problems, others, [], 0, limits)
+    found = Survey((*report.checks, *found.checks), found.removed, report.notes)
+    title = f"{report.task.name}, {len(report.problems)} problems"
+    _publish(arguments, title, arguments.experiment, found, len(report.problems))
+    if arguments.clean is not None:
+        written = write_rows(arguments.clean, report, found.removed)
+        print(f"{arguments.clean}: {written} rows of {arguments.experiment}")
+    return DONE
+
+
+def _publish(arguments: argparse.Namespace, title: str, source: str, found: "Survey", total: int) -> None:
+    """Show the report and write it, if asked. Raises UsageError if cleaning would leave nothing."""
     _show(title, found)
     if arguments.out is not None:
-        arguments.out.write_text(_markdown(f"{title} ({arguments.experiment}, {name})", found))
-    if arguments.clean is not None and not kept:
+        arguments.out.write_text(_markdown(f"{title} ({source})", found))
+    if arguments.clean is not None and len(found.removed) == total:
         raise UsageError(f"--clean {arguments.clean}: no problem would remain; raise --max-guesses or --max-answer")
-    if arguments.clean is not None:
-        write_clean(arguments.clean, arguments.split, {arguments.split: kept, **others}, found.removed)
-    return DONE
 
 
 def _show(title: str, found: "Survey") -> None:
@@ -87,6 +126,8 @@ def _show(title: str, found: "Survey") -> None:
         table.add_row(check.name, "[red]warning[/red]" if check.advice else "ok", escape(check.found), check.advice)
     console = Console()
     console.print(table)
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     warnings = sum(bool(check.advice) for check in found.checks)
     console.print(f"{warnings} of {len(found.checks)} checks warn", highlight=False)
 
@@ -98,6 +139,7 @@ def _markdown(title: str, found: "Survey") -> str:
     reasons = Counter(found.removed.values()).most_common()
     removed = "\n".join(f"* {count}: {reason}" for reason, count in reasons) or "* none"
     table = "\n".join(f"| {line} |" for line in lines)
+    table += "".join(f"\n\n{note}" for note in found.notes)
     return f"# {title}\n\n{table}\n\nProblems that cleaning removes:\n\n{removed}\n"
 
 
@@ -117,8 +159,8 @@ def write_clean(path: Path, split: str, pools: Mapping[str, Sequence[Any]], remo
                 continue
             written.add(question)
             elsewhere += split_of(question) != pool
-            solution = problem.metadata.get("solution", "")
-            lines.append(json.dumps({"question": question, "answer": f"{solution}\n#### {answer}".strip()}) + "\n")
+            solution, shown = problem.metadata.get("solution", ""), problem.metadata.get("messages", question)
+            lines.append(json.dumps({"question": shown, "answer": f"{solution}\n#### {answer}".strip()}) + "\n")
     path.write_text("".join(lines))
     print(f"{path}: {len(lines)} problems, including the other splits")
     for reason, count in reasons.most_common():

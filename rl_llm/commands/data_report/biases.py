@@ -16,7 +16,6 @@ from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_ea
 from rl_llm.config.fields import Checked, PositiveShare
 from rl_llm.problem import Problem, Task
 from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING
-from rl_llm.tasks.answers.equality import key_of
 from rl_llm.tasks.answers.numbers import read_number
 
 REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated
@@ -56,10 +55,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Survey:
-    """All checks, and the problems to remove: place -> first reason."""
+    """All checks, the problems to remove (place -> first reason), and `notes` too long for a table."""
 
     checks: tuple[Check, ...]
     removed: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def survey(
@@ -73,14 +73,14 @@ def survey(
 ) -> Survey:
     """Check the problems of one split against themselves and against the `others`, by split.
 
-    `lengths` are the token counts of their prompts, at most `longest` is allowed. A whole run asks `prompts` prompts; 0
-    if unknown. Raises ValueError if there are no problems.
+    `lengths` are the token counts of their prompts, empty if unknown; at most `longest` is allowed. A whole run asks
+    `prompts` prompts; 0 if unknown. Raises ValueError if there are no problems.
     """
     if not problems:
         raise ValueError(f"the task {task.name} has no problems to check")
     removed: dict[int, str] = {}
     checks = [
-        _length(lengths, longest, removed),
+        *([_length(lengths, longest, removed)] if lengths else []),
         _given_away(problems, removed),
         *_duplicates(problems, removed),
         *_leaks(problems, others, removed),
@@ -110,9 +110,9 @@ def guess_of(answer: str, prompt: str = "") -> str | None:
 
 
 def answer_key(answer: str) -> Hashable:
-    """Key that spellings of one answer share: its number, or else its text without what only decorates it."""
+    """Key that spellings of one answer share: its number ("$1,000.", "1000.0"), or else its text."""
     number = read_number(answer)
-    return key_of(answer) if number is None else number.value
+    return answer.strip().rstrip(".").casefold() if number is None else number.value
 
 
 def _length(lengths: Sequence[int], longest: int, removed: dict[int, str]) -> Check:

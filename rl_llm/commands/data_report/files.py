@@ -1,0 +1,100 @@
+"""A data file before it becomes a task: the layout that fits, its rows, and its problems without repeats."""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from rl_llm.commands.data_report.biases import Check
+from rl_llm.config import OverrideError, override
+from rl_llm.problem import Problem
+from rl_llm.tasks.datasets import JsonlProblems, Questions, problem_of, read_problem_files
+from rl_llm.tasks.layouts import PRESETS, fitting
+from rl_llm.tasks.tables import Fields, Files, rows_of
+
+GUESSED_FROM = 100  # first rows, by which the layout is guessed
+EXAMPLES = 3  # refused rows that are shown
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """Problems of a file, one for each question with one answer, their rows, and the findings on all rows."""
+
+    task: JsonlProblems
+    problems: Sequence[Problem]
+    rows: Sequence[Fields]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+
+def read_data_file(path: str, assignments: Sequence[str] = ()) -> FileReport:
+    """Read a file by the layout that fits most of its rows, unless `assignments` set another (`layout.answer=gold`).
+
+    Raises ValueError or FileNotFoundError for a file that cannot be read, or that no layout fits.
+    """
+    files = read_problem_files(path, "the data file")
+    short = [assignment.removeprefix("task.") for assignment in assignments]
+    task, found = JsonlProblems(path), f"given by {', '.join(short)}"
+    if not any(assignment.startswith("layout.") for assignment in short):
+        presets = _presets(files)
+        task = replace(task, layout=PRESETS[presets[0]])
+        also = f" (so would {', '.join(presets[1:])})" if presets[1:] else ""
+        found = f"{presets[0]} fits{also}: {task.layout.assignments or 'it is the default'}"
+    try:
+        task = override(task, short)
+    except OverrideError as error:
+        raise ValueError(f"{error} (a data file has the fields of JsonlProblems)") from error
+    return _read(task, files, f"layout: {found}")
+
+
+def write_rows(path: Path, report: FileReport, removed: Collection[int]) -> int:
+    """Write the rows that remain as JSONL, with all their fields, and return their number."""
+    rows = [row for place, row in enumerate(report.rows) if place not in removed]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), "utf-8")
+    return len(rows)
+
+
+def _presets(files: Files) -> list[str]:
+    """Names of the presets that fit most of the first rows, the most specific first."""
+    first = [row.fields for row in islice(rows_of(files), GUESSED_FROM) if not isinstance(row.fields, ValueError)]
+    fits = Counter(name for fields in first for name in fitting(fields))
+    if not fits:
+        names = ", ".join(first[0]) if first else "none"
+        raise ValueError(
+            f"{next(iter(files))}: no usual layout fits the fields {names}; name them: --set layout.question=FIELD "
+            "--set layout.answer=FIELD"
+        )
+    best = max(fits.values())
+    return [name for name in PRESETS if fits[name] == best]
+
+
+def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:
+    kept: dict[str, tuple[Problem, Fields]] = {}
+    questions, disputed = Questions(), dict[str, str]()
+    refused: list[str] = []
+    rows = repeated = unread = 0
+    for place, fields, record in task.parse(files):
+        rows += 1
+        if isinstance(record, ValueError):
+            unread += 1
+            refused += [str(record)] if len(refused) < EXAMPLES else []
+            continue
+        try:
+            if questions.is_new("path", place, record):
+                kept[record["question"]] = problem_of(task.name, record), fields
+            else:
+                repeated += 1
+        except ValueError as error:
+            disputed.setdefault(record["question"], str(error))
+    for question in disputed:
+        kept.pop(question, None)
+    checks = [
+        Check("rows", f"{rows}, with {len(kept)} problems; {repeated} repeat another word for word and count once"),
+        Check("rows that cannot be read", str(unread), "mend them or use --clean" if unread else ""),
+        Check("questions with several answers", str(len(disputed)), "mend them or use --clean" if disputed else ""),
+    ]
+    notes = (layout, *refused, *islice(disputed.values(), EXAMPLES))
+    problems = [problem for problem, _ in kept.values()]
+    return FileReport(task, problems, [row for _, row in kept.values()], tuple(checks), notes)

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_llm.problem import split_of
-from rl_llm.tasks.answer import extract_answer
 from rl_llm.tasks.modular_sum import Demonstrations, ModularSum
 from rl_llm.tasks.tokenizer import CharacterTokenizer
 
@@ -228,18 +227,3 @@ def test_a_task_travels_by_pickle():
     task, problem_again = pickle.loads(pickle.dumps((TASK, problem)))
     assert (task, problem_again) == (TASK, problem)
     assert task.verify(problem_again, "<answer>2</answer>") == 1.0
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("so <answer> 4 </answer>.", "4"),
-        ("<answer>3</answer> no, <answer>4</answer>", "4"),
-        ("<answer>3</answer> no, <answer>4", "3"),
-        ("<answer>4", None),
-        ("4</answer>", None),
-        ("", None),
-    ],
-)
-def test_the_last_complete_answer_counts(response, answer):
-    assert extract_answer(response) == answer

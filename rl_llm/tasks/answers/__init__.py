@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from rl_llm.tasks.answers.equality import equal_answers
+from rl_llm.tasks.answers.equality import equal_answers, needs_math
 from rl_llm.tasks.answers.extraction import (
     ANSWER_CLOSING,
     ANSWER_OPENING,
     MARKS,
     Mark,
     extract_answer,
-    is_numeric,
     last_answer_tag,
     split_gold,
     written_as_asked,
 )
+from rl_llm.tasks.answers.numbers import is_numeric, read_number
 
 __all__ = [
     "ANSWER_CLOSING",
@@ -25,6 +25,8 @@ __all__ = [
     "grade_answer",
     "is_numeric",
     "last_answer_tag",
+    "needs_math",
+    "read_number",
     "split_gold",
     "written_as_asked",
 ]

@@ -1,34 +1,174 @@
-"""Whether two final answers are the same: numbers and choices exactly, lists by their items, the rest by math-verify."""
+"""Whether two final answers are equal: numbers, choices, words, lists by their items, and expressions by math-verify."""
 
 import re
+from typing import NamedTuple
 
-from rl_llm.tasks.answers.numbers import Quantity, read_number, undress
+from rl_llm.tasks.answers import expressions
+from rl_llm.tasks.answers.numbers import read_number, same_number, split_unit
+from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
 
-_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
+LONGEST_ANSWER = 1000  # characters; longer texts are compared as they are
+
+_CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
+_OTHER_CHOICE = re.compile(r"(?<![A-Za-z])(?:\([A-J]\)|[A-J][.):])|\b(?:or|and) [A-J]\b")
+_CLOCK = re.compile(r"0*(\d+):(\d\d(?::\d\d)*)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
+_WORDS = re.compile(
+    r"(?!.*\b(?:sin|cos|tan|log|exp|sqrt)\b)(?=.*(?:[^\W\d_]{3}|\b(?:no|up)\b|[\u4e00-\u9fff]))[^\\^=+*/<>(){}\[\]\d|]+",
+    re.IGNORECASE,
+)
+_NAME = re.compile(
+    r"((?:\\?[A-Za-z]+[\w'{}]*|\([\w, ]+\))(?:\([\w, ]*\))?) ?(?:=|\\in(?![a-z])) ?(?!.*=)(.+)", re.DOTALL
+)
+_SET_BUILDER = re.compile(r"\\\{ ?\w ?(?:\\in ?\\mathbb ?\{?R\}? ?)?[|:] ?(.+)\\\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
+_COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+_UNION = r"\\cup(?![A-Za-z])"
+
+
+class Items(NamedTuple):
+    """Parts of an answer and what encloses them: "()", "[)", "{}", "matrix", "union", or "" for a bare list."""
+
+    kind: str
+    parts: list[str]
 
 
 def equal_answers(given: str, gold: str) -> bool:
-    """Whether an answer equals the gold answer."""
-    numbers = read_number(given), read_number(gold)
-    if numbers[1] is not None:
-        return numbers[0] is not None and _same_number(numbers[0], numbers[1])
-    return key_of(given) == key_of(gold) or ((choice := choice_of(gold)) is not None and choice_of(given) == choice)
+    """Whether an answer equals the gold answer.
+
+    Numbers are compared exactly; a gold number needs a number, so the unevaluated "2 + 3" does not earn "5". Words are
+    compared without case. Lists and sets may be in any order; tuples, intervals and matrices may not, and need the same
+    brackets. Names count where both sides have them (x = 2). Everything else is an expression for math-verify; raises
+    ImportError if that is missing.
+    """
+    number = read_number(gold)
+    if number is not None:
+        other = read_number(given)
+        names = (_named(given)[1], _named(gold)[1]) if "=" in given and "=" in gold else ("", "")
+        return other is not None and same_number(other, number) and (names[0] == names[1] or "" in names)
+    clocks = _CLOCK.fullmatch(undress(gold)), _CLOCK.fullmatch(undress(given))
+    if clocks[0]:
+        both = zip(clocks[1].groups(), clocks[0].groups(), strict=True) if clocks[1] else ()
+        return clocks[1] is not None and all(
+            part is None or part.lower() == (other or "").lower() for other, part in both
+        )
+    if choice := choice_of(gold):
+        return choice == choice_of(given if len(given) > 3 else given.upper())
+    if _key(given) == _key(gold):
+        return True
+    if max(len(given), len(gold)) > LONGEST_ANSWER or _WORDS.fullmatch(undress(gold)):
+        return False
+    return _equal_items(given, gold)
+
+
+def needs_math(gold: str) -> bool:
+    """Whether math-verify decides if an answer equals this one: it is no number, time, choice or words."""
+    plain = undress(gold)
+    return not (read_number(gold) or _CLOCK.fullmatch(plain) or choice_of(gold) or _WORDS.fullmatch(plain))
 
 
 def choice_of(text: str) -> str | None:
-    """Return the letter A-J of a choice ("(A)", "\\text{A}", "A. 5 apples"), or None."""
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", undress(text)).strip()
-    match = _CHOICE.match(text)
-    return match[1] if match and not re.search(r"(?<![A-Za-z])\(?[A-J][.):]", match[2]) else None
+    """Return the letter A-J of one choice ("(A)", "\\text{A}", "A. 5 apples"), or None."""
+    match = _CHOICE.fullmatch(TEXT_COMMAND.sub(r"\1", undress(text)).strip())
+    return match[1] if match and not _OTHER_CHOICE.search(match[2]) else None
 
 
-def key_of(text: str) -> str:
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", undress(text))
-    text = re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text.replace("dfrac", "frac").replace("tfrac", "frac"))
-    return text.casefold() if re.search("[A-Za-z]{3}", text) and "\\" not in text else text
+def _key(text: str) -> str:
+    """Spelling that equal texts share: without spaces beside signs, and for words without case."""
+    text = re.sub(r"\s+", " ", TEXT_COMMAND.sub(r" \1 ", undress(text))).strip(" \"'.")
+    if _WORDS.fullmatch(text):
+        return text.casefold()
+    return re.sub(r"(?<![A-Za-z\d]) | (?![A-Za-z\d])", "", re.sub(r"([_^])\{(\w)\}", r"\1\2", text))
 
 
-def _same_number(given: Quantity, gold: Quantity) -> bool:
-    if given.unit != gold.unit and given.unit and gold.unit:
-        return False
-    return given.value == gold.value
+def _equal_items(given: str, gold: str) -> bool:
+    """Compare two answers by what encloses them and by their parts."""
+    (value, name), (gold_value, gold_name) = _named(given), _named(gold)
+    if name == gold_name or not re.search("=|\\\\in(?![a-z])", gold if name else given):
+        given, gold = value, gold_value
+    left, right = _items(given), _items(gold)
+    left, right = _tuple_of_named(left, right), _tuple_of_named(right, left)
+    if left.kind == right.kind or {left.kind, right.kind} == {"", "{}"}:
+        if len(left.parts) == len(right.parts) == 1:
+            (value, unit), (gold_value, gold_unit) = split_unit(left.parts[0]), split_unit(right.parts[0])
+            return (unit == gold_unit or "" in (unit, gold_unit)) and expressions.equal(value, gold_value)
+        if len(left.parts) != len(right.parts):
+            return False
+        if right.kind not in ("", "{}", "union"):
+            return all(equal_answers(a, b) for a, b in zip(left.parts, right.parts, strict=True))
+        if _same_parts(left.parts, right.parts):
+            return True
+    intervals = {"()", "[]", "(]", "[)", "union"}
+    return bool({left.kind, right.kind} & intervals) and expressions.equal_sets(given, gold)
+
+
+def _same_parts(given: list[str], gold: list[str]) -> bool:
+    """Whether two lists have equal parts in any order. Equality is transitive, so the first partner found will do."""
+    rest = list(given)
+    for part in gold:
+        found = next((i for i, other in enumerate(rest) if equal_answers(other, part)), None)
+        if found is None:
+            return False
+        del rest[found]
+    return True
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Split "x = 5" or "x \\in [1, 2]" into value and name; the name of other texts is empty."""
+    text = undress(text)
+    if builder := _SET_BUILDER.fullmatch(text):
+        return builder[1], ""
+    match = _NAME.fullmatch(text) if len(_split(text, _COMMA)) == 1 else None
+    return (match[2], match[1].replace(" ", "")) if match else (text, "")
+
+
+def _tuple_of_named(items: Items, other: Items) -> Items:
+    """Turn a bare list of different names (x = 1, y = 2) into a tuple if the other side has no names."""
+    names = [_named(part)[1] for part in items.parts]
+    if items.kind or len(names) < 2 or "" in names or len(set(names)) < len(names):
+        return items
+    return items if any(_named(part)[1] for part in other.parts) else Items("()", [_named(p)[0] for p in items.parts])
+
+
+def _items(text: str) -> Items:
+    text = undress(text)
+    if matrix := _MATRIX.fullmatch(text):
+        rows = [row.split("&") for row in matrix[2].strip().removesuffix(r"\\").split(r"\\")]
+        return Items(f"{matrix[1] == 'vmatrix'} {len(rows)}", [cell.strip() for row in rows for cell in row])
+    if len(union := _split(text, _UNION)) > 1:
+        return Items("union", union)
+    enclosed = _ENCLOSED.fullmatch(text)
+    if enclosed and _closes_at_end(text):
+        parts = _split(enclosed[2], _COMMA)
+        if len(parts) > 1 or enclosed[1] == r"\{":
+            return Items((enclosed[1] + enclosed[3]).replace("\\", ""), parts)
+    parts = _split(text, _COMMA)
+    both = [part.replace(r"\pm", sign) for part in parts for sign in (("+", "-") if r"\pm" in part else ("",))]
+    return Items("", [re.sub(r"(^|=) ?\+", r"\1", part).strip() for part in both])
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators outside of all brackets. In "1,000, 2,000" only the comma with a space separates."""
+    if ", " in text:
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    pieces, depth, start = [], 0, 0
+    for match in re.finditer(rf"\\?[()\[\]{{}}]|{separator}", text):
+        bracket = match[0].lstrip("\\")
+        if bracket in ("(", "[", "{"):
+            depth += 1
+        elif bracket in (")", "]", "}"):
+            depth -= 1
+        elif depth == 0:
+            pieces.append(text[start : match.start()].strip())
+            start = match.end()
+    return [piece for piece in (*pieces, text[start:].strip()) if piece]
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first bracket of a text is closed by its last one."""
+    depth = 0
+    for match in re.finditer(r"[()\[\]{}]", text):
+        depth += 1 if match[0] in "([{" else -1
+        if depth == 0:
+            return match.end() == len(text)
+    return False

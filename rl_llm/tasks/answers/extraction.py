@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
-from rl_llm.tasks.answers.numbers import plain_characters, read_number
+from rl_llm.tasks.answers.numbers import complete_numbers, is_numeric
 
 Mark = Literal["boxed", "answer_tag", "hashes", "phrase", "last_number"]
 MARKS: tuple[Mark, ...] = get_args(Mark)
@@ -18,23 +18,20 @@ _BOX = re.compile(r"(?:\\|(?<=\\))(?:boxed|fbox)(?![A-Za-z])\s*(?:\{|([^\s{}$\\]
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
 _HEADING = re.compile(
-    r"\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*|conclusion|calculat\w*"
-    r"|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=]*$|.*:\W*$",
+    r"\d+[.)] +[A-Z]|\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*|conclusion|calculat\w*"
+    r"|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$|.*:\W*$",
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
-    r"\banswers?\b(?:\s+(?:to|for)\b[^.:=\n]{0,80}?)?(?:\*\*|\s)*(?:\bis\b|\bare\b|[:：=])[\s*]*(?:\bis\b)?[\s:*]*([^\n]*)"
-    r"|(?:^|\n)#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)|答案(?:是|为|[:：])+\s*([^\n]*)",
-    re.IGNORECASE,
+    r"\banswers?\b(?: (?:to|for) [^.:=\n]{0,80}?)?[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
+    r"|^#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)|答案[是为:：\s]+([^\n]*)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_CLOCK = re.compile(r"\d+(?::\d+)+")
-_ATOM = r"(?:\\[dtc]?frac\s?(?:\{[^{}]*\}|\d)\s?(?:\{[^{}]*\}|\d)|\\[A-Za-z]+(?:\{[^{}]*\})+|(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:,\d+)*(?:\.\d+)?|\.\d+)"
-_JOIN = r"(?: ?(?:[-+*/^:=]|\\times|\\cdot|\\div) ?\(?[-+]?\{?\\?\$?|[eE][-+]?(?=\d)|(?<=\d) (?=\d+ ?/ ?\d)|(?<=\d)(?=\\[dtc]?frac))"
-_TOKEN = re.compile(
-    rf"(?:(?<![\w)\]] )(?<![\w)\]}}])[-+] ?)?\\?[$€£]?(?<![A-Za-z_\d.])-?{_ATOM}(?:{_JOIN}{_ATOM}\}}?\)?)*(?:\\?%)?"
-)
-_LIST_MARK = re.compile(r"(?m)^\s*\d+[.)](?=[ \t]+\S)")
+_LIST_MARK = re.compile(r"^\s*(?:\d+[.)](?=[ \t]+\S)|[-*+](?= \S))")
+_FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since) ")
+_FURTHER = re.compile(r"[\s$*]*(?:or|and|to|through|,|;|/|-)(?![a-z])", re.IGNORECASE)
 
 
 def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool = False) -> str | None:
@@ -47,13 +44,8 @@ def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool =
         answer = _FIND[mark](response, numeric)
         if answer is not None:
             inner = [other for other in marks if other not in (mark, "last_number")]
-            return (extract_answer(answer, inner, numeric) if mark != "last_number" else None) or answer
+            return extract_answer(answer, inner, numeric) or answer
     return None
-
-
-def last_answer_tag(response: str) -> str | None:
-    """Return the stripped text of the last complete <answer>...</answer>, or None."""
-    return next(iter(list(_tags(response))[::-1]), None)
 
 
 def split_gold(text: str, marks: Sequence[Mark] = MARKS) -> tuple[str, str]:
@@ -64,12 +56,12 @@ def split_gold(text: str, marks: Sequence[Mark] = MARKS) -> tuple[str, str]:
     """
     marks = [mark for mark in marks if mark != "last_number"]
     answer = extract_answer(text, marks)
-    if answer is None and (not text.strip() or ("\n" in text.strip() and r"\begin{" not in text)):
+    if answer is None and (not text.strip() or "####" in text or ("\n" in text.strip() and r"\begin{" not in text)):
         raise ValueError(f"no final answer ({', '.join(marks)}) is found in a text that ends in {text[-40:]!r}")
     if answer is None:
         return "", text.strip()
-    before, hashes, _ = text.rpartition("####")
-    return (before.strip() if hashes and answer in text[len(before) :] else text.strip()), answer
+    before, hashes, last = text.rpartition("####")
+    return (before if hashes and answer in last else text).strip(), answer
 
 
 def written_as_asked(shown_prompt: str, gold: str) -> str:
@@ -81,26 +73,50 @@ def written_as_asked(shown_prompt: str, gold: str) -> str:
     return f"#### {gold}" if "####" in shown_prompt else gold
 
 
-def is_numeric(gold: str) -> bool:
-    """Whether a gold answer is one number (also 1/2, 50%, $3) or a time such as 3:30."""
-    return read_number(gold) is not None or _CLOCK.fullmatch(gold.strip()) is not None
+def last_answer_tag(response: str) -> str | None:
+    """Return the stripped text of the last complete <answer>...</answer>, or None."""
+    return _last(_tags(response))
 
 
 def _boxed(response: str, numeric: bool) -> str | None:
-    """Find the content of the last complete box that closes last."""
+    """Return the content of the last box, of nested ones the innermost; "\\boxed 5" has no braces."""
     openings: list[tuple[int, bool]] = []
-    answer = None
+    answer, found = None, -1
     for match in _BOX.finditer(response):
-        token = match[0]
         if match[1]:
-            answer = match[1].rstrip(".,;:") or answer
-        elif token.endswith("{") and (token == "{" or "box" in token):
-            openings.append((match.end(), token != "{"))
-        elif token == "}" and openings:
+            answer, found = match[1].rstrip(".,;:") or answer, match.start()
+        elif match[0] == "}" and openings:
             start, is_box = openings.pop()
-            if is_box and not _PLACEHOLDER.fullmatch(response, start, match.start()):
-                answer = response[start : match.start()].strip()
+            if is_box and start > found and not _PLACEHOLDER.fullmatch(response, start, match.start()):
+                answer, found = response[start : match.start()].strip(), start
+        elif match[0][-1] == "{" and match[0] != r"\{":
+            openings.append((match.end(), match[0] != "{"))
     return answer
+
+
+def _answer_tag(response: str, numeric: bool) -> str | None:
+    text = _last(answer for answer in _tags(response) if not _PLACEHOLDER.fullmatch(answer))
+    if text is None or r"\begin{" in text:
+        return text
+    line = text.splitlines()[0].strip()
+    return (_number_of(line) or line) if numeric else line
+
+
+def _hashes(response: str, numeric: bool) -> str | None:
+    lines = (match[1].strip(" \t*:") for match in _HASHES.finditer(response))
+    answers = (_number_of(line) if numeric else line for line in lines if not _HEADING.match(line))
+    return _last(answer for answer in answers if answer)
+
+
+def _phrase(response: str, numeric: bool) -> str | None:
+    texts = ((match[1] or match[2] or match[3] or "").strip() for match in _PHRASE.finditer(response))
+    answers = (_number_of(text) if numeric else _sentence(text) for text in texts if not _PLACEHOLDER.fullmatch(text))
+    return _last(answer for answer in answers if answer)
+
+
+def _last_number(response: str, numeric: bool) -> str | None:
+    lines = (_LIST_MARK.sub("", line) for line in reversed(response.splitlines())) if numeric else ()
+    return next((numbers[-1] for line in lines if (numbers := complete_numbers(line))), None)
 
 
 def _tags(response: str) -> Iterator[str]:
@@ -113,72 +129,27 @@ def _tags(response: str) -> Iterator[str]:
             start = None
 
 
-def _answer_tag(response: str, numeric: bool) -> str | None:
-    answers = [answer for answer in _tags(response) if not _PLACEHOLDER.fullmatch(answer)]
-    return _first_line(answers[-1], numeric) if answers else None
-
-
-def _hashes(response: str, numeric: bool) -> str | None:
-    lines = [match[1].strip(" *") for match in _HASHES.finditer(response)]
-    for line in reversed(lines):
-        answer = _number_of_line(line) if numeric else line
-        if answer and not _HEADING.match(line):
-            return answer
-    return None
-
-
-def _phrase(response: str, numeric: bool) -> str | None:
-    for match in reversed(list(_PHRASE.finditer(response))):
-        text = (match[1] or match[2] or match[3] or "").strip()
-        if _PLACEHOLDER.fullmatch(text):
-            continue
-        answer = _number_of_line(text) if numeric else _sentence(text)
-        if answer:
-            return answer
-    return None
-
-
-def _first_line(text: str, numeric: bool) -> str:
-    line = text if r"\begin{" in text else text.splitlines()[0].strip()
-    return (_number_of_line(line) or line) if numeric else line
+def _last(found: Iterator[str]) -> str | None:
+    answer = None
+    for answer in found:  # noqa: B007 - keeps one text in memory
+        pass
+    return answer
 
 
 def _sentence(text: str) -> str:
     """Cut a text at the end of its formula, bold part or sentence."""
-    for pattern in (r"\$([^$]+)\$", r"\\\((.+?)\\\)", r"\\\[(.+?)\\\]"):
-        if formula := re.match(pattern, text):
-            return formula[1].strip()
-    return re.split(r"\*\*|(?<=\S)[.。](?:\s|$)|。", text, maxsplit=1)[0].strip()
+    formula = _FORMULA.match(text)
+    return (next(filter(None, formula.groups())) if formula else _END.split(text, maxsplit=1)[0]).strip()
 
 
-def _number_of_line(line: str) -> str | None:
-    """Return the line if it is a number, else its only number, else the number it begins with; None without one."""
-    if read_number(line) is not None:
+def _number_of(line: str) -> str | None:
+    """Return the line if it is a number, else its only number or the one it begins with, else None."""
+    if is_numeric(line):
         return line
-    return _only_number(line)
-
-
-def _only_number(line: str) -> str | None:
-    tokens = list(_numbers(line))
-    if len(set(tokens)) == 1:
-        return tokens[0]
-    return None
-
-
-def _last_number(response: str, numeric: bool) -> str | None:
-    return next(iter(list(_numbers(response))[::-1]), None) if numeric else None
-
-
-def _numbers(text: str) -> Iterator[str]:
-    """Find the complete number expressions of a text, in order."""
-    text = _LIST_MARK.sub("", plain_characters(text))
-    for match in _TOKEN.finditer(text):
-        following = text[match.end() : match.end() + 1]
-        if not (
-            following.isalpha()
-            and read_number(match[0] + re.split(r"[^A-Za-z]", text[match.end() :], maxsplit=1)[0]) is None
-        ):
-            yield match[0]
+    numbers = complete_numbers(line)
+    start = line.lstrip("$* ")
+    first = numbers and start.startswith(numbers[0]) and not _FURTHER.match(start, len(numbers[0]))
+    return numbers[0] if len(set(numbers)) == 1 or first else None
 
 
 _FIND = {"boxed": _boxed, "answer_tag": _answer_tag, "hashes": _hashes, "phrase": _phrase, "last_number": _last_number}

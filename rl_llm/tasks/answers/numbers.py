@@ -1,121 +1,126 @@
-"""Numbers as people and models write them, read exactly.
+r"""Numbers as people and models write them, read exactly.
 
-`read_number` takes a whole text ("$1,000.", "1\\frac{1}{2}", "18 \\text{ cm}^2") and returns its exact value, or None if
-the text is more or less than one number. `last_number` finds the last complete number of a longer text: never the
-denominator of 1/2, the exponent of 2^3 or the last group of "1 000".
+`read_number` reads a whole text ("$1,000.", "1\frac{1}{2}", "18 \text{ cm}^2"); a text that is more than one number is
+none. `complete_numbers` finds the numbers in a longer text: never the denominator of 1/2, the exponent of 2^3, the
+minutes of 3:30 or the last group of "1 000".
 """
 
 import re
-import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-LONGEST_NUMBER = 200  # characters; a longer text is no answer
+from rl_llm.tasks.answers.spelling import TEXT_COMMAND, plain_characters, undress
+
+LONGEST_NUMBER = 200  # characters
 LARGEST_EXPONENT = 1000  # 1e999999999 would fill the memory
 
-_CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-"),
-        **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " "),
-        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
-        **dict.fromkeys("\u2044\u2215\u00f7", "/"),
-        **dict.fromkeys("\u00d7\u00b7\u22c5", "*"),
-        **dict.fromkeys("\u00b0\u00ba", r"^\circ"),
-        **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94) if chr(0x21 + i) != "-"},  # full-width forms
-        **{c: f" {unicodedata.normalize('NFKC', c)}".replace("\u2044", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
-        **dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{i}" for i in range(10)), strict=True)),
-    }
-)
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s*\{([^{}]*)\}")
-_DRESSING = re.compile(r"\\(?:left|right|displaystyle|big|Big|bigl|bigr|!)(?![A-Za-z])|\\[()\[\]]|\*\*|`|(?<!\d)\$$")
-_SPACES = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~|\s+")
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?!\d)"
-_DECIMAL = rf"(?:{_WHOLE}(?:\.\d*)?|\.\d+)"
+_DECIMAL = rf"(?:{_WHOLE}(?:\.\d+)?|\.\d+)"
 _POWER = r"10 ?\^ ?(?:\{ ?([-+]? ?\d+) ?\}|([-+]?\d+))"
 _NUMBER = re.compile(
     r"([-+]?) ?((?:US)?\\?\$|[€£¥₹])? ?([-+]?) ?"
     rf"(?:({_WHOLE}) (\d+) ?/ ?(\d+)(?![\d.,])|{_POWER}|({_DECIMAL})"
-    rf"(?: ?/ ?([-+]?{_DECIMAL})|[eE]([-+]?\d+)| ?(?:\*|\\times|\\cdot|x) ?{_POWER})?)(?![\d^])(.*)",
+    rf"(?: ?/ ?([-+]?{_DECIMAL})|[eE]([-+]?\d+)| ?(?:\*|\\times|\\cdot|x) ?{_POWER})?)(?!\d| ?\^(?! ?\{{? ?\\circ))(.*)",
     re.DOTALL,
 )
+_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
+_EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
 
 _UNITS = {
     name: names.split()[0]
-    for names in (
-        "% percent pct percentage", "$ dollar dollars usd bucks", "cent cents ¢", "€ euro euros eur", "£ pound_sterling",
-        "mm millimeter millimeters", "cm centimeter centimeters", "m meter meters metre metres",
-        "km kilometer kilometers", "in inch inches", "ft foot feet", "yd yard yards", "mi mile miles",
-        "g gram grams", "kg kilogram kilograms", "lb lbs pound pounds", "oz ounce ounces", "mg milligram milligrams",
-        "s sec secs second seconds", "min mins minute minutes", "h hr hrs hour hours", "day days", "week weeks",
-        "month months", "year years yr yrs", "deg degree degrees", "l liter liters litre litres", "ml", "mph", "kmh",
-        "rad radian radians", "am", "pm",
-    )
+    for names in """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹
+    mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers
+    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml
+    lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours
+    day days; week weeks; month months; year years yr yrs; deg degree degrees; l liter liters litre litres""".replace(
+        "\n", ";"
+    ).split(";")
     for name in names.split()
-}  # fmt: skip
-_NO_UNIT = frozenset(
-    "and or to plus minus times over not than half quarter dozen hundred sin cos tan cot sec csc log ln exp mod max min "
-    "sqrt pi is are but if else gcd lcm frac cup cap infty alpha beta theta".split()
-) - {"min", "sec"}
+}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_UNIT = re.compile(
-    r"(?:(?P<percent>\\?%)|(?P<degree>\^ ?\{?\\circ\}?)|(?P<currency>\\?\$|[€£¥¢₹])|(?P<cjk>[\u4e00-\u9fff]+)"
-    r"|(?P<marked>\x02[^\x03]*\x03)|(?P<words>\(?[A-Za-z][A-Za-z /.,'-]*\)?)(?![A-Za-z]))"
-    r"(?: ?\^ ?\{?\d\}?)?"
+_NO_UNIT = re.compile(
+    r"\b(?:and|or|to|plus|minus|times|over|not|than|half|quarter|dozen|hundred|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod"
+    r"|sqrt|pi|is|are|but|if|else)\b|[万亿千百十分之倍半多或和]",
+    re.IGNORECASE,
 )
-_CJK_NUMERALS = frozenset("万亿千百十分之倍半多或和")
+_UNIT = re.compile(
+    r"(?P<symbol>\\?%|\\?\$|[€£¥¢₹])|(?P<degree>\^ ?\{? ?\\circ ?\}?)(?: ?[CF]\b)?"
+    r"|(?P<text>\x02[^\x03]*\x03|\([A-Za-z ]+\)|[\u4e00-\u9fff]+)(?P<power> ?\^ ?\{?\d\}?)?"
+    r"|(?P<words>[A-Za-z][A-Za-z /.,'-]*)(?P<word_power> ?\^ ?\{?\d\}?)?"
+)
+
+_UNIT_BEHIND = re.compile(
+    r"(?s)(.+?) ?(?:\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}|(?<=[\d)}])(?<!\d) ?\b([a-z]{2,})|(?<=[\d)}]) ([a-z]{2,}))( ?\^ ?\{?\d\}?)?"
+)
+_WORD = r"[^\s=<>|]+"
+_JOIN = (
+    r" (?:[-+*/^]|\\times|\\cdot|\\div) |(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
+    r"|(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
+)
+_BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$"  # what may enclose a number in a sentence
+_EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_JOIN}){_WORD})*")
+_CLOCK = re.compile(r"\d+(?::\d\d)+", re.ASCII)
 
 
 class Quantity(NamedTuple):
-    """Exact value of a number and its unit: "%" or another known unit by its symbol, "" for none or any other word."""
+    """Exact value of a number and its unit: a known one by its symbol ("%", "$", "cm^2"), else ""."""
 
     value: Fraction
     unit: str = ""
 
 
-def plain_characters(text: str) -> str:
-    """Replace full-width digits, typographic signs and spaces by their ASCII counterparts."""
-    if text.isascii():
-        return text
-    text = text.translate(_CHARACTERS)
-    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
-
-
-def undress(text: str) -> str:
-    """Remove what does not change an answer: $...$, \\(...\\), bold marks, LaTeX spaces, a last full stop."""
-    text = plain_characters(text).strip()
-    text = text.replace("{,}", ",").replace(r",\!", ",").replace(r"\!", "")
-    text = _SPACES.sub(" ", _DRESSING.sub("", text)).strip()
-    while len(text) > 2 and text[0] == text[-1] == "$":
-        text = text[1:-1].strip()
-    if text.startswith("$") and not re.match(r"\$ ?[-+.\d]", text) or text.count("$") == 1 and text.endswith("$"):
-        text = text.strip("$") if not re.search(r"\d ?\\?\$$", text) else text
-    return text.removesuffix(".").strip()
-
-
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Quantity | None:
-    """Return the number that the whole text is, with its unit, or None."""
+    """Return the number that the whole text is, or None. "x = 5" and "2 + 3 = 5" are 5; "2 + 3" and "2x = 5" are none."""
     if len(text) > LONGEST_NUMBER:
         return None
     if _PLAIN.fullmatch(text):
         return Quantity(Fraction(text))
-    text = undress(text)
-    while (wrapped := _TEXT.fullmatch(text)) or (wrapped := re.fullmatch(r"\{([^{}]*)\}", text)):
-        text = undress(wrapped[1])
-    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", _TEXT.sub("\x02\\1\x03", text))
-    *names, last = re.split(r"(?<![<>!:])(?:=|\\approx(?![A-Za-z])|≈)", text)
-    if any(_differs(name, last) for name in names):
-        return None
-    return _quantity(last.strip())
+    text = TEXT_COMMAND.sub("\x02\\1\x03", undress(text))
+    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
+    *lefts, right = _EQUALS.split(" ".join(text.split()))
+    number = _quantity(right.strip())
+    for left in lefts if number else ():
+        other, name = _quantity(left.strip()), re.sub(r"\([^()]*\)|_\w|_?\{[^{}]*\}|\x02[^\x03]*\x03", "", left)
+        if other.value != number.value if other else re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name):
+            return None
+    return number
 
 
-def _differs(name: str, last: str) -> bool:
-    """Whether the left side of an equation is a number other than the right side."""
-    left, right = _quantity(name.strip()), _quantity(last.strip())
-    return left is not None and right is not None and left.value != right.value
+def complete_numbers(line: str) -> list[str]:
+    """Find the numbers and times in a line that are no part of an expression, a pair or a word, in order."""
+    expressions = (match[0].rstrip(_BEHIND).lstrip(_BEFORE) for match in _EXPRESSION.finditer(plain_characters(line)))
+    return [text.removeprefix("$") if text[:2] == "$\\" else text for text in expressions if is_numeric(text)]
+
+
+def is_numeric(text: str) -> bool:
+    """Whether a text is one number (also 1/2, 50%, $3) or a time such as 3:30."""
+    return any(c.isdigit() for c in text) and (read_number(text) is not None or _CLOCK.fullmatch(text) is not None)
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """Split "2\\sqrt{3} \\text{ cm}" into the expression and the symbol of its unit, empty if it is no known one."""
+    match = _UNIT_BEHIND.fullmatch(text)
+    if match is None or (match[2] is None and (match[3] or match[4]) not in _UNITS):
+        return text, ""
+    symbol = _UNITS.get((match[2] or match[3] or match[4] or "").strip().lower(), "")
+    return match[1], symbol and symbol + re.sub(r"[ {}]", "", match[5] or "")
+
+
+def same_number(given: Quantity, gold: Quantity) -> bool:
+    """Whether two numbers are equal exactly: 0.333 is not 1/3, and 5 cm is not 5 m.
+
+    A missing unit is no difference. A percentage equals a number without a unit by its value if that number lies
+    from -1 to 1 (50% is 0.5), else by its digits (50% is 50): one number, never two, is right for each percentage.
+    """
+    if given.unit == gold.unit or not (given.unit and gold.unit):
+        if given.unit == gold.unit or "%" not in (given.unit, gold.unit):
+            return given.value == gold.value
+        percent, bare = (given, gold) if given.unit == "%" else (gold, given)
+        return percent.value == bare.value * (100 if 0 < abs(bare.value) <= 1 else 1)
+    return False
 
 
 def _quantity(text: str) -> Quantity | None:
@@ -124,18 +129,14 @@ def _quantity(text: str) -> Quantity | None:
         return None
     sign, currency, inner, whole, top, bottom, p1, p2, first, second, e, p3, p4, rest = match.groups()
     exponent = int((e or p1 or p2 or p3 or p4 or "0").replace(" ", ""))
-    unit = _unit_of(rest)
+    unit = _unit(rest)
     if unit is None or abs(exponent) > LARGEST_EXPONENT or (sign and inner):
         return None
-    if whole:
-        value, divisor = _exact(whole) + Fraction(int(top), int(bottom) or 1), Fraction(int(bottom))
-    else:
-        value, divisor = _exact(first or "1"), _exact(second or "1")
-    if divisor == 0:
+    numerator, denominator = _exact(top or first or "1"), _exact(bottom or second or "1")
+    if denominator == 0:
         return None
-    value = value if whole else value / divisor
-    value *= Fraction(10) ** exponent * unit[1]
-    symbol = _UNITS.get((currency or "").lower().removeprefix("us").lstrip("\\"), currency or "") or unit[0]
+    value = (_exact(whole or "0") + numerator / denominator) * Fraction(10) ** exponent * unit[1]
+    symbol = currency.removeprefix("US").lstrip("\\") if currency else unit[0]
     return Quantity(-value if "-" in (sign, inner) else value, symbol)
 
 
@@ -143,30 +144,21 @@ def _exact(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", "").removesuffix("."))
 
 
-def _unit_of(rest: str) -> tuple[str, int] | None:
-    """Symbol and factor of the text behind a number; None if that text is no unit."""
+def _unit(rest: str) -> tuple[str, int] | None:
+    """Symbol and factor of the text behind a number; None if that text is no unit: a variable, or further words."""
     glued, rest = rest[:1].isalpha(), rest.strip()
     match = _UNIT.fullmatch(rest)
-    if not rest or match is None:
-        return ("", 1) if not rest else None
-    kind = match.lastgroup
-    if kind in ("percent", "degree", "currency", "cjk"):
-        known = {"percent": "%", "degree": "deg", "currency": _UNITS.get(rest.lstrip("\\"), rest), "cjk": ""}
-        return None if kind == "cjk" and _CJK_NUMERALS & set(rest) else (known[kind], 1)
-    words = re.findall(r"[^\W\d_]+", rest.lower())
-    if not words or any(word in _NO_UNIT for word in words):
-        return ("", 1) if not words and kind == "marked" else None
-    if words[0] in _SCALES:
-        unit = _unit_of(" " + " ".join(words[1:]))
-        return None if unit is None else (unit[0], _SCALES[words[0]] * unit[1])
-    symbol = _UNITS.get(words[0], "") if len(words) == 1 else ""
-    is_word = len(words[0]) > 2 and re.search("[aeiouy]", words[0])
-    if (
-        kind == "words"
-        and not rest.startswith("(")
-        and (glued or not is_word)
-        and (_UNITS.get(words[0]) is None or len(words[0]) == 1)
-    ):
-        return None
-    power = re.search(r"\^ ?\{?(\d)", rest)
-    return (symbol + (f"^{power[1]}" if power and symbol else ""), 1)
+    if match is None or _NO_UNIT.search(rest):
+        return None if rest else ("", 1)
+    if match["symbol"] or match["degree"]:
+        return (rest.lstrip("\\") if match["symbol"] else "deg"), 1
+    words = re.findall(r"[a-z¢]+", rest.lower())
+    if words and words[0] in _SCALES:
+        unit = _unit(" " + " ".join(words[1:]) if words[1:] else "")
+        return unit and (unit[0], _SCALES[words[0]] * unit[1])
+    if match["words"]:  # a word, not a product of variables
+        known = words[0] in _UNITS and len(words[0]) > 1
+        if not known and (glued or len(words[0]) < 3 or not re.search("[aeiouy]", words[0])):
+            return None
+    power = re.sub(r"[ {}]", "", match["power"] or match["word_power"] or "")
+    return (_UNITS[words[0]] + power if len(words) == 1 and words[0] in _UNITS else ""), 1

@@ -1,0 +1,138 @@
+"""Equality of expressions, equations and sets. math-verify parses them; random points and math-verify decide.
+
+Everything here may be slow or hang (9^9^9), so it belongs into grading processes with their own time limits. The alarms
+of math-verify, which need the main thread, are off. docs/rewards.md lists the faults of math-verify refused here.
+"""
+
+import logging
+import random
+import re
+from dataclasses import replace
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+LONGEST_EXPRESSION = 300  # characters
+POINTS = 6
+DIGITS = 30  # of a value at a point; two values are equal if all but the last five agree
+
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])")
+_ROOT = re.compile(r"\\?sqrt ?(?:\(([^()]*)\)|\{([^{}]*)\}|([A-Za-z\d]))")
+# math-verify drops the base of 12_8, the dots of 1, 2, ..., n, the argument of \sqrt(...) and the prime of f'(x).
+_MISREAD = re.compile(r"\d_|\\[lcd]?dots|\.\.|\\sqrt ?\(|'|\\prime")
+
+
+def require_math_verify() -> None:
+    """Raise ImportError naming the extra to install if math-verify is missing."""
+    _math_verify()
+
+
+def equal(given: str, gold: str) -> bool:
+    """Whether two expressions, equations or inequalities are equal; a text that cannot be parsed equals nothing."""
+    return _decide(given, gold, _equal)
+
+
+def equal_sets(given: str, gold: str) -> bool:
+    """Whether two intervals, unions of them or inequalities have the same elements."""
+    return _decide(given, gold, _equal_sets)
+
+
+def _decide(given: str, gold: str, compare: Any) -> bool:
+    _math_verify()
+    letters = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))) for text in (given, gold)]
+    if letters[0] != letters[1] and {x.lower() for x in letters[0]} == {x.lower() for x in letters[1]}:
+        return False  # math-verify reads X as x
+    try:
+        left, right = _parse(given), _parse(gold)
+        return left is not None and right is not None and compare(left, right)
+    except Exception:  # sympy raises errors of many types on odd expressions, which are wrong answers
+        return False
+
+
+def _equal(left: Any, right: Any) -> bool:
+    import sympy
+
+    if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
+        return _equal_at_points(left.lhs - left.rhs, right.lhs - right.rhs, up_to_factor=True) or False
+    if isinstance(left, sympy.Eq) or isinstance(right, sympy.Eq):
+        return False
+    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+        same = _equal_at_points(left, right)
+        return _verify(left, right) if same is None else same
+    return _verify(left, right)
+
+
+def _equal_sets(left: Any, right: Any) -> bool:
+    import sympy
+
+    if any(isinstance(side, sympy.FiniteSet | sympy.Tuple | sympy.Expr) for side in (left, right)):
+        return False
+    return _verify(left, right, allow_set_relation_comp=True)
+
+
+def _verify(left: Any, right: Any, **options: bool) -> bool:
+    return bool(_math_verify().verify(right, left, timeout_seconds=None, **options))
+
+
+def _equal_at_points(left: Any, right: Any, up_to_factor: bool = False) -> bool | None:
+    """Compare two expressions where both are real; None if they have values at too few points."""
+    import sympy
+
+    names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
+    if not names and (difference := sympy.sympify(left - right).doit()).is_Rational:
+        return bool(difference == 0)
+    draw = random.Random(0)
+    factors = []
+    for index in range(POINTS if names else 1):
+        sign = (1, 1, -1)[index % 3]
+        values = {name: sympy.Rational(draw.choice((1, sign)) * draw.randint(300, 3000), 997) for name in names}
+        a, b = (
+            sympy.N(side.subs({s: values[s.name] for s in side.free_symbols}).doit(), DIGITS) for side in (left, right)
+        )
+        if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
+            continue
+        if a.is_real != b.is_real and not left.has(sympy.I) and not right.has(sympy.I):
+            continue  # ln(xy) and ln(x) + ln(y) differ only where the latter is not real
+        factors.append(sympy.N(a / b, DIGITS) if b != 0 else sympy.Integer(a == 0))
+        expected = factors[0] if up_to_factor else 1
+        if abs(sympy.N(factors[-1] - expected, DIGITS)) > sympy.Float(10) ** (5 - DIGITS) * abs(expected):
+            return False
+    return (not up_to_factor or factors[0] != 0) if len(factors) > (1 if names else 0) else None
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> Any:
+    """Parse one expression as a whole, with its decimals exact; None if that fails."""
+    text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
+    text = _FUNCTION.sub(r"\\\1", text).replace("**", "^")
+    if len(text) > LONGEST_EXPRESSION or _MISREAD.search(text):
+        return None
+    import sympy
+
+    module = _math_verify()
+    config = module.LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)
+    config = replace(config, normalization_config=replace(config.normalization_config, units=False))  # 4m is not 4
+    found = module.parse(
+        rf"\boxed{{{text}}}",
+        extraction_config=[config],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",  # else it tries parts of a text that it cannot parse as a whole
+        parsing_timeout=None,
+    )
+    if not found or not isinstance(found[0], sympy.Basic | sympy.MatrixBase):
+        return None
+    exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in found[0].atoms(sympy.Float)}
+    exact |= {symbol: sympy.I for symbol in found[0].free_symbols if symbol.name == "i"}
+    return found[0].xreplace(exact)
+
+
+@lru_cache(maxsize=1)
+def _math_verify() -> ModuleType:
+    try:
+        import math_verify  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(
+            "answers that are expressions need math-verify: pip install 'rl_llm[math]'; or keep only problems with numbers, choices or words as answers"
+        ) from error
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarms are off
+    return math_verify

@@ -4,7 +4,7 @@ import argparse
 import inspect
 import sys
 
-from rl_llm.commands import ablate, data_report, evaluate, export, plan, report, train
+from rl_llm.commands import ablate, data_report, evaluate, export, grade, plan, report, train
 from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, Command, UsageError
 from rl_llm.plan.environment import quieten_absent_tpu
 
@@ -18,10 +18,12 @@ COMMANDS: dict[str, Command] = {
     "plan": plan,
     "report": report,
     "data-report": data_report,
+    "grade": grade,
 }
 
 EXAMPLES = """examples, in the order of a project:
   rl-llm data-report experiments/quickstart.py                 check the problems for bias, duplicates and leaks
+  rl-llm grade responses.jsonl --out grades.jsonl              check the grades of stored responses by eye
   rl-llm plan experiments/qwen3_4b_gsm8k.py:paper --topology v6e:4x4       does it fit on a TPU slice, at which cost?
   rl-llm train experiments/quickstart.py                       train: minutes on two CPU cores
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower

@@ -6,19 +6,20 @@ question. A question that stands in a file several times is one problem.
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
-from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, split_gold
+from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, needs_math, require_math_verify, split_gold
 from rl_llm.tasks.layouts import GSM8K, Layout, advice
 from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
 from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
 
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
+WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
 PARSER = 2  # raised with every change of code that makes other records of the same file, that of answers included
 
 
@@ -62,13 +63,30 @@ class JsonlProblems(Checked):
         prepared copy or a split without problems.
         """
         prepared = self._prepare()
-        part = "all" if self.split == "all" and split not in self._own_files else split
+        part = WHOLE if self.split == "all" and split not in self._own_files else split
         if part not in prepared.sizes:
             raise ValueError(
                 f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it, give the split a file "
                 'of its own (validation=FILE, held_out=FILE), or use the whole file with split="all"'
             )
-        return [problem_of(self.name, record) for record in prepared.read(part, seed, count)]
+        problems = [problem_of(self.name, record) for record in prepared.read(part, seed, count)]
+        self.expect(problem.answer for problem in problems)
+        return problems
+
+    def expect(self, golds: Iterable[str]) -> None:
+        """Let grading processes load math-verify when they start if one of the gold answers needs it.
+
+        Loading takes seconds, which must not count towards the time limit of the first response. Raises ImportError if
+        math-verify is needed and missing.
+        """
+        if any(map(needs_math, golds)):
+            require_math_verify()
+            self.__dict__["_needs_math"] = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_needs_math" in state:
+            require_math_verify()
 
     def verify(self, problem: Problem, response: str) -> float:
         """Return 1.0 if the final answer of the response equals the stored one, else 0.0 (`rl_llm.tasks.answers`)."""
@@ -110,7 +128,7 @@ class JsonlProblems(Checked):
         if source != "path":
             return source
         split = split_of(question)
-        return "all" if self.split == "all" else "train" if split in self._own_files else split
+        return WHOLE if self.split == "all" else "train" if split in self._own_files else split
 
     def _record(self, row: Fields) -> TextRecord:
         try:

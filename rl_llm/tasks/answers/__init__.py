@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rl_llm.tasks.answers.equality import equal_answers, needs_math
+from rl_llm.tasks.answers.expressions import require_math_verify
 from rl_llm.tasks.answers.extraction import (
     ANSWER_CLOSING,
     ANSWER_OPENING,
@@ -27,6 +28,7 @@ __all__ = [
     "last_answer_tag",
     "needs_math",
     "read_number",
+    "require_math_verify",
     "split_gold",
     "written_as_asked",
 ]

@@ -224,7 +224,7 @@ def refuse_ungraded(grades: Sequence[Grade], allowed: float) -> None:
             f"{len(failed)} of {len(grades)} responses could not be graded ({len(failed) / len(grades):.0%}; "
             f"grading.ungraded allows {allowed:.0%}); the first: {failed[0].status}, {failed[0].message}. A run keeps "
             'their texts in samples.jsonl ("when": "ungraded"). Mend the task\'s verifier or the components of the '
-            "reward, then resume"
+            "reward, then resume with --accept-code-changes"
         )
 
 

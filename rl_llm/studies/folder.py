@@ -8,6 +8,7 @@ results.json    every number and verdict                                        
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def open_study(
     event = "registered" if not (out / RESULTS).exists() else "resumed"
     where = None if shared is None else str(shared.absolute())
     ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where, **first)
-    take_code(out, ledger, recorded, code)
+    for note in take_code(out, ledger, recorded, code):
+        print(note, file=sys.stderr)
     if others:
         ledger.append(OTHER_CODE, members=others)
     return ledger

@@ -139,7 +139,7 @@ def test_the_run_folder_holds_what_the_page_lists(ended: list[Ended], folder: Pa
     table = re.search(r"\| in `runs/sorting-seed0`.*?\n\n", PAGE.read_text(), re.DOTALL)
     assert table is not None
     listed = {name.rstrip("/") for name in re.findall(r"`([\w.]+(?:json|jsonl|html|/))`", table[0])}
-    assert len(listed) == 8
+    assert len(listed) == 9
     assert listed <= {path.name for path in run.iterdir()}
 
 

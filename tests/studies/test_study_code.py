@@ -87,6 +87,20 @@ def test_a_documented_module_is_still_the_same_study(folder: Path, opened: Opene
     assert [entry["event"] for entry in Ledger.verify(folder / "study" / "ledger.jsonl")] == ["registered"] * 2
 
 
+def test_a_study_recorded_without_code_goes_on_with_a_note(
+    folder: Path, opened: Opener, capsys: pytest.CaptureFixture[str]
+):
+    """As earlier versions recorded studies. From then on, changes are refused."""
+    path = opened(resume=False).path
+    path.unlink()
+    Ledger(path).append("registered", sha256=STUDY.registered()["sha256"], seeds=2, shared=None)
+    opened()
+    assert "recorded no code before this resume" in capsys.readouterr().err
+    (folder / "score.py").write_text(CHANGED)
+    with pytest.raises(StudyFolderError, match=r"score\.py: score"):
+        opened()
+
+
 def test_members_of_other_code_are_refused_or_accepted_once_and_reported(folder: Path, opened: Opener):
     """Every arm and seed is compared, for example a start that another study made."""
     out, shared = folder / "study", folder / "shared"

@@ -1,9 +1,11 @@
 """The shape of a decoder-only transformer. A model is this value plus a parameter pytree; there is no model object."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from rl_llm.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, check_fields
+from msgspec import Meta
+
+from rl_llm.config.fields import Checked, NonNegativeInt, PositiveFloat, PositiveInt, check_fields
 
 Family = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "gemma3"]
 
@@ -32,6 +34,28 @@ class RopeScaling:
         others = (self.low_frequency_factor, self.high_frequency_factor, self.original_positions)
         if self.kind == "linear" and others != (1.0, 4.0, 8192):
             raise ValueError(f"{self}: only `factor` acts if kind is 'linear'; leave the other fields out")
+
+
+@dataclass(frozen=True)
+class YarnScaling(Checked):
+    """Rotary frequencies rescaled by YaRN (arXiv 2309.00071, 3.2 to 3.4), as Qwen's models read long texts.
+
+    A frequency with more than `beta_fast` turns over `original_positions` is kept, one with less than `beta_slow` is
+    divided by `factor`, and those in between are interpolated. `truncate` widens that range to whole frequencies.
+    Queries and keys are multiplied by `attention_factor` (None: 0.1 ln(factor) + 1).
+    """
+
+    factor: Annotated[float, Meta(ge=1)]
+    original_positions: PositiveInt
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    attention_factor: PositiveFloat | None = None
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta_slow > self.beta_fast:
+            raise ValueError(f"{self}: expected beta_slow <= beta_fast")
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,7 @@ class ModelConfig:
     head_width: PositiveInt = 32
     feed_forward: PositiveInt = 256
     rope_base: PositiveFloat = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | YarnScaling | None = None
     norm_epsilon: PositiveFloat = 1e-6
     qk_norm: bool = True
     tied_embeddings: bool = True

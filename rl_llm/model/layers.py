@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rl_llm.model.config import RopeScaling
+from rl_llm.model.config import RopeScaling, YarnScaling
 
 
 def project(
@@ -49,20 +49,51 @@ def activate(x: jax.Array, kind: Literal["silu", "gelu_tanh"]) -> jax.Array:
 
 
 def rotary_tables(
-    positions: jax.Array, head_width: int, base: float, scaling: RopeScaling | None = None
+    positions: jax.Array, head_width: int, base: float, scaling: RopeScaling | YarnScaling | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [..., 1, h/2] for positions [...]; the singleton is the head axis (arXiv 2104.09864, eq. 34)."""
+    """cos and sin [..., 1, h/2] for positions [...]; the singleton is the head axis (arXiv 2104.09864, eq. 34).
+
+    With YaRN both are multiplied by its attention factor.
+    """
     frequencies = base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    frequencies = scale_frequencies(frequencies, scaling)
+    if isinstance(scaling, YarnScaling):
+        frequencies = yarn_frequencies(frequencies, base, scaling)
+    elif scaling is not None:
+        frequencies = scale_frequencies(frequencies, scaling)
     positions = positions.astype(jnp.float32)[..., None, None]
     angles = positions * jax.lax.expand_dims(frequencies, range(positions.ndim - 1))
-    return jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if not isinstance(scaling, YarnScaling):
+        return cos, sin
+    factor = scaling.attention_factor or yarn_magnitude(scaling.factor)
+    return factor * cos, factor * sin
 
 
-def scale_frequencies(frequencies: jax.Array, scaling: RopeScaling | None) -> jax.Array:
+def yarn_magnitude(factor: float, slope: float = 1.0) -> float:
+    """Factor of queries and keys after positions were stretched by `factor` (arXiv 2309.00071, eq. 22)."""
+    return 0.1 * slope * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def yarn_frequencies(frequencies: jax.Array, base: float, scaling: YarnScaling) -> jax.Array:
+    """Apply YaRN to rotary frequencies of a base, in radians per position (arXiv 2309.00071, eq. 16 to 19)."""
+    last = 2 * len(frequencies) - 1
+
+    def index(turns: float) -> float:
+        """Index of the frequency that makes so many turns over the original positions."""
+        wavelength = scaling.original_positions / turns
+        return len(frequencies) * math.log(wavelength / (2 * math.pi)) / math.log(base)
+
+    low, high = index(scaling.beta_fast), index(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, last)
+    width = high - low or 0.001  # a step from one frequency to the next
+    stretched = jnp.clip((jnp.arange(len(frequencies)) - low) / width, 0.0, 1.0)
+    return stretched * frequencies / scaling.factor + (1 - stretched) * frequencies
+
+
+def scale_frequencies(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
     """Apply a RopeScaling to rotary frequencies, in radians per position."""
-    if scaling is None:
-        return frequencies
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     turns = scaling.original_positions * frequencies / (2 * math.pi)  # over the original context

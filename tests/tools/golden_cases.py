@@ -10,6 +10,9 @@ ConfigFields = dict[str, Any]
 
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 64}  # stretches wavelengths above 64, keeps those below 16
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}  # stretches, blends and keeps
+YARN_OPTIONS = {"beta_fast": 3.0, "beta_slow": 0.7, "truncate": False, "mscale": 1.5, "mscale_all_dim": 0.5}
+SMOLLM2_EXTRA = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}}
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
@@ -49,6 +52,14 @@ CASES: dict[str, ConfigFields] = {
     | {"moe_intermediate_size": 10, "norm_topk_prob": True, "router_aux_loss_coef": 0.01},
     "llama": sizes(32, 2, 4, 2, 40, 65)
     | {"model_type": "llama", "rope_parameters": {"rope_theta": 1000.0, **LLAMA3}, "rms_norm_eps": 1e-5},
+    "qwen3_yarn": sizes(32, 2, 4, 2, 40, 73)
+    | {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True}
+    | {"rope_parameters": {"rope_theta": 1000.0, **YARN}},
+    "llama_yarn": sizes(32, 2, 4, 2, 40, 67)
+    | {"model_type": "llama", "head_dim": 12, "rope_parameters": {"rope_theta": 300.0, **YARN, **YARN_OPTIONS}},
+    "smollm2": sizes(36, 2, 9, 3, 40, 68)
+    | {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 100000.0}}
+    | {"rms_norm_eps": 1e-5, **SMOLLM2_EXTRA},
     "gemma3": sizes(16, 7, 2, 1, 24, 80)
     | {"model_type": "gemma3_text", "head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 24}
     | {"rope_parameters": gemma_rope(10000.0, 1000000.0)},
@@ -58,7 +69,9 @@ CASES: dict[str, ConfigFields] = {
     | {"rope_parameters": gemma_rope(500.0, 20000.0, rope_type="linear", factor=8.0)},
 }
 SHARDED = {"qwen3": "24KB"}  # largest file
-OLD_SPELLING = frozenset({"qwen3_tied", "gemma3_scaled"})  # their config.json is rewritten as older versions wrote it
+OLD_SPELLING = frozenset(
+    {"qwen3_tied", "gemma3_scaled", "qwen3_yarn", "smollm2"}
+)  # their config.json is rewritten as older versions wrote it
 
 
 def random_cases(seed: int, count: int) -> tuple[dict[str, ConfigFields], dict[str, str], frozenset[str]]:
@@ -99,9 +112,16 @@ def random_fields(draw: random.Random, family: str) -> ConfigFields:
         fields |= {"query_pre_attn_scalar": draw.choice([8, 20])}
         fields |= {"final_logit_softcapping": draw.choice([None, 10.0])}
     else:
-        fields["rope_parameters"] = {"rope_theta": theta}
+        fields["rope_parameters"] = {"rope_theta": theta} | (random_yarn(draw) if draw.random() < 0.5 else {})
     if family == "qwen3_moe":
         experts = draw.choice([4, 6, 12])
         fields |= {"num_experts": experts, "num_experts_per_tok": draw.choice([1, 2, experts])}
         fields |= {"norm_topk_prob": draw.random() < 0.5, "moe_intermediate_size": draw.choice([8, 20])}
     return fields
+
+
+def random_yarn(draw: random.Random) -> ConfigFields:
+    """Random parameters of YaRN; each that may be left out is in half of the cases."""
+    yarn = YARN | {"factor": draw.choice([1.0, 2.0, 8.0]), "original_max_position_embeddings": draw.choice([8, 16, 64])}
+    options = YARN_OPTIONS | {"attention_factor": 1.3, "beta_fast": draw.choice([2.0, 10.0])}
+    return yarn | {name: value for name, value in options.items() if draw.random() < 0.5}

@@ -1,4 +1,13 @@
 """Hugging Face folders: read and write config.json and safetensors, tensor by tensor, straight from and to a mesh."""
 
-from rl_llm.model.huggingface.reading import is_huggingface, is_multimodal, load, max_positions, read_config, read_model
+from rl_llm.model.huggingface.reading import (
+    from_folder,
+    is_huggingface,
+    is_multimodal,
+    load,
+    max_positions,
+    read_config,
+    read_model,
+    readable_positions,
+)
 from rl_llm.model.huggingface.writing import save

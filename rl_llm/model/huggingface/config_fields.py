@@ -1,22 +1,59 @@
 """Typed access to the fields of a config.json, so that none is misread or overlooked."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from etils import epath
 
 # Fields that change nothing in a model's computation from given tokens.
 WITHOUT_EFFECT = frozenset(
     [
+        # where the file comes from
         *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "max_position_embeddings"),
-        *("use_cache", "cache_implementation", "return_dict", "_attn_implementation_autoset"),
-        *("initializer_range", "output_router_logits", "router_aux_loss_coef", "pretraining_tp"),
+        *("_model_name_or_path", "name_or_path", "_commit_hash", "internal_version", "is_llama_config"),
+        *("transformers.js_config", "license", "model_name", "description", "tags"),
+        # which program runs the model, and what it returns
+        *("use_cache", "cache_implementation", "return_dict", "return_dict_in_generate", "output_attentions"),
+        *("output_hidden_states", "output_scores", "output_logits", "output_router_logits", "torchscript"),
+        *("use_bfloat16", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
+        *("_attn_implementation_internal", "_experts_implementation", "experts_implementation"),
+        *("use_flash_attention", "use_flash_attention_2", "_flash_attn_2_enabled", "_flash_attn", "is_decoder"),
+        *("chunk_size_feed_forward", "gradient_checkpointing", "use_gradient_checkpointing", "num_logits_to_keep"),
         *("unsloth_fixed", "unsloth_version"),
+        # how it was trained
+        *("initializer_range", "router_aux_loss_coef", "pretraining_tp", "neftune_noise_alpha", "tf_legacy_loss"),
+        *("finetuning_task", "task_specific_params", "problem_type", "num_labels", "id2label", "label2id"),
+        # tokens and lengths
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id"),
+        *("mask_token_id", "decoder_start_token_id", "bos_token", "eos_token", "pad_token", "unk_token"),
+        *("tokenizer_class", "prefix", "max_position_embeddings"),
+        *("max_sequence_length", "model_max_length", "seq_length"),
+        # how texts are generated, which older versions of transformers wrote into config.json
+        *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
+        *("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "length_penalty"),
+        *("encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
+        *("num_beams", "num_beam_groups", "diversity_penalty", "penalty_alpha", "early_stopping", "use_mtp"),
+        *("num_return_sequences", "remove_invalid_values", "renormalize_logits", "forced_bos_token_id"),
+        *("forced_eos_token_id", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
+        *("guidance_scale", "sequence_bias", "token_healing", "stop_strings", "max_time", "generation_config"),
     ]
 )
 
 
 class ConfigError(ValueError):
     """A config.json that cannot be read as a ModelConfig. The message names the field and its value."""
+
+
+def read_object(path: epath.Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises ConfigError for another content."""
+    try:
+        values = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}; expected an object with fields")
+    return values
 
 
 class ConfigFields:
@@ -89,8 +126,17 @@ class ConfigFields:
         return ConfigError(f"{self._place}: {name}={value!r} is not implemented; expected {expected}")
 
     def finish(self) -> None:
-        """Refuse fields that were not taken, unless they are off or have no effect."""
+        """Refuse fields that were not taken, unless they are off, empty or have no effect."""
+        if self._values.get("quantization_config"):
+            raise ConfigError(
+                f"{self._place}: quantization_config: quantized weights are not implemented; expected a folder with "
+                "weights in bfloat16, float16 or float32"
+            )
         left = {n: v for n, v in self._values.items() if n not in WITHOUT_EFFECT and v is not None and v is not False}
+        left = {name: value for name, value in left.items() if value not in ({}, [])}
         if left:
             shown = ", ".join(f"{name}={value!r}" for name, value in sorted(left.items()))
-            raise ConfigError(f"{self._place}: these fields are not implemented: {shown}")
+            raise ConfigError(
+                f"{self._place}: these fields are not implemented: {shown}. Take out of the file those that change "
+                "nothing in this model"
+            )

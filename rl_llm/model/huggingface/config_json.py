@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow
+from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow, YarnScaling
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields
+from rl_llm.model.layers import yarn_magnitude
 
 
 class FamilyFormat(NamedTuple):
@@ -26,16 +27,19 @@ FORMATS: dict[Family, FamilyFormat] = {
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
 WINDOW, WINDOW_FROM = 4096, 28  # defaults of sliding_window and max_window_layers
-ROPE_PARAMETERS: dict[str, dict[str, str]] = {  # rope_type -> parameter in config.json -> field of RopeScaling
+ORIGINAL = "original_max_position_embeddings"
+ROPE_PARAMETERS: dict[str, dict[str, str]] = {  # rope_type -> parameter in config.json -> field of the scaling
     "default": {},
     "linear": {"factor": "factor"},
     "llama3": {
         "factor": "factor",
         "low_freq_factor": "low_frequency_factor",
         "high_freq_factor": "high_frequency_factor",
-        "original_max_position_embeddings": "original_positions",
+        ORIGINAL: "original_positions",
     },
+    "yarn": {"factor": "factor", ORIGINAL: "original_positions"},
 }
+YARN_OPTIONS = ("beta_fast", "beta_slow", "attention_factor", "truncate")  # both in config.json and in YarnScaling
 
 
 def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> ModelConfig:
@@ -69,6 +73,8 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
         "activation": _activation(fields, family),
     }
     fields.expect("attention_dropout", 0.0)
+    fields.expect("partial_rotary_factor", 1.0)
+    fields.expect("pruned_heads", {})
     given |= _family_fields(fields, family) | _rope_and_windows(fields, family, layers)
     fields.finish()
     try:
@@ -121,6 +127,7 @@ def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict
         fields.table("rope_scaling"),
         fields.number("rope_theta", 10_000.0),
     )
+    original = fields.take(ORIGINAL), fields.peek("max_position_embeddings")
     local_base = fields.number("rope_local_base_freq", 10_000.0) if family == "gemma3" else None
     if new is not None and old is not None:
         raise fields.refuse("rope_scaling", old, f"nothing beside rope_parameters={new}; leave one of them out")
@@ -130,11 +137,11 @@ def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict
     parameters: Mapping[str, Any] = new if new is not None else old or {}
     if new is not None and nested:
         local = new.get(SLIDING) or {}
-        local_base, scaling = _rope(fields.within(f"rope_parameters.{SLIDING}", local), local_base or base)
+        local_base, scaling = _rope(fields.within(f"rope_parameters.{SLIDING}", local), local_base or base, original)
         if scaling is not None:
             raise fields.refuse(f"rope_parameters.{SLIDING}", local, "rope_type='default'")
         parameters = new.get(FULL) or {}
-    base, scaling = _rope(fields.within("rope_parameters", parameters), base)
+    base, scaling = _rope(fields.within("rope_parameters", parameters), base, original)
     given = {"rope_base": base, "rope_scaling": scaling}
     sliding = _sliding_layers(fields, family, layers)
     window = fields.take("sliding_window", WINDOW)  # also written where it has no effect
@@ -145,21 +152,48 @@ def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict
     return given | {"sliding": SlidingWindow(window, sliding, local_base)}
 
 
-def _rope(parameters: ConfigFields, base: float) -> tuple[float, RopeScaling | None]:
-    """Base and scaling from rope parameters. Raises ConfigError for a kind or parameter that is not implemented."""
+def _rope(
+    parameters: ConfigFields, base: float, original: tuple[int | None, int | None]
+) -> tuple[float, RopeScaling | YarnScaling | None]:
+    """Base and scaling from rope parameters.
+
+    `original` are the fields beside them that may give the length of the first training: the length itself, and
+    max_position_embeddings. Raises ConfigError for a kind or parameter that is not implemented.
+    """
     base = parameters.number("rope_theta", base)
     older = parameters.take("type", "default")
     kind = parameters.take("rope_type", older)
     if not isinstance(kind, str) or kind not in ROPE_PARAMETERS:
         raise parameters.refuse("rope_type", kind, ", ".join(ROPE_PARAMETERS))
+    parameters.expect("partial_rotary_factor", 1.0)
     given: dict[str, Any] = {}
     for name, field in ROPE_PARAMETERS[kind].items():
-        given[field] = parameters.count(name) if field == "original_positions" else parameters.number(name)
+        given[field] = (
+            parameters.number(name) if name != ORIGINAL else parameters.count(name, original[0] or original[1])
+        )
+    if original[0] and given.get("original_positions", original[0]) != original[0]:
+        raise parameters.refuse(ORIGINAL, given["original_positions"], f"{original[0]}, as beside rope_parameters")
+    given |= _yarn_options(parameters, given["factor"]) if kind == "yarn" else {}
     parameters.finish()
     try:
+        if kind == "yarn":
+            return base, YarnScaling(**given)
         return base, RopeScaling(kind, **given) if given else None  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _yarn_options(parameters: ConfigFields, factor: float) -> dict[str, Any]:
+    """Parameters of YaRN that may be left out. `mscale` acts only together with `mscale_all_dim`."""
+    of_queries, of_all = parameters.number("mscale", 0.0), parameters.number("mscale_all_dim", 0.0)
+    ratio = yarn_magnitude(factor, of_queries) / yarn_magnitude(factor, of_all) if of_queries and of_all else None
+    given = parameters.peek("attention_factor") is not None
+    return {
+        "beta_fast": parameters.number("beta_fast", 32.0),
+        "beta_slow": parameters.number("beta_slow", 1.0),
+        "attention_factor": parameters.number("attention_factor") if given else ratio,
+        "truncate": parameters.flag("truncate", True),
+    }
 
 
 def _sliding_layers(fields: ConfigFields, family: Family, layers: int) -> tuple[int, ...]:
@@ -212,8 +246,13 @@ def config_to_json(config: ModelConfig, dtype: str, max_positions: int | None = 
         "attention_bias": config.output_bias,
     }
     if scaling := config.rope_scaling:
-        parameters = {name: getattr(scaling, field) for name, field in ROPE_PARAMETERS[scaling.kind].items()}
-        values["rope_scaling"] = {"rope_type": scaling.kind, **parameters}
+        kind = "yarn" if isinstance(scaling, YarnScaling) else scaling.kind
+        parameters = {name: getattr(scaling, field) for name, field in ROPE_PARAMETERS[kind].items()}
+        if kind == "yarn":
+            usual = YarnScaling(scaling.factor, parameters[ORIGINAL])
+            options = {name: getattr(scaling, name) for name in YARN_OPTIONS}
+            parameters |= {name: value for name, value in options.items() if value != getattr(usual, name)}
+        values["rope_scaling"] = {"rope_type": kind, **parameters}
     activation = next(name for name, kind in ACTIVATIONS.items() if kind == config.activation)
     values["hidden_activation" if config.family == "gemma3" else "hidden_act"] = activation
     if config.family == "llama":

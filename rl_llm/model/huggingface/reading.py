@@ -5,10 +5,9 @@ Each tensor is read, placed on its devices and dropped, so the host holds one te
 
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -19,10 +18,11 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rl_llm.model.config import ModelConfig
-from rl_llm.model.huggingface.config_fields import ConfigError
+from rl_llm.config.hub import download_command
+from rl_llm.model.config import ModelConfig, YarnScaling
+from rl_llm.model.huggingface.config_fields import ConfigError, read_object
 from rl_llm.model.huggingface.config_json import config_from_json
-from rl_llm.model.huggingface.tensor_files import NAMES, StoredTensor, WeightsError, first_few, read_headers
+from rl_llm.model.huggingface.tensor_files import DTYPES, NAMES, StoredTensor, WeightsError, first_few, read_headers
 from rl_llm.model.weights import Weight, weight_table
 from rl_llm.parallel import mesh as meshes
 
@@ -57,17 +57,25 @@ def load(folder: epath.PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig,
 
 def read_config(folder: epath.PathLike) -> ModelConfig:
     """The config of the model in a folder. Raises FileNotFoundError or ConfigError."""
-    path = epath.Path(folder) / CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} is not a Hugging Face folder: it has no {CONFIG}")
-    return config_from_json(_config_values(epath.Path(folder)), str(path))
+    return config_from_json(_config_values(epath.Path(folder)), str(epath.Path(folder) / CONFIG))
 
 
-def _config_values(folder: epath.Path) -> Any:
-    try:
-        return json.loads((folder / CONFIG).read_text())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{folder / CONFIG} is not JSON: {error}") from error
+def _config_values(folder: epath.Path) -> dict[str, Any]:
+    if not (folder / CONFIG).exists():
+        hub = download_command(folder)
+        reason = f"it has no {CONFIG}" if hub is None else f"{hub.command}, then use the folder {hub.folder}"
+        raise FileNotFoundError(f"{folder} is not a Hugging Face folder: {reason}")
+    return read_object(folder / CONFIG)
+
+
+def from_folder(folder: epath.PathLike, **changes: Any) -> ModelConfig:
+    """The model of a Hugging Face folder, for an experiment: its sizes are those of config.json.
+
+    `compute_dtype` is bfloat16 if config.json declares it, as in `families`; `changes` are fields to replace, such as
+    remat="layers". Raises FileNotFoundError with the command that downloads a model, or ConfigError.
+    """
+    dtype = {} if declared_dtype(folder) != "bfloat16" else {"compute_dtype": "bfloat16"}
+    return replace(read_config(folder), **dtype | changes)
 
 
 def is_multimodal(folder: epath.PathLike) -> bool:
@@ -81,13 +89,33 @@ def max_positions(folder: epath.PathLike) -> int | None:
     return (values["text_config"] if is_multimodal(folder) else values).get("max_position_embeddings")
 
 
+def readable_positions(folder: epath.PathLike) -> int | None:
+    """Longest text in tokens that a model can read: `max_positions`, times the factor of linear scaling or YaRN.
+
+    As servers take it: in Gemma 3, max_position_embeddings is the length after scaling. None if config.json has none.
+    """
+    positions, config = max_positions(folder), read_config(folder)
+    scaling = config.rope_scaling
+    if isinstance(scaling, YarnScaling):
+        return max(positions or 0, int(scaling.factor * scaling.original_positions))
+    if positions and scaling and scaling.kind == "linear" and config.family != "gemma3":
+        return int(scaling.factor * positions)
+    return positions
+
+
 def read_model(folder: epath.PathLike, mesh: Mesh) -> LoadedModel:
     """Read a folder onto a mesh. Every host reads all of it and keeps its shards."""
     folder, config = epath.Path(folder), read_config(folder)
     table = weight_table(config)
     stored = match_tensors(folder, config, read_headers(folder))
-    shardings = traverse_util.flatten_dict(meshes.weight_shardings(mesh, table), sep="/")
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
+    params = read_weights(table, stored, mesh, digest)
+    return LoadedModel(config, params, digest.hexdigest())
+
+
+def read_weights(table: dict[str, Weight], stored: dict[str, StoredTensor], mesh: Mesh, digest: Any) -> dict:
+    """Read the weights of a table onto a mesh, tensor by tensor, and update `digest` with their bytes."""
+    shardings = traverse_util.flatten_dict(meshes.weight_shardings(mesh, table), sep="/")
     params = {}
     for path, weight in table.items():
         if weight.stacked:
@@ -97,7 +125,7 @@ def read_model(folder: epath.PathLike, mesh: Mesh) -> LoadedModel:
             digest.update(value.tobytes())
             piece = _shard_slice(value, shardings[path], weight.stacked)
             params[path] = _inserter(shardings[path])(params[path], piece, index) if index else piece
-    return LoadedModel(config, traverse_util.unflatten_dict(params, sep="/"), digest.hexdigest())
+    return traverse_util.unflatten_dict(params, sep="/")
 
 
 def slices(weight: Weight) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -141,39 +169,49 @@ def _inserter(sharding: NamedSharding) -> Any:
 def match_tensors(folder: epath.Path, config: ModelConfig, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The model's tensors by their names in the weight table.
 
-    Raises WeightsError for a missing, extra, misshapen or wrong-dtype tensor, ConfigError for an unknown dtype.
+    Their dtypes may differ from each other and from config.json's, because all are read as float32. Raises WeightsError
+    for a tensor that is missing, extra, misshapen or quantized, ConfigError if config.json names another dtype.
     """
+    declared_dtype(folder)
     stored = _text_model(folder, found) if is_multimodal(folder) else dict(found)
     if config.family == "llama":  # the first ones were published with this buffer
         stored = {name: tensor for name, tensor in stored.items() if not name.endswith("rotary_emb.inv_freq")}
     wanted = {name: stored_shape(weight) for weight in weight_table(config).values() for name, _ in slices(weight)}
-    if config.tied_embeddings and "lm_head.weight" in stored:
+    quantized = any(tensor.dtype not in DTYPES for tensor in stored.values())
+    if not quantized and config.tied_embeddings and "lm_head.weight" in stored:
         head, embedding = stored.pop("lm_head.weight"), stored.get("model.embed_tokens.weight")
         if embedding is None or not np.array_equal(head.read(), embedding.read()):
             raise WeightsError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
-    allowed = _allowed_dtypes(folder, stored)
-    problems = [f"{name} {wanted[name]} is missing" for name in wanted if name not in stored]
-    problems += [f"{name} {stored[name].shape} is not part of the model" for name in stored if name not in wanted]
-    for name, tensor in stored.items():
-        if tensor.shape != wanted.get(name, tensor.shape):
-            problems.append(f"{name} has the shape {tensor.shape}; {CONFIG} asks for {wanted[name]}")
-    for name, tensor in stored.items():
-        if tensor.dtype not in allowed:
-            problems.append(f"{name} has the dtype {tensor.dtype}; expected {' or '.join(sorted(allowed))}")
-    if problems:
+    if problems := misfits(stored, wanted):
         shown = first_few(problems, 8, "\n  ")
         raise WeightsError(f"{folder} does not hold the model that its {CONFIG} describes:\n  {shown}")
     return stored
 
 
-def _allowed_dtypes(folder: epath.Path, stored: dict[str, StoredTensor]) -> set[str]:
-    """The dtype that config.json declares, or else the one that tensors have."""
-    values = _config_values(folder)
+def misfits(stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """The wrong tensors among those stored: quantized, missing, extra or misshapen ones."""
+    problems = [
+        f"{name} has the dtype {tensor.dtype}; expected {', '.join(DTYPES)}: save the model in one of these"
+        for name, tensor in stored.items()
+        if tensor.dtype not in DTYPES
+    ]
+    problems += [f"{name} {shape} is missing" for name, shape in wanted.items() if name not in stored]
+    problems += [f"{name} {stored[name].shape} is not part of the model" for name in stored if name not in wanted]
+    for name, tensor in stored.items():
+        if tensor.shape != wanted.get(name, tensor.shape):
+            problems.append(f"{name} has the shape {tensor.shape}; {CONFIG} asks for {wanted[name]}")
+    return problems
+
+
+def declared_dtype(folder: epath.PathLike) -> str | None:
+    """The dtype that config.json declares, if any. Raises ConfigError for one that is not implemented."""
+    path = epath.Path(folder)
+    values = _config_values(path)
     declared = values.get("dtype") or values.get("torch_dtype")
-    if declared is not None and declared not in tuple(NAMES):
-        raise ConfigError(f"{folder / CONFIG}: dtype={declared!r} is not implemented; expected {', '.join(NAMES)}")
-    present = sorted({tensor.dtype for tensor in stored.values()} & set(NAMES.values()))
-    return {NAMES[declared]} if declared else set(present[:1])
+    name = declared.removeprefix("torch.") if isinstance(declared, str) else declared
+    if name is not None and name not in tuple(NAMES):
+        raise ConfigError(f"{path / CONFIG}: dtype={declared!r} is not implemented; expected {', '.join(NAMES)}")
+    return name
 
 
 def _text_model(folder: epath.Path, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:

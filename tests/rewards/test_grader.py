@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rl_llm.problem import Problem
@@ -60,7 +61,7 @@ def behave(problem: Problem, response: str) -> float:
         case ["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
         case ["give", value]:
-            return {"nan": float("nan"), "none": None, "int": 1, "two": 2.0}[value]
+            return {"nan": float("nan"), "none": None, "text": "1", "two": 2.0, "int": 1, "bool": True}[value]
         case ["pid"]:
             raise RuntimeError(os.getpid())
     return 1.0 if response == problem.answer else 0.0
@@ -140,10 +141,10 @@ def test_hostile_responses_do_not_shift_other_grades(grader):
         ("raise", "error", "KeyError: 'prompt 0'"),
         ("raise-unprintable", "error", "Unprintable"),
         ("exit", "error", "SystemExit: 3"),
-        ("give nan", "error", "nan instead of a float"),
-        ("give none", "error", "None instead of a float"),
-        ("give int", "error", "1 instead of a float"),
-        ("give two", "error", "2.0 instead of a float from 0.0 to 1.0"),
+        ("give nan", "error", "nan, of class float; expected a number (float, int or bool) from 0 to 1"),
+        ("give none", "error", "None, of class NoneType; expected a number"),
+        ("give text", "error", "'1', of class str; expected a number"),
+        ("give two", "error", "2.0, of class float; expected a number (float, int or bool) from 0 to 1"),
         ("hang", "timeout", "no score within 0.5 s"),
         ("hang-in-c", "timeout", "no score within 0.5 s"),
         ("die 0", "crashed", "exit code 1"),
@@ -155,6 +156,12 @@ def test_a_failure_has_its_status_and_reason(grader, response, status, message):
     (grade,) = grader.grade(problems(1), [response])
     assert (grade.status, grade.reward) == (status, 0.0)
     assert message in grade.message
+
+
+@pytest.mark.parametrize("given", ["int", "bool"])
+def test_a_verifier_may_give_an_int_or_a_bool(grader, given):
+    (grade,) = grader.grade(problems(1), [f"give {given}"])
+    assert grade == Grade(status="ok", reward=1.0, accuracy=1.0, components={"accuracy": 1.0})
 
 
 def test_submit_returns_before_the_work_is_done(grader):
@@ -272,6 +279,30 @@ def test_a_value_out_of_range_is_refused(wrong):
 def test_a_reward_is_the_weighted_sum_of_its_components():
     total, scores = Reward((Accuracy(weight=2.0), Length(weight=-0.5)))(problems(1)[0], "four", 0.75)
     assert (total, scores) == (2.0 * 0.75 - 0.5 * 4.0, {"accuracy": 0.75, "length": 4.0})
+
+
+@dataclass(frozen=True)
+class Given:
+    """A component with a score of some class."""
+
+    score: object
+    weight: float = 1.0
+
+    def __call__(self, problem: Problem, response: str, accuracy: float) -> float:
+        return self.score  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("score", [True, 1, 1.0, np.float64(1.0)])
+def test_a_component_may_give_any_number_of_python(score):
+    assert Reward((Given(score),))(problems(1)[0], "", 0.0) == (1.0, {"given": 1.0})
+
+
+@pytest.mark.parametrize("score", ["1", None, [1.0], np.float32(1.0), 1j, float("nan")])
+def test_a_component_that_gives_anything_else_is_refused_with_its_class(score):
+    with pytest.raises(
+        ValueError, match=f"component given gave .*, of class {type(score).__name__}; expected a finite"
+    ):
+        Reward((Given(score),))(problems(1)[0], "", 0.0)
 
 
 def test_a_component_that_gives_no_number_is_an_error():

@@ -1,9 +1,11 @@
-"""Metrics of a rollout, each computed by hand for four responses."""
+"""Metrics of a rollout, each computed by hand for four responses, the last one ungraded."""
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 from rl_llm.model import ModelConfig
 from rl_llm.problem import Problem
@@ -47,22 +49,22 @@ def numbers() -> dict[str, float]:
 
 
 def test_rewards(numbers: dict[str, float]):
-    assert numbers["reward/mean"] == pytest.approx(1.5 / 4)
-    assert numbers["reward/accuracy"] == pytest.approx(1.5 / 4)
+    assert numbers["reward/mean"] == pytest.approx(1.25 / 3)
+    assert numbers["reward/accuracy"] == pytest.approx(1.5 / 3)
     assert numbers["reward/zero_variance_groups"] == 0.5
 
 
 def test_the_two_batch_stds_differ_where_groups_differ(numbers: dict[str, float]):
     """The paper and the frameworks mean different things by "batch std"."""
-    assert numbers["reward/std"] == pytest.approx(np.std(REWARDS, ddof=1))
-    assert numbers["reward/std_centered"] == pytest.approx(np.std([0.5, -0.5, 0.0, 0.0], ddof=1))
+    assert numbers["reward/std"] == pytest.approx(np.std(REWARDS[:3], ddof=1))
+    assert numbers["reward/std_centered"] == pytest.approx(np.std([0.5, -0.5, 0.0], ddof=1))
 
 
 def test_lengths_by_correctness(numbers: dict[str, float]):
     """Right means an accuracy of 1: partial credit is not enough."""
     assert numbers["response/length"] == 3.0
     assert numbers["response/length_right"] == 1.0
-    assert numbers["response/length_wrong"] == pytest.approx(11 / 3)
+    assert numbers["response/length_wrong"] == pytest.approx(7 / 2)
     assert numbers["response/truncated"] == 0.25
     assert numbers["tokens/generated"] == 12
 
@@ -103,8 +105,22 @@ def test_gradings_are_counted_by_status(numbers: dict[str, float]):
     assert [numbers[f"grading/{status}"] for status in ("ok", "error", "timeout", "crashed")] == [3, 0, 1, 0]
 
 
-def test_components_are_means_over_all_responses(numbers: dict[str, float]):
-    assert numbers["component/length"] == pytest.approx(3.0)
+def test_components_are_means_over_graded_responses(numbers: dict[str, float]):
+    assert numbers["component/length"] == pytest.approx(4.0)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=4, max_size=4))
+def test_if_all_are_graded_the_numbers_are_those_of_plain_arrays(rewards: list[float]):
+    """To the last bit, as they were when what could not be graded counted as 0."""
+    grades = [Grade("ok", reward, 0.3) for reward in rewards]
+    numbers = describe_rollout(replace(graded(), grades=grades), CONFIG)
+    groups = np.array(rewards, np.float32).reshape(2, 2)
+    centered = groups - groups.mean(axis=1, keepdims=True)
+    assert numbers["reward/mean"] == float(groups.mean())
+    assert numbers["reward/accuracy"] == float(np.full(4, 0.3, np.float32).mean())
+    assert numbers["reward/std"] == float(groups.std(ddof=1))
+    assert numbers["reward/std_centered"] == float(centered.std(ddof=1))
+    assert numbers["reward/zero_variance_groups"] == float((groups == groups[:, :1]).all(axis=1).mean())
 
 
 def test_flops_are_counted_from_the_shape(numbers: dict[str, float]):

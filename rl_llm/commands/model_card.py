@@ -66,13 +66,10 @@ def _licence(base: str) -> list[str]:
 
 def _recipe(experiment: "Experiment", record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of an experiment, with the algorithm's parts one by one, and what identifies the run."""
-    from rl_llm import algorithms
-
     algorithm, idle = experiment.algorithm, {"initialization"} if experiment.start else set()
     for field in fields(experiment):
         value = getattr(experiment, field.name)
         if field.name == "algorithm":
-            yield field.name, next((name for name, known in vars(algorithms).items() if known == value), "composed of")
             idle |= set() if algorithm.value_loss else {"value_aggregate"}
             parts = {part.name: getattr(algorithm, part.name) for part in fields(algorithm) if part.name not in idle}
             yield from ((f"algorithm.{name}", part) for name, part in parts.items() if _is_set(part))

@@ -241,7 +241,7 @@ def test_the_model_card_says_what_was_trained(base: Path, tmp_path: Path):
     assert "These are the weights of step 2 of 2." in rest
     record = json.loads((tmp_path / "run" / "experiment.json").read_text())
     for row in (
-        "| algorithm | LITE_PPO |",
+        "| algorithm.advantage | Normalize(mean='group', std='batch'",
         "| algorithm.objective | Clip(low=0.2, high=0.2, cap=None) |",
         "learning_rate=0.001",
         "| task | JsonlProblems(",

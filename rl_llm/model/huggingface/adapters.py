@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rl_llm.config.hub import download_command
 from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
 from rl_llm.model.huggingface import tensor_files
-from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields
+from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
 from rl_llm.model.huggingface.reading import (
     LoadedModel,
     is_huggingface,
@@ -67,7 +67,7 @@ def model_folder(start: str | None) -> str | None:
 def base_folder(folder: epath.PathLike) -> str:
     """The base model's folder: as named here or in the folder of the adapters, or as a download of its hub id."""
     path = epath.Path(folder)
-    named = _config_values(path).get(BASE)
+    named = read_object(path / ADAPTER_CONFIG).get(BASE)
     if not isinstance(named, str) or not named:
         raise ConfigError(f"{path / ADAPTER_CONFIG}: {BASE} is {named!r}; expected the folder of the base model")
     hub = download_command(named)
@@ -81,9 +81,9 @@ def base_folder(folder: epath.PathLike) -> str:
 def read_lora(folder: epath.PathLike) -> Lora:
     """The adapters that a folder has. Raises ConfigError for a field that is not implemented."""
     path = epath.Path(folder)
-    place, values = str(path / ADAPTER_CONFIG), _config_values(path)
-    on = {name: value for name, value in values.items() if name not in WITHOUT_EFFECT and value not in ({}, [], "")}
-    fields = ConfigFields(on, {}, place)
+    place, values = str(path / ADAPTER_CONFIG), read_object(path / ADAPTER_CONFIG)
+    acting = {n: value for n, value in values.items() if n not in WITHOUT_EFFECT and value not in ({}, [], "")}
+    fields = ConfigFields(acting, {}, place)
     fields.expect("peft_type", "LORA")
     fields.expect("task_type", "CAUSAL_LM")
     fields.expect("bias", "none")
@@ -146,49 +146,28 @@ def save_adapter(
         raise ValueError(f"{base} is a vision-language model, and the adapters are those of its text model: merge them")
     if (other := read_config(base).stored) != config.stored:
         raise ValueError(f"the model {config.stored} is not that of {base}, which is {other}")
-    _check_base(make_writer(config.base, params, folder), base)
     writer = make_writer(config, params, folder)
+    _check_base(writer, base)
     folder.mkdir(parents=True, exist_ok=True)
     table = split_flat(config, weight_table(config))[0]
     writer.write_file(ADAPTER_WEIGHTS, sorted(name for w in table.values() for name, _ in slices(w)), dtype)
-    alpha = config.lora.alpha
-    values = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        BASE: base,
-        "r": config.lora.rank,
-        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
-        "target_modules": [MODULES[target] for target in config.lora.targets],
-        "modules_to_save": None,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
+    lora = config.lora
+    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "bias": "none"}
+    values |= {"r": lora.rank, "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha}
+    values |= {"target_modules": [MODULES[target] for target in lora.targets], "lora_dropout": 0.0}
     for name, content in {**(beside or {}), ADAPTER_CONFIG: (json.dumps(values, indent=2) + "\n").encode()}.items():
         (folder / name).write_bytes(content)
 
 
 def _check_base(writer: Writer, base: str) -> None:
-    """Raise ValueError unless the weights of a folder are those of the writer, in the folder's dtypes."""
+    """Raise ValueError unless the frozen weights of the writer are those of a folder, in its dtypes."""
     path = epath.Path(base)
-    for name, tensor in match_tensors(path, writer.config, tensor_files.read_headers(path)).items():
+    for name, tensor in match_tensors(path, writer.config.base, tensor_files.read_headers(path)).items():
         if not np.array_equal(writer.value(name).astype(DTYPES[tensor.dtype]), tensor.read()):
             raise ValueError(
                 f"{name} beneath the adapters is not that of {base}: they belong to other weights. Merge them: export "
                 "the model itself"
             )
-
-
-def _config_values(path: epath.Path) -> dict[str, Any]:
-    try:
-        values = json.loads((path / ADAPTER_CONFIG).read_text())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path / ADAPTER_CONFIG} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path / ADAPTER_CONFIG} holds {type(values).__name__}; expected an object with fields")
-    return values
 
 
 def _stored(path: epath.Path) -> dict[str, StoredTensor]:

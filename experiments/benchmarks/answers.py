@@ -1,78 +1,120 @@
-"""Put every gold answer of a folder of data files back as \\boxed{gold} and grade it.
+"""Measure the grading of final answers: gold answers against themselves, and gradings per second.
 
-Run:    python experiments/benchmarks/answers.py FOLDER       (every data file in FOLDER, by the layout that fits)
+Run:    python experiments/benchmarks/answers.py FOLDER              (all data files in FOLDER)
+        python experiments/benchmarks/answers.py --responses FILE    (lines {"gold": ..., "response": ...})
 
-A verifier that does not find a gold answer equal to itself pays nothing for right answers of that kind. For each file
-the table has the layout, the golds, the share that is graded right, and the golds that math-verify has to decide on.
-The golds that fail are listed below the table. docs/rewards.md has the measured figures.
+The first puts every gold answer back as \\boxed{gold} and grades it: a verifier that does not find a gold answer equal
+to itself pays nothing for right answers. The table has the layout that fits each file, its golds, the share that is
+graded right, and the golds that math-verify decides on. Golds that fail and rows without an answer follow below.
+
+The second times the verifier on stored responses in CPU seconds, in this process and through a grading process.
+docs/rewards.md has the measured figures.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from typing import Any
 
-from rl_llm.tasks.answers import grade_answer, needs_math, split_gold
+from rl_llm.problem import Problem
+from rl_llm.rewards.components import Reward
+from rl_llm.rewards.grader import Grader
+from rl_llm.tasks.answers import grade_answer, is_numeric, needs_math, split_gold
+from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.layouts import PRESETS, fitting
 from rl_llm.tasks.tables import read_files, rows_of
 
 
-class Measured(NamedTuple):
-    """Golds of a file: those that fail, and counts."""
-
-    layout: str
-    golds: int
-    failed: list[str]
-    unread: list[str]
-    expressions: int
-    seconds: float
-
-
 def main() -> int:
-    """Measure all files of the folder and print a Markdown table."""
+    """Measure a folder of gold answers, or stored responses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of JSONL, JSON, CSV or parquet files")
-    parser.add_argument("--show", type=int, default=5, metavar="N", help="failing golds to list per file (default: 5)")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder of JSONL, JSON, CSV or parquet")
+    parser.add_argument("--responses", type=Path, metavar="FILE", help="stored responses to time the verifier on")
     arguments = parser.parse_args()
+    if (arguments.folder is None) == (arguments.responses is None):
+        parser.error("give either FOLDER or --responses FILE")
+    if arguments.responses is not None:
+        time_responses(arguments.responses)
+        return 0
     files = sorted(path for path in arguments.folder.iterdir() if path.is_file())
     if not files:
         parser.error(f"{arguments.folder} has no files")
-    print("| file | layout | golds | graded right | decided by math-verify | golds/s |\n|---|---|---|---|---|---|")
-    failures: list[str] = []
-    for path in files:
-        found = measure(path)
-        right = 1 - len(found.failed) / max(1, found.golds)
-        speed = found.golds / found.seconds
-        print(
-            f"| {path.name} | {found.layout} | {found.golds} | {right:.2%} | {found.expressions} | {speed:.0f} |",
-            flush=True,
-        )
-        shown = [*found.failed[: arguments.show], *found.unread[: arguments.show]]
-        failures += [f"{path.name}: {text}" for text in shown]
-    print("\n" + "\n".join(failures))
+    print("| file | layout | golds | graded right | decided by math-verify |\n|---|---|---|---|---|")
+    findings = [finding for path in files for finding in put_back(path)]
+    print("\n" + "\n".join(findings))
     return 0
 
 
-def measure(path: Path) -> Measured:
-    """Grade the golds of one file. Raises ValueError if no layout fits its first row."""
-    rows = [row for row in rows_of(read_files(path)) if isinstance(row.fields, dict)]
-    name = next(iter(fitting(rows[0].fields)), None)
+def put_back(path: Path) -> list[str]:
+    """Grade the golds of a file as \\boxed{gold} and print a row of the table; returns what is wrong.
+
+    Raises ValueError if no layout fits the first row.
+    """
+    rows = fields_by_place(path)
+    name = next(iter(fitting(next(iter(rows.values())))), None)
     if name is None:
-        raise ValueError(f"{path}: no layout of rl_llm.tasks.layouts fits the fields {', '.join(rows[0].fields)}")
-    failed, unread, expressions, golds = [], [], 0, 0
-    start = time.perf_counter()
-    for place, fields in rows:
+        raise ValueError(f"{path}: no layout of rl_llm.tasks.layouts fits its first row")
+    golds, findings = {}, []
+    for place, fields in rows.items():
         try:
-            _, gold = split_gold(PRESETS[name].read(fields).answer)
+            golds[place] = split_gold(PRESETS[name].read(fields).answer)[1]
         except ValueError as error:
-            unread.append(f"{place.rpartition(':')[2]}: {error}")
+            findings.append(f"{place}: no answer: {error}")
+    failed = [
+        f"{place}: not equal to itself: {gold!r}"
+        for place, gold in golds.items()
+        if grade_answer(rf"So the answer is $\boxed{{{gold}}}$.", gold) != 1.0
+    ]
+    right, expressions = 1 - len(failed) / len(golds), sum(map(needs_math, golds.values()))
+    print(f"| {path.name} | {name} | {len(golds)} | {right:.2%} | {expressions} |", flush=True)
+    return failed + findings
+
+
+def time_responses(path: Path) -> None:
+    """Print gradings per second for the numeric golds of a file and for its other golds."""
+    rows = fields_by_place(path).values()
+    items = [(Problem(0, "", split_gold(str(row["gold"]))[1]), str(row["response"])) for row in rows]
+    task = JsonlProblems(path)
+    for kind, numeric in (("numeric golds", True), ("other golds", False)):
+        chosen = [item for item in items if is_numeric(item[0].answer) == numeric]
+        if not chosen:
             continue
-        golds += 1
-        expressions += needs_math(gold)
-        if grade_answer(rf"So the answer is $\boxed{{{gold}}}$.", gold) != 1.0:
-            failed.append(repr(gold))
-    return Measured(name, golds, failed, unread, expressions, time.perf_counter() - start)
+        task.expect(problem.answer for problem, _ in chosen)
+        start = time.process_time()
+        for problem, response in chosen:
+            task.verify(problem, response)
+        per_second = len(chosen) / (time.process_time() - start)
+        through = len(chosen) / (grader_seconds(task, chosen) - grader_seconds(task, []))
+        print(
+            f"{kind}: {len(chosen)} responses, gradings per CPU second: {per_second:.0f} in this process, "
+            f"{through:.0f} through a grading process",
+            flush=True,
+        )
+
+
+def grader_seconds(task: JsonlProblems, items: Sequence[tuple[Problem, str]]) -> float:
+    """CPU seconds of starting a grading process and grading with it, those of both processes."""
+    before = cpu_seconds()
+    with Grader(task.verify, Reward(), workers=1) as grader:
+        grader.grade([problem for problem, _ in items], [response for _, response in items])
+    return cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and its ended children."""
+    return sum(used.ru_utime + used.ru_stime for used in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
+def fields_by_place(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Rows of a file by place. Raises ValueError for a row that cannot be read."""
+    rows = list(rows_of(read_files(path)))
+    for row in rows:
+        if isinstance(row.fields, ValueError):
+            raise ValueError(f"{row.place}: {row.fields}")
+    return {row.place: row.fields for row in rows if not isinstance(row.fields, ValueError)}
 
 
 if __name__ == "__main__":

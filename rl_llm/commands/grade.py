@@ -43,27 +43,23 @@ class Item(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `grade`."""
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="stored responses, one a line: JSONL (also .gz), CSV, parquet"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="OUT", help="file to write: the same lines with grades"
-    )
+    file = "stored responses, one a line: JSONL, CSV, parquet (also .gz)"
+    parser.add_argument("file", type=Path, metavar="FILE", help=file)
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="file to write: the lines with grades")
     task = "grade by the verifier and the reward of an experiment's task (default: the answers of text tasks)"
     parser.add_argument("--task", metavar="EXPERIMENT[:NAME]", help=task)
-    change = "change one value of the experiment; may be repeated"
+    change = "with --task: change one value of the experiment; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="overrides", help=change)
-    parser.add_argument(
-        "--workers", type=positive, metavar="N", help="grading processes (default: 2, or the experiment's)"
-    )
+    workers = "grading processes (default: 2, or the experiment's)"
+    parser.add_argument("--workers", type=positive, metavar="N", help=workers)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Grade stored responses as a run would grade them.
 
-    A line of FILE is {"gold": ..., "response": ...}: the gold answer, or a text that ends in it (\\boxed{...}, "#### 42"),
-    and the response of a model. "answer" may stand for "gold" and "completion" for "response". With --task a line may
-    have the task's prompt ("prompt", "question" or "problem") instead of the gold.
+    A line of FILE is {"gold": ..., "response": ...}: the gold answer, or a text that ends in it (\\boxed{...}, "####
+    42"), and the response of a model. "answer" may stand for "gold" and "completion" for "response". With --task a line
+    may have the task's prompt ("prompt", "question" or "problem") instead of the gold.
 
     A line of OUT has all fields of its line in FILE, and "grade", the verifier's score from 0 to 1, and "answer", the
     text that was taken for the final answer, or null (it replaces an "answer" in FILE, kept as "gold"). With --task it
@@ -108,12 +104,11 @@ def _problems_by_prompt(experiment: "Experiment") -> "Mapping[str, Problem]":
     from rl_llm.prepare import counts
     from rl_llm.tasks.datasets import JsonlProblems
 
-    found = {}
-    for split, count in counts(experiment).items():
-        everything = isinstance(experiment.task, JsonlProblems)
-        problems = experiment.task.problems(split, sys.maxsize if everything else count, seed=0)
-        found |= {problem.prompt.strip(): problem for problem in problems}
-    return found
+    task, wanted = experiment.task, counts(experiment)
+    if isinstance(task, JsonlProblems):
+        wanted = dict.fromkeys(wanted, sys.maxsize)
+    found = (problem for split, count in wanted.items() for problem in task.problems(split, count, seed=0))
+    return {problem.prompt.strip(): problem for problem in found}
 
 
 def _read(path: Path, known: "Callable[[], Mapping[str, Problem]] | None") -> Iterator[Item]:
@@ -144,7 +139,8 @@ def _problem(fields: Mapping[str, Any], known: "Callable[[], Mapping[str, Proble
     problem = known().get(prompt) if known is not None and prompt else None
     if problem is None and gold is None:
         fit = "" if known is None else f", and its prompt {prompt[:60]!r} is none of the {len(known())} of the task"
-        raise ValueError(f"there is no gold answer in {_names(fields)}{fit}; expected a field {' or '.join(GOLDS)}")
+        there = ", ".join(fields) or "none"
+        raise ValueError(f"there is no gold answer in the fields {there}{fit}; expected a field {' or '.join(GOLDS)}")
     if problem is None:
         return Problem(problem_id("grade", prompt), prompt, gold or "", metadata=fields.get("metadata") or {})
     if gold is not None and gold != problem.answer and not equal_answers(gold, problem.answer):
@@ -157,9 +153,8 @@ def _response(fields: Mapping[str, Any]) -> str:
     if isinstance(response, list) and response and isinstance(response[-1], dict):  # messages
         response = response[-1].get("content")
     if not isinstance(response, str):
-        raise ValueError(
-            f"there is no text of a response in {_names(fields)}; expected a field {' or '.join(RESPONSES)}"
-        )
+        there = ", ".join(fields) or "none"
+        raise ValueError(f"there is no response in the fields {there}; expected a text in {' or '.join(RESPONSES)}")
     return response
 
 
@@ -167,21 +162,14 @@ def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
-def _names(fields: Mapping[str, Any]) -> str:
-    return f"the fields {', '.join(fields)}" if fields else "an empty line"
-
-
-def _grade(items: Sequence[Item], verify: "Verify", reward: "Reward", workers: int, time_limit: float) -> "list[Grade]":
+def _grade(items: list[Item], verify: "Verify", reward: "Reward", workers: int, time_limit: float) -> "list[Grade]":
     """Grade in processes of their own, with a progress bar."""
     from rl_llm.rewards.grader import Grader
     from rl_llm.runs.progress import Progress
 
     grades: list[Grade] = []
-    with (
-        Grader(verify, reward, workers, time_limit) as grader,
-        Progress() as progress,
-        progress.phase("grade", len(items)) as phase,
-    ):
+    grader = Grader(verify, reward, workers, time_limit)
+    with grader, Progress() as progress, progress.phase("grade", len(items)) as phase:
         for start in range(0, len(items), PORTION):
             portion = items[start : start + PORTION]
             grades += grader.grade([item.problem for item in portion], [item.response for item in portion])
@@ -215,12 +203,12 @@ def _summary(items: Sequence[Item], lines: Sequence[Mapping[str, Any]], grades: 
         index = next(index for index, grade in enumerate(grades) if grade.status == status)
         yield f"{count} not graded: {status}; the first: {items[index].place}: {grades[index].message}"
     labelled = [(item, line) for item, line in zip(items, lines, strict=True) if isinstance(line.get("right"), bool)]
-    if not labelled:
-        return
     wrong = [(item, line) for item, line in labelled if line["right"] != ((line["grade"] or 0.0) >= 1.0)]
-    yield f'agrees with "right" on {len(labelled) - len(wrong)} of {len(labelled)} ({1 - len(wrong) / len(labelled):.2%})'
+    if labelled:
+        same = len(labelled) - len(wrong)
+        yield f'agrees with "right" on {same} of {len(labelled)} ({same / len(labelled):.2%})'
     for item, line in wrong[:SHOWN]:
-        label = "right" if line["right"] else "wrong"
-        yield f"  {item.place}: labelled {label}, graded {line['grade']}; gold {item.problem.answer!r}, answer {line['answer']!r}"
+        label, gold = "right" if line["right"] else "wrong", item.problem.answer
+        yield f"  {item.place}: labelled {label}, graded {line['grade']}; gold {gold!r}, answer {line['answer']!r}"
     if len(wrong) > SHOWN:
         yield f"  and {len(wrong) - SHOWN} more"

@@ -39,3 +39,12 @@ def test_a_population_is_timed_against_one_run():
     one, two = lines_of("population.py", *options)[-2:]
     assert one.startswith("| 1 | ")
     assert two.startswith("| 2 | ")
+
+
+def test_gold_answers_are_put_back_and_responses_timed(tmp_path: Path):
+    lines = [{"question": "?", "answer": gold} for gold in ("7", "x+1", "#### 1/2")]
+    (tmp_path / "golds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "| golds.jsonl | GSM8K | 3 | 100.00% | 1 |" in lines_of("answers.py", str(tmp_path))
+    responses = tmp_path / "responses.jsonl"
+    responses.write_text(json.dumps({"gold": "7", "response": "So 7."}) + "\n")
+    assert lines_of("answers.py", "--responses", str(responses))[0].startswith("numeric golds: 1 responses, gradings")

@@ -1,4 +1,4 @@
-"""Final answers are found where responses put them, and a wrong one is never paid for a number that stands elsewhere."""
+"""Final answers are found where responses put them; a number that stands elsewhere is never paid."""
 
 import time
 

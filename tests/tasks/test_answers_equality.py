@@ -351,7 +351,7 @@ def test_only_expressions_and_lists_need_math_verify(gold, needed):
 def test_numeric_golds_never_import_sympy():
     program = (
         "import sys; from rl_llm.tasks.answers import grade_answer\n"
-        "assert [grade_answer(r, '7') for r in ('\\\\boxed{7}', '\\\\boxed{\\\\sqrt{49}}', 'x+1', '(1, 7)')] == [1, 0, 0, 0]\n"
+        "assert [grade_answer(r, '7') for r in ('7.0', '\\\\boxed{\\\\sqrt{49}}', 'x+1', '(1, 7)')] == [1, 0, 0, 0]\n"
         "sys.exit('sympy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

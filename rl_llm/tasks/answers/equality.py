@@ -1,4 +1,4 @@
-"""Whether two final answers are equal: numbers, choices, words, lists by their items, and expressions by math-verify."""
+"""Whether two final answers are equal: numbers, choices, words, lists by their items, expressions by math-verify."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from rl_llm.tasks.answers import expressions
 from rl_llm.tasks.answers.numbers import read_number, same_number, split_unit
 from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
 
-LONGEST_ANSWER = 1000  # characters; longer texts are compared as they are
+LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
 _OTHER_CHOICE = re.compile(r"(?<![A-Za-z])(?:\([A-J]\)|[A-J][.):])|\b(?:or|and) [A-J]\b")
@@ -41,24 +41,21 @@ def equal_answers(given: str, gold: str) -> bool:
     brackets. Names count where both sides have them (x = 2). Everything else is an expression for math-verify; raises
     ImportError if that is missing.
     """
-    number = read_number(gold)
-    if number is not None:
+    if max(len(given), len(gold)) > LONGEST_ANSWER:
+        return given.strip() == gold.strip()
+    if number := read_number(gold):
         other = read_number(given)
         names = (_named(given)[1], _named(gold)[1]) if "=" in given and "=" in gold else ("", "")
         return other is not None and same_number(other, number) and (names[0] == names[1] or "" in names)
-    clocks = _CLOCK.fullmatch(undress(gold)), _CLOCK.fullmatch(undress(given))
-    if clocks[0]:
-        both = zip(clocks[1].groups(), clocks[0].groups(), strict=True) if clocks[1] else ()
-        return clocks[1] is not None and all(
-            part is None or part.lower() == (other or "").lower() for other, part in both
-        )
+    if clock := _CLOCK.fullmatch(undress(gold)):
+        other_clock = _CLOCK.fullmatch(undress(given))
+        pairs = zip(clock.groups(), other_clock.groups() if other_clock else ("", "", ""), strict=True)
+        return all(part is None or part.lower() == (other or "").lower() for part, other in pairs)
     if choice := choice_of(gold):
         return choice == choice_of(given if len(given) > 3 else given.upper())
     if _key(given) == _key(gold):
         return True
-    if max(len(given), len(gold)) > LONGEST_ANSWER or _WORDS.fullmatch(undress(gold)):
-        return False
-    return _equal_items(given, gold)
+    return not _WORDS.fullmatch(undress(gold)) and _equal_items(given, gold)
 
 
 def needs_math(gold: str) -> bool:
@@ -99,7 +96,7 @@ def _equal_items(given: str, gold: str) -> bool:
         if _same_parts(left.parts, right.parts):
             return True
     intervals = {"()", "[]", "(]", "[)", "union"}
-    return bool({left.kind, right.kind} & intervals) and expressions.equal_sets(given, gold)
+    return bool({left.kind, right.kind} & intervals) and expressions.equal(given, gold, as_sets=True)
 
 
 def _same_parts(given: list[str], gold: list[str]) -> bool:
@@ -138,11 +135,11 @@ def _items(text: str) -> Items:
     if len(union := _split(text, _UNION)) > 1:
         return Items("union", union)
     enclosed = _ENCLOSED.fullmatch(text)
-    if enclosed and _closes_at_end(text):
-        parts = _split(enclosed[2], _COMMA)
-        if len(parts) > 1 or enclosed[1] == r"\{":
-            return Items((enclosed[1] + enclosed[3]).replace("\\", ""), parts)
     parts = _split(text, _COMMA)
+    if enclosed and len(parts) == 1:
+        inner = _split(enclosed[2], _COMMA)
+        if len(inner) > 1 or enclosed[1] == r"\{":
+            return Items((enclosed[1] + enclosed[3]).replace("\\", ""), inner)
     both = [part.replace(r"\pm", sign) for part in parts for sign in (("+", "-") if r"\pm" in part else ("",))]
     return Items("", [re.sub(r"(^|=) ?\+", r"\1", part).strip() for part in both])
 
@@ -162,13 +159,3 @@ def _split(text: str, separator: str) -> list[str]:
             pieces.append(text[start : match.start()].strip())
             start = match.end()
     return [piece for piece in (*pieces, text[start:].strip()) if piece]
-
-
-def _closes_at_end(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last one."""
-    depth = 0
-    for match in re.finditer(r"[()\[\]{}]", text):
-        depth += 1 if match[0] in "([{" else -1
-        if depth == 0:
-            return match.end() == len(text)
-    return False

@@ -27,51 +27,39 @@ def require_math_verify() -> None:
     _math_verify()
 
 
-def equal(given: str, gold: str) -> bool:
-    """Whether two expressions, equations or inequalities are equal; a text that cannot be parsed equals nothing."""
-    return _decide(given, gold, _equal)
+def equal(given: str, gold: str, as_sets: bool = False) -> bool:
+    """Whether two expressions, equations or inequalities are equal; a text that cannot be parsed equals nothing.
 
-
-def equal_sets(given: str, gold: str) -> bool:
-    """Whether two intervals, unions of them or inequalities have the same elements."""
-    return _decide(given, gold, _equal_sets)
-
-
-def _decide(given: str, gold: str, compare: Any) -> bool:
+    `as_sets` compares intervals, unions of them and inequalities by their elements instead.
+    """
     _math_verify()
     letters = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))) for text in (given, gold)]
     if letters[0] != letters[1] and {x.lower() for x in letters[0]} == {x.lower() for x in letters[1]}:
         return False  # math-verify reads X as x
     try:
         left, right = _parse(given), _parse(gold)
-        return left is not None and right is not None and compare(left, right)
+        return left is not None and right is not None and _equal(left, right, as_sets)
     except Exception:  # sympy raises errors of many types on odd expressions, which are wrong answers
         return False
 
 
-def _equal(left: Any, right: Any) -> bool:
+def _equal(left: Any, right: Any, as_sets: bool) -> bool:
     import sympy
 
-    if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
-        return _equal_at_points(left.lhs - left.rhs, right.lhs - right.rhs, up_to_factor=True) or False
-    if isinstance(left, sympy.Eq) or isinstance(right, sympy.Eq):
+    same = None
+    equations = [isinstance(side, sympy.Eq) for side in (left, right)]
+    if as_sets:
+        if any(isinstance(side, sympy.FiniteSet | sympy.Tuple | sympy.Expr) for side in (left, right)):
+            return False
+    elif all(equations):
+        same = _equal_at_points(left.lhs - left.rhs, right.lhs - right.rhs, up_to_factor=True) or False
+    elif any(equations):
         return False
-    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+    elif isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
         same = _equal_at_points(left, right)
-        return _verify(left, right) if same is None else same
-    return _verify(left, right)
-
-
-def _equal_sets(left: Any, right: Any) -> bool:
-    import sympy
-
-    if any(isinstance(side, sympy.FiniteSet | sympy.Tuple | sympy.Expr) for side in (left, right)):
-        return False
-    return _verify(left, right, allow_set_relation_comp=True)
-
-
-def _verify(left: Any, right: Any, **options: bool) -> bool:
-    return bool(_math_verify().verify(right, left, timeout_seconds=None, **options))
+    if same is None:
+        same = _math_verify().verify(right, left, timeout_seconds=None, allow_set_relation_comp=as_sets)
+    return bool(same)
 
 
 def _equal_at_points(left: Any, right: Any, up_to_factor: bool = False) -> bool | None:
@@ -132,7 +120,8 @@ def _math_verify() -> ModuleType:
         import math_verify  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(
-            "answers that are expressions need math-verify: pip install 'rl_llm[math]'; or keep only problems with numbers, choices or words as answers"
+            "gold answers that are expressions need math-verify: pip install 'rl_llm[math]', or keep only the problems "
+            "with a number, a choice or words as the answer"
         ) from error
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarms are off
     return math_verify

@@ -16,10 +16,10 @@ ANSWER_OPENING, ANSWER_CLOSING = "<answer>", "</answer>"
 
 _BOX = re.compile(r"(?:\\|(?<=\\))(?:boxed|fbox)(?![A-Za-z])\s*(?:\{|([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
-_HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
+_HASHES = re.compile(r"(?<!#)####(?!#)([^\n#]*)")
 _HEADING = re.compile(
-    r"\d+[.)] +[A-Z]|\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*|conclusion|calculat\w*"
-    r"|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$|.*:\W*$",
+    r"\d+[.)] +[A-Z]|\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*"
+    r"|conclusion|calculat\w*|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$|.*:\W*$",
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
@@ -145,7 +145,7 @@ def _sentence(text: str) -> str:
 def _number_of(line: str) -> str | None:
     """Return the line if it is a number, else its only number or the one it begins with, else None."""
     if is_numeric(line):
-        return line
+        return line.rstrip(" .")
     numbers = complete_numbers(line)
     start = line.lstrip("$* ")
     first = numbers and start.startswith(numbers[0]) and not _FURTHER.match(start, len(numbers[0]))

@@ -21,24 +21,19 @@ _POWER = r"10 ?\^ ?(?:\{ ?([-+]? ?\d+) ?\}|([-+]?\d+))"
 _NUMBER = re.compile(
     r"([-+]?) ?((?:US)?\\?\$|[€£¥₹])? ?([-+]?) ?"
     rf"(?:({_WHOLE}) (\d+) ?/ ?(\d+)(?![\d.,])|{_POWER}|({_DECIMAL})"
-    rf"(?: ?/ ?([-+]?{_DECIMAL})|[eE]([-+]?\d+)| ?(?:\*|\\times|\\cdot|x) ?{_POWER})?)(?!\d| ?\^(?! ?\{{? ?\\circ))(.*)",
+    rf"(?: ?/ ?([-+]?{_DECIMAL})|[eE]([-+]?\d+)| ?(?:\*|\\times|\\cdot|x) ?{_POWER})?)"
+    r"(?!\d| ?\^(?! ?\{? ?\\circ))(.*)",
     re.DOTALL,
 )
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
-_PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
 _EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
 
-_UNITS = {
-    name: names.split()[0]
-    for names in """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹
+_UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹
     mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers
     in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml
     lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours
-    day days; week weeks; month months; year years yr yrs; deg degree degrees; l liter liters litre litres""".replace(
-        "\n", ";"
-    ).split(";")
-    for name in names.split()
-}
+    day days; week weeks; month months; year years yr yrs; deg degree degrees; l liter liters litre litres"""
+_UNITS = {name: names.split()[0] for names in re.split("[;\n]", _UNIT_NAMES) for name in names.split()}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_UNIT = re.compile(
     r"\b(?:and|or|to|plus|minus|times|over|not|than|half|quarter|dozen|hundred|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod"
@@ -52,14 +47,14 @@ _UNIT = re.compile(
 )
 
 _UNIT_BEHIND = re.compile(
-    r"(?s)(.+?) ?(?:\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}|(?<=[\d)}])(?<!\d) ?\b([a-z]{2,})|(?<=[\d)}]) ([a-z]{2,}))( ?\^ ?\{?\d\}?)?"
+    r"(.+[\w)}]) ?(?:\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}|(?<=[\d)}]) ([a-z]{2,}))( ?\^ ?\{?\d\}?)?", re.DOTALL
 )
 _WORD = r"[^\s=<>|]+"
 _JOIN = (
-    r" (?:[-+*/^]|\\times|\\cdot|\\div) |(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
-    r"|(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
+    r" (?:[-+*/^]|\\times|\\cdot|\\div) |(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
+    r"|(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
 )
-_BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$"  # what may enclose a number in a sentence
+_BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number in a sentence
 _EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_JOIN}){_WORD})*")
 _CLOCK = re.compile(r"\d+(?::\d\d)+", re.ASCII)
 
@@ -73,11 +68,12 @@ class Quantity(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Quantity | None:
-    """Return the number that the whole text is, or None. "x = 5" and "2 + 3 = 5" are 5; "2 + 3" and "2x = 5" are none."""
-    if len(text) > LONGEST_NUMBER:
+    """Return the number that the whole text is, or None.
+
+    "x = 5" and "2 + 3 = 5" are 5; "2 + 3" and "2x = 5" are no numbers.
+    """
+    if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in plain_characters(text)):
         return None
-    if _PLAIN.fullmatch(text):
-        return Quantity(Fraction(text))
     text = TEXT_COMMAND.sub("\x02\\1\x03", undress(text))
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     *lefts, right = _EQUALS.split(" ".join(text.split()))
@@ -97,16 +93,18 @@ def complete_numbers(line: str) -> list[str]:
 
 def is_numeric(text: str) -> bool:
     """Whether a text is one number (also 1/2, 50%, $3) or a time such as 3:30."""
-    return any(c.isdigit() for c in text) and (read_number(text) is not None or _CLOCK.fullmatch(text) is not None)
+    if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in text):
+        return False
+    return read_number(text) is not None or _CLOCK.fullmatch(text) is not None
 
 
 def split_unit(text: str) -> tuple[str, str]:
     """Split "2\\sqrt{3} \\text{ cm}" into the expression and the symbol of its unit, empty if it is no known one."""
     match = _UNIT_BEHIND.fullmatch(text)
-    if match is None or (match[2] is None and (match[3] or match[4]) not in _UNITS):
+    if match is None or (match[2] is None and match[3] not in _UNITS):
         return text, ""
-    symbol = _UNITS.get((match[2] or match[3] or match[4] or "").strip().lower(), "")
-    return match[1], symbol and symbol + re.sub(r"[ {}]", "", match[5] or "")
+    symbol = _UNITS.get((match[2] or match[3] or "").strip().lower(), "")
+    return match[1], symbol and symbol + re.sub(r"[ {}]", "", match[4] or "")
 
 
 def same_number(given: Quantity, gold: Quantity) -> bool:
@@ -115,12 +113,12 @@ def same_number(given: Quantity, gold: Quantity) -> bool:
     A missing unit is no difference. A percentage equals a number without a unit by its value if that number lies
     from -1 to 1 (50% is 0.5), else by its digits (50% is 50): one number, never two, is right for each percentage.
     """
-    if given.unit == gold.unit or not (given.unit and gold.unit):
-        if given.unit == gold.unit or "%" not in (given.unit, gold.unit):
-            return given.value == gold.value
-        percent, bare = (given, gold) if given.unit == "%" else (gold, given)
-        return percent.value == bare.value * (100 if 0 < abs(bare.value) <= 1 else 1)
-    return False
+    if given.unit and gold.unit and given.unit != gold.unit:
+        return False
+    if given.unit == gold.unit or "%" not in (given.unit, gold.unit):
+        return given.value == gold.value
+    percent, bare = (given, gold) if given.unit == "%" else (gold, given)
+    return percent.value == bare.value * (100 if 0 < abs(bare.value) <= 1 else 1)
 
 
 def _quantity(text: str) -> Quantity | None:

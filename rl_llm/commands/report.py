@@ -38,7 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _report_study(folder: Path) -> int:
     from rl_llm.config import ExperimentError
-    from rl_llm.runs.code import in_words
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.studies.folder import StudyFolderError, changes_since, reopen_study
     from rl_llm.studies.report import write_results
@@ -46,7 +45,8 @@ def _report_study(folder: Path) -> int:
     try:
         study, members = reopen_study(folder)
         if changes := changes_since(folder, study):
-            print(f"note: the code has changed since the study in {folder}:\n{in_words(changes)}", file=sys.stderr)
+            note = f"note: the code has changed since the study in {folder}:"
+            print(note, *changes.values(), sep="\n", file=sys.stderr)
         print(write_results(folder, study, members))
     except (ExperimentError, LedgerError, StudyFolderError) as error:
         raise UsageError(str(error)) from error

@@ -19,6 +19,7 @@ from rl_llm.config import (
     override,
     to_json,
 )
+from rl_llm.config.hub import download_command
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
 from rl_llm.model import ModelConfig, merge_adapters, weight_table
@@ -27,7 +28,7 @@ from rl_llm.model.huggingface.adapters import is_adapter, model_folder, read_ada
 from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
-from rl_llm.runs.code import code_changes, in_words, recorded_code
+from rl_llm.runs.code import code_changes, recorded_code
 from rl_llm.runs.folder import LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.record import read_experiment_record
 from rl_llm.runs.state import restore_state
@@ -66,7 +67,7 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     except ValueError as error:
         raise RecordError(str(error)) from error
     if changes and hosts.writes():
-        print(f"note: the code has changed since the run in {folder}:\n{in_words(changes)}", file=sys.stderr)
+        print(f"note: the code has changed since the run in {folder}:", *changes.values(), sep="\n", file=sys.stderr)
     return experiment, record
 
 
@@ -122,6 +123,10 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
     origins: list[str] = []
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
+        if (hub := download_command(folder)) and not Path(folder).exists():
+            use = f"start={hub.folder}"
+            then = use if name == "start" else f"train a run with {use} and set {name} to its folder"
+            raise RecordError(f"{name}={folder!r} is not a folder: {hub.command}, then {then}")
         other, record = recorded_experiment(folder)
         if record["tokenizer"] != experiment.tokenizer.fingerprint():
             raise RecordError(f"{name}={folder} was trained with another tokenizer; expected the experiment's")

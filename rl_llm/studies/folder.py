@@ -16,7 +16,7 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.config import Code, code_of
-from rl_llm.runs.code import CodeChange, code_changes, recorded_code, refusal, saved_code, take_code
+from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_code, take_code
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.ledger import GENESIS, Ledger
@@ -142,7 +142,7 @@ def open_study(
     return ledger
 
 
-def changed_code(member: Member, code: Code) -> list[CodeChange]:
+def changed_code(member: Member, code: Code) -> dict[str, str]:
     """How `code` differs from the code that a member ran. Raises ValueError if its records are damaged."""
     record = json.loads((member.folder / EXPERIMENT).read_text())
     return code_changes(member.folder, recorded_code(record, member.folder / LEDGER), code)
@@ -155,23 +155,20 @@ def registered_code(out: Path) -> Code:
     return Code({name: content for name, content in saved.items() if content is not None or recorded[name] is None})
 
 
-def _members_of_other_code(
-    out: Path, runs: Sequence[Member], code: Code, accept: bool
-) -> dict[str, dict[str, str | None]]:
-    """Members that have run other code and were not accepted before: their differing files, with SHA-256 as they ran.
+def _members_of_other_code(out: Path, runs: Sequence[Member], code: Code, accept: bool) -> dict[str, list[str]]:
+    """Members that have run other code and were not accepted before: the files that differ.
 
     Raises StudyFolderError naming the first one, unless they are accepted.
     """
     accepted = {name: files for data in events(out, OTHER_CODE) for name, files in data["members"].items()}
     found = {}
     for member in runs:
-        changes = changed_code(member, code) if (member.folder / EXPERIMENT).exists() else []
-        files = {change.name: change.was for change in changes}
-        if changes and accepted.get(str(member)) != files:
+        changes = changed_code(member, code) if (member.folder / EXPERIMENT).exists() else {}
+        if changes and accepted.get(str(member)) != list(changes):
             if not accept:
                 hint = "" if member.is_arm else "\nIt is a start: another --shared makes it again with this code"
                 raise StudyFolderError(f"{member}: {refusal(member.folder, changes)}{hint}")
-            found[str(member)] = files
+            found[str(member)] = list(changes)
     return found
 
 
@@ -202,7 +199,7 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     return study, members(study, out, latest["seeds"], None if latest["shared"] is None else Path(latest["shared"]))
 
 
-def changes_since(out: Path, study: Study) -> list[CodeChange]:
+def changes_since(out: Path, study: Study) -> dict[str, str]:
     """How the code of a reopened study differs from what was registered and accepted; it judges the hypotheses."""
     return code_changes(out, recorded_code({}, out / LEDGER), code_of(_spec_of(_stored(out)), study))
 

@@ -153,7 +153,7 @@ def _other_code(out: Path, members: Sequence[Member]) -> list[str]:
         changed = [(member, changed_code(member, code)) for member in begun]
     except ValueError:  # a broken ledger, which is reported
         return []
-    return [f"{member} ({', '.join(change.name for change in changes)})" for member, changes in changed if changes]
+    return [f"{member} ({', '.join(changes)})" for member, changes in changed if changes]
 
 
 def _state(out: Path, member: Member, failed: bool) -> MemberState:

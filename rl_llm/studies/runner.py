@@ -111,8 +111,7 @@ class _Queue:
                 again.append(member)
                 display.say(f"{member}: its process was killed (signal {-code}); resuming it")
             elif code == 0 and member.done and (changes := changed_code(member, self.schedule.code)):
-                names = ", ".join(change.name for change in changes)
-                why = f"{names} changed during the study; delete {member.folder} and run it again with --resume"
+                why = f"{', '.join(changes)} changed during the study; delete {member.folder}, then use --resume"
                 self.fail(member, code, why, ledger, display)
             elif code == 0 and member.done:
                 display.say(f"{member}: {_record_done(member, ledger)}, {ended.seconds:.0f} s")

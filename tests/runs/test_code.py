@@ -210,4 +210,4 @@ def test_the_story_of_a_changed_reward(files: Path):
     code, _, stderr = rl_llm("train", spec, "--out", run, "--resume", "--accept-code-changes")
     assert (code, "accepted code changes:\n  score.py: score" in stderr) == (0, True), stderr
     assert Finished(run, "", "").summary["state_sha256"] == before["state_sha256"]  # it was finished
-    assert "code_changed" in [entry["event"] for entry in Ledger.verify(run / "ledger.jsonl")]
+    assert "code_recorded" in [entry["event"] for entry in Ledger.verify(run / "ledger.jsonl")]

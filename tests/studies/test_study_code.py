@@ -70,12 +70,12 @@ def test_a_study_is_not_resumed_with_changed_code(folder: Path, opened: Opener):
     (folder / "score.py").write_text(CHANGED)
     with pytest.raises(StudyFolderError, match=r"(?s)score\.py: score.*--accept-code-changes"):
         opened()
-    assert [change.name for change in changes_since(folder / "study", STUDY)] == ["score.py"]
+    assert list(changes_since(folder / "study", STUDY)) == ["score.py"]
     opened(accept=True)
     events = [entry["event"] for entry in Ledger.verify(folder / "study" / "ledger.jsonl")]
-    assert events == ["registered", "registered", "code_changed"]
+    assert events == ["registered", "registered", "code_recorded"]
     opened()
-    assert changes_since(folder / "study", STUDY) == []
+    assert changes_since(folder / "study", STUDY) == {}
 
 
 def test_a_documented_module_is_still_the_same_study(folder: Path, opened: Opener):

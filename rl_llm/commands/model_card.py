@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +23,8 @@ def model_card(
 
     With `adapter`, the folder holds adapters of the base instead of the model.
     """
+    from rl_llm.runs.report import repeat_command
+
     name = base and Path(base).name
     kind = f"adapters (PEFT) of {name}" if adapter else f"{name}, trained further" if name else "a model"
     title = f"# {run.resolve().name}: {kind}\n\n"
@@ -33,7 +34,7 @@ def model_card(
         title + f"Trained with reinforcement learning by rl_llm. These are the weights of step {step} of {total}.",
         "## Training\n\n" + _table(("setting", "value"), _recipe(experiment, record)),
         "## Evaluation\n\n" + _evaluation(run, experiment, step),
-        "## To repeat it\n\n" + _command(record),
+        f"## To repeat it\n\n```\n{repeat_command(dict(record))}\n```",
         _table(("made with", "version"), _versions(record)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -103,12 +104,6 @@ def _evaluation(run: Path, experiment: "Experiment", step: int) -> str:
         text += f" The policy after RL is that of step {summary['steps']}, not the one in this folder."
     findings = [f"* {finding['name']} (step {finding['step']}): {finding['text']}" for finding in summary["findings"]]
     return "\n".join([text, *(["", "Warnings derived from the run's own metrics:", ""] if findings else []), *findings])
-
-
-def _command(record: Mapping[str, Any]) -> str:
-    values = [word for item in record["overrides"] for word in ("--set", item)]
-    words = ["rl-llm", "train", record["spec"], "--seed", str(record["seed"]), *values]
-    return f"```\n{shlex.join(words)}\n```"
 
 
 def _versions(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

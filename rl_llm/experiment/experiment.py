@@ -91,8 +91,8 @@ class Experiment(Checked):
     CPU devices sample first, and only the grading overlaps; refills of dynamic sampling, greedy baselines and scores of
     a reward model wait for the updates.
 
-    `reference` is the policy that a KL divergence is measured from. `start` is a Hugging Face folder or a run folder
-    that gives the first policy; without it `initialization` draws one. With a `token_budget`, RL ends after the step
+    `reference` is the policy that a KL divergence is measured from. `start` gives the first policy: a Hugging Face
+    folder, a folder of PEFT adapters or a run folder; without it `initialization` draws one. With a `token_budget`, RL ends after the step
     that reaches it in generated tokens, or after `steps`, so that arms of a study compare at equal cost.
     """
 

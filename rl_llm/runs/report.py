@@ -62,7 +62,7 @@ def write_report(run: Path | str) -> Path:
         summary=summary,
         verdict=_verdict(summary, metrics),
         findings=_findings(summary, ledger),
-        repeat=_repeat(experiment) if "code" in experiment else "",
+        repeat=repeat_command(experiment) if "code" in experiment else "",
         tiles=_tiles(summary),
         charts=draw_charts(metrics),
         samples=_samples(run / SAMPLES),
@@ -88,7 +88,7 @@ def _name(run: Path, experiment: JsonObject, summary: JsonObject) -> str:
     return run.resolve().name
 
 
-def _repeat(experiment: JsonObject) -> str:
+def repeat_command(experiment: JsonObject) -> str:
     """The command that repeats a run in another folder."""
     overrides = [part for item in experiment["overrides"] for part in ("--set", item)]
     return shlex.join(["rl-llm", "train", experiment["spec"], "--seed", str(experiment["seed"]), *overrides])

@@ -155,7 +155,8 @@ def test_the_study_judges_its_hypotheses(ended: list[Ended], folder: Path):
 
 def test_the_export_has_the_files_of_the_model(ended: list[Ended], folder: Path):
     names = [{path.name for path in (folder / part).iterdir()} for part in ("trained", "Qwen3-0.6B")]
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names[0] <= names[1]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names[0] <= names[1] | {"README.md"}
+    assert "## Training" in (folder / "trained" / "README.md").read_text()
 
 
 def test_the_learning_curve_of_a_run_is_drawn(ended: list[Ended], folder: Path, monkeypatch: pytest.MonkeyPatch):

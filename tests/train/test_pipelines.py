@@ -71,7 +71,13 @@ def test_adapters_are_evaluated_and_other_runs_start_with_them_merged(tmp_path: 
     for name, start in (("of the run", run.folder), ("of the folder", out)):
         begun = train(tmp_path / name, "started", "--set", f"start={start}")
         assert begun.summary["accuracy_before"] == run.summary["accuracy_after"]
-    train(tmp_path / "adapted", "lora", "--set", f"start={out}")
+    adapted = train(tmp_path / "adapted", "lora", "--set", f"start={out}")
+    code, _, stderr = rl_llm("export", adapted.folder, "--out", tmp_path / "adapter", "--adapter")
+    assert code == 0, stderr
+    for name, use in (("lora", "go on as the run's"), ("started", "are merged into the weights")):
+        begun = train(tmp_path / f"adapter of {name}", name, "--set", f"start={tmp_path / 'adapter'}")
+        assert use in begun.stdout
+    assert begun.summary["accuracy_before"] == adapted.summary["accuracy_after"]  # no warm start in between
     (tmp_path / "adapted" / "frozen" / "0" / "seal.json").unlink()
     code, _, stderr = rl_llm("evaluate", tmp_path / "adapted")
     assert code == 1
@@ -134,11 +140,17 @@ def test_a_reward_model_is_learned_from_judged_responses_and_rewards_a_policy(ju
         assert line["reward/accuracy"] != line["reward/mean"]
 
 
+HUB = "Qwen/Qwen3-4B-Base"
+DOWNLOAD = f"hf download {HUB} --local-dir qwen3-4b-base"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("started", "start=nowhere", "nowhere is not a run folder"),
         ("gkd", "teacher.run=nowhere", "nowhere is not a run folder"),
+        ("started", f"start={HUB}", f"start='{HUB}' is not a folder: {DOWNLOAD}, then start=qwen3-4b-base"),
+        ("gkd", f"teacher.run={HUB}", f"teacher.run='{HUB}' is not a folder: {DOWNLOAD}, then train a run with start="),
         ("offline_dpo", "responses.path=nowhere.jsonl", "nowhere.jsonl"),
         ("started", "model.width=24", "model.width: 24 -> 16"),
     ],

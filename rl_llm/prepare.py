@@ -9,6 +9,9 @@ from itertools import groupby
 
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
+from rl_llm.model.huggingface import readable_positions
+from rl_llm.model.huggingface.adapters import model_folder
+from rl_llm.model.huggingface.config_json import ORIGINAL
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel import population
 from rl_llm.prng import Purpose, generator
@@ -16,7 +19,7 @@ from rl_llm.problem import Problem, Split
 from rl_llm.rewards.gate import GateReport, Write, check_task
 from rl_llm.rewards.grader import Grader
 from rl_llm.rollout.offline import read_responses
-from rl_llm.rollout.text import encode_prompts, encode_responses, encode_shown
+from rl_llm.rollout.text import check_ids, encode_prompts, encode_responses, encode_shown
 from rl_llm.runs.load import SourceModels, load_source_models
 from rl_llm.tasks.answers import written_as_asked
 from rl_llm.tasks.conversations import read_conversations
@@ -58,10 +61,14 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
             )
         read_responses(experiment, stored)
         problems["stored"] = stored
-    _check_widths(experiment, problems, seed)
+    longest = _check_widths(experiment, problems, seed)
     file = experiment.warm_start and experiment.warm_start.demonstrations
     if file:
-        problems["conversations"] = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
+        found = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
+        rows, texts = [problem.metadata["tokens"] for problem in found], [problem.prompt for problem in found]
+        check_ids(experiment.tokenizer, rows, texts, experiment.model.vocabulary)
+        problems["conversations"] = found
+    _check_positions(experiment, longest, problems)
     return both, problems, load_source_models(experiment, both.learner)
 
 
@@ -194,15 +201,45 @@ def check_shares(experiment: Experiment, learning: int, sampling: int) -> None:
         )
 
 
-def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> None:
-    """Check that every prompt fits, with the gate's prefix if used, and a demonstration of every problem."""
+def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> int:
+    """Check that every prompt fits, with the gate's prefix if used, and a demonstration of every problem.
+
+    Returns the length of the longest prompt in tokens.
+    """
     tokenizer, width, warm_start = experiment.tokenizer, experiment.max_prompt_tokens, experiment.warm_start
-    for found in problems.values():
-        encode_prompts(tokenizer, found, width)
+    vocabulary = experiment.model.vocabulary
+    prompts = [encode_prompts(tokenizer, found, width, vocabulary=vocabulary) for found in problems.values()]
     if warm_start and warm_start.gate:
-        encode_prompts(tokenizer, problems["validation"], width, warm_start.gate.prefix)
+        encode_prompts(tokenizer, problems["validation"], width, warm_start.gate.prefix, vocabulary)
     for name, part in (("warm_start", warm_start), ("mixture", experiment.mixture)):
         if part is not None and part.max_tokens is not None:
             draw = generator(seed, Purpose.DEMONSTRATIONS)
             responses = [experiment.task.demonstrate(problem, draw) for problem in problems["train"]]  # type: ignore[attr-defined]
-            encode_responses(tokenizer, responses, part.max_tokens, f"{name}.max_tokens")
+            encode_responses(tokenizer, responses, part.max_tokens, f"{name}.max_tokens", vocabulary)
+    return max(int(encoded.lengths.max()) for encoded in prompts)
+
+
+def _check_positions(experiment: Experiment, longest: int, problems: Problems) -> None:
+    """Raise ValueError for texts longer than the model of a Hugging Face folder can read, as servers do."""
+    folder, warm_start = model_folder(experiment.start), experiment.warm_start
+    limit = readable_positions(folder) if folder else None
+    if limit is None:
+        return
+    limits = {"sampling.max_tokens": experiment.sampling.max_tokens}
+    for name, part in (("warm_start", warm_start), ("mixture", experiment.mixture)):
+        limits |= {f"{name}.max_tokens": part.max_tokens} if part and part.max_tokens else {}
+    field, response = max(limits.items(), key=lambda item: item[1])
+    texts = {f"the longest prompt, {longest} tokens, with a response of {field}={response}": longest + response}
+    for conversation in problems.get("conversations", ()):
+        tokens = len(conversation.metadata["tokens"])
+        texts[f"the conversation {conversation.prompt[:60]!r}, {tokens} tokens,"] = tokens
+    text, length = max(texts.items(), key=lambda item: item[1])
+    if length > limit:
+        remedy = "use shorter texts"
+        if experiment.model.rope_scaling is None:
+            yarn = {"rope_type": "yarn", "factor": float(math.ceil(length / limit)), ORIGINAL: limit}
+            remedy += f', or stretch its positions there by "rope_scaling": {json.dumps(yarn)}'
+        raise ValueError(
+            f"{text} has {length} positions; the model in {folder} reads {limit}, as its config.json says "
+            f"(max_position_embeddings, rope_scaling): {remedy}"
+        )

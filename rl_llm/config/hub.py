@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub, for messages to people who wrote a model's id instead of a folder."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
@@ -13,9 +14,9 @@ class Download(NamedTuple):
     folder: str
 
 
-def download_command(name: object, files: str = "") -> Download | None:
-    """How to download a model (or the named files of it, each with a space behind it); None if `name` is no id."""
-    if not HUB_ID.fullmatch(str(name)):
+def download_command(name: object) -> Download | None:
+    """How to download a model; None if `name` is no id, or a path in a folder that exists (a missing run in `runs`)."""
+    owner, _, model = str(name).rpartition("/")
+    if not HUB_ID.fullmatch(str(name)) or Path(owner).is_dir():
         return None
-    folder = str(name).rpartition("/")[2].lower()
-    return Download(f"hf download {name} {files}--local-dir {folder}", folder)
+    return Download(f"hf download {name} --local-dir {model.lower()}", model.lower())

@@ -142,7 +142,7 @@ class RolloutEngine:
         """
         start = time.perf_counter()
         tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
-        prompts = encode_prompts(tokenizer, problems, width, prefix)
+        prompts = encode_prompts(tokenizer, problems, width, prefix, self.experiment.model.vocabulary)
         dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
         if population.is_member() or not one_cpu(self.meshes.sampler):
             rollout = dispatch()

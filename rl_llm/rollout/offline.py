@@ -65,7 +65,9 @@ def read_responses(experiment: Experiment, problems: Sequence[Problem]) -> Rollo
     last = tokens[np.arange(len(tokens)), mask.sum(axis=1).astype(int) - 1]
     nothing = np.zeros_like(mask)
     return Rollout(
-        prompts=encode_prompts(tokenizer, problems, experiment.max_prompt_tokens),
+        prompts=encode_prompts(
+            tokenizer, problems, experiment.max_prompt_tokens, vocabulary=experiment.model.vocabulary
+        ),
         tokens=tokens,
         mask=mask,
         truncated=~np.isin(last, tokenizer.stop_ids),

@@ -10,10 +10,12 @@ from rl_llm.problem import Problem
 from rl_llm.types import Prompts, Rollout
 
 
-def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int, prefix: str = "") -> Prompts:
+def encode_prompts(
+    tokenizer: Tokenizer, problems: Sequence[Problem], width: int, prefix: str = "", vocabulary: int | None = None
+) -> Prompts:
     """Encode right-padded prompts i32[N, width], each followed by `prefix`, the forced start of its response.
 
-    Raises ValueError naming a prompt that is empty or longer than `width` tokens.
+    Raises ValueError naming a prompt that is empty, longer than `width` tokens, or not in a model's `vocabulary`.
     """
     start = tokenizer.encode(prefix)
     rows = [encode_shown(tokenizer, problem) + start for problem in problems]
@@ -24,6 +26,7 @@ def encode_prompts(tokenizer: Tokenizer, problems: Sequence[Problem], width: int
                 f"prompt {problem.prompt[:60]!r} has {len(row)} tokens{prefixed}; expected 1 to "
                 f"max_prompt_tokens={width}"
             )
+    check_ids(tokenizer, rows, [problem.prompt for problem in problems], vocabulary)
     ids = np.array([problem.id for problem in problems], np.int32)
     return Prompts(tokens=pad(rows, width), lengths=np.array([len(row) for row in rows], np.int32), ids=ids)
 
@@ -44,18 +47,35 @@ def encode_shown(tokenizer: Tokenizer, problem: Problem) -> list[int]:
 
 
 def encode_responses(
-    tokenizer: Tokenizer, responses: Sequence[str], width: int, name: str
+    tokenizer: Tokenizer, responses: Sequence[str], width: int, name: str, vocabulary: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode right-padded responses with their end token: tokens i32[B, width] and mask f32[B, width].
 
-    Raises ValueError naming a response that is longer, and the field `name` that limits its length.
+    Raises ValueError naming a response that is longer, and the field `name` that limits its length, or one that is not
+    in a model's `vocabulary`.
     """
     rows = [[*tokenizer.encode(response), tokenizer.end_id] for response in responses]
     lengths = np.array([len(row) for row in rows])
     if lengths.max() > width:
         longest = responses[int(lengths.argmax())]
         raise ValueError(f"response {longest[:60]!r} has {lengths.max()} tokens with its end; {name}={width}")
+    check_ids(tokenizer, rows, responses, vocabulary)
     return pad(rows, width), (np.arange(width) < lengths[:, None]).astype(np.float32)
+
+
+def check_ids(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[int]], texts: Sequence[str], vocabulary: int | None
+) -> None:
+    """Raise ValueError naming a token of a text that a model has no embedding for (None: any model).
+
+    A tokenizer may have more ids than its model, such as Gemma 3's placeholder of images.
+    """
+    for text, row in zip(texts, rows, strict=True):
+        if vocabulary is not None and len(row) and (largest := int(max(row))) >= vocabulary:
+            raise ValueError(
+                f"{text[:60]!r} has the token {tokenizer.decode([largest])!r} (id {largest}), for which the model has "
+                f"no embedding: model.vocabulary={vocabulary}; take it out of the text or the chat template"
+            )
 
 
 def decode_responses(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:

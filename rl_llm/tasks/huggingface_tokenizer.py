@@ -76,14 +76,25 @@ class HuggingFaceTokenizer:
         return tuple(dict.fromkeys(ids))
 
     def check_vocabulary(self, size: int) -> None:
-        """Raise ValueError unless a model with `size` ids covers all ids of the tokenizer.
+        """Raise ValueError unless a model with `size` ids covers the ids of all texts, and the stop ids.
 
-        Further ids are decoded to the replacement character.
+        Only added tokens may lie beyond, which no text has unless it names them (Gemma 3 1B has one, for images):
+        `encode_prompts` refuses those. Further ids of the model are decoded to the replacement character.
         """
-        if size < self.vocab_size or max(self.stop_ids) >= size:
+        added = self._files.tokenizer.get_added_tokens_decoder()
+        needed = max((id for id in self._ids if id not in added), default=-1) + 1
+        if size < needed:
             raise ValueError(
-                f"model.vocabulary={size} is less than the {self.vocab_size} ids of the tokenizer in {self.folder}"
+                f"model.vocabulary={size} is less than the {needed} ids that texts have in the tokenizer in "
+                f"{self.folder}: it is another model's"
             )
+        for stop in self.stop_ids:
+            if stop >= size:
+                raise ValueError(
+                    f"the end token {self._files.tokenizer.id_to_token(stop)!r} of {self.folder} has id {stop}; "
+                    f"model.vocabulary={size} cannot produce it: take it out of eos_token_id in generation_config.json "
+                    "and eos_token in tokenizer_config.json"
+                )
 
     def encode(self, text: str) -> list[int]:
         """Encode a text with nothing before or after it. Names of special tokens in it become those tokens."""

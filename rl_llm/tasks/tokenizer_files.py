@@ -10,6 +10,8 @@ from typing import Any
 import tokenizers
 from etils import epath
 
+from rl_llm.config.hub import download_command
+
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -32,6 +34,10 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     """Read a folder. Raises FileNotFoundError saying how to get a missing file, ValueError naming a damaged one."""
     path = epath.Path(folder)
     if not str(folder) or not path.is_dir():
+        if hub := download_command(folder):
+            raise FileNotFoundError(
+                f"tokenizer.folder={str(folder)!r} is not a folder: {hub.command}, then tokenizer.folder={hub.folder}"
+            )
         raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is not a folder{_way_out('DIR')}")
     content = _read(path / "tokenizer.json")
     try:

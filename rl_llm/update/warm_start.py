@@ -128,8 +128,9 @@ def demonstrations(
     """
     chosen = [problems[index] for index in draw.integers(len(problems), size=count)]
     responses = [experiment.task.demonstrate(problem, draw) for problem in chosen]  # type: ignore[attr-defined]
-    prompts = encode_prompts(experiment.tokenizer, chosen, experiment.max_prompt_tokens)
-    tokens, mask = encode_responses(experiment.tokenizer, responses, max_tokens, "max_tokens of the demonstrations")
+    tokenizer, vocabulary, limit = experiment.tokenizer, experiment.model.vocabulary, "max_tokens of the demonstrations"
+    prompts = encode_prompts(tokenizer, chosen, experiment.max_prompt_tokens, vocabulary=vocabulary)
+    tokens, mask = encode_responses(tokenizer, responses, max_tokens, limit, vocabulary)
     nothing, ones = np.zeros_like(mask), np.ones(len(chosen), np.float32)
     batch = Batch(
         prompts=prompts,

@@ -20,7 +20,7 @@ from rl_llm.tasks.huggingface_tokenizer import UNKNOWN, HuggingFaceTokenizer
 
 FOLDERS = Path(__file__).parents[1] / "data" / "tokenizers"
 QWEN, LLAMA, GEMMA = (HuggingFaceTokenizer(FOLDERS / name) for name in ("qwen3", "llama3", "gemma3"))
-ALL = pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma3"])
+ALL = pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma3", "r1_distill"])
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ def test_a_prompt_has_the_begin_token_of_its_folder_and_a_response_has_none():
         ("llama3", True, ["<|eot_id|>", "<|end_of_text|>"]),
         ("gemma3", False, ["<eos>", "<end_of_turn>"]),
         ("gemma3", True, ["<end_of_turn>", "<eos>"]),
+        ("r1_distill", True, ["<｜end▁of▁sentence｜>"]),
     ],
 )
 def test_a_demonstration_ends_as_a_turn_does_and_sampling_with_any_end_of_the_folder(
@@ -108,8 +109,53 @@ def test_unknown_ids_and_invalid_bytes_become_replacement_characters():
 def test_a_model_may_have_more_ids_but_not_fewer():
     QWEN.check_vocabulary(QWEN.vocab_size)
     QWEN.check_vocabulary(QWEN.vocab_size + 27)
-    with pytest.raises(ValueError, match=r"model.vocabulary=324 is less than the 325 ids"):
-        QWEN.check_vocabulary(QWEN.vocab_size - 1)
+    with pytest.raises(ValueError, match=r"model.vocabulary=319 is less than the 320 ids that texts have"):
+        QWEN.check_vocabulary(319)
+
+
+def with_image_token(folder: Path) -> int:
+    """Add a token behind the last id, as Gemma 3 1B has one for images; returns its id."""
+    number = HuggingFaceTokenizer(folder).vocab_size
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": number, "content": "<image_soft_token>"})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return number
+
+
+def test_a_token_that_never_occurs_may_lie_beyond_the_vocabulary(copy: Path):
+    size = with_image_token(copy)
+    tokenizer = HuggingFaceTokenizer(copy, chat=True)
+    assert tokenizer.vocab_size == size + 1
+    tokenizer.check_vocabulary(size)
+    assert encode_prompts(tokenizer, [Problem(1, "2 + 2", "")], 30, vocabulary=size).lengths[0] > 4
+    asked = f"'see <image_soft_token>' has the token '<image_soft_token>' .id {size}., for .* model.vocabulary={size};"
+    with pytest.raises(ValueError, match=asked):
+        encode_prompts(tokenizer, [Problem(1, "2", ""), Problem(2, "see <image_soft_token>", "")], 30, vocabulary=size)
+    with pytest.raises(ValueError, match=asked):
+        encode_responses(tokenizer, ["2", "see <image_soft_token>"], 30, "limit", size)
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + "<image_soft_token>")
+    with pytest.raises(ValueError, match=r"'2' has the token '<image_soft_token>'.*the chat template"):
+        encode_prompts(HuggingFaceTokenizer(copy, chat=True), [Problem(1, "2", "")], 30, vocabulary=size)
+
+
+def test_an_end_token_beyond_the_vocabulary_is_refused_by_name(copy: Path):
+    size = with_image_token(copy)
+    change(copy / "generation_config.json", eos_token_id=[322, size])
+    with pytest.raises(ValueError, match=rf"the end token '<image_soft_token>' of .* has id {size}; model.vocabulary"):
+        HuggingFaceTokenizer(copy).check_vocabulary(size)
+
+
+def test_a_distilled_model_begins_its_response_with_a_thought_and_forgets_earlier_ones():
+    tokenizer = HuggingFaceTokenizer(FOLDERS / "r1_distill", chat=True, system="Be brief.")
+    asked, answered = {"role": "user", "content": "2"}, {"role": "assistant", "content": "<think>one</think>two"}
+    ids = tokenizer.encode_messages([asked, answered, asked])
+    begin, user, assistant = ids_of(tokenizer, "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
+    think, end = ids_of(tokenizer, "<think>", "<｜end▁of▁sentence｜>")
+    said, two, again = (tokenizer.encode(text) for text in ("Be brief.", "two", "2"))
+    newline = tokenizer.encode("\n")
+    turns = [begin, *said, user, *again, assistant, *two, end, user, *again, assistant, think, *newline]
+    assert ids == turns
 
 
 def test_id_0_is_a_token_like_any_other():
@@ -128,6 +174,9 @@ def test_nothing_is_read_before_it_is_needed(tmp_path: Path):
         absent.encode_prompt("2")
     with pytest.raises(FileNotFoundError, match=r"tokenizer.folder='' is not a folder"):
         HuggingFaceTokenizer("").fingerprint()
+    download = r"hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then tokenizer.folder=qwen3-4b"
+    with pytest.raises(FileNotFoundError, match=f"tokenizer.folder='Qwen/Qwen3-4B' is not a folder: {download}"):
+        HuggingFaceTokenizer("Qwen/Qwen3-4B").encode("2")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

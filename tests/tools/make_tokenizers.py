@@ -1,4 +1,4 @@
-"""Make small tokenizers of three families, with the results of Hugging Face transformers on prompts.
+"""Make small tokenizers of four families, with the results of Hugging Face transformers on prompts.
 
 Run it in the environment of `make_golden.py`:
 
@@ -74,11 +74,29 @@ GEMMA3 = """\
 {%- endif %}
 """
 
+R1_DISTILL = """\
+{%- set ns = namespace(system='') %}
+{%- for message in messages if message.role == 'system' %}{% set ns.system = message.content %}{% endfor %}
+{{- bos_token + ns.system }}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {{- '<｜User｜>' + message.content }}
+    {%- elif message.role == 'assistant' %}
+        {%- set said = message.content.split('</think>')[-1] %}
+        {{- '<｜Assistant｜>' + said + '<｜end▁of▁sentence｜>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<｜Assistant｜><think>\\n' }}
+{%- endif %}
+"""
+
 PROMPTS = ("What is 5 + 13?", "  Zwölf Äpfel, 3 €\nplus <think>two</think> ", "a<|im_end|>b<end_of_turn>c", "2  +  2")
 FIELDS: dict[str, list[dict[str, Any]]] = {
     "qwen3": [{}, {"thinking": False}, {"thinking": True, "system": "Reason step by step."}],
     "llama3": [{"date": DATE}, {"date": DATE, "system": "Answer briefly."}],
     "gemma3": [{}, {"system": "Answer briefly."}],
+    "r1_distill": [{}, {"system": "Answer briefly."}],
 }
 
 
@@ -186,6 +204,12 @@ def main() -> None:
     beginning_with(gemma, "<bos>")
     special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     save(root / "gemma3", gemma, special, ["<eos>", "<end_of_turn>"], {"config": GEMMA3})
+
+    names = ["<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"]
+    distilled = byte_level(names, ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"])
+    beginning_with(distilled, names[1])
+    special = {"bos_token": names[1], "eos_token": names[0], "pad_token": names[0]}
+    save(root / "r1_distill", distilled, special, [names[0]], {"config": R1_DISTILL})
 
     for name in FIELDS:
         write(root / name / "expected.json", expected(root / name))

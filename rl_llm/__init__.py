@@ -4,7 +4,7 @@ An experiment file imports its parts from these places:
 
     from rl_llm.experiment import Experiment, Evaluation, WarmStart, ...  # the run, and what it learns from
     from rl_llm.algorithms import LITE_PPO, PPO, Algorithm, Clip, ...     # recipes, and the components to make others
-    from rl_llm.model import ModelConfig, Lora, ...
+    from rl_llm.model import ModelConfig, Lora, from_folder, ...          # from_folder: sizes of a Hugging Face folder
     from rl_llm.learner.optimizer import AdamW
     from rl_llm.sampler import Sampling
     from rl_llm.rewards.components import Accuracy, Reward

@@ -361,8 +361,8 @@ def test_a_missing_math_verify_is_named_with_the_extra(monkeypatch):
     from rl_llm.tasks.answers import expressions
 
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    expressions._math_verify.cache_clear()
+    expressions.require_math_verify.cache_clear()
     with pytest.raises(ImportError, match=r"rl_llm\[math\]"):
         equal_answers("x + 1", "1 + x")
     assert equal_answers("7.0", "7")
-    expressions._math_verify.cache_clear()
+    expressions.require_math_verify.cache_clear()

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from rl_llm.tasks.answers import expressions
-from rl_llm.tasks.answers.numbers import read_number, same_number, split_unit
+from rl_llm.tasks.answers.numbers import read_number, same_number
 from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
 
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
@@ -23,6 +23,7 @@ _SET_BUILDER = re.compile(r"\\\{ ?\w ?(?:\\in ?\\mathbb ?\{?R\}? ?)?[|:] ?(.+)\\
 _MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
 _COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+_WITH_UNIT = re.compile(r"(.*[\w)}]) ?\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?: ?\^ ?\{?\d\}?)?", re.DOTALL)
 _UNION = r"\\cup(?![A-Za-z])"
 
 
@@ -87,8 +88,10 @@ def _equal_items(given: str, gold: str) -> bool:
     left, right = _tuple_of_named(left, right), _tuple_of_named(right, left)
     if left.kind == right.kind or {left.kind, right.kind} == {"", "{}"}:
         if len(left.parts) == len(right.parts) == 1:
-            (value, unit), (gold_value, gold_unit) = split_unit(left.parts[0]), split_unit(right.parts[0])
-            return (unit == gold_unit or "" in (unit, gold_unit)) and expressions.equal(value, gold_value)
+            sides = left.parts[0], right.parts[0]
+            if not all(map(_WITH_UNIT.fullmatch, sides)):  # a missing unit is no difference
+                sides = _WITH_UNIT.sub(r"\1", sides[0]), _WITH_UNIT.sub(r"\1", sides[1])
+            return expressions.equal(*sides)
         if len(left.parts) != len(right.parts):
             return False
         if right.kind not in ("", "{}", "union"):

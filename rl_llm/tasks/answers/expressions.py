@@ -22,17 +22,12 @@ _ROOT = re.compile(r"\\?sqrt ?(?:\(([^()]*)\)|\{([^{}]*)\}|([A-Za-z\d]))")
 _MISREAD = re.compile(r"\d_|\\[lcd]?dots|\.\.|\\sqrt ?\(|'|\\prime")
 
 
-def require_math_verify() -> None:
-    """Raise ImportError naming the extra to install if math-verify is missing."""
-    _math_verify()
-
-
 def equal(given: str, gold: str, as_sets: bool = False) -> bool:
     """Whether two expressions, equations or inequalities are equal; a text that cannot be parsed equals nothing.
 
     `as_sets` compares intervals, unions of them and inequalities by their elements instead.
     """
-    _math_verify()
+    require_math_verify()
     letters = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))) for text in (given, gold)]
     if letters[0] != letters[1] and {x.lower() for x in letters[0]} == {x.lower() for x in letters[1]}:
         return False  # math-verify reads X as x
@@ -58,7 +53,7 @@ def _equal(left: Any, right: Any, as_sets: bool) -> bool:
     elif isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
         same = _equal_at_points(left, right)
     if same is None:
-        same = _math_verify().verify(right, left, timeout_seconds=None, allow_set_relation_comp=as_sets)
+        same = require_math_verify().verify(right, left, timeout_seconds=None, allow_set_relation_comp=as_sets)
     return bool(same)
 
 
@@ -97,7 +92,7 @@ def _parse(text: str) -> Any:
         return None
     import sympy
 
-    module = _math_verify()
+    module = require_math_verify()
     config = module.LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)
     config = replace(config, normalization_config=replace(config.normalization_config, units=False))  # 4m is not 4
     found = module.parse(
@@ -115,7 +110,8 @@ def _parse(text: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _math_verify() -> ModuleType:
+def require_math_verify() -> ModuleType:
+    """Import math-verify. Raises ImportError naming the extra to install if it is missing."""
     try:
         import math_verify  # type: ignore[import-untyped]
     except ImportError as error:

@@ -4,6 +4,7 @@ Every search is one pass over the text, so a long hostile response costs linear 
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
@@ -130,10 +131,7 @@ def _tags(response: str) -> Iterator[str]:
 
 
 def _last(found: Iterator[str]) -> str | None:
-    answer = None
-    for answer in found:  # noqa: B007 - keeps one text in memory
-        pass
-    return answer
+    return next(iter(deque(found, maxlen=1)), None)
 
 
 def _sentence(text: str) -> str:

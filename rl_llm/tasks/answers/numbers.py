@@ -46,9 +46,6 @@ _UNIT = re.compile(
     r"|(?P<words>[A-Za-z][A-Za-z /.,'-]*)(?P<word_power> ?\^ ?\{?\d\}?)?"
 )
 
-_UNIT_BEHIND = re.compile(
-    r"(.+[\w)}]) ?(?:\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}|(?<=[\d)}]) ([a-z]{2,}))( ?\^ ?\{?\d\}?)?", re.DOTALL
-)
 _WORD = r"[^\s=<>|]+"
 _JOIN = (
     r" (?:[-+*/^]|\\times|\\cdot|\\div) |(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
@@ -96,15 +93,6 @@ def is_numeric(text: str) -> bool:
     if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in text):
         return False
     return read_number(text) is not None or _CLOCK.fullmatch(text) is not None
-
-
-def split_unit(text: str) -> tuple[str, str]:
-    """Split "2\\sqrt{3} \\text{ cm}" into the expression and the symbol of its unit, empty if it is no known one."""
-    match = _UNIT_BEHIND.fullmatch(text)
-    if match is None or (match[2] is None and match[3] not in _UNITS):
-        return text, ""
-    symbol = _UNITS.get((match[2] or match[3] or "").strip().lower(), "")
-    return match[1], symbol and symbol + re.sub(r"[ {}]", "", match[4] or "")
 
 
 def same_number(given: Quantity, gold: Quantity) -> bool:

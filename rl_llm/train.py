@@ -16,7 +16,6 @@ import jax
 
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import init_state, policy_of
-from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import Meshes
 from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
@@ -29,7 +28,6 @@ from rl_llm.rollout.offline import grade_stored
 from rl_llm.rollout.reward_model import compile_scorer
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
-from rl_llm.runs.report import write_report
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
 from rl_llm.sampler import Sampling
@@ -77,8 +75,7 @@ def train(
         if "after" not in run.progress:
             run.progress["after"] = examine(run, engine, policy_of(state), problems["held_out"], "after")
             run.save(state)
-        summary = run.finish(state, problems["train"])
-    return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
+        return run.finish(state, problems["train"])
 
 
 def reinforce(

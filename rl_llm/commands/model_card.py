@@ -23,7 +23,7 @@ def model_card(
 
     With `adapter`, the folder holds adapters of the base instead of the model.
     """
-    from rl_llm.runs.report import repeat_command
+    from rl_llm.reports.run_report import repeat_command
 
     name = base and Path(base).name
     kind = f"adapters (PEFT) of {name}" if adapter else f"{name}, trained further" if name else "a model"
@@ -115,7 +115,7 @@ def _versions(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _table(head: Sequence[str], rows: Any) -> str:
-    from rl_llm.runs.page import cell
+    from rl_llm.reports.page import cell
 
     lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _report_study(arguments.folder)
     if not (arguments.folder / "experiment.json").is_file():
         raise UsageError(f"{arguments.folder} is not a run folder (experiment.json) or a study folder (study.json)")
-    from rl_llm.runs.report import write_report
+    from rl_llm.reports.run_report import write_report
 
     try:
         print(write_report(arguments.folder))

@@ -127,6 +127,7 @@ def _train(
     """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
     from rl_llm.parallel import hosts
     from rl_llm.prepare import pass_gate
+    from rl_llm.reports.run_report import write_report
     from rl_llm.rewards.grader import GradingError
     from rl_llm.rollout.engine import open_grader
     from rl_llm.runs.checkpoint import CheckpointError
@@ -150,7 +151,8 @@ def _train(
         for note in filter(None, notes) if hosts.writes() else ():
             print(note)
         try:
-            return train(experiment, seed, *prepared, folder, started, grader)
+            summary = train(experiment, seed, *prepared, folder, started, grader)
+            return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
         except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
             raise
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_llm.runs.charts import COLORS, FAINT, INK, Chart, style_axes, to_svg
+from rl_llm.reports.charts import COLORS, FAINT, INK, Chart, style_axes, to_svg
 from rl_llm.studies.curves import Band, Curve, aggregate_curves
 from rl_llm.studies.hypothesis import Verdict
 from rl_llm.studies.metric import Lines, metric_curve

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm import config
+from rl_llm.reports.run_report import REPORT
 from rl_llm.runs.folder import EXPERIMENT, LEDGER
 from rl_llm.runs.ledger import Ledger, LedgerError
-from rl_llm.runs.report import REPORT
 from rl_llm.studies.folder import LOGS, REGISTERED, Member, changed_code, registered_code
 from rl_llm.studies.study import Study
 

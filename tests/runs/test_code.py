@@ -11,9 +11,9 @@ from test_run_folder import EXPERIMENT, snapshot
 
 from rl_llm.config import Code, code_of
 from rl_llm.config.source import sha256
+from rl_llm.reports.run_report import write_report
 from rl_llm.runs.folder import RunFolder, RunFolderError
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.report import write_report
 
 SCORE = '''"""Scores of responses."""
 

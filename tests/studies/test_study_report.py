@@ -16,9 +16,9 @@ from test_report import HOSTILE, Page
 
 from rl_llm import config
 from rl_llm.cli import main
-from rl_llm.runs.charts import COLORS
+from rl_llm.reports.charts import COLORS
+from rl_llm.reports.run_report import write_report
 from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.report import write_report
 from rl_llm.studies import Final, Hypothesis, Last, Study
 from rl_llm.studies.charts import bands, curve_chart, effect_chart, points
 from rl_llm.studies.folder import Member, StudyFolderError, members, open_study, reopen_study

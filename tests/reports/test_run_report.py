@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rl_llm.runs.charts import CHARTS, Series, line_chart
+from rl_llm.reports.charts import CHARTS, Series, line_chart
+from rl_llm.reports.run_report import write_report
 from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.report import write_report
 
 HOSTILE = "<script>alert('x')</script>&amp;"
 WARM_START_STEPS, STEPS = 20, 30

@@ -92,8 +92,9 @@ class Experiment(Checked):
     a reward model wait for the updates.
 
     `reference` is the policy that a KL divergence is measured from. `start` gives the first policy: a Hugging Face
-    folder, a folder of PEFT adapters or a run folder; without it `initialization` draws one. With a `token_budget`, RL ends after the step
-    that reaches it in generated tokens, or after `steps`, so that arms of a study compare at equal cost.
+    folder, a folder of PEFT adapters or a run folder; without it `initialization` draws one. With a `token_budget`, RL
+    ends after the step that reaches it in generated tokens, or after `steps`, so that arms of a study compare at equal
+    cost.
     """
 
     task: Task

@@ -99,6 +99,11 @@ def test_a_half_written_folder_is_no_adapter(tmp_path: Path):
     assert not is_adapter(GOLDEN / "llama")
 
 
+def test_adapters_are_no_model_by_themselves():
+    with pytest.raises(FileNotFoundError, match=r"has no config.json, only the adapters of a model: use the folder of"):
+        read_config(adapter("llama"))
+
+
 def test_a_whole_model_with_adapters_beside_it_is_the_model(tmp_path: Path):
     folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
     shutil.copy(adapter("llama") / "adapter_config.json", folder)

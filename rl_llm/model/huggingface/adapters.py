@@ -20,6 +20,7 @@ from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
 from rl_llm.model.huggingface import tensor_files
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
 from rl_llm.model.huggingface.reading import (
+    ADAPTER_CONFIG,
     LoadedModel,
     is_huggingface,
     is_multimodal,
@@ -37,7 +38,7 @@ from rl_llm.model.lora import join_params, merge_adapters, split_flat
 from rl_llm.model.weights import LORA_B, weight_table
 from rl_llm.parallel.mesh import weight_shardings
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
 MODULES = {target: f"{target[0]}_proj" for target in ("query", "key", "value", "output")}
 MODULES |= {target: f"{target}_proj" for target in ("gate", "up", "down")}  # by target, in transformers

@@ -26,7 +26,7 @@ from rl_llm.model.huggingface.tensor_files import DTYPES, NAMES, StoredTensor, W
 from rl_llm.model.weights import Weight, weight_table
 from rl_llm.parallel import mesh as meshes
 
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 # Tensors of vision-language models outside the text model.
 VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -64,6 +64,7 @@ def _config_values(folder: epath.Path) -> dict[str, Any]:
     if not (folder / CONFIG).exists():
         hub = download_command(folder)
         reason = f"it has no {CONFIG}" if hub is None else f"{hub.command}, then use the folder {hub.folder}"
+        reason += ", only the adapters of a model: use the folder of that" * (folder / ADAPTER_CONFIG).exists()
         raise FileNotFoundError(f"{folder} is not a Hugging Face folder: {reason}")
     return read_object(folder / CONFIG)
 

@@ -236,7 +236,17 @@ def test_a_failing_gate_ends_the_run_before_rl(tmp_path: Path):
 def test_a_verifier_that_always_fails_ends_the_run_with_its_message(tmp_path: Path):
     code, _, stderr = rl_llm("train", f"{HOSTILE}:always", "--out", tmp_path / "run")
     assert (code, "Traceback" in stderr) == (1, False), stderr
-    assert "none of 36 responses could be graded; the first: error, RuntimeError: boom" in stderr
+    assert "36 of 36 responses could not be graded (100%; grading.ungraded allows 25%)" in stderr
+    assert "the first: error, RuntimeError: boom" in stderr
+
+
+def test_the_gate_refuses_a_verifier_before_the_run_has_a_folder(tmp_path: Path):
+    command = ("train", f"{HOSTILE}:sometimes", "--out", tmp_path / "run", "--set")
+    code, _, stderr = rl_llm(*command, "grading.failing_problems=0.01")
+    assert (code, "Traceback" in stderr, (tmp_path / "run").exists()) == (2, False, False), stderr
+    assert re.search(r"task modular_sum: \d+ of 57 problems fail \(\d\d\.\d%\), such as\n    prompt '\.\.\.", stderr)
+    assert re.search(r"the right response '<answer>\d</answer>' ends in error, ValueError: odd", stderr)
+    assert re.search(r"write_answer.*To accept this: --set grading.failing_problems=0\.\d", stderr)
 
 
 def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
@@ -246,6 +256,36 @@ def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
     assert sum(line["grading/error"] for line in run.metrics) > 1
     assert stderr.count("could not be graded, error: ValueError: odd") == 1
     assert [e["data"]["failure"] for e in ledger(run) if e["event"] == "grading_failed"] == ["error: ValueError: odd"]
+    assert "ungraded (step 2)" in stderr
+    assert [finding["name"] for finding in run.summary["findings"]] == ["ungraded"]
+    assert re.search(
+        r"\d\d\.\d% of the responses could not be graded \(error \d+\)", run.summary["findings"][0]["text"]
+    )
+
+
+@pytest.mark.slow
+def test_too_many_ungraded_responses_stop_the_run_which_resumes_with_a_mended_verifier(tmp_path: Path):
+    """The evidence is kept, and so is the state: the run resumes at the step that stopped it."""
+    broken, run = tmp_path / "broken", Finished(tmp_path / "run", "", "")
+    broken.touch()
+    command = ("train", f"{HOSTILE}:mendable", "--set", f"task.file={broken}", "--out", run.folder)
+    code, _, stderr = rl_llm(*command)
+    assert (code, "Traceback" in stderr) == (1, False), stderr
+    before = run.metrics
+    step = len(before)
+    assert step == 2  # the third rollout has more than a quarter of its problems
+    assert "of 32 responses could not be graded" in stderr
+    kept = [sample for sample in read_records(run.folder / "samples.jsonl") if sample["when"] == "ungraded"]
+    last = [sample for sample in kept if sample["step"] == step + 1]
+    assert len(last) > 8
+    assert {(sample["status"], sample["message"]) for sample in kept} == {("error", "ValueError: not mended")}
+    assert all(sample["prompt"] and sample["answer"] and "response" in sample for sample in last)
+    broken.unlink()
+    code, _, stderr = rl_llm(*command, "--resume")
+    assert code == 0, stderr
+    assert f"resuming {run.folder} at step {step}" in stderr
+    assert run.metrics[:step] == before
+    assert [line["grading/error"] for line in run.metrics[step:]] == [0] * (6 - step)
 
 
 @pytest.mark.slow

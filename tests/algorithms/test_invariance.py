@@ -212,6 +212,34 @@ def test_the_width_changes_nothing_and_parts_add_up_to_the_whole(name: str):
     same(found_with(name, FILLED), learned(ALGORITHMS[name], INPUTS))
 
 
+UNGRADED = np.arange(N * K) % 5 == 2  # one response or two of most groups
+REPLACED = {"truncated", "rewards", "greedy_reward", "value", "critic", "ref_logp", "old", "logp", "tokens"}
+PULLED = {"weight", "value_weight", "by_logp", "by_entropy", "by_student", "by_value"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_response_that_could_not_be_graded_changes_nothing_else(name: str):
+    """Whatever it holds, the other rows have the same advantages, weights and gradients, and it has no gradient.
+
+    Its length stays: some sums are divided by all tokens of the batch, those of dropped rows included.
+    """
+
+    def row(values: np.ndarray) -> np.ndarray:
+        return UNGRADED.reshape(-1, *[1] * (values.ndim - 1))
+
+    inputs = WIDE | {"reward": np.where(UNGRADED, np.nan, WIDE["reward"]).astype(np.float32)}
+    other = {key: np.where(row(inputs[key]), inputs[key][::-1], inputs[key]) for key in REPLACED}
+    other |= {key: other[key] * WIDE["mask"] for key in ("old", "logp")}
+    found, expected = found_with(name, inputs), found_with(name, inputs | other)
+    for field in fields(Found):
+        ours, theirs = (np.asarray(getattr(one, field.name)) for one in (found, expected))
+        assert np.isfinite(ours).all(), field.name
+        assert field.name not in PULLED or not ours[UNGRADED].any(), field.name
+        if ours.ndim:
+            ours, theirs = ours[~UNGRADED], theirs[~UNGRADED]
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4, err_msg=field.name)
+
+
 @pytest.mark.parametrize(
     ("name", "pulled"),
     [("ValueLoss", "value"), ("BradleyTerry", "value"), ("Distillation", "student"), ("EntropyTarget", "entropy")],

@@ -4,8 +4,10 @@ Run:    rl-llm train tests/data/hostile.py:always --out runs/hostile
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from rl_llm.problem import Problem
+from rl_llm.experiment import Grading
+from rl_llm.problem import Problem, split_of
 from rl_llm.tasks.modular_sum import ModularSum
 from tests.data.tiny import TASK, cold
 
@@ -24,6 +26,20 @@ class SometimesFails(ModularSum):
         return super().verify(problem, response)
 
 
+@dataclass(frozen=True)
+class FailsWhile(ModularSum):
+    """Fails on some training problems while a file exists, as a verifier does that is mended later."""
+
+    file: str = ""
+
+    def verify(self, problem: Problem, response: str) -> float:
+        if Path(self.file).is_file() and split_of(problem.prompt) == "train" and problem.id % 3 == 1:
+            raise ValueError("not mended")
+        return super().verify(problem, response)
+
+
 SIZES = {"min_terms": TASK.min_terms, "max_terms": TASK.max_terms, "modulus": TASK.modulus}
-always = replace(cold, task=AlwaysFails(**SIZES))
-sometimes = replace(cold, task=SometimesFails(**SIZES))
+PASS = Grading(failing_problems=1.0)
+always = replace(cold, task=AlwaysFails(**SIZES), grading=PASS)
+sometimes = replace(cold, task=SometimesFails(**SIZES), grading=replace(PASS, ungraded=0.9))
+mendable = replace(cold, task=FailsWhile(**SIZES), grading=PASS)

@@ -1,4 +1,4 @@
-"""reasoning-gym as a task, and the gate for its data sets."""
+"""reasoning-gym as a task, and the gate of every task on its data sets."""
 
 import json
 import pickle
@@ -9,8 +9,9 @@ import pytest
 
 from rl_llm.problem import split_of
 from rl_llm.rewards.components import Reward
+from rl_llm.rewards.gate import GateReport, check_task
 from rl_llm.rewards.grader import Grader
-from rl_llm.tasks.reasoning_gym import ReasoningGym, gate
+from rl_llm.tasks.reasoning_gym import ReasoningGym, check_repeats
 
 CHAIN_SUM = ReasoningGym("chain_sum", (("max_terms", 3),))
 
@@ -57,31 +58,58 @@ def test_it_grades_in_worker_processes():
     assert [grade.accuracy for grade in grades] == [1.0, 0.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("dataset", ["gsm_symbolic", "spell_backward"])
-def test_the_gate_lets_sound_data_sets_through(dataset):
-    assert len(ReasoningGym(dataset).problems("train", 3, seed=0)) == 3
+def checked(dataset: str, shown: str) -> GateReport:
+    """The gate's report on a data set, with a system message before each question."""
+    task = ReasoningGym(dataset)
+    with Grader(task.verify, Reward(), workers=1) as grader:
+        return check_task(
+            grader,
+            task.problems("train", 24, seed=0),
+            lambda problem: task.write_answer(problem, f"{shown} {problem.prompt}"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown"),
+    [("gsm_symbolic", ""), ("gsm_symbolic", "End with <answer>...</answer>."), ("spell_backward", "")],
+)
+def test_the_gate_lets_sound_data_sets_through(dataset: str, shown: str):
+    report = checked(dataset, shown)
+    assert (report.checked, report.failures) == (24, ())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown", "reason"),
+    [
+        ("game_of_life_halting", "", "the wrong response 'junk' earns 1"),
+        ("prime_factorization", "", "the wrong response 'junk' ends in error, ValueError: invalid literal"),
+        ("rearc", "", "earns 0.05"),
+        ("gsm_symbolic", r"End with \boxed{...}.", "earns 0.01"),
+    ],
+)
+def test_the_gate_finds_an_unsound_verifier(dataset: str, shown: str, reason: str):
+    report = checked(dataset, shown)
+    assert report.share > 0.9
+    assert reason in "\n".join(map(str, report.failures))
 
 
 @pytest.mark.parametrize(
     ("dataset", "reason"),
     [
-        ("game_of_life_halting", r"the response .* scores 1.00 on average"),
-        ("prime_factorization", "its verifier raises ValueError: .* on the response 'junk'"),
         ("rubiks_cube", "stores None as the answer"),
-        ("rearc", "its stored answer .* scores 0.05 instead of 1"),
         ("ransom_note", "does not repeat in another process"),
         pytest.param("codeio", "does not repeat in another process", marks=pytest.mark.slow),
     ],
 )
-def test_the_gate_refuses_unsound_data_sets(dataset, reason):
+def test_unsound_data_sets_are_refused(dataset, reason):
     with pytest.raises(ValueError, match=f"data set '{dataset}' is refused: .*{reason}"):
         ReasoningGym(dataset).problems("train", 1, seed=0)
 
 
-def test_the_gate_finds_a_problem_that_does_not_repeat():
+def test_a_problem_that_does_not_repeat_is_found():
     first, second = CHAIN_SUM.problems("train", 2, seed=0)
     with pytest.raises(ValueError, match="does not repeat in another process"):
-        gate(CHAIN_SUM, [first, replace(second, prompt="another question")])
+        check_repeats(CHAIN_SUM, [first, replace(second, prompt="another question")])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def equal(given: str, gold: str, as_sets: bool = False) -> bool:
 
 
 def _equal(left: Any, right: Any, as_sets: bool) -> bool:
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     same = None
     equations = [isinstance(side, sympy.Eq) for side in (left, right)]

@@ -75,11 +75,7 @@ def read_number(text: str) -> Quantity | None:
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     *lefts, right = _EQUALS.split(" ".join(text.split()))
     number = _quantity(right.strip())
-    for left in lefts if number else ():
-        other, name = _quantity(left.strip()), re.sub(r"\([^()]*\)|_\w|_?\{[^{}]*\}|\x02[^\x03]*\x03", "", left)
-        if other.value != number.value if other else re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name):
-            return None
-    return number
+    return number if number and all(_names(left.strip(), number) for left in lefts) else None
 
 
 def complete_numbers(line: str) -> list[str]:
@@ -124,6 +120,14 @@ def _quantity(text: str) -> Quantity | None:
     value = (_exact(whole or "0") + numerator / denominator) * Fraction(10) ** exponent * unit[1]
     symbol = currency.removeprefix("US").lstrip("\\") if currency else unit[0]
     return Quantity(-value if "-" in (sign, inner) else value, symbol)
+
+
+def _names(left: str, number: Quantity) -> bool:
+    """Whether the left side of an equation is a name, arithmetic, or a number equal to the right side."""
+    if other := _quantity(left):
+        return other.value == number.value
+    name = re.sub(r"\([^()]*\)|_\w|_?\{[^{}]*\}|\x02[^\x03]*\x03", "", left)
+    return not (re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name))
 
 
 def _exact(digits: str) -> Fraction:

@@ -5,6 +5,7 @@ question. A question that stands in a file several times is one problem.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, r
 
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
+_SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
 PARSER = 2  # raised with every change of code that makes other records of the same file, that of answers included
 
 
@@ -93,8 +95,21 @@ class JsonlProblems(Checked):
         return grade_answer(response, problem.answer, self.marks)
 
     def parse(self, files: Files) -> Iterator[Parsed]:
-        """Yield all rows of files with their records, repeated questions included, and the errors of the others."""
-        return parse_rows(files, self._record)
+        """Yield all rows of files with their records, repeated questions included, and the errors of the others.
+
+        Answers that are sentences without a mark come last. If most answers have a mark, they are errors.
+        """
+        sentences, marked = [], 0
+        for parsed in parse_rows(files, self._record):
+            record = parsed.record
+            if not isinstance(record, ValueError) and not record["solution"] and _SENTENCE.search(record["answer"]):
+                sentences.append((parsed, record["answer"]))
+            else:
+                marked += 0 if isinstance(record, ValueError) else 1 if record["solution"] else -1
+                yield parsed
+        for parsed, answer in sentences:
+            reason = f"{parsed.place}: the answer {answer!r} is a sentence without a mark ({', '.join(self.marks)})"
+            yield parsed if marked <= 0 else parsed._replace(record=ValueError(reason))
 
     @property
     def _own_files(self) -> Mapping[str, str | Path]:

@@ -13,6 +13,7 @@ SHOWN = (
     *("image", "images", "audio", "audios", "video", "videos"),
 )
 """Fields of a row that change what a model is shown. A row that fills one is never read as if it were not there."""
+EMPTY: tuple[Any, ...] = (None, "", [], {})
 REMEDIES = {
     "chat_template_kwargs": "set its values in the tokenizer (thinking, date)",
     "system": "set tokenizer.system",
@@ -28,7 +29,7 @@ def refuse_shown(
 ) -> None:
     """Raise ValueError if one of the fields `names` is filled but not `used`."""
     for name in names:
-        if name not in used and found.get(name) not in (None, "", [], {}):
+        if name not in used and found.get(name) not in EMPTY:
             raise ValueError(
                 f"the field {name!r} would change what the model is shown, and nothing uses it; "
                 f"{REMEDIES.get(name, remedy)}"
@@ -70,7 +71,7 @@ def _message(place: str, message: Any) -> Message:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ValueError(f"expected a role among {', '.join(ROLES)}, not {message!r}")
         # Parquet gives every message all fields, with None where a message has none.
-        if extra := sorted(key for key in set(message) - {"role", "content"} if message[key] is not None):
+        if extra := sorted(key for key in set(message) - {"role", "content"} if message[key] not in EMPTY):
             raise ValueError(f"unknown {', '.join(map(repr, extra))}; expected only 'role' and 'content'")
         return {"role": message["role"], "content": text_of({"content": _content(message)}, "content")}
     except ValueError as error:

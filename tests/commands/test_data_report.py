@@ -10,6 +10,7 @@ from rl_llm.cli import main
 from rl_llm.commands.data_report import write_clean
 from rl_llm.problem import Problem, split_of
 from rl_llm.tasks.datasets import JsonlProblems
+from rl_llm.tasks.layouts import MATH
 
 GSM8K = f"{ROOT}/experiments/qwen3_4b_gsm8k.py:smoke"
 QUICKSTART = f"{ROOT}/experiments/quickstart.py"
@@ -41,9 +42,9 @@ def test_the_task_of_the_quickstart_passes_all_checks(tmp_path: Path, capsys: py
     assert report(QUICKSTART, "--problems", 2000, "--out", tmp_path / "data.md") == 0
     printed = capsys.readouterr().out
     assert "modular_sum, 2000 train problems" in printed
-    assert "0 of 10 checks warn" in printed
+    assert "0 of 11 checks warn" in printed
     found = verdicts(tmp_path / "data.md")
-    assert (len(found), set(found.values())) == (10, {"ok"})
+    assert (len(found), set(found.values())) == (11, {"ok"})
     page = (tmp_path / "data.md").read_text()
     assert "5 different ones, 2.32 bits of entropy" in page
     assert "2 to 8, half are at" in page
@@ -134,6 +135,98 @@ def test_cleaning_a_file_of_guesses_only_is_refused(tmp_path: Path, capsys: pyte
     assert report(GSM8K, *SIZES, *asked) == 2
     assert "no problem would remain; raise --max-guesses" in capsys.readouterr().err
     assert not (tmp_path / "clean.jsonl").exists()
+
+
+def math_rows(count: int, start: int = 0) -> list[dict[str, str]]:
+    places = ("harbour", "market", "station", "library", "garden", "bridge", "tower", "valley")
+    return [
+        {
+            "problem": f"From the {places[n % 8]}, {n} boats sail. Halve {2 * n + 1}.",
+            "solution": rf"\boxed{{{n}.5}}",
+            "id": n,
+        }
+        for n in range(start, start + count)
+    ]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_is_reported_on_with_the_layout_that_fits_and_cleaned_in_its_own_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = math_rows(60)
+    disputed = {**rows[3], "solution": r"\boxed{4}"}
+    path = write_rows(tmp_path / "math.jsonl", [*rows, *rows[:20] * 5, disputed, {"problem": "?", "solution": "a\nb"}])
+    assert report(path, "--out", tmp_path / "data.md", "--clean", tmp_path / "clean.jsonl") == 0
+    printed = capsys.readouterr().out
+    assert "math, 59 problems" in printed
+    assert "layout: MATH fits: --set task.layout.question=problem --set task.layout.answer=solution" in printed
+    assert f"{path}:162: the field 'solution': no final answer" in printed
+    assert f"{path}:161: the question has the answer '4', but '3.5' in {path}:4" in printed
+    page = (tmp_path / "data.md").read_text()
+    assert "162, with 59 problems; 100 repeat another word for word" in page
+    assert "| graded answers | ok | 0 of 59 fail (0.0%)" in page
+    found = verdicts(tmp_path / "data.md")
+    assert (found["rows that cannot be read"], found["questions with several answers"]) == ("warning", "warning")
+    assert [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()] == [
+        row for row in rows if row != rows[3]
+    ]
+    task = JsonlProblems(tmp_path / "clean.jsonl", layout=MATH, split="all")
+    assert len(task.problems("train", 1000, 0)) == 59
+
+
+def test_problems_of_another_file_are_found_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train = write_rows(tmp_path / "train.jsonl", math_rows(40))
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"question": math_rows(1, 7)[0]["problem"], "answer": "7.5"}))
+    assert report(train, "--without", test, "--clean", tmp_path / "clean.jsonl", "--out", tmp_path / "data.md") == 0
+    assert f"| leaks, {test} | warning | 1 are also there, 0 nearly" in (tmp_path / "data.md").read_text()
+    assert "39 rows of" in capsys.readouterr().out
+    task = JsonlProblems(tmp_path / "clean.jsonl", layout=MATH, split="all")
+    assert len(task.problems("train", 1000, 0)) == 39
+
+
+def test_answers_that_are_graded_wrong_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_rows(tmp_path / "math.jsonl", [{"question": f"Name {n}.", "answer": f"#### {n}"} for n in range(30)])
+    assert report(path, "--set", 'marks=["hashes"]', "--out", tmp_path / "data.md") == 0
+    assert verdicts(tmp_path / "data.md")["graded answers"] == "warning"
+    assert "the right response" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "train"], "--split train cannot act on a data file"),
+        (["--problems", "3"], "--problems 3 cannot act on a data file"),
+        (["--set", "layout.answers=x"], "(Layout) has no 'answers' (did you mean 'answer'?)"),
+        (["--set", "layout.answer=x"], "rows that cannot be read"),
+        (["--without", "none.jsonl"], "'none.jsonl' is not a file"),
+    ],
+)
+def test_arguments_that_do_not_fit_a_file_are_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert report(write_rows(tmp_path / "math.jsonl", math_rows(3)), *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"text": "a"}', "no usual layout fits the fields text"), ("", "is empty")]
+)
+def test_a_file_without_problems_is_refused(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.jsonl").write_text(content)
+    assert report(tmp_path / "a.jsonl") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_file_needs_a_data_file(capsys: pytest.CaptureFixture[str]):
+    assert report(ROOT / TINY, "--without", "a.jsonl") == 2
+    assert "--without a.jsonl cannot act on an experiment; set task.held_out=FILE" in capsys.readouterr().err
 
 
 def test_cleaning_reports_unwritable_and_moved_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

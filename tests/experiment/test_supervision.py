@@ -120,6 +120,68 @@ def test_invalid_logits_are_named_with_their_place(tmp_path: Path, change: dict,
         read_rollout(experiment, stored.problems(K))
 
 
+ASKED = [{"role": "user", "content": "1+1="}]
+
+
+def answered(text: str, *before: dict) -> list[dict]:
+    return [*before, *ASKED, {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt": "1+1=", "chosen": "2", "rejected": "0", "score_chosen": 9.0},
+        {"prompt": ASKED, "chosen": "2", "rejected": "0"},
+        {"prompt": ASKED, "chosen": answered("2")[1:], "rejected": answered("0")[1:]},
+        {"chosen": answered("2"), "rejected": answered("0")},
+        {"prompt": "1+1=", "chosen": answered("2"), "rejected": answered("0"), "tools": None},
+    ],
+)
+def test_preferences_in_trls_layouts_are_pairs_with_rewards(tmp_path: Path, line: Any):
+    (found,) = StoredResponses(str(written(tmp_path / "a.jsonl", line))).problems(K)
+    assert (found.prompt, found.metadata["responses"], found.metadata["rewards"]) == ("1+1=", ["2", "0"], [1.0, 0.0])
+
+
+def test_the_prompt_of_two_transcripts_is_what_they_begin_with(tmp_path: Path):
+    texts = ("\n\nHuman: 1+1\n\nAssistant: It is 2", "\n\nHuman: 1+1\n\nAssistant: It is 0")
+    path = written(tmp_path / "a.jsonl", dict(zip(("chosen", "rejected"), texts, strict=True)))
+    (found,) = StoredResponses(str(path)).problems(K)
+    assert found.prompt == "\n\nHuman: 1+1\n\nAssistant:"
+    assert found.metadata["responses"] == [" It is 2", " It is 0"]
+
+
+def test_several_messages_of_a_prompt_are_kept_for_the_chat_template(tmp_path: Path):
+    brief = {"role": "system", "content": "Be brief."}
+    line = {"chosen": answered("2", brief), "rejected": answered("0", brief)}
+    (found,) = StoredResponses(str(written(tmp_path / "a.jsonl", line))).problems(K)
+    assert found.metadata["messages"] == [brief, *ASKED]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "1", "chosen": "2"}, "'rejected' is missing"),
+        ({"prompt": "1", "chosen": "2", "rejected": ""}, "the field 'rejected' is ''"),
+        ({"chosen": "2", "rejected": "0"}, "there is no 'prompt'"),
+        ({"chosen": answered("2"), "rejected": answered("0", *answered("1"))}, "answer different prompts"),
+        ({"prompt": "2+2=", "chosen": answered("2"), "rejected": answered("0")}, "'prompt' is not the prompt that"),
+        ({"chosen": ASKED, "rejected": ASKED}, "'chosen' ends with a message of the user; expected the assistant's"),
+        (GOOD | {"chat_template_kwargs": {"enable_thinking": True}}, "'chat_template_kwargs' would change what"),
+    ],
+)
+def test_an_unfit_preference_is_named(tmp_path: Path, line: Any, message: str):
+    with pytest.raises(ValueError, match=f"a.jsonl:2: .*{message}"):
+        StoredResponses(str(written(tmp_path / "a.jsonl", GOOD, line))).problems(K)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path):
+    good = json.dumps(GOOD | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False)
+    half = json.dumps(GOOD | {"prompt": "\ud800"})
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{good}\r\n\n\n{half}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a.jsonl:4: .*surrogate"):
+        StoredResponses(str(tmp_path / "a.jsonl")).problems(K)
+
+
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path):
     with pytest.raises(ValueError, match=r"a\.jsonl is empty"):
         answers_of(written(tmp_path / "a.jsonl"))

@@ -1,5 +1,6 @@
 """Conversations of a file: the loss covers the assistant's text, after the tokens it would be sampled after."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from test_datasets import write
 
 from rl_llm.problem import Problem
+from rl_llm.tasks import conversations
 from rl_llm.tasks.conversations import read_conversations
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 from rl_llm.tasks.tokenizer import CharacterTokenizer
@@ -80,6 +82,61 @@ def test_a_template_that_rewrites_earlier_turns_makes_one_sequence_per_turn(tmp_
     assert tokenizer.encode("one")[0] in second.metadata["tokens"]
 
 
+CHAT = HuggingFaceTokenizer(FOLDERS / "qwen3", chat=True)
+PAIR = {"prompt": "What is 1 + 2?", "response": "It is 3."}
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ({"prompt": PAIR["prompt"], "completion": PAIR["response"]}, PAIR),
+        ({"prompt": said(PAIR["prompt"])["messages"], "completion": PAIR["response"]}, PAIR),
+        ({"prompt": said("1?")["messages"], "completion": [{"role": "assistant", "content": "2"}]}, said("1?", "2")),
+        ({"instruction": "Add.", "input": "1 + 2", "output": "3"}, {"prompt": "Add.\n1 + 2", "response": "3"}),
+        ({"instruction": "Hi", "input": "", "output": "Ho", "system": "Sing."}, said("Hi", "Ho", system="Sing.")),
+        ({"conversations": [{"from": "human", "value": "1?"}, {"from": "gpt", "value": "2"}]}, said("1?", "2")),
+        (
+            {"system": "Sing.", "conversations": [{"from": "human", "value": "1?"}, {"from": "gpt", "value": "2"}]},
+            said("1?", "2", system="Sing."),
+        ),
+        ({"conversations": said("1?", "2", system="Sing.")["messages"]}, said("1?", "2", system="Sing.")),
+        (said("1?", "2") | {"prompt": "1?", "prompt_id": "x", "tools": None}, said("1?", "2")),
+        ({"messages": [{**message, "name": None} for message in said("1?", "2")["messages"]]}, said("1?", "2")),
+    ],
+)
+def test_usual_layouts_are_the_same_conversations(line: Any, same: Any, tmp_path: Path):
+    one, other = read(tmp_path, line, same, tokenizer=CHAT)
+    for field in ("tokens", "learned"):
+        np.testing.assert_array_equal(one.metadata[field], other.metadata[field])
+
+
+def test_of_a_prompt_with_turns_only_the_completion_is_learned(tmp_path: Path):
+    whole = said("1?", "one", "2?", "two", system="Sing.")["messages"]
+    for line in (
+        {"prompt": whole[:-1], "completion": "two"},
+        {"prompt": whole[1:-1], "completion": "two", "system": "Sing."},
+    ):
+        (found,) = read(tmp_path, line, tokenizer=CHAT)
+        assert learned(CHAT, found) == ["two<|im_end|>"]
+        shown, turn = CHAT.encode_chat(whole[:-1], "two")
+        assert found.metadata["tokens"].tolist() == shown + turn
+
+
+def test_blank_lines_count_and_a_list_of_json_is_read(tmp_path: Path):
+    (tmp_path / "chats.jsonl").write_text(f"\ufeff\n{json.dumps(PAIR)}\r\n\n{{}}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"chats.jsonl:4: none of 'messages'.*there are no fields"):
+        read_conversations(tmp_path / "chats.jsonl", None, CHAT, 500)
+    (tmp_path / "chats.json").write_text(json.dumps([PAIR, PAIR]))
+    assert len(read_conversations(tmp_path / "chats.json", None, CHAT, 500)) == 2
+
+
+def test_records_change_only_with_the_version_of_the_parser():
+    """If this fails, raise PARSER in rl_llm/tasks/conversations.py, so that no prepared copy outlives its parser."""
+    lines = (PAIR, said("1?", "2", system="3"), {"prompt": said("1?", "2", "3?")["messages"], "completion": "4"})
+    digest = hashlib.sha256(json.dumps([dict(conversations._parse(line)) for line in lines]).encode()).hexdigest()
+    assert (conversations.PARSER, digest[:16]) == (2, "71b56860b7b29640")
+
+
 def with_template(folder: Path, template: str) -> HuggingFaceTokenizer:
     """Qwen's files with another template."""
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -95,12 +152,27 @@ GOOD = {"prompt": "1=", "response": "1"}
     ("line", "reason"),
     [
         ("[1]", "list instead of a JSON object"),
-        ({"text": "1"}, "neither 'messages' nor 'prompt'; there are 'text'"),
+        ({"text": "1"}, "none of 'messages', 'conversations', 'instruction', 'prompt' is filled; there are 'text'"),
         ({"prompt": "1="}, "the field 'response' is missing"),
         ({"prompt": "1=", "response": ""}, "the field 'response' is ''"),
         (GOOD | said("1", "2"), "a line has either 'messages', or 'prompt' and 'response'"),
         ({"messages": "hello"}, "'messages' is 'hello'; expected a list"),
-        ({"messages": []}, "the last message must be the assistant's"),
+        ({"messages": []}, "'messages' is []; expected a list of messages"),
+        (GOOD | {"tools": [{"name": "f"}]}, "the field 'tools' would change what the model is shown"),
+        (
+            GOOD | {"chat_template_kwargs": {"enable_thinking": False}},
+            "set its values in the tokenizer (thinking, date)",
+        ),
+        ({"conversations": "hello"}, "'conversations' is 'hello'; expected a list"),
+        ({"conversations": [{"from": "tool", "value": "1"}]}, "conversations[0]: expected a role among system"),
+        (
+            {"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": ""}]},
+            "conversations[1]: the fie",
+        ),
+        ({"instruction": "1", "input": ""}, "the field 'output' is missing"),
+        ({"instruction": "1", "output": "2", "history": [["1", "2"]]}, "the field 'history' would change"),
+        (said("1", "2", system="3") | {"system": "4"}, "'system' and the first message are both from the system"),
+        ({"prompt": said("1")["messages"], "completion": said("1")["messages"]}, "has 1 messages; expected one of the"),
         (said("1", "2", "3"), "the last message must be the assistant's"),
         ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: expected a role among system, user, assis"),
         ({"messages": [{"role": "user"}]}, "messages[0]: the field 'content' is missing"),

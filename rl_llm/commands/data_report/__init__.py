@@ -5,6 +5,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from rl_llm.commands.common import DONE, UsageError, add_experiment, check_outpu
 from rl_llm.tasks.tables import read_files
 
 if TYPE_CHECKING:
-    from rl_llm.commands.data_report.biases import Survey
+    from rl_llm.commands.data_report.biases import Check, Survey
     from rl_llm.problem import Split
 
 SUMMARY = "find biases, duplicates and leaks in the problems of a task"
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _report_experiment(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, survey
+    from rl_llm.commands.data_report.grades import check_experiment
     from rl_llm.prepare import counts
     from rl_llm.rollout.text import encode_shown
 
@@ -82,6 +84,7 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
     trained_on = split == "train" and arguments.problems is None
     prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
     found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
+    found = _with(found, *check_experiment(experiment, pools))
     title = f"{experiment.task.name}, {len(problems)} {split} problems"
     kept = [problem for index, problem in enumerate(problems) if index not in found.removed]
     _publish(arguments, title, f"{arguments.experiment}, {name}", found, len(problems))
@@ -93,18 +96,24 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
 def _report_file(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, Survey, survey
     from rl_llm.commands.data_report.files import read_data_file, write_rows
+    from rl_llm.commands.data_report.grades import check_file
 
     report = read_data_file(arguments.experiment, arguments.overrides)
     others = {arguments.without: read_data_file(arguments.without).problems} if arguments.without else {}
     limits = Limits(arguments.max_guesses, arguments.max_answer)
     found = survey(report.task, report.problems, others, [], 0, limits)
     found = Survey((*report.checks, *found.checks), found.removed, report.notes)
+    found = _with(found, *check_file(report.task, report.problems))
     title = f"{report.task.name}, {len(report.problems)} problems"
     _publish(arguments, title, arguments.experiment, found, len(report.problems))
     if arguments.clean is not None:
         written = write_rows(arguments.clean, report, found.removed)
         print(f"{arguments.clean}: {written} rows of {arguments.experiment}")
     return DONE
+
+
+def _with(found: "Survey", check: "Check", note: str) -> "Survey":
+    return replace(found, checks=(*found.checks, check), notes=(*found.notes, *([note] if note else [])))
 
 
 def _publish(arguments: argparse.Namespace, title: str, source: str, found: "Survey", total: int) -> None:

@@ -21,9 +21,9 @@ from rl_llm.tasks.answers.numbers import read_number
 REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated
 COINCIDENCE = 0.10  # tolerated excess over chance of prompts that contain their answer
 TILTED = 0.90  # share of problems at one difficulty beyond which a curriculum has no choice
-FREQUENT = 10  # most frequent answers that are tried on all problems
+FREQUENT = 5  # most frequent answers that are tried on all problems
 PASSES = 10  # passes over the problems beyond which a run can memorise them
-ASKED = 1000  # problems on which the verifier grades each frequent answer
+ASKED = 200  # problems on which the verifier grades each frequent answer
 
 LETTER = "an option's letter"
 GUESSABLE = {

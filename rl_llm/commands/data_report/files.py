@@ -90,6 +90,8 @@ def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:
             disputed.setdefault(record["question"], str(error))
     for question in disputed:
         kept.pop(question, None)
+    if not kept:
+        raise ValueError(f"{task.path} has no problems: {rows} rows that cannot be read, such as\n{refused[0]}")
     checks = [
         Check("rows", f"{rows}, with {len(kept)} problems; {repeated} repeat another word for word and count once"),
         Check("rows that cannot be read", str(unread), "mend them or use --clean" if unread else ""),

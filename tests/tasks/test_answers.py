@@ -143,7 +143,7 @@ def test_only_a_numeric_gold_is_found_without_a_mark(gold):
 
 def test_the_task_decides_which_marks_count_and_in_which_order():
     response = "<answer>1</answer> \\boxed{2}\n#### 3\nThe answer is 4. Or 5"
-    assert [extract_answer(response, (mark,), numeric=True) for mark in MARKS] == ["2", "1", "3", "4", "5"]
+    assert [extract_answer(response, (mark,), numeric=True) for mark in MARKS] == ["2", "1", "3", "4", "5", None]
     assert extract_answer(response, ("hashes", "boxed")) == "3"
     assert extract_answer("\\boxed{2} or 5", ("answer_tag", "last_number"), numeric=True) == "5"
 
@@ -219,3 +219,12 @@ def test_a_long_hostile_response_takes_linear_time(unit):
     start = time.process_time()
     assert grade_answer(unit * 100_000, "7") == 0.0
     assert time.process_time() - start < 4
+
+
+@pytest.mark.parametrize(("response", "answer"), [(" (B) ", "(B)"), ("x^2", "x^2"), ("I see.\nB", None), ("", None)])
+def test_a_response_of_one_line_is_an_answer_that_is_no_number(response: str, answer: str | None):
+    assert extract_answer(response) == answer
+
+
+def test_the_correct_option_is_a_phrase():
+    assert extract_answer("Both are odd.\nThe correct option is (B). It is prime.") == "(B)"

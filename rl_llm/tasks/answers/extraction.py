@@ -10,8 +10,9 @@ from typing import Literal, get_args
 
 from rl_llm.tasks.answers.numbers import complete_numbers, is_numeric
 
-Mark = Literal["boxed", "answer_tag", "hashes", "phrase", "last_number"]
+Mark = Literal["boxed", "answer_tag", "hashes", "phrase", "last_number", "whole"]
 MARKS: tuple[Mark, ...] = get_args(Mark)
+UNMARKED: tuple[Mark, ...] = ("last_number", "whole")
 
 ANSWER_OPENING, ANSWER_CLOSING = "<answer>", "</answer>"
 
@@ -24,7 +25,7 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
-    r"\banswers?\b(?: (?:to|for) [^.:=\n]{0,80}?)?[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
+    r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
     r"|^#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)|答案[是为:：\s]+([^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -39,12 +40,13 @@ def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool =
     """Return the final answer by the first of the `marks` that the response has, or None.
 
     What stands inside a mark is searched again, so a box within <answer> counts. Only a `numeric` gold answer lets the
-    last number of an unmarked response count, and takes the number out of a marked sentence.
+    last number of an unmarked response count, and takes the number out of a marked sentence. For other golds an
+    unmarked response counts if it is one line.
     """
     for mark in marks:
         answer = _FIND[mark](response, numeric)
         if answer is not None:
-            inner = [other for other in marks if other not in (mark, "last_number")]
+            inner = [other for other in marks if other not in (mark, *UNMARKED)]
             return extract_answer(answer, inner, numeric) or answer
     return None
 
@@ -55,7 +57,7 @@ def split_gold(text: str, marks: Sequence[Mark] = MARKS) -> tuple[str, str]:
     The field may be a solution with its answer in a box (MATH), after "####" (GSM8K) or in another mark, or the bare
     answer. Raises ValueError if there is no answer: an empty text, or one of several lines without a mark.
     """
-    marks = [mark for mark in marks if mark != "last_number"]
+    marks = [mark for mark in marks if mark not in UNMARKED]
     answer = extract_answer(text, marks)
     if answer is None and (not text.strip() or "####" in text or ("\n" in text.strip() and r"\begin{" not in text)):
         raise ValueError(f"no final answer ({', '.join(marks)}) is found in a text that ends in {text[-40:]!r}")
@@ -120,6 +122,11 @@ def _last_number(response: str, numeric: bool) -> str | None:
     return next((numbers[-1] for line in lines if (numbers := complete_numbers(line))), None)
 
 
+def _whole(response: str, numeric: bool) -> str | None:
+    text = response.strip()
+    return None if numeric or not text or "\n" in text else text
+
+
 def _tags(response: str) -> Iterator[str]:
     start = None
     for match in _TAG.finditer(response):
@@ -150,4 +157,11 @@ def _number_of(line: str) -> str | None:
     return numbers[0] if len(set(numbers)) == 1 or first else None
 
 
-_FIND = {"boxed": _boxed, "answer_tag": _answer_tag, "hashes": _hashes, "phrase": _phrase, "last_number": _last_number}
+_FIND = {
+    "boxed": _boxed,
+    "answer_tag": _answer_tag,
+    "hashes": _hashes,
+    "phrase": _phrase,
+    "last_number": _last_number,
+    "whole": _whole,
+}

@@ -89,7 +89,12 @@ def study(scale: str) -> Study:
         arms |= {
             "few": replace(medium, train_problems=FEW[scale]),
             "skewed": replace(medium, task=Pool(skewed(Skewed), TASK)),
-            "zero_or_not": replace(medium, task=Judged(skewed(ZeroOrNot), TASK)),
+            # Its neighbours of an answer are right by design, which the gate would refuse.
+            "zero_or_not": replace(
+                medium,
+                task=Judged(skewed(ZeroOrNot), TASK),
+                grading=replace(medium.grading, failing_problems=1.0),
+            ),
         }
     hypotheses = [
         Hypothesis("Easy problems alone end lower", "easy", "medium", Final(), "less", 0.02),

@@ -84,12 +84,12 @@ def test_the_gate_lets_sound_data_sets_through(dataset: str, shown: str):
         ("game_of_life_halting", "", "the wrong response 'junk' earns 1"),
         ("prime_factorization", "", "the wrong response 'junk' ends in error, ValueError: invalid literal"),
         ("rearc", "", "earns 0.05"),
-        ("gsm_symbolic", r"End with \boxed{...}.", "earns 0.01"),
+        ("chain_sum", r"End with \boxed{...}.", r"the right response '\\boxed{"),
     ],
 )
 def test_the_gate_finds_an_unsound_verifier(dataset: str, shown: str, reason: str):
     report = checked(dataset, shown)
-    assert report.share > 0.9
+    assert report.share > 0.5
     assert reason in "\n".join(map(str, report.failures))
 
 

@@ -1,4 +1,4 @@
-"""Train Qwen3-4B-Base on grade-school mathematics: Lite PPO with the settings of arXiv 2508.08221 (3.1, A.1).
+r"""Train Qwen3-4B-Base on grade-school mathematics: Lite PPO with the settings of arXiv 2508.08221 (3.1, A.1).
 
 Weights, tokenizer and problems are not part of this repository:
 
@@ -10,10 +10,15 @@ Run:    rl-llm train experiments/qwen3_4b_gsm8k.py:paper --set start=qwen3-4b-ba
             --set tokenizer.folder=qwen3-4b-base --set task.path=train.jsonl
 Chats:  rl-llm train experiments/qwen3_4b_gsm8k.py:chats
 
-`smoke` uses a tiny random model of the family and the problems of tests/data: it takes seconds on a laptop and learns
-nothing. `chats` is `smoke` after a warm start on a file of conversations. The paper leaves open, and this file chooses:
-two updates per rollout, since with one the clip could never act; the problems of GSM8K, the larger part of the paper's
-easy set; and the wording of the system message. Not measured: `paper` has not been run yet.
+The prompt asks for the answer in \boxed{}, and that is read first (`rl_llm.tasks.answers`). Another file needs its
+layout: MATH's is --set task.layout.question=problem --set task.layout.answer=solution, and its answers, which are
+expressions, need the extra `math`. --set task.held_out=test.jsonl evaluates on a test set as it is published. Before a
+run, `rl-llm data-report FILE` shows the layout that fits, and a run refuses problems that it could not grade.
+
+`smoke` uses a tiny random model of the family and MATH-style problems of tests/data: it takes a minute on a laptop and
+learns nothing. `chats` is `smoke` after a warm start on a file of conversations. The paper leaves open, and this file
+chooses: two updates per rollout, since with one the clip could never act; the problems of GSM8K, the larger part of the
+paper's easy set; and the wording of the system message. Not measured: `paper` has not been run yet.
 """
 
 from dataclasses import replace
@@ -26,6 +31,7 @@ from rl_llm.model.families import QWEN3_4B
 from rl_llm.sampler import Sampling
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
+from rl_llm.tasks.layouts import MATH
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 
@@ -55,7 +61,7 @@ paper = Experiment(
 
 smoke = replace(
     paper,
-    task=JsonlProblems(path=DATA / "gsm8k_style.jsonl"),
+    task=JsonlProblems(path=DATA / "math_style.jsonl", layout=MATH),
     tokenizer=replace(TOKENIZER, folder=DATA / "tokenizers" / "qwen3"),
     model=replace(paper.model, vocabulary=352, width=32, layers=2, heads=4, kv_heads=2, head_width=16, feed_forward=64),
     start=str(DATA / "tokenizers" / "qwen3"),

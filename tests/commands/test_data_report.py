@@ -14,7 +14,8 @@ from rl_llm.tasks.layouts import MATH
 
 GSM8K = f"{ROOT}/experiments/qwen3_4b_gsm8k.py:smoke"
 QUICKSTART = f"{ROOT}/experiments/quickstart.py"
-SIZES = ("--set", "prompts_per_step=2", "--set", "evaluation.problems=10", "--set", "train_problems=500")
+LAYOUT = ("--set", "task.layout.question=question", "--set", "task.layout.answer=answer")
+SIZES = ("--set", "prompts_per_step=2", "--set", "evaluation.problems=10", "--set", "train_problems=500", *LAYOUT)
 
 
 @pytest.fixture(scope="module")

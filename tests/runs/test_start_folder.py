@@ -12,7 +12,6 @@ from experiments.qwen3_4b_gsm8k import chats, smoke
 from rl_llm.experiment import Experiment
 from rl_llm.model import YarnScaling, from_folder, init, save
 from rl_llm.prepare import prepare
-from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 
 
@@ -79,4 +78,4 @@ def test_a_placeholder_beyond_the_vocabulary_is_refused_only_where_it_occurs(fol
     file = tmp_path / "problems.jsonl"
     file.write_text(Path(str(smoke.task.path)).read_text().replace("?", "<image_soft_token>?"))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=rf"' has the token '<image_soft_token>' .id {size}., .*vocabulary={size}"):
-        prepare(replace(experiment, task=JsonlProblems(path=file)), 0)
+        prepare(replace(experiment, task=replace(smoke.task, path=file)), 0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from program import rl_llm
-from test_report import HOSTILE, Page
+from test_run_report import HOSTILE, Page
 
 from rl_llm import config
 from rl_llm.cli import main

@@ -31,8 +31,8 @@ from program import (
 
 from rl_llm.algorithms import Clip
 from rl_llm.model import Initialization
+from rl_llm.runs.files import read_records
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.metrics import read_records
 from rl_llm.sampler import Sampling
 from rl_llm.types import Max, Mean
 from rl_llm.update.step import merge_update_metrics

@@ -91,9 +91,8 @@ class Checkpoints:
         # Damaged steps stay, and do not count towards `keep`.
         for old in [old for old in self._steps() if old not in self._damaged][self.keep :]:
             _remove(self.folder / str(old))
-        for name, _ in self._strays():
-            if name.endswith(UNFINISHED):
-                _remove(self.folder / name)
+        for killed in list(self.folder.glob(f"*{UNFINISHED}")):
+            _remove(killed)
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
         """Restore the newest checkpoint with a valid seal; None if no save has ever finished.
@@ -111,18 +110,22 @@ class Checkpoints:
 
     def _newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
         """The newest good step, its seal, and why others were rejected."""
-        rejected = [f"{name}: {reason}" for name, reason in self._strays()]
+        leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
+        rejected = [
+            f"{name}: " + ("left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
+            for name in self._names()
+            if not _is_step(name)
+        ]
         for reason in rejected:
             logger.warning("checkpoint rejected: %s", reason)
         steps = self._steps()
         for step in steps:
             folder = self.folder / str(step)
-            if (defect := _defect(folder)) is not None:
-                self._damaged.add(step)
-                rejected.append(f"{step}: {defect}")
-                logger.warning("checkpoint rejected: %s: %s", folder, defect)
-                continue
-            return step, json.loads((folder / SEAL).read_bytes()), rejected
+            if (defect := _defect(folder)) is None:
+                return step, json.loads((folder / SEAL).read_bytes()), rejected
+            self._damaged.add(step)
+            rejected.append(f"{step}: {defect}")
+            logger.warning("checkpoint rejected: %s: %s", folder, defect)
         if steps:
             reasons = "\n  ".join(rejected)
             raise CheckpointError(
@@ -136,14 +139,6 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         return sorted((int(name) for name in self._names() if _is_step(name)), reverse=True)
-
-    def _strays(self) -> list[tuple[str, str]]:
-        leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
-        return [
-            (name, "left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
-            for name in self._names()
-            if not _is_step(name)
-        ]
 
 
 def state_sha256(tree: PyTree, *extra_json: Any) -> str:
@@ -196,7 +191,7 @@ def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: di
     here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
     misfits = [
         f"{name} is {there.get(name, 'missing')}, but the run has {here.get(name, 'no such array')}"
-        for name in [*here, *(name for name in there if name not in here)]
+        for name in here | there
         if there.get(name) != here.get(name)
     ]
     if misfits:

@@ -1,19 +1,18 @@
 """The code in the folder of a run or study: its copies, its record, and what has changed since.
 
-code/ has every file as it first ran, code.1/, code.2/, ... files that were changed later. The digests are in
+code/ has every file as it first ran, code.1/, code.2/, ... files that were changed later. Their digests are in
 experiment.json or the ledger's event `registered`, and in its events `code_recorded`.
 """
 
 import ast
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rl_llm.config.source import Code, sha256
-from rl_llm.runs.files import write_atomically
+from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.ledger import Ledger
 
 CODE = "code"
@@ -29,11 +28,10 @@ def recorded_code(record: Mapping[str, Any], ledger: Path) -> dict[str, str | No
     record: content of experiment.json; empty for a study. The ledger's chain is not verified, and its last line may be
     incomplete. Raises ValueError naming a damaged ledger.
     """
-    lines = ledger.read_bytes().split(b"\n")[:-1] if ledger.exists() else []
     try:
-        entries = [json.loads(line) for line in lines]
+        entries = read_records(ledger) if ledger.exists() else []
         data = [entry["data"] for entry in entries if entry["event"] in ("registered", "code_recorded")]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{ledger} is damaged: {error}") from error
     known = [digests["code"] for digests in (record, *data) if "code" in digests]
     return {name: digest for digests in known for name, digest in digests.items()} if known else None
@@ -59,13 +57,10 @@ def code_changes(folder: Path, recorded: Digests | None, code: Code) -> dict[str
 
 def refusal(folder: Path, changes: Mapping[str, str]) -> str:
     """Message for code that has changed since it was recorded in a folder."""
-    return "\n".join(
-        [
-            f"{folder} was made by other code. Changed since then:",
-            *changes.values(),
-            f"Restore these files (copies are in {folder / CODE}), choose another --out, or go on with {ACCEPT}: the "
-            "ledger will say so",
-        ]
+    listed = "\n".join(changes.values())
+    return (
+        f"{folder} was made by other code. Changed since then:\n{listed}\nRestore these files (copies are in "
+        f"{folder / CODE}), choose another --out, or go on with {ACCEPT}: the ledger will say so"
     )
 
 

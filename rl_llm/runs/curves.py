@@ -15,8 +15,7 @@ Columns = Mapping[str, np.ndarray]
 class Sampled:
     """How the numbers of a step were sampled: `samples` responses to each of `prompts` prompts, also at an evaluation.
 
-    own: the policy sampled the responses itself (they are neither stored nor a teacher's). rewarded: the policy learns
-    from rewards.
+    own: the policy sampled the responses itself, no teacher and no file. rewarded: the policy learns from rewards.
     """
 
     prompts: int
@@ -36,8 +35,8 @@ class AccuracyPoint:
     def difference(self, other: "AccuracyPoint") -> tuple[float, float]:
         """self - other, and its standard error.
 
-        The error is binomial with one more success and one more failure for each, so that it is not 0 if all are right.
-        Partial credit varies less.
+        It is binomial, with one success and one failure added so that it is not 0 if all are right. Partial credit
+        varies less.
         """
         likely = [(one.share * one.trials + 1) / (one.trials + 2) for one in (self, other)]
         variances = (p * (1 - p) / one.trials for p, one in zip(likely, (self, other), strict=True))

@@ -1,7 +1,6 @@
 """Files that survive a kill: atomic replacement, whole-line appends, strict JSON.
 
-JSON has no NaN and no infinity, and many readers refuse Python's spelling of them. Such floats are written as the
-strings "nan", "inf" and "-inf": visible, valid everywhere, and distinct from missing values.
+JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf", unlike missing values.
 """
 
 import json
@@ -41,6 +40,18 @@ def append_durably(path: Path, lines: bytes) -> None:
         os.fsync(stream.fileno())
     if is_new:
         synchronize_folder(path.parent)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file without an incomplete last line. Raises ValueError naming a damaged line."""
+    content = path.read_bytes()
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
+    return records
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -14,10 +14,9 @@ from rl_llm.rewards.worker import Status
 from rl_llm.runs import curves
 from rl_llm.runs.curves import WINDOW_STEPS, AccuracyPoint, Columns, Sampled
 
+# Standard errors that count as a difference. A finding needs CERTAIN (3 in 100,000 by chance), because it is tested at
+# every evaluation, against the best of many. LIKELY is enough for evidence against one.
 CERTAIN, LIKELY = 4.0, 2.0
-"""Standard errors that count as a difference. A finding needs CERTAIN (3 in 100,000 by chance), because it is tested
-against the best of many evaluations, at every evaluation. LIKELY is enough for evidence against one.
-"""
 FALL = 0.10  # of accuracy from its best; smaller falls are normal while a policy learns
 GAP = 0.20  # in accuracy, training minus validation
 SHORTEST = 3  # RL steps in an average, if a run has no more
@@ -81,8 +80,7 @@ def reward_misleads(steps: Columns, sampled: Sampled) -> str | None:
     """The reward of training responses rose but their accuracy did not: the reward does not measure the goal.
 
     Compares with the start, or, if accuracy rose with the reward at first, with its best. Both numbers are of the same
-    responses, so only a curriculum excuses this. Above MASTERED a reward may turn to other goals (brevity, say) as long
-    as accuracy stays.
+    responses, so only a curriculum excuses this. Above MASTERED a reward may turn to brevity, say, if accuracy stays.
     """
     needed = {"reward/mean", "reward/accuracy"}
     if not (sampled.own and sampled.rewarded) or curves.difficulty_moves(steps) or not needed <= set(steps):
@@ -131,7 +129,8 @@ def length_runs_away(steps: Columns, sampled: Sampled) -> str | None:
     if not sampled.own or len(points) < 2:
         return None
     now = points[-1]
-    first = next(point for point in points if _no_better(now, point))
+    gains = ((point, *now.difference(point)) for point in points)
+    first = next(point for point, gain, error in gains if gain <= LIKELY * error)
     before, after = (curves.finite_mean(length[max(0, one.steps - WINDOW_STEPS) : one.steps]) for one in (first, now))
     if not after >= GROWTH * before:
         return None
@@ -160,8 +159,7 @@ def truncation(steps: Columns, sampled: Sampled) -> str | None:
 def exploration_ended(steps: Columns, sampled: Sampled) -> str | None:
     """Entropy is near zero and most groups agree while many responses are wrong.
 
-    A policy that always says the same cannot find anything better (arXiv 2505.22617: accuracy is bought with entropy,
-    and ends with it).
+    A policy that always says the same finds nothing better: accuracy is bought with entropy (arXiv 2505.22617).
     """
     entropy, right = curves.recent_mean(steps, "policy/entropy"), curves.recent_mean(steps, "reward/accuracy")
     alike = curves.recent_mean(steps, "reward/zero_variance_groups")
@@ -285,8 +283,3 @@ def _apart(training: AccuracyPoint, points: Sequence[AccuracyPoint], sampled: Sa
     problems = (replace(point, trials=sampled.prompts) for point in points[-2:])  # each problem is one trial
     gaps = [training.difference(point) for point in problems]
     return gaps[-1][0] >= errors * gaps[-1][1] and all(gap > error for gap, error in gaps)
-
-
-def _no_better(now: AccuracyPoint, then: AccuracyPoint) -> bool:
-    gain, error = now.difference(then)
-    return gain <= LIKELY * error

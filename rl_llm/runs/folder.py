@@ -89,18 +89,12 @@ class RunFolder:
 
     @classmethod
     def resume(
-        cls,
-        path: Path | str,
-        experiment: dict[str, Any],
-        keep: int = 3,
-        code: Code = NO_CODE,
-        accept: bool = False,
+        cls, path: Path | str, experiment: dict[str, Any], keep: int = 3, code: Code = NO_CODE, accept: bool = False
     ) -> Self:
         """Open the folder of a run to continue it; experiment.json does not change.
 
-        With `accept`, changed code goes into the ledger. Raises RunFolderError if there is no run, if another process
-        has it open, if it is in another format, or if a stored field of IDENTITY or the code differs (naming every
-        difference); LedgerError if its ledger is broken.
+        With `accept`, changed code goes into the ledger. Raises RunFolderError if there is no run, if it is open or in
+        another format, or naming every difference in a field of IDENTITY or the code; LedgerError for a broken ledger.
         """
         path = Path(path).absolute()
         checkpoints = Checkpoints(path / CHECKPOINTS, keep)
@@ -178,8 +172,7 @@ class RunFolder:
     def truncate_after(self, step: int) -> int:
         """Drop lines of metrics.jsonl and samples.jsonl after `step`, and an incomplete last line; returns how many.
 
-        Call it once after `resume`, with the step of the restored checkpoint or -1 if there is none. Raises
-        RunFolderError for a damaged line.
+        Call it once after `resume` (-1 without a checkpoint). Raises RunFolderError for a damaged line.
         """
         dropped = 0
         for path in (self.path / METRICS, self.path / SAMPLES):

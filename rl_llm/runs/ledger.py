@@ -25,6 +25,8 @@ class Ledger:
 
     Opening verifies the whole chain (LedgerError). A last line without a newline is from a write that was killed before
     it was acknowledged: it is cut off, and an event `repaired` is appended. With `write=False` the file never changes.
+
+    head: the digest of the newest entry, which covers all entries so far.
     """
 
     def __init__(self, path: Path | str, write: bool = True) -> None:
@@ -34,16 +36,11 @@ class Ledger:
         end_of_whole_lines = content.rfind(b"\n") + 1
         entries = _verified(self.path, content[:end_of_whole_lines])
         self._length = len(entries)
-        self._head: str = entries[-1]["sha256"] if entries else GENESIS
+        self.head: str = entries[-1]["sha256"] if entries else GENESIS
         if write and (torn := content[end_of_whole_lines:]):
             with self.path.open("rb+") as stream:
                 stream.truncate(end_of_whole_lines)
             self.append("repaired", torn_bytes=len(torn), reason="killed while writing a line")
-
-    @property
-    def head(self) -> str:
-        """The digest of the newest entry, which covers all entries so far."""
-        return self._head
 
     def append(self, event: str, /, **data: Any) -> dict[str, Any]:
         """Append an event durably and return its entry. data: plain JSON values."""
@@ -52,12 +49,12 @@ class Ledger:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
             "data": strict(data),
-            "previous": self._head,
+            "previous": self.head,
         }
         entry = {**body, "sha256": _digest(body)}
         if self._write:
             append_durably(self.path, _line(entry))
-        self._length, self._head = self._length + 1, entry["sha256"]
+        self._length, self.head = self._length + 1, entry["sha256"]
         return entry
 
     @staticmethod

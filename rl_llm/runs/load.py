@@ -8,17 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rl_llm.config import (
-    ExperimentError,
-    OverrideError,
-    code_of,
-    differences,
-    file_of,
-    fingerprint,
-    load_experiment,
-    override,
-    to_json,
-)
+from rl_llm.config import code_of, differences, file_of, fingerprint, load_experiment, override, to_json
 from rl_llm.config.hub import download_command
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
@@ -42,15 +32,14 @@ class RecordError(Exception):
 def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
     """Load the experiment of a run folder again; returns it with experiment.json.
 
-    Says so on standard error if its code has changed since. Raises RecordError if loading fails, or if the values of
-    the experiment have changed.
+    Says on standard error if its code has changed. Raises RecordError if loading fails or its values have changed.
     """
     try:
         record = read_experiment_record(Path(folder))
         check_format(record, Path(folder))
         _, experiment = load_experiment(_spec_of(record), Experiment)
         experiment = override(experiment, record["overrides"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError, ExperimentError, OverrideError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise RecordError(f"{folder}: experiment.json cannot be loaded: {error}") from error
     except RunFolderError as error:
         raise RecordError(str(error)) from error

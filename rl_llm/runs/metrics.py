@@ -1,18 +1,17 @@
 """The metrics of a run: metrics.jsonl is the record, and TensorBoard shows the same numbers."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Self
 
+from rl_llm.runs.files import read_records
 from rl_llm.runs.folder import METRICS, RunFolder
 
 
 class MetricsLog:
     """Writes one record per step to metrics.jsonl and its numbers to `tensorboard/`. Use it in a `with` statement.
 
-    resumed_from: the step of the restored checkpoint; TensorBoard then drops later steps, as `RunFolder.truncate_after`
-    does in metrics.jsonl.
+    resumed_from: the step of the restored checkpoint; TensorBoard drops later ones, as `RunFolder.truncate_after` does.
     """
 
     def __init__(self, folder: RunFolder, resumed_from: int | None = None) -> None:
@@ -50,21 +49,8 @@ class MetricsLog:
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Read the records of a run folder or a metrics.jsonl, in order; "nan" and "inf" become floats.
 
-    An incomplete last line is skipped, because the run may still be writing it. Raises ValueError for any other
-    damaged line.
+    The run may still be writing, so an incomplete last line is skipped. Raises ValueError for another damaged line.
     """
     records = read_records(Path(path) / METRICS if Path(path).is_dir() else Path(path))
     not_finite = ("nan", "inf", "-inf")
     return [{key: float(value) if value in not_finite else value for key, value in one.items()} for one in records]
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file without an incomplete last line. Raises ValueError naming a damaged line."""
-    content = path.read_bytes()
-    records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
-    return records

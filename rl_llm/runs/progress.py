@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 SHARE_BETWEEN_LINES = 0.05
 STEPS_OF_TOKEN_RATE = 10
-
-
-class Phase(Protocol):
-    """The display of one phase of a run, such as the warm start."""
-
-    def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
-        """Show that `step` steps are done. tokens: processed since the last update. fields: numbers such as reward."""
-        ...
 
 
 class Progress:
@@ -47,8 +39,8 @@ class Progress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:
-        """Show one phase of `total` steps; `done` of them were made before a resume."""
+    def phase(self, name: str, total: int, done: int = 0) -> Iterator["_Bar | _Lines"]:
+        """Show one phase of `total` steps, such as the warm start; `done` of them were made before a resume."""
         if self._bars is None:
             yield _Lines(self, name, total, done)
             return
@@ -76,6 +68,7 @@ class _Bar:
         self._bars, self._task, self._rate = bars, task, _TokenRate()
 
     def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
+        """Show that `step` steps are done. tokens: processed since the last update. fields: numbers such as reward."""
         self._bars.update(self._task, completed=step, numbers=_numbers(fields, self._rate.add(tokens)))
 
 

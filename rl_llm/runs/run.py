@@ -174,8 +174,7 @@ def open_folder(
 ) -> RunFolder:
     """Open a new run folder, or with `resume` an existing one (a new one if there is none).
 
-    The writing process opens it first, then the others. Raises RunFolderError if they were given different runs, or if
-    the code has changed and this is not accepted.
+    Raises RunFolderError if processes were given different runs, or if the code has changed and this is not accepted.
     """
     identities = hosts.gather([str(out), *(record[name] for name in (*IDENTITY, "code"))])
     if any(identity != identities[0] for identity in identities):

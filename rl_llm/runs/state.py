@@ -1,7 +1,7 @@
 """The state of a run on disk: what it carries, its checkpoints, and the frozen parameters that are stored once."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def restore_state(experiment: Experiment, folder: Path, mesh: Mesh) -> Restored 
 
     Raises CheckpointError if all are damaged or do not fit.
     """
-    template = _state_template(experiment, mesh)
+    template = partial(_state_template, experiment, mesh)
     restored = Checkpoints(folder / "checkpoints").restore_newest(
         lambda progress: replace(template(progress), frozen=None)
     )
@@ -76,17 +76,13 @@ def graded_shape(experiment: Experiment) -> Rollout:
     return replace(rollout, reward=reward, **fields)
 
 
-def _state_template(experiment: Experiment, mesh: Mesh) -> Callable[[dict[str, Any]], TrainState]:
-    """Map the progress saved with a checkpoint to the shapes of its state.
+def _state_template(experiment: Experiment, mesh: Mesh, progress: dict[str, Any]) -> TrainState:
+    """Shapes of the state saved with this progress.
 
     The warm start has its own optimizer, and carries nothing that only RL needs.
     """
-
-    def template(progress: dict[str, Any]) -> TrainState:
-        if progress.get("reinforcing"):
-            optimizer, spec = experiment.policy_optimizer, state_spec(experiment)
-        else:
-            optimizer, spec = experiment.warm_optimizer, PARAMS_ONLY
-        return abstract_state(experiment.model, optimizer, mesh, spec)
-
-    return template
+    if progress.get("reinforcing"):
+        optimizer, spec = experiment.policy_optimizer, state_spec(experiment)
+    else:
+        optimizer, spec = experiment.warm_optimizer, PARAMS_ONLY
+    return abstract_state(experiment.model, optimizer, mesh, spec)

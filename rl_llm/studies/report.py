@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.reports.page import interval, number, p_value, render_page, signed
-from rl_llm.runs.files import write_atomically
+from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.folder import SAMPLES
-from rl_llm.runs.metrics import read_records
 from rl_llm.studies.charts import draw_learning_curves, effect_chart, points
 from rl_llm.studies.fits import SigmoidFit, fit_sigmoid
 from rl_llm.studies.folder import RESULTS, Member

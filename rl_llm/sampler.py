@@ -43,8 +43,7 @@ class Sampling(Checked):
     """Sampling from softmax(logits / temperature), truncated by top_k, then top_p, then min_p.
 
     top_k 0, top_p 1 and min_p 0 are off; temperature 0 takes the likeliest token. top_p is the nucleus of arXiv
-    1904.09751, renormalised after top_k as is customary. min_p drops tokens less likely than min_p times the likeliest
-    (arXiv 2407.01082).
+    1904.09751, renormalised after top_k. min_p drops tokens less likely than min_p x the likeliest (arXiv 2407.01082).
     """
 
     max_tokens: PositiveInt = 64
@@ -178,8 +177,7 @@ def sample(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Draw one token per row of logits f32[B, V], each with its own key.
 
-    Returns tokens i32[B] and (logp, policy_logp, model_logp), f32[B] each. Uses the Gumbel maximum: argmax(log p +
-    Gumbel noise) is distributed as p.
+    Returns tokens i32[B] and (logp, policy_logp, model_logp), f32[B]. argmax(log p + Gumbel noise) is distributed as p.
     """
     chex.assert_rank(logits, 2)
     greedy = values.temperature == 0.0
@@ -241,14 +239,10 @@ def _logp_of(token: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
 
 
-def rollout_shape(config: ModelConfig, prompts: Prompts, responses_per_prompt: int, max_tokens: int) -> Rollout:
+def rollout_shape(config: ModelConfig, prompts: Prompts, K: int, T: int) -> Rollout:
     """Shapes and dtypes of the rollout that `generate` samples for prompts, or for shapes of prompts."""
-    key = jax.random.key(0)
-    values = Sampling().values(())
-    return jax.eval_shape(
-        lambda prompts: _generate(config, responses_per_prompt, max_tokens, init(config, key), prompts, key, values),
-        prompts,
-    )
+    key, values = jax.random.key(0), Sampling().values(())
+    return jax.eval_shape(lambda prompts: _generate(config, K, T, init(config, key), prompts, key, values), prompts)
 
 
 def prompts_shape(prompts: int, max_prompt_tokens: int) -> Prompts:

@@ -20,9 +20,8 @@ def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
     """Load `path/to/file.py[:NAME]` as (NAME, value). NAME is `base` by default.
 
     NAME is a variable of the file, a key of its ABLATION, or SCALE/NAME for an experiment of its STUDY. A file below
-    the current folder is imported relative to it, any other relative to its own folder, so that it can import its
-    neighbours and worker processes can import it. That folder is appended to `sys.path`, where it hides no installed
-    module.
+    the current folder is imported relative to it, another relative to its own folder, so that its neighbours are found,
+    also by worker processes. That folder is appended to `sys.path`, where it hides no installed module.
 
     Raises `ExperimentError` if the file or NAME is missing, the import fails, or the value is not a `kind`.
     """

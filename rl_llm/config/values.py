@@ -142,11 +142,8 @@ def to_json(value: Any) -> Any:
     """Encode `value` as JSON: a component becomes `{"class": NAME, field: ...}`.
 
     NAME is the bare class name for this package's classes, so moving one to another module changes no record, and
-    `module.Name` for everyone else's. Tuples become lists, paths strings, functions and classes their NAME, infinities
-    and NaN strings (JSON has no numbers for them).
-
-    Raises TypeError for any other value, and ValueError for two classes or functions with one NAME; both name the
-    place.
+    `module.Name` for everyone else's. Tuples become lists, functions and classes their NAME, paths, infinities and NaN
+    strings. Raises TypeError for any other value, ValueError for two classes or functions of one NAME, with the place.
     """
     return _encode(value, "value", {}, naming=False)
 

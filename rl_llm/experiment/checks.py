@@ -34,8 +34,7 @@ def check_experiment(experiment: "Experiment") -> None:
     _check_tokenizers(experiment)
     _check_critic(experiment)
     _check_supervision(experiment)
-    _check_weights(experiment)
-    _check_reward_model(experiment)
+    _check_reward(experiment)
     _check_stored(experiment)
     _check_over_time(experiment)
 
@@ -169,28 +168,21 @@ def _check_supervision(experiment: "Experiment") -> None:
         raise ValueError("mixture cannot act: critic.pretraining_steps leaves no step to the policy")
 
 
-def _check_weights(experiment: "Experiment") -> None:
-    """Refuse weights of reward components if the advantage has its own (GDPO) and nothing reads the total reward."""
-    algorithm = experiment.algorithm
-    if "rewards" not in algorithm.needs or algorithm.filters or any(loss.reads_reward for loss in algorithm.losses):
-        return
-    for component in experiment.reward.components:
-        if component.weight != 1.0:
-            raise ValueError(
-                f"{component}.weight cannot act: {algorithm.advantage} has weights of its own and nothing reads the "
-                "total reward; set it to 1.0"
-            )
-
-
-def _check_reward_model(experiment: "Experiment") -> None:
-    model = experiment.reward_model
-    if model is None:
-        return
-    if "rewards" in experiment.algorithm.needs or not experiment.algorithm.reads_reward:
-        raise ValueError(f"reward_model={model} cannot act: the algorithm does not read the total reward")
-    if not model.added and experiment.reward != Reward():
+def _check_reward(experiment: "Experiment") -> None:
+    """Refuse a reward model and weights of components that nothing reads: GDPO's advantage has weights of its own."""
+    algorithm, reward, model = experiment.algorithm, experiment.reward, experiment.reward_model
+    by_component = "rewards" in algorithm.needs
+    weighted = [component for component in reward.components if by_component and component.weight != 1.0]
+    if weighted and not (algorithm.filters or any(loss.reads_reward for loss in algorithm.losses)):
         raise ValueError(
-            f"reward={experiment.reward} cannot act: the reward model's score replaces it; set reward_model.added=True"
+            f"{weighted[0]}.weight cannot act: {algorithm.advantage} has weights of its own and nothing reads the "
+            "total reward; set it to 1.0"
+        )
+    if model and (by_component or not algorithm.reads_reward):
+        raise ValueError(f"reward_model={model} cannot act: the algorithm does not read the total reward")
+    if model and not model.added and reward != Reward():
+        raise ValueError(
+            f"reward={reward} cannot act: the reward model's score replaces it; set reward_model.added=True"
         )
 
 

@@ -32,8 +32,7 @@ class Difficulty(Checked):
 class ResponseLength(Checked):
     """Limit responses to `first` tokens at the first step, growing linearly to sampling.max_tokens after `steps`.
 
-    The limit is a traced value, so one program serves all lengths. In stages: DeepScaleR 2025; Skywork-OR1, arXiv
-    2505.22312.
+    One program serves all lengths: the limit is traced. In stages: DeepScaleR 2025; Skywork-OR1, arXiv 2505.22312.
     """
 
     first: PositiveInt
@@ -118,8 +117,7 @@ def next_prompts(
 ) -> tuple[list[Problem], Cursor]:
     """Choose the next `count` allowed problems, and return the cursor behind them.
 
-    Every epoch has its own order, without repetition. A remainder smaller than `count` is skipped. Raises
-    TooFewProblems if a whole epoch has fewer than `count`.
+    Every epoch has its own order; less than `count` at its end is skipped. Raises TooFewProblems if an epoch has less.
     """
     for epoch, place in ((cursor.epoch, cursor.place), (cursor.epoch + 1, 0)):
         order = generator(seed, Purpose.PROMPT_ORDER, epoch).permutation(len(problems))

@@ -27,9 +27,8 @@ from rl_llm.sampler import Sampling
 class Tokenizer(Protocol):
     """Text to ids and back.
 
-    A response ends with any of `stop_ids`; a demonstration ends with `end_id`, which is one of them. `encode` takes
-    plain text, `encode_prompt` formats a problem for the model first. Padding is id 0 whatever that id means: masks and
-    lengths decide which tokens count.
+    A response ends with any of `stop_ids`, a demonstration with `end_id`, one of them. `encode` takes plain text,
+    `encode_prompt` formats a problem first. Padding is id 0 whatever it means: masks and lengths tell what counts.
     """
 
     @property
@@ -87,14 +86,12 @@ class Experiment(Checked):
     changes anything else. `updates_per_rollout` optimizer updates learn from disjoint shares of a rollout's prompts.
 
     With `staleness` s the sampler has the parameters of s steps ago, so a rollout is sampled and graded while the one
-    before it is learned from; with a `sampler_mesh`, on devices of its own (`mesh.make_meshes`). Exceptions: several
-    CPU devices sample first, and only the grading overlaps; refills of dynamic sampling, greedy baselines and scores of
-    a reward model wait for the updates.
+    before it is learned from; with a `sampler_mesh`, on devices of its own (`mesh.make_meshes`). On several CPU devices
+    only the grading overlaps. Refills of dynamic sampling, greedy baselines and reward models wait for the updates.
 
-    `reference` is the policy that a KL divergence is measured from. `start` gives the first policy: a Hugging Face
-    folder, a folder of PEFT adapters or a run folder; without it `initialization` draws one. With a `token_budget`, RL
-    ends after the step that reaches it in generated tokens, or after `steps`, so that arms of a study compare at equal
-    cost.
+    A KL divergence is measured from the policy `reference`. `start` gives the first policy: a Hugging Face folder, a
+    folder of PEFT adapters or a run folder; without it `initialization` draws one. With a `token_budget`, RL ends after
+    the step that reaches it in generated tokens, or after `steps`: arms of a study compare at equal cost.
     """
 
     task: Task

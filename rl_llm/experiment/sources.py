@@ -23,8 +23,7 @@ from rl_llm.tasks.tables import Fields, read_files, rows_of
 class SkillGate(Checked):
     """Accuracy that the policy must reach before RL starts, because RL only selects behaviour that already occurs.
 
-    It is measured on sampled responses to validation problems that are forced to begin with `prefix`, such as an
-    opening think tag.
+    Measured on sampled responses to validation problems that must begin with `prefix`, such as an opening think tag.
     """
 
     prefix: str
@@ -41,8 +40,7 @@ class Conversations(Checked):
     assistant's text and the token that ends it; every token of a step weighs the same.
 
     An update learns `rows_per_step` packed rows of `row_tokens` tokens. Whole conversations, in an order given by seed
-    and epoch, go to the first row with room; none attends to another. Metric "packing/filled": share of the rows that
-    holds tokens.
+    and epoch, go to the first row with room; none attends to another. Metric "packing/filled": share of used slots.
 
     `micro_batches` splits the rows of an update to fit memory and changes nothing else. `data_dir` keeps the prepared
     copy, by default the folder `.tfds` beside the file.
@@ -123,9 +121,8 @@ class Teacher(Checked):
 class RewardModel:
     """Critic of another run, learned from preferences (BradleyTerry), that scores responses.
 
-    The score is its value at the last token. `weight` times the score is the reward of RL (InstructGPT, arXiv
-    2203.02155); with `added` it is one more component of the reward. Metric "component/reward_model". Accuracy is
-    measured in both cases.
+    The score is its value at the last token. `weight` times the score is the reward of RL (arXiv 2203.02155), or with
+    `added` one more component of it. Metric "component/reward_model". Accuracy is measured in both cases.
     """
 
     run: str

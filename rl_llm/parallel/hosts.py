@@ -47,16 +47,11 @@ def join() -> None:
     # Its handler would take SIGTERM, which tells a run to save and exit (runs/preemption.py).
     jax.config.update("jax_enable_preemption_service", False)
     try:
+        named: dict[str, Any] = {}
         if given:
-            jax.distributed.initialize(
-                given[ADDRESS],
-                int(given[COUNT]),
-                int(given[INDEX]),
-                cluster_detection_method="deactivate",
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            )
-        else:
-            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+            named = {"num_processes": int(given[COUNT]), "process_id": int(given[INDEX])}
+            named |= {"coordinator_address": given[ADDRESS], "cluster_detection_method": "deactivate"}
+        jax.distributed.initialize(**named, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
     except (ValueError, RuntimeError) as error:
         shown = ", ".join(f"{name}={value}" for name, value in given.items()) or "the environment of a cluster"
         raise HostsError(f"the processes of the run cannot connect through {shown}: {error}") from error

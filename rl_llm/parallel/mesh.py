@@ -49,8 +49,7 @@ class MeshShape:
 def make_mesh(shape: MeshShape = MeshShape(), devices: list[jax.Device] | None = None) -> Mesh:
     """Make a mesh of AXES over `devices` (default: all).
 
-    On TPUs, neighbours along an axis lie as near in the slice as possible. Raises ValueError unless the sizes multiply
-    to the number of devices.
+    TPU neighbours along an axis lie close together. Raises ValueError unless the sizes multiply to the device count.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape.data, shape.fsdp, shape.tensor]

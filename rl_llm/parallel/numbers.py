@@ -16,8 +16,7 @@ def partition(value: T) -> tuple[Floats, T]:
 
     The structure is the value with `PLACEHOLDER` for every float: values that differ in floats only have equal
     structures with equal hashes. Everything else is structure, None included, and so is a field with metadata
-    {"static": True}, whose number decides how a program is built. A Python branch on any other number fails when the
-    program is traced. Dataclasses need no registration.
+    {"static": True}, which decides how a program is built. A Python branch on another float fails when traced.
 
     Raises ValueError for a value without a hash, such as one with a list or an array in a field.
     """

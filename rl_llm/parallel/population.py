@@ -103,14 +103,6 @@ class Program:
         population = _OF_THREAD.get()
         return self.alone(*arguments) if population is None else population.call(self, arguments)
 
-    def lower(self, *arguments: Any) -> Any:
-        """As for a jitted function."""
-        return self.alone.lower(*arguments)
-
-    def eval_shape(self, *arguments: Any) -> Any:
-        """As for a jitted function."""
-        return self.alone.eval_shape(*arguments)
-
     def compilations(self) -> int:
         """Number of times it was compiled for single runs, once per set of shapes."""
         return int(self.alone._cache_size())

@@ -58,11 +58,11 @@ class BoundProgram:
 
     def lower(self, *arguments: Any) -> Any:
         """Lower the program, as `jax.jit(...).lower` does."""
-        return self.program.lower(self.floats, *arguments)
+        return self.program.alone.lower(self.floats, *arguments)
 
     def eval_shape(self, *arguments: Any) -> Any:
         """Shapes of the results, as `jax.jit(...).eval_shape` gives them."""
-        return self.program.eval_shape(self.floats, *arguments)
+        return self.program.alone.eval_shape(self.floats, *arguments)
 
 
 def compile_program(

@@ -6,7 +6,7 @@ after the other, and stacked weights a few layers at a time, to bound the memory
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -94,8 +94,5 @@ def _gather(mesh: Mesh, count: int | None) -> Callable[[jax.Array, int], jax.Arr
 @lru_cache(maxsize=PROGRAMS)
 def _insert(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
     """Compile: write entries into an array, from `first` on."""
-
-    def insert(array: jax.Array, entries: jax.Array, first: int) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(array, entries, first, axis=0)
-
+    insert = partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
     return jax.jit(insert, donate_argnums=0, out_shardings=sharding)

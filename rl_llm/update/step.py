@@ -46,8 +46,7 @@ class Learning:
     def passes(self, step: int) -> int:
         """Passes over a rollout that a step costs; replayed rollouts are assumed to be as long.
 
-        The updates cost 3 (adapters alone 2: they need no products for the weights' gradients), log-probabilities of
-        another policy 1 each.
+        Updates cost 3 (adapters 2: no products for the weights' gradients), log-probabilities of other policies 1 each.
         """
         critic, replay = self.experiment.critic, self.experiment.replay
         rollouts = 1 + len(replay.drawn(self.seed, step) if replay else ())

@@ -72,11 +72,7 @@ def warm_start(
 
 
 def task_lessons(
-    run: Run,
-    settings: WarmStart,
-    optimizer: Optimizer,
-    problems: Sequence[Problem],
-    mesh: Mesh,
+    run: Run, settings: WarmStart, optimizer: Optimizer, problems: Sequence[Problem], mesh: Mesh
 ) -> Lessons:
     """Lessons from the task's demonstrations for training problems, from the run's next step on."""
     size, max_tokens = settings.demonstrations_per_step, settings.max_tokens
@@ -96,11 +92,7 @@ def task_lessons(
 
 
 def file_lessons(
-    run: Run,
-    settings: Conversations,
-    optimizer: Optimizer,
-    conversations: Sequence[Problem],
-    mesh: Mesh,
+    run: Run, settings: Conversations, optimizer: Optimizer, conversations: Sequence[Problem], mesh: Mesh
 ) -> Lessons:
     """Lessons from the packed conversations of a file, from the run's next step on.
 

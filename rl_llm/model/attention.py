@@ -4,9 +4,9 @@
 queries by all keys. tests/model/test_attention.py compares all forms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -117,14 +117,14 @@ def fused_attention(
     """Causal attention of queries f32[B, T, H, h] through a fused kernel -> f32[B, T, H, h].
 
     Queries see their own keys and values [B, J, T, h], preceded by the prompt's [N, J, P, h] if given, and with
-    `window` only the last `window` tokens. A token sees its own segment only: own_segments i32[B, T] numbers them (0:
-    no token). Without it, and in prompts, every token is of segment 1. Prompts are moved to the end of their slots,
-    so that distances between slots are distances between tokens.
+    `window` only the last `window` tokens. A token sees its own segment only: own_segments [B, T] numbers them (0 or
+    False: no token). Without it, and in prompts, every token is of segment 1. Prompts are moved to the end of their
+    slots, so that distances between slots are distances between tokens.
     """
     chex.assert_rank(queries, 4)
     chex.assert_shape(own, (queries.shape[0], config.kv_heads, queries.shape[1], config.head_width))
     B, T = queries.shape[:2]
-    own_segments = jnp.ones((B, T), jnp.int32) if own_segments is None else own_segments
+    own_segments = jnp.ones((B, T), jnp.int32) if own_segments is None else own_segments.astype(jnp.int32)
     (keys, values), segments = own, Segments(own_segments, own_segments)
     if prompt is not None and prompt_lengths is not None:
         N, P = prompt_lengths.shape[0], prompt.keys.shape[2]
@@ -160,7 +160,10 @@ def _cudnn(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Seg
 def _splash(
     queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Segments, window: int | None, interpret: bool
 ) -> jax.Array:
-    """The same through the TPU's splash kernel. On a mesh, each device attends for its rows and heads."""
+    """The same through the TPU's splash kernel, padded to whole blocks.
+
+    On a mesh, each device attends for its rows and heads.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     T, S = queries.shape[1], keys.shape[2]
@@ -170,29 +173,21 @@ def _splash(
     segments = Segments(*(jnp.pad(x, ((0, 0), (0, -x.shape[1] % block))) for x in segments))
     shape, offset = (queries.shape[2], keys.shape[2]), S - T
     mask = splash.CausalMask(shape, offset) if window is None else splash.LocalMask(shape, (window - 1, 0), offset)
-    local = partial(_splash_on_device, mask=mask, block=block, interpret=interpret)
+
+    def on_device(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Segments) -> jax.Array:
+        kernel = splash.make_splash_mha(
+            splash.MultiHeadMask([mask] * queries.shape[1]),
+            block_sizes=splash.BlockSizes(*(block,) * 8),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        ids = splash.SegmentIds(*segments)
+        return jax.vmap(kernel)(queries, keys, values, ids)
+
+    local: Callable[..., jax.Array] = on_device
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         rows, heads = PartitionSpec(("data", "fsdp")), PartitionSpec(("data", "fsdp"), "tensor")
-        local = jax.shard_map(local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
+        local = jax.shard_map(on_device, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
     return jnp.moveaxis(local(queries, keys, values, segments), 1, 2)[:, :T]
-
-
-def _splash_on_device(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Segments, mask: Any, block: int, interpret: bool
-) -> jax.Array:
-    """The kernel over one device's queries [B, H, T, h], keys and values [B, J, S, h], padded to whole blocks."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-    kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([mask] * queries.shape[1]),
-        block_sizes=splash.BlockSizes(*(block,) * 8),
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
-
-    def attend_row(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Segments) -> jax.Array:
-        return kernel(queries, keys, values, splash.SegmentIds(*segments))
-
-    return jax.vmap(attend_row)(queries, keys, values, segments)

@@ -58,17 +58,14 @@ def finish_layer(
         output = normalize(config, output, weights["attention_post_norm"])
     x = x + output
     normed = normalize(config, x, weights["mlp_norm"])
-    chosen = None
-    if config.experts:
-        output, chosen = apply_experts(config, weights, normed)
-    else:
-        output = _feed_forward(config, weights, normed)
+    read = apply_experts if config.experts else _feed_forward
+    output, chosen = read(config, weights, normed)
     if config.sandwich_norms:
         output = normalize(config, output, weights["mlp_post_norm"])
     return x + output, chosen
 
 
-def _feed_forward(config: ModelConfig, weights: dict, x: jax.Array) -> jax.Array:
+def _feed_forward(config: ModelConfig, weights: dict, x: jax.Array) -> tuple[jax.Array, None]:
     """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202, eq. 6), or with GELU instead of SiLU."""
     gate, up = (apply_projection(config, weights, name, x) for name in ("gate", "up"))
-    return apply_projection(config, weights, "down", activate(gate, config.activation) * up)
+    return apply_projection(config, weights, "down", activate(gate, config.activation) * up), None

@@ -46,34 +46,32 @@ _LLAMA3_1 = replace(_LLAMA3, rope_scaling=RopeScaling("llama3", factor=8.0))
 LLAMA3_1_8B = replace(_LLAMA3_1, width=4096, layers=32, heads=32, kv_heads=8, feed_forward=14_336)
 
 
+# Gemma 3 (arXiv 2503.19786, section 2), the text models. All but the smallest are published with a vision tower.
+_GEMMA3 = replace(
+    _QWEN3,
+    family="gemma3",
+    vocabulary=262_208,
+    head_width=256,
+    query_scalar=256.0,
+    rope_scaling=RopeScaling("linear", factor=8.0),
+    activation="gelu_tanh",
+    sandwich_norms=True,
+    unit_offset_norms=True,
+    embedding_scale=True,
+    tied_embeddings=True,
+)
+
+
 def _gemma3(layers: int, window: int, **sizes: Any) -> ModelConfig:
-    """Gemma 3 (arXiv 2503.19786, section 2): every sixth layer has no window."""
+    """A Gemma 3 model: every sixth layer has no window."""
     local = tuple(layer for layer in range(layers) if (layer + 1) % 6)
-    return replace(
-        _QWEN3,
-        family="gemma3",
-        layers=layers,
-        sliding=SlidingWindow(window, local, rope_base=10_000.0),
-        activation="gelu_tanh",
-        sandwich_norms=True,
-        unit_offset_norms=True,
-        embedding_scale=True,
-        tied_embeddings=True,
-        **sizes,
-    )
+    return replace(_GEMMA3, layers=layers, sliding=SlidingWindow(window, local, rope_base=10_000.0), **sizes)
 
 
-# The text models. All but the smallest are published with a vision tower.
-GEMMA3_1B = _gemma3(
-    26, 512, vocabulary=262_144, width=1152, heads=4, kv_heads=1, head_width=256, feed_forward=6912, query_scalar=256.0
-)
-_LARGER: dict[str, Any] = {"vocabulary": 262_208, "rope_scaling": RopeScaling("linear", factor=8.0)}
-GEMMA3_4B = _gemma3(
-    34, 1024, width=2560, heads=8, kv_heads=4, head_width=256, feed_forward=10_240, query_scalar=256.0, **_LARGER
-)
-GEMMA3_12B = _gemma3(
-    48, 1024, width=3840, heads=16, kv_heads=8, head_width=256, feed_forward=15_360, query_scalar=256.0, **_LARGER
-)
+_SMALLEST: dict[str, Any] = {"vocabulary": 262_144, "rope_scaling": None}
+GEMMA3_1B = _gemma3(26, 512, width=1152, heads=4, kv_heads=1, feed_forward=6912, **_SMALLEST)
+GEMMA3_4B = _gemma3(34, 1024, width=2560, heads=8, kv_heads=4, feed_forward=10_240)
+GEMMA3_12B = _gemma3(48, 1024, width=3840, heads=16, kv_heads=8, feed_forward=15_360)
 GEMMA3_27B = _gemma3(
-    62, 1024, width=5376, heads=32, kv_heads=16, head_width=128, feed_forward=21_504, query_scalar=168.0, **_LARGER
+    62, 1024, width=5376, heads=32, kv_heads=16, head_width=128, feed_forward=21_504, query_scalar=168.0
 )

@@ -1,7 +1,6 @@
 """Building blocks of a layer: products in the compute type, normalisation, activation, rotary positions."""
 
 import math
-from math import prod
 from typing import Literal
 
 import chex
@@ -21,7 +20,7 @@ def project(
     """
     chex.assert_equal(x.shape[2:], weight.shape[:contract])
     B, T = x.shape[:2]
-    fan_in = prod(weight.shape[:contract])
+    fan_in = math.prod(weight.shape[:contract])
     product = jnp.dot(
         x.reshape(B * T, fan_in).astype(dtype),
         weight.reshape(fan_in, -1).astype(dtype),

@@ -23,12 +23,9 @@ def split_flat(config: ModelConfig, by_path: Mapping[str, Value]) -> tuple[dict[
 
     The adapters are trained if the model has some, else every weight is.
     """
-
-    def is_trained(path: str) -> bool:
-        return config.lora is None or path.endswith((LORA_A, LORA_B))
-
-    trained = {path: value for path, value in by_path.items() if is_trained(path)}
-    return trained, {path: value for path, value in by_path.items() if not is_trained(path)}
+    suffixes = (LORA_A, LORA_B) if config.lora else ("",)
+    trained = {path: value for path, value in by_path.items() if path.endswith(suffixes)}
+    return trained, {path: value for path, value in by_path.items() if path not in trained}
 
 
 def split_params(config: ModelConfig, params: dict) -> tuple[dict, dict | None]:

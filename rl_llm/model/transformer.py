@@ -15,12 +15,9 @@ import jax.numpy as jnp
 from rl_llm.model.attention import KeyValues, attention, fused_attention, kernel_for
 from rl_llm.model.block import embed, finish_layer, normalize, queries_keys_values
 from rl_llm.model.config import ModelConfig
-from rl_llm.model.views import View, causal_mask, make_views, prompt_mask, segment_positions, select_view
+from rl_llm.model.views import MaskBuilder, causal_mask, make_views, prompt_mask, segment_positions, select_view
 from rl_llm.model.weights import weight_table
 from rl_llm.parallel import mesh as meshes
-
-HEADS = ("embedding", "head")
-Fused = Callable[..., jax.Array]  # `fused_attention` with everything but queries, keys, values and window bound
 
 # Layers per iteration of the scan over layers. More than one is faster (experiments/benchmarks/rl_step.py with a 1 here
 # shows it), and a deep model still compiles as a loop. With rematerialisation it is one: the TPU compiler may recompute
@@ -40,10 +37,7 @@ def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.
     def masks(window: int | None) -> tuple[jax.Array, ...]:
         return (causal_mask(P, P, window) & valid[:, None],)
 
-    kernel = kernel_for(config, P)
-    fused = kernel and partial(fused_attention, kernel, config, own_segments=valid.astype(jnp.int32))
-    views = make_views(config, positions[None], masks)
-    hidden, (cache, _) = _run_layers(config, params, embed(config, params, prompts), views, None, fused)
+    hidden, (cache, _) = _read(config, params, prompts, positions[None], masks, segments=valid)
     assert cache is not None
     return hidden, cache
 
@@ -69,10 +63,7 @@ def extend(
     def masks(window: int | None) -> tuple[jax.Array, ...]:
         return prompt_mask(prompt_lengths, P, steps, window), causal_mask(T, T, window)
 
-    kernel = kernel_for(config, T)
-    fused = kernel and partial(fused_attention, kernel, config, prompt_lengths=prompt_lengths)
-    views = make_views(config, positions, masks)
-    hidden, (_, chosen) = _run_layers(config, params, embed(config, params, tokens), views, prompt_cache, fused)
+    hidden, (_, chosen) = _read(config, params, tokens, positions, masks, prompt_cache, prompt_lengths)
     return hidden[:, :response_length], None if chosen is None else chosen[:, :, :response_length]
 
 
@@ -92,10 +83,7 @@ def read_packed(
     def masks(window: int | None) -> tuple[jax.Array, ...]:
         return (causal_mask(S, S, window) & (segments[:, :, None] == segments[:, None, :]),)
 
-    kernel = kernel_for(config, S)
-    fused = kernel and partial(fused_attention, kernel, config, own_segments=segments)
-    views = make_views(config, segment_positions(segments), masks)
-    hidden, (_, chosen) = _run_layers(config, params, embed(config, params, tokens), views, None, fused)
+    hidden, (_, chosen) = _read(config, params, tokens, segment_positions(segments), masks, segments=segments)
     return hidden, chosen
 
 
@@ -135,17 +123,31 @@ def unembed(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
 def gather_head(config: ModelConfig, params: dict) -> dict:
     """`params` with the weights of `embed` and `unembed` gathered once, for callers that read them many times."""
     table = weight_table(config)
-    return params | {name: meshes.pin_gathered(params[name], table[name]) for name in HEADS if name in params}
+    return params | {
+        name: meshes.pin_gathered(params[name], table[name]) for name in ("embedding", "head") if name in params
+    }
 
 
-def _run_layers(
-    config: ModelConfig, params: dict, x: jax.Array, views: View, prompt_cache: KeyValues | None, fused: Fused | None
+def _read(
+    config: ModelConfig,
+    params: dict,
+    tokens: jax.Array,
+    positions: jax.Array,
+    masks: MaskBuilder,
+    prompt_cache: KeyValues | None = None,
+    prompt_lengths: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[KeyValues | None, jax.Array | None]]:
-    """Run x f32[B, T, D] through all layers and the last norm; `fused` replaces plain attention if given.
+    """Read tokens i32[B, T] through all layers and the last norm.
 
-    Also returns, stacked over layers, the keys and values of x (None with a prompt cache) and the experts that read
-    each token (None without experts).
+    Plain attention sees by `masks`, a fused kernel by the prompts' lengths and the segments. Returns hidden
+    f32[B, T, D] and, stacked over layers, the tokens' keys and values (None with a prompt cache) and the experts that
+    read each token (None without experts).
     """
+    fused: Callable[..., jax.Array] | None = None
+    if kernel := kernel_for(config, tokens.shape[1]):
+        fused = partial(fused_attention, kernel, config, own_segments=segments, prompt_lengths=prompt_lengths)
+    views, x = make_views(config, positions, masks), embed(config, params, tokens)
     kinds = None
     if config.sliding:
         kinds = jnp.array([config.is_sliding(layer) for layer in range(config.layers)], jnp.int32)

@@ -52,8 +52,9 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
         "embedding": Weight((V, D), ("vocabulary", "width"), D**-0.5, name="model.embed_tokens.weight"),
         "final_norm": _norm(config, (D,), "model.norm"),
     }
-    for layer in (_attention(config), _feed_forward(config), _norms(config), _biases(config)):
-        table |= {f"layers/{path}": weight for path, weight in layer.items()}
+    layer = _attention(config) | _feed_forward(config) | _norms(config)
+    layer |= _biases(config, layer)
+    table |= {f"layers/{path}": weight for path, weight in layer.items()}
     if not config.tied_embeddings:
         table["head"] = Weight((D, V), ("width", "vocabulary"), D**-0.5, name="lm_head.weight", inputs=1)
     return table | (_adapters(table, config.lora) if config.lora else {})
@@ -113,24 +114,18 @@ def _norms(config: ModelConfig) -> dict[str, Weight]:
     return table
 
 
-def _biases(config: ModelConfig) -> dict[str, Weight]:
-    L, D, F = config.layers, config.width, config.feed_forward
-    H, J, h = config.heads, config.kv_heads, config.head_width
-
-    def bias(shape: tuple[int, ...], axes: Axes, name: str) -> Weight:
-        return Weight((L, *shape), (None, *axes), fill=0.0, name=f"{LAYER}{name}.bias")
-
+def _biases(config: ModelConfig, projections: dict[str, Weight]) -> dict[str, Weight]:
+    """Biases like the outputs of their projections, but whole along the model's width."""
+    targets = ["query", "key", "value"] if config.qkv_bias else []
+    targets += ["output"] if config.output_bias else []
+    targets += ["gate", "up", "down"] if config.mlp_bias else []
     table = {}
-    if config.qkv_bias:
-        table["query_bias"] = bias((H, h), ("heads", None), "self_attn.q_proj")
-        table["key_bias"] = bias((J, h), ("kv_heads", None), "self_attn.k_proj")
-        table["value_bias"] = bias((J, h), ("kv_heads", None), "self_attn.v_proj")
-    if config.output_bias:
-        table["output_bias"] = bias((D,), (None,), "self_attn.o_proj")
-    if config.mlp_bias:
-        table["gate_bias"] = bias((F,), ("feed_forward",), "mlp.gate_proj")
-        table["up_bias"] = bias((F,), ("feed_forward",), "mlp.up_proj")
-        table["down_bias"] = bias((D,), (None,), "mlp.down_proj")
+    for target in targets:
+        weight = projections[target]
+        outputs = 1 + weight.inputs
+        axes = (None, *(None if axis == "width" else axis for axis in weight.axes[outputs:]))
+        name = weight.name.removesuffix("weight") + "bias"
+        table[f"{target}_bias"] = Weight((config.layers, *weight.shape[outputs:]), axes, fill=0.0, name=name)
     return table
 
 

@@ -48,10 +48,8 @@ class Critic(Checked):
     def table(self, config: ModelConfig) -> dict[str, Weight]:
         """Weight table of the critic, as `weight_table` is the policy's."""
         body = {} if self.shared else weight_table(config.base)
-        return {
-            **{path: weight for path, weight in body.items() if path != "head"},
-            HEAD: Weight((config.width,), (None,)),
-        }
+        body.pop("head", None)
+        return body | {HEAD: Weight((config.width,), (None,))}
 
     def first_params(self, config: ModelConfig, params: dict) -> dict:
         """First parameters beside a policy with `params`.

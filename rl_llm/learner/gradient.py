@@ -27,7 +27,7 @@ def loss_and_gradient(
         return value, metrics, gradient
     parts = split(batch, micro_batches)
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, params, first))
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient_fn, params, first))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         ((value, metrics), gradient), ((v, m), g) = total, gradient_fn(params, part)
@@ -35,14 +35,6 @@ def loss_and_gradient(
 
     ((value, metrics), gradient), _ = jax.lax.scan(add, zeros, parts)
     return value, metrics, gradient
-
-
-def split(batch: Any, parts: int) -> Any:
-    """Cut leaves [N, ...] into [parts, N / parts, ...] and [N * K, ...] into [parts, N * K / parts, ...].
-
-    The batch's N groups stay whole.
-    """
-    return _cut(batch, batch.groups, parts)
 
 
 def in_parts(function: Callable[[Any], Any], rows: Any, groups: int, parts: int) -> Any:
@@ -54,10 +46,16 @@ def in_parts(function: Callable[[Any], Any], rows: Any, groups: int, parts: int)
         grouped = x.reshape(parts, groups // parts, -1, *x.shape[2:])
         return jnp.moveaxis(grouped, 1, 0).reshape(-1, *x.shape[2:])
 
-    return jax.tree.map(whole, jax.lax.map(function, _cut(rows, groups, parts)))
+    return jax.tree.map(whole, jax.lax.map(function, split(rows, parts, groups)))
 
 
-def _cut(rows: Any, N: int, parts: int) -> Any:
+def split(rows: Any, parts: int, groups: int | None = None) -> Any:
+    """Cut leaves [N, ...] into [parts, N / parts, ...] and [N * K, ...] into [parts, N * K / parts, ...].
+
+    The N groups (default: those of a batch) stay whole.
+    """
+    N = rows.groups if groups is None else groups
+
     def cut(x: jax.Array) -> jax.Array:
         grouped = x.reshape(N // parts, parts, x.shape[0] // N, *x.shape[1:])
         return jnp.moveaxis(grouped, 1, 0).reshape(parts, x.shape[0] // parts, *x.shape[1:])

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from rl_llm.learner.gradient import in_parts
 from rl_llm.model import ModelConfig, extend, gather_head, platform, prefill, unembed, weight_table
 from rl_llm.parallel import mesh as meshes
-from rl_llm.parallel.programs import ROWS, SAME, BoundProgram, compile_program, laid_out
+from rl_llm.parallel.programs import ROWS, SAME, compile_program, laid_out
 from rl_llm.types import Max, Mean, Metrics, Prompts, Rollout
 
 # Response positions with logits in memory at a time: [B, 32, V] instead of [B, T, V]. Accelerators take more if they
@@ -137,51 +137,13 @@ def token_logps(
     return logp, entropy
 
 
-def likeliest(
-    config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """The k likeliest tokens at each position, i32[B, T, k], and their log-probabilities f32[B, T, k]."""
+def compile_over_rows(
+    function: Callable, config: ModelConfig, mesh: Mesh, parts: int = 1, static: tuple = ()
+) -> RolloutProgram:
+    """Compile `function(*static, config, params, rows, temperature)` as a program of the last three.
 
-    def outputs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
-        return ids, logps
-
-    ids, logps = by_position(outputs, config, params, response_hidden(config, params, prompts, tokens))
-    return ids, logps
-
-
-def compile_logps(config: ModelConfig, mesh: Mesh, parts: int = 1) -> RolloutProgram:
-    """Compile (params, rollout, temperature) -> log-probabilities f32[B, T] of the sampled tokens, 0 at padding."""
-    return _compile_over_rows(_sampled_logps, (), config, mesh, parts)
-
-
-def _sampled_logps(config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
-    return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
-
-
-def compile_logps_at(config: ModelConfig, mesh: Mesh, parts: int = 1) -> RolloutProgram:
-    """Compile (params, (rollout, ids i32[B, T, k]), temperature) -> log-probabilities f32[B, T, k] of the ids."""
-    return _compile_over_rows(_logps_at, (), config, mesh, parts)
-
-
-def _logps_at(config: ModelConfig, params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
-    rollout, ids = rows
-    hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
-    return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
-
-
-def compile_likeliest(config: ModelConfig, mesh: Mesh, k: int, parts: int = 1) -> RolloutProgram:
-    """Compile (params, rollout, temperature) -> the `k` likeliest tokens per position and their log-probabilities."""
-    return _compile_over_rows(_likeliest, (k,), config, mesh, parts)
-
-
-def _likeliest(
-    k: int, config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return likeliest(config, params, rollout.prompts, rollout.tokens, temperature, k)
-
-
-def _compile_over_rows(function: Callable, static: tuple, config: ModelConfig, mesh: Mesh, parts: int) -> BoundProgram:
+    `rows` are a rollout, or a tuple that begins with one. One of `parts` of its prompts is in memory at a time.
+    """
     inputs = (laid_out(weight_table(config)), ROWS, SAME)
     return compile_program(_over_rows, mesh, (function, static, config, parts), inputs=inputs, outputs=ROWS)
 
@@ -189,7 +151,29 @@ def _compile_over_rows(function: Callable, static: tuple, config: ModelConfig, m
 def _over_rows(
     function: Callable, static: tuple, config: ModelConfig, parts: int, params: dict, rows: Any, temperature: jax.Array
 ) -> Any:
-    """`function` of the rows of a rollout, one of `parts` of its prompts in memory at a time."""
     rollout = rows if isinstance(rows, Rollout) else rows[0]
     groups = rollout.prompts.lengths.shape[0]
     return in_parts(lambda part: function(*static, config, params, part, temperature), rows, groups, parts)
+
+
+def sampled_logps(config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array) -> jax.Array:
+    """Log-probabilities f32[B, T] of a rollout's tokens, 0 at padding."""
+    return token_logps(config, params, rollout.prompts, rollout.tokens, temperature)[0] * rollout.mask
+
+
+def logps_at(config: ModelConfig, params: dict, rows: tuple[Rollout, jax.Array], temperature: jax.Array) -> jax.Array:
+    """Log-probabilities f32[B, T, k] of tokens i32[B, T, k] at the positions of a rollout; `rows` are both."""
+    rollout, ids = rows
+    hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
+    return predict(config, params, hidden, rollout.tokens, temperature, ids)[2]
+
+
+def likeliest(k: int, config: ModelConfig, params: dict, rollout: Rollout, temperature: jax.Array) -> tuple:
+    """The k likeliest tokens at each position, i32[B, T, k], and their log-probabilities f32[B, T, k]."""
+
+    def outputs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
+        return ids, logps
+
+    hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
+    return by_position(outputs, config, params, hidden)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -94,9 +94,6 @@ def _compile_init(
         own = spec.critic.first_params(config, params)
         return CriticState(own, spec.critic_optimizer.init(own))
 
-    def zeros() -> Rollout:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec.replayed)
-
     def build(given: Any, initialization: Initialization | None, coefficients: dict[str, float]) -> TrainState:
         if initialization is not None:
             params, frozen = split_params(config, init(config, given[0], combine(given[1], initialization)))
@@ -112,7 +109,7 @@ def _compile_init(
             past=tuple(copy(params) for _ in range(spec.past)) or None,
             moments=no_moments() if spec.moments else None,
             coefficients={name: jnp.float32(value) for name, value in coefficients.items()} or None,
-            replay=tuple(zeros() for _ in range(spec.replay)) or None,
+            replay=tuple(jax.tree.map(jnp.zeros_like, spec.replayed) for _ in range(spec.replay)) or None,
         )
 
     shardings = state_shardings(config, optimizer, mesh, replace(spec, offload=False))
@@ -133,28 +130,27 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh, spec:
     trained, frozen = split_flat(config, weight_table(config))
     weights, same = meshes.weight_shardings(mesh, trained), meshes.replicated(mesh)
 
-    def optimizer_state(optimizer: Optimizer, params: Callable[[], dict], weights: dict) -> Any:
+    shapes = jax.eval_shape(partial(init, config), jax.random.key(0))
+
+    def optimizer_state(optimizer: Optimizer, params: dict, weights: dict) -> Any:
         return optax.tree_utils.tree_map_params(
             optimizer,
             lambda _, sharding: sharding,
-            jax.eval_shape(lambda: optimizer.init(params())),
+            jax.eval_shape(optimizer.init, params),
             weights,
             transform_non_params=lambda _: same,
         )
 
-    def random() -> dict:
-        return init(config, jax.random.key(0))
-
     critic = None
     if spec.critic is not None and spec.critic_optimizer is not None:
         own = meshes.weight_shardings(mesh, spec.critic.table(config))
-        first = spec.critic.first_params
-        critic = CriticState(own, optimizer_state(spec.critic_optimizer, lambda: first(config, random()), own))
+        first = jax.eval_shape(partial(spec.critic.first_params, config), shapes)
+        critic = CriticState(own, optimizer_state(spec.critic_optimizer, first, own))
     rows = jax.tree.map(lambda _: meshes.over_batch(mesh), spec.replayed)
     return TrainState(
         step=same,
         params=weights,
-        opt_state=optimizer_state(optimizer, lambda: split_params(config, random())[0], weights),
+        opt_state=optimizer_state(optimizer, split_params(config, shapes)[0], weights),
         frozen=meshes.weight_shardings(mesh, frozen) or None,
         critic=critic,
         reference=(meshes.on_host(weights) if spec.offload else weights) if spec.reference else None,

@@ -40,17 +40,14 @@ MAXIMUM_LIKELIHOOD = Algorithm(
     advantage=Normalize(mean="none", std="none"), objective=PolicyGradient(), aggregate=TokenMean()
 )
 
-TRAIN_STEP_INPUTS = (ROWS, SAME, SAME, ROWS)  # batch, update, temperature, demonstrations
-
 
 def first_batch(rollout: Rollout) -> Batch:
     """Batch of a graded rollout before filters, shaping, advantages and weights.
 
     A row without a reward, or without a greedy baseline that it needs, is neither kept nor counted.
     """
-    graded = ~jnp.isnan(rollout.reward)
-    if rollout.greedy_reward is not None:
-        graded &= ~jnp.isnan(rollout.greedy_reward)
+    greedy = rollout.greedy_reward
+    graded = ~jnp.isnan(rollout.reward if greedy is None else rollout.reward + greedy)
     return Batch(
         prompts=rollout.prompts,
         tokens=rollout.tokens,
@@ -64,7 +61,7 @@ def first_batch(rollout: Rollout) -> Batch:
         advantage=jnp.zeros_like(rollout.mask),
         weight=jnp.zeros_like(rollout.mask),
         rewards=rollout.rewards,
-        greedy_reward=None if rollout.greedy_reward is None else jnp.where(graded, rollout.greedy_reward, 0.0),
+        greedy_reward=None if greedy is None else jnp.where(graded, greedy, 0.0),
         teacher_tokens=rollout.teacher_tokens,
         teacher_logp=rollout.teacher_logp,
     )
@@ -104,19 +101,17 @@ def make_batch(
         batch = shape(batch, **with_coefficient(shape, coefficients))
     if moments is not None and not replayed:
         moments = update_moments(moments, batch.reward, batch.counted)
-    advantage = algorithm.advantage(replace(batch, moments=moments))
-    batch = replace(batch, advantage=advantage)
-    weight = algorithm.aggregate(batch.mask * batch.kept[:, None], batch)
+    batch = replace(batch, advantage=algorithm.advantage(replace(batch, moments=moments)))
+    kept = batch.mask * batch.kept[:, None]
+    weight = algorithm.aggregate(kept, batch)
     for correct in algorithm.corrections:
         weight = weight * correct(batch)
     batch = replace(batch, weight=weight)
     if algorithm.value_loss is not None:
-        dropped = algorithm.value_loss.learns_from_dropped
-        mask = graded if dropped else batch.mask * batch.kept[:, None]
+        mask = graded if algorithm.value_loss.learns_from_dropped else kept
         batch = replace(batch, value_weight=algorithm.value_aggregate(mask, batch))
         if batch.value is not None:
-            returns = algorithm.advantage.returns(batch)
-            batch = replace(batch, returns=returns)
+            batch = replace(batch, returns=algorithm.advantage.returns(batch))
     return replace(batch, counted=None), moments
 
 
@@ -173,8 +168,7 @@ def value_loss(
     config: ModelConfig, algorithm: Algorithm, critic: Critic, params: dict, batch: Batch, hidden: jax.Array | None
 ) -> tuple[jax.Array, Metrics]:
     """Critic loss of a part of a batch: the weighted sum of its token losses, and metrics."""
-    after = algorithm.after_token
-    values = critic.values(config, params, batch.prompts, batch.tokens, hidden, after)
+    values = critic.values(config, params, batch.prompts, batch.tokens, hidden, algorithm.after_token)
     assert algorithm.value_loss is not None
     losses, metrics = algorithm.value_loss(jnp.where(batch.mask > 0, values, 0.0), batch)
     return critic.coefficient * jnp.sum(batch.value_weight * losses), metrics
@@ -293,7 +287,8 @@ class Learner:
 
 def compile_train_step(learner: Learner, mesh: Mesh, spec: StateSpec = PARAMS_ONLY) -> Update:
     """Compile `Learner.train_step`: (state, batch, update, temperature, demonstrations) -> (state, metrics)."""
-    return compile_update(Learner.train_step, learner, learner.config, learner.optimizer, mesh, spec, TRAIN_STEP_INPUTS)
+    inputs = (ROWS, SAME, SAME, ROWS)
+    return compile_update(Learner.train_step, learner, learner.config, learner.optimizer, mesh, spec, inputs)
 
 
 def compile_critic_step(learner: Learner, mesh: Mesh, spec: StateSpec) -> Update:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 import numpy as np
 
-from rl_llm.learner.logprobs import compile_likeliest
+from rl_llm.learner.logprobs import compile_over_rows, likeliest
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
 from rl_llm.rollout.engine import GradedRollout, RolloutEngine
@@ -17,8 +17,8 @@ from rl_llm.runs.files import json_line
 class SamplesFile:
     """A samples file, opened in a `with` statement. With several processes, the first one writes it.
 
-    A line holds a prompt, its responses, their rewards (null without one) and tokens. With `logits` k it also holds the policy's k
-    likeliest tokens at each position and their log-probabilities.
+    A line holds a prompt, its responses, their rewards (null for a response that could not be graded) and tokens. With
+    `logits` k it also holds the policy's k likeliest tokens at each position and their log-probabilities.
     """
 
     def __init__(self, engine: RolloutEngine, params: dict, path: Path, temperature: float, logits: int = 0) -> None:
@@ -27,7 +27,7 @@ class SamplesFile:
         self._temperature = temperature
         self._tokenizer = experiment.tokenizer.fingerprint()
         self._unfinished = path.with_name(f"{path.name}.unfinished")
-        self._likeliest = compile_likeliest(experiment.model, engine.meshes.learner, logits)
+        self._likeliest = compile_over_rows(likeliest, experiment.model, engine.meshes.learner, static=(logits,))
 
     def __enter__(self) -> Self:
         self._file = self._unfinished.open("wb") if hosts.writes() else None

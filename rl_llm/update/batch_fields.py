@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rl_llm.experiment import Experiment
 from rl_llm.learner.critic import compile_values
-from rl_llm.learner.logprobs import RolloutProgram, compile_likeliest, compile_logps, compile_logps_at
+from rl_llm.learner.logprobs import RolloutProgram, compile_over_rows, likeliest, logps_at, sampled_logps
 from rl_llm.learner.state import policy_of
 from rl_llm.parallel.mesh import on_devices, put_on_batch
 from rl_llm.runs.load import SourceModels
@@ -115,16 +115,16 @@ def compile_batch_fields(experiment: Experiment, mesh: Mesh, sources: SourceMode
     own, critic = experiment.model, experiment.critic
     model, source = (sources.teacher[0].model, teacher) if sources.teacher else (own, experiment.reference)
     if sources.teacher is not None:
-        teacher_logps = compile_logps(model, mesh, parts)
+        teacher_logps = compile_over_rows(sampled_logps, model, mesh, parts)
     if source is not None and source.top_tokens:
-        teacher_likeliest = compile_likeliest(model, mesh, source.top_tokens, parts)
+        teacher_likeliest = compile_over_rows(likeliest, model, mesh, parts, (source.top_tokens,))
     return BatchFields(
         names=frozenset(names),
         experiment=experiment,
         mesh=mesh,
         sources=sources,
-        logps=compile_logps(own, mesh, parts),
-        logps_at=compile_logps_at(own, mesh, parts),
+        logps=compile_over_rows(sampled_logps, own, mesh, parts),
+        logps_at=compile_over_rows(logps_at, own, mesh, parts),
         values=compile_values(own, critic, experiment.algorithm.after_token, mesh, parts),
         teacher_logps=teacher_logps,
         teacher_likeliest=teacher_likeliest,

@@ -30,7 +30,6 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
-from rl_llm.sampler import Sampling
 from rl_llm.types import Metrics, TrainState
 from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from rl_llm.update.warm_start import warm_start
@@ -161,22 +160,14 @@ def report_step(
     return run.record("rl", values, metrics, waited | seconds)
 
 
-def assess(
-    run: Run,
-    engine: RolloutEngine,
-    params: dict,
-    problems: Sequence[Problem],
-    noise_key: jax.Array,
-    sampling: Sampling,
-    prefix: str = "",
-) -> Evaluated:
+def assess(run: Run, engine: RolloutEngine, *arguments: Any) -> Evaluated:
     """Run `evaluate`, record what could not be graded, and count its tokens as a cost of the run."""
 
     def record(asked: Sequence[Problem], graded: GradedRollout) -> None:
         rows = len(asked) * run.experiment.responses_per_prompt
         run.record_ungraded(run.step, graded.problems, graded.responses[:rows], graded.grades[:rows])
 
-    found = evaluate(engine, params, problems, noise_key, sampling, prefix, record)
+    found = evaluate(engine, record, *arguments)
     run.progress["tokens_evaluated"] += found.tokens
     return found
 

@@ -34,7 +34,7 @@ LABORATORY = {
     "plan": "experiment learner model parallel prepare prng runs sampler types update",
 }
 KNOWS_THE_EXPERIMENT = {
-    "train": "experiment learner parallel prng problem rollout runs types update",
+    "train": "experiment learner parallel prng problem rewards rollout runs types update",
     "prepare": "experiment model parallel prng problem rewards rollout runs tasks",
     "update": "algorithms experiment learner model parallel prng problem rollout runs types",
     "rollout": "algorithms experiment learner model parallel prng problem rewards runs sampler types",

@@ -16,7 +16,6 @@ from rl_llm.rewards.grader import Grader
 from rl_llm.rewards.worker import Grade
 
 SECONDS = 2.0  # after which no further problems are taken
-IMPORTING = 10.0  # seconds of the first round that do not count: the first grading may import a library
 FIRST = 4  # problems of the first round; each further round doubles their number
 RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
 EXAMPLES = 3  # failures that a report shows
@@ -86,9 +85,7 @@ def check_task(grader: Grader, problems: Sequence[Problem], write: Write) -> Gat
         asked = [(problems[place], *found) for place in part for found in _responses(problems[place], write, place)]
         grades = grader.grade([problem for problem, *_ in asked], [response for _, response, _ in asked])
         probes += [Probe(*found, grade) for found, grade in zip(asked, grades, strict=True)]
-        seconds = time.monotonic() - start
-        used += 0.0 if checked == 0 and seconds < IMPORTING else seconds
-        checked, size = part.stop, 2 * size
+        checked, size, used = part.stop, 2 * size, used + time.monotonic() - start
     failures: dict[int, Probe] = {}
     for probe in probes:
         if _fails(probe, probes):

@@ -46,12 +46,12 @@ class Evaluated:
 
 def evaluate(
     engine: RolloutEngine,
+    keep: Callable[[Sequence[Problem], GradedRollout], None] | None,
     params: dict,
     problems: Sequence[Problem],
     noise_key: jax.Array,
     sampling: Sampling,
     prefix: str = "",
-    keep: Callable[[Sequence[Problem], GradedRollout], None] | None = None,
 ) -> Evaluated:
     """Evaluate a policy on problems, `prompts_per_step` at a time, with the sampler that is already compiled.
 
@@ -126,7 +126,7 @@ def evaluate_checkpoint(
         params = policy_of(restored.state)
         with SamplesFile(engine, params, samples, sampling.temperature, logits) if samples else nullcontext() as file:
             keep = file.add if file else None
-            found = evaluate(engine, params, problems, key(seed, Purpose.EVALUATION), sampling, keep=keep)
+            found = evaluate(engine, keep, params, problems, key(seed, Purpose.EVALUATION), sampling)
     return {
         "step": restored.step,
         "problems": len(problems),

@@ -129,7 +129,7 @@ UNWELL: dict[str, tuple[dict[str, Callable[[float], float]], list[str]]] = {
     "updates_skipped": ({"update__skipped": lambda done: float(done > 0.9)}, ["not finite"]),
     "ungraded": (
         {"grading__ok": flat(62), "grading__error": flat(1), "grading__timeout": flat(1)},
-        ["3.1% of the responses", "error 40, timeout 40", "samples.jsonl"],
+        ["3.1% of the responses", "(error ", ", timeout ", "samples.jsonl"],
     ),
 }
 

@@ -138,14 +138,10 @@ def _with_system(row: Fields, kept: dict[str, Any]) -> dict[str, Any]:
     """Put the row's own system message before a conversation."""
     if not row.get("system"):
         return kept
-    system: Message = {"role": "system", "content": text_of(row, "system")}
-    if "messages" not in kept:
-        turns = {"user": kept["prompt"], "assistant": kept["response"]}
-        kept = {"messages": [{"role": role, "content": text} for role, text in turns.items()]}
-    if kept["messages"][0]["role"] == "system":
-        raise ValueError("'system' and the first message are both from the system; keep one")
+    pair = [{"role": role, "content": kept.get(name)} for role, name in (("user", "prompt"), ("assistant", "response"))]
     later = {"learned_from": kept["learned_from"] + 1} if "learned_from" in kept else {}
-    return {"messages": [system, *kept["messages"]], **later}
+    system = {"role": "system", "content": row["system"]}
+    return {"messages": messages_of([system, *kept.get("messages", pair)]), **later}
 
 
 def _conversation(messages: Sequence[Message], learned_from: int = 0) -> dict[str, Any]:

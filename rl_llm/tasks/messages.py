@@ -58,12 +58,7 @@ def prompt_of(found: Any, name: str = "prompt") -> tuple[str, list[Message]]:
         raise ValueError(f"{name!r} ends with a message of the {messages[-1]['role']}; expected the user's last")
     if len(messages) == 1:
         return messages[0]["content"], []
-    return transcript(messages), messages
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """Text of messages, for people and for identity."""
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages), messages
 
 
 def _message(place: str, message: Any) -> Message:

@@ -137,12 +137,8 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
 def _json(line: bytes) -> Fields | ValueError:
     try:
         return _object(json.loads(line.decode()), line)
-    except UnicodeDecodeError as error:
-        return ValueError(f"{error}; expected UTF-8 text: save the file in this encoding")
-    except json.JSONDecodeError as error:
-        return ValueError(f"{error}; expected one JSON object per line")
-    except RecursionError as error:
-        return ValueError(f"the JSON is nested too deeply: {error}")
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"{error}; expected one JSON object per line, in UTF-8")
 
 
 def _object(found: Any, source: bytes) -> Fields | ValueError:

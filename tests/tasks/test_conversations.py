@@ -171,7 +171,7 @@ GOOD = {"prompt": "1=", "response": "1"}
         ),
         ({"instruction": "1", "input": ""}, "the field 'output' is missing"),
         ({"instruction": "1", "output": "2", "history": [["1", "2"]]}, "the field 'history' would change"),
-        (said("1", "2", system="3") | {"system": "4"}, "'system' and the first message are both from the system"),
+        (said("1", "2", system="3") | {"system": "4"}, "only the first message may be from the system"),
         ({"prompt": said("1")["messages"], "completion": said("1")["messages"]}, "has 1 messages; expected one of the"),
         (said("1", "2", "3"), "the last message must be the assistant's"),
         ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: expected a role among system, user, assis"),

@@ -131,10 +131,9 @@ def predict(
 
 def token_logps(
     config: ModelConfig, params: dict, prompts: Prompts, tokens: jax.Array, temperature: jax.Array | float = 1.0
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """Log pi(token | prompt, earlier tokens) and the entropy of pi = softmax(logits / temperature), f32[B, T] each."""
-    logp, entropy = predict(config, params, response_hidden(config, params, prompts, tokens), tokens, temperature)
-    return logp, entropy
+    return predict(config, params, response_hidden(config, params, prompts, tokens), tokens, temperature)
 
 
 def compile_over_rows(
@@ -175,5 +174,4 @@ def likeliest(k: int, config: ModelConfig, params: dict, rollout: Rollout, tempe
         logps, ids = jax.lax.top_k(jax.nn.log_softmax(logits / temperature), k)
         return ids, logps
 
-    hidden = response_hidden(config, params, rollout.prompts, rollout.tokens)
-    return by_position(outputs, config, params, hidden)
+    return by_position(outputs, config, params, response_hidden(config, params, rollout.prompts, rollout.tokens))

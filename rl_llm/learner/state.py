@@ -61,8 +61,7 @@ def init_state(
     not copied.
     """
     structures = partition((optimizer, spec))[1]
-    drawn = isinstance(first, Draw)
-    build, shardings = _compile_init(config, mesh, *structures, drawn)
+    build, shardings = _compile_init(config, mesh, *structures, isinstance(first, Draw))
     coefficients = dict(spec.coefficients)
     if isinstance(first, Draw):
         floats, initialization = partition(first.initialization)

@@ -76,21 +76,13 @@ def make_batch(
     *,
     replayed: bool = False,
 ) -> tuple[Batch, Moments | None]:
-    """Turn a graded rollout into the batch of its updates.
+    """Turn a rollout with rewards (NaN: not graded) into the batch of its updates; also return the new moments.
 
-    Filters, shaping, advantages and weights are computed on the whole rollout at once.
-
-    Args:
-      algorithm: the algorithm.
-      rollout: with `reward` f32[B], NaN where a response could not be graded.
-      extra_fields: further fields of the batch: those that the algorithm needs, and `old_logp` if the sampler lags
-        behind the learner. Otherwise the ratio's old log-probabilities are the sampler's own, because sampler and
-        learner agree to rounding (metrics agreement/*).
-      moments: of all earlier rewards, if the algorithm keeps them.
-      coefficients: adapted by controllers, by name.
-      replayed: whether `moments` include these rewards already.
-    Returns:
-      The batch, and the moments with these rewards.
+    Filters, shaping, advantages and weights are computed on the whole rollout at once. `extra_fields` of the batch are
+    those that the algorithm needs, and `old_logp` if the sampler lags behind the learner. Otherwise the ratio's old
+    log-probabilities are the sampler's own, because sampler and learner agree to rounding (metrics agreement/*).
+    `moments` are those of all earlier rewards, if the algorithm keeps them; with `replayed` they include these rewards
+    already. `coefficients` are those that controllers adapt, by name.
     """
     chex.assert_rank([rollout.tokens, rollout.mask, rollout.reward], [2, 2, 1])
     chex.assert_equal_shape([rollout.tokens, rollout.mask, rollout.logp, rollout.policy_logp])
@@ -240,10 +232,8 @@ class Learner:
         joint = partial(joint_loss, frozen=frozen)
         loss = partial(joint, self.config, self.algorithm, self.critic, temperature, state.coefficients)
         critic = state.critic
-        both = (state.params, critic.params if critic else None)
-        value, metrics, (gradient, critic_gradient) = loss_and_gradient(
-            loss, both, self.mini_batch(batch, update), self.micro_batches
-        )
+        both, part = (state.params, critic.params if critic else None), self.mini_batch(batch, update)
+        value, metrics, (gradient, critic_gradient) = loss_and_gradient(loss, both, part, self.micro_batches)
         if demonstrations is not None:
             likelihood = partial(joint, self.config, MAXIMUM_LIKELIHOOD, None, 1.0, None)
             more, _, (extra, _) = loss_and_gradient(likelihood, (state.params, None), demonstrations, 1)
@@ -271,17 +261,15 @@ class Learner:
             value, metrics = value_loss(self.config, self.algorithm, critic, params, part, hidden)
             return value, jax.lax.stop_gradient(metrics)
 
-        value, metrics, gradient = loss_and_gradient(
-            loss, state.critic.params, self.mini_batch(batch, update), self.micro_batches
-        )
+        part = self.mini_batch(batch, update)
+        value, metrics, gradient = loss_and_gradient(loss, state.critic.params, part, self.micro_batches)
         updated, more = self._update_critic(state.critic, gradient)
         return replace(state, critic=updated), metrics | more | {"loss": Mean(value, jnp.float32(1.0))}
 
     def _update_critic(self, critic: CriticState, gradient: dict) -> tuple[CriticState, Metrics]:
-        assert self.critic_optimizer is not None
-        params, opt_state, metrics = apply_gradient(
-            self.critic_optimizer, critic.params, critic.opt_state, gradient, "critic"
-        )
+        optimizer = self.critic_optimizer
+        assert optimizer is not None
+        params, opt_state, metrics = apply_gradient(optimizer, critic.params, critic.opt_state, gradient, "critic")
         return CriticState(params, opt_state), metrics
 
 

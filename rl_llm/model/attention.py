@@ -20,6 +20,7 @@ MASKED = -1e30  # finite, so that rows with all keys masked (padding) give numbe
 BLOCK = 128  # the TPU kernel's blocks of queries and keys are multiples of this
 LARGEST_BLOCK = 512
 Kernel = Literal["cudnn", "splash"]
+Segments = tuple[jax.Array, jax.Array]  # numbers of the queries' segments i32[B, T], and of the keys' i32[B, S]
 
 
 class KeyValues(NamedTuple):
@@ -96,13 +97,6 @@ def kernel_for(config: ModelConfig, queries: int) -> Kernel | None:
     return None
 
 
-class Segments(NamedTuple):
-    """Segment numbers of queries i32[B, T] and of keys i32[B, S]; a query sees keys of its own segment only."""
-
-    queries: jax.Array
-    keys: jax.Array
-
-
 def fused_attention(
     kernel: Kernel,
     config: ModelConfig,
@@ -125,7 +119,7 @@ def fused_attention(
     chex.assert_shape(own, (queries.shape[0], config.kv_heads, queries.shape[1], config.head_width))
     B, T = queries.shape[:2]
     own_segments = jnp.ones((B, T), jnp.int32) if own_segments is None else own_segments.astype(jnp.int32)
-    (keys, values), segments = own, Segments(own_segments, own_segments)
+    (keys, values), segments = own, (own_segments, own_segments)
     if prompt is not None and prompt_lengths is not None:
         N, P = prompt_lengths.shape[0], prompt.keys.shape[2]
         slots = (jnp.arange(P)[None] - P + prompt_lengths[:, None]) % P
@@ -134,7 +128,7 @@ def fused_attention(
         pairs = zip(moved, own, strict=True)
         keys, values = (jnp.concatenate([jnp.repeat(x, B // N, axis=0), y], axis=2) for x, y in pairs)
         prompt_segments = jnp.repeat(valid.astype(jnp.int32), B // N, axis=0)
-        segments = Segments(own_segments, jnp.concatenate([prompt_segments, own_segments], axis=1))
+        segments = (own_segments, jnp.concatenate([prompt_segments, own_segments], axis=1))
     dtype, scale = jnp.dtype(config.compute_dtype), (config.query_scalar or config.head_width) ** -0.5
     attend = _cudnn if kernel == "cudnn" else partial(_splash, interpret=interpret)
     inputs = ((queries * scale).astype(dtype), keys.astype(dtype), values.astype(dtype), segments)
@@ -146,7 +140,8 @@ def _cudnn(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Seg
     T, S = queries.shape[1], keys.shape[2]
     distance = jnp.arange(S - T, S)[:, None] - jnp.arange(S)[None]
     seen = (distance >= 0) & (distance < (S if window is None else window))
-    mask = seen[None] & (segments.queries[:, :, None] == segments.keys[:, None])
+    of_queries, of_keys = segments
+    mask = seen[None] & (of_queries[:, :, None] == of_keys[:, None])
     return jax.nn.dot_product_attention(
         queries,
         jnp.moveaxis(keys, 1, 2),
@@ -170,11 +165,11 @@ def _splash(
     block = min(LARGEST_BLOCK, -(-T // BLOCK) * BLOCK)
     queries = jnp.moveaxis(jnp.pad(queries, ((0, 0), (0, -T % block), (0, 0), (0, 0))), 1, 2)
     keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, -S % block), (0, 0))) for x in (keys, values))
-    segments = Segments(*(jnp.pad(x, ((0, 0), (0, -x.shape[1] % block))) for x in segments))
+    ids = splash.SegmentIds(*(jnp.pad(x, ((0, 0), (0, -x.shape[1] % block))) for x in segments))
     shape, offset = (queries.shape[2], keys.shape[2]), S - T
     mask = splash.CausalMask(shape, offset) if window is None else splash.LocalMask(shape, (window - 1, 0), offset)
 
-    def on_device(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: Segments) -> jax.Array:
+    def on_device(queries: jax.Array, keys: jax.Array, values: jax.Array, ids: Segments) -> jax.Array:
         kernel = splash.make_splash_mha(
             splash.MultiHeadMask([mask] * queries.shape[1]),
             block_sizes=splash.BlockSizes(*(block,) * 8),
@@ -182,7 +177,6 @@ def _splash(
             q_seq_shards=1,
             interpret=interpret,
         )
-        ids = splash.SegmentIds(*segments)
         return jax.vmap(kernel)(queries, keys, values, ids)
 
     local: Callable[..., jax.Array] = on_device
@@ -190,4 +184,4 @@ def _splash(
     if not mesh.empty and mesh.size > 1:
         rows, heads = PartitionSpec(("data", "fsdp")), PartitionSpec(("data", "fsdp"), "tensor")
         local = jax.shard_map(on_device, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
-    return jnp.moveaxis(local(queries, keys, values, segments), 1, 2)[:, :T]
+    return jnp.moveaxis(local(queries, keys, values, ids), 1, 2)[:, :T]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rl_llm.model.attention import KeyValues
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.experts import apply_experts
-from rl_llm.model.layers import activate, project, rms_norm, rotate
+from rl_llm.model.layers import activate, project, rotate
 from rl_llm.model.weights import LORA_A, LORA_B
 
 
@@ -20,8 +20,11 @@ def embed(config: ModelConfig, params: dict, tokens: jax.Array) -> jax.Array:
 
 
 def normalize(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
-    """`rms_norm` with the family's epsilon and offset."""
-    return rms_norm(x, scale, config.norm_epsilon, config.unit_offset_norms)
+    """x / rms(x) * scale over the last axis (arXiv 1910.07467, eq. 4), in float32; 1 + scale with unit_offset_norms."""
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    scale = 1.0 + scale if config.unit_offset_norms else scale
+    normed = x * jax.lax.rsqrt(mean_square + config.norm_epsilon)
+    return normed * jax.lax.broadcast_in_dim(scale, x.shape, (x.ndim - 1,))
 
 
 def apply_projection(config: ModelConfig, weights: dict, name: str, x: jax.Array, contract: int = 1) -> jax.Array:

@@ -13,9 +13,6 @@ from jax.sharding import PartitionSpec
 from rl_llm.model.config import Experts, ModelConfig
 from rl_llm.model.layers import activate, precision
 
-ROWS = PartitionSpec(("data", "fsdp"))
-EXPERTS = PartitionSpec("tensor")
-
 
 def route(x: jax.Array, router: jax.Array, experts: Experts) -> tuple[jax.Array, jax.Array]:
     """Choose experts i32[n, k] for tokens f32[n, D], with their shares f32[n, k].
@@ -47,9 +44,10 @@ def apply_experts(config: ModelConfig, weights: dict, x: jax.Array) -> tuple[jax
         first = jax.lax.axis_index("tensor") * matrices[0].shape[0]
         return jax.lax.psum(_local_experts(config, first, x, chosen, shares, *matrices), "tensor")
 
-    in_specs = (ROWS, ROWS, ROWS, EXPERTS, EXPERTS, EXPERTS)
+    rows, experts = PartitionSpec(("data", "fsdp")), PartitionSpec("tensor")
+    in_specs = (rows, rows, rows, experts, experts, experts)
     # With check_vma the gradient of x lacks the sum over "tensor" (JAX 0.10.2: the transpose of a ragged product).
-    spread = jax.shard_map(on_device, in_specs=in_specs, out_specs=ROWS, check_vma=False)
+    spread = jax.shard_map(on_device, in_specs=in_specs, out_specs=rows, check_vma=False)
     return spread(x, chosen, shares, *matrices), chosen
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of a layer: products in the compute type, normalisation, activation, rotary positions."""
+"""Building blocks of a layer: products in the compute type, activation, rotary positions."""
 
 import math
 from typing import Literal
@@ -33,13 +33,6 @@ def project(
 def precision(dtype: jnp.dtype) -> jax.lax.Precision:
     """Full precision for float32: by default, accelerators round the inputs of products to fewer bits."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float, unit_offset: bool = False) -> jax.Array:
-    """x / rms(x) * scale over the last axis (arXiv 1910.07467, eq. 4), in float32; * (1 + scale) with `unit_offset`."""
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    scale = 1.0 + scale if unit_offset else scale
-    return x * jax.lax.rsqrt(mean_square + epsilon) * jax.lax.broadcast_in_dim(scale, x.shape, (x.ndim - 1,))
 
 
 def activate(x: jax.Array, kind: Literal["silu", "gelu_tanh"]) -> jax.Array:

@@ -24,6 +24,7 @@ from rl_llm.parallel import mesh as meshes
 # all layers of an iteration before it needs the first (Qwen3-4B with 12 layers, v6e:4x4, fsdp=8, tensor=2: 29.2 GiB per
 # chip, and 18.9 one by one).
 LAYERS_PER_ITERATION = 4
+POLICIES = {"layers": None, "all but products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # by `remat`
 
 
 def prefill(config: ModelConfig, params: dict, prompts: jax.Array, lengths: jax.Array) -> tuple[jax.Array, KeyValues]:
@@ -167,15 +168,8 @@ def _read(
         return meshes.pin_tokens(x), (own if prompt is None else None, chosen)
 
     inputs = (params["layers"], prompt_cache, kinds)
-    unroll = LAYERS_PER_ITERATION if config.remat == "nothing" else 1
-    hidden, outputs = jax.lax.scan(_rematerialised(config, layer), meshes.pin_tokens(x), inputs, unroll=unroll)
+    step, unroll = layer, LAYERS_PER_ITERATION
+    if config.remat in POLICIES:
+        step, unroll = jax.checkpoint(layer, prevent_cse=False, policy=POLICIES[config.remat]), 1
+    hidden, outputs = jax.lax.scan(step, meshes.pin_tokens(x), inputs, unroll=unroll)
     return meshes.pin_rows(normalize(config, hidden, params["final_norm"])), outputs
-
-
-def _rematerialised(config: ModelConfig, layer: Callable) -> Callable:
-    """Wrap a layer in `jax.checkpoint` according to `config.remat`."""
-    if config.remat == "nothing":
-        return layer
-    keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = keep_products if config.remat == "all but products" else None
-    return jax.checkpoint(layer, prevent_cse=False, policy=policy)

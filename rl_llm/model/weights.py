@@ -6,7 +6,7 @@ Initialization, sharding, import and export derive from it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 from zlib import crc32
 
 import jax
@@ -158,10 +158,6 @@ class Initialization(Checked):
     scheme: Literal["fan_in", "fixed"] = "fan_in"
     scale: PositiveFloat = 1.0
 
-    def std(self, weight: Weight) -> Any:
-        """Standard deviation of a random weight."""
-        return self.scale * (0.02 if self.scheme == "fixed" else weight.std)
-
 
 DEFAULT_INITIALIZATION = Initialization()
 
@@ -180,7 +176,7 @@ def draw(table: Mapping[str, Weight], key: jax.Array, initialization: Initializa
         own_key = jax.random.fold_in(key, crc32(path.encode()))
         # Drawn flat: a draw of higher rank gives the same numbers but takes XLA much longer to compile.
         noise = jax.random.truncated_normal(own_key, -3.0, 3.0, (prod(weight.shape),)).reshape(weight.shape)
-        return initialization.std(weight) * noise
+        return initialization.scale * (0.02 if initialization.scheme == "fixed" else weight.std) * noise
 
     flat = {path: value(path, weight) for path, weight in table.items()}
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -161,3 +161,9 @@ def test_sliding_windows_equal_those_of_transformers():
         config_from_json(llama | {"layer_types": ["sliding_attention", "full_attention"]})
     with pytest.raises(ConfigError, match="full_attention"):
         config_from_json(gemma | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}})
+
+
+def test_a_vision_language_model_without_its_text_part_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    with pytest.raises(ConfigError, match=r"config\.json: text_config is None; expected an object"):
+        readable_positions(tmp_path)

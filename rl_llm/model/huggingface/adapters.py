@@ -17,23 +17,11 @@ from jax.sharding import Mesh
 
 from rl_llm.config.hub import download_command
 from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
-from rl_llm.model.huggingface import tensor_files
+from rl_llm.model.huggingface import reading, tensor_files
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
-from rl_llm.model.huggingface.reading import (
-    ADAPTER_CONFIG,
-    LoadedModel,
-    is_huggingface,
-    is_multimodal,
-    match_tensors,
-    misfits,
-    read_config,
-    read_model,
-    read_weights,
-    slices,
-    stored_shape,
-)
+from rl_llm.model.huggingface.reading import ADAPTER_CONFIG, LoadedModel, is_huggingface
 from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, SINGLE, StoredTensor, WeightsError, first_few
-from rl_llm.model.huggingface.writing import Dtype, Writer, check_dtype, check_new, make_writer
+from rl_llm.model.huggingface.writing import Dtype, check_same_model, make_writer
 from rl_llm.model.lora import join_params, merge_adapters, split_flat
 from rl_llm.model.weights import LORA_B, weight_table
 from rl_llm.parallel.mesh import weight_shardings
@@ -106,17 +94,16 @@ def read_adapted(folder: epath.PathLike, wanted: Lora | None, mesh: Mesh) -> Loa
     """
     path, lora, base = epath.Path(folder), read_lora(folder), base_folder(folder)
     try:
-        config = replace(read_config(base), lora=lora)
+        config = replace(reading.read_config(base), lora=lora)
     except ValueError as error:
         raise ConfigError(f"{path / ADAPTER_CONFIG}: {error}") from error
     table = split_flat(config, weight_table(config))[0]
     stored = _stored(path)
-    wanted_shapes = {name: stored_shape(weight) for weight in table.values() for name, _ in slices(weight)}
-    if problems := misfits(stored, wanted_shapes):
+    if problems := reading.misfits(stored, reading.stored_shapes(table)):
         raise WeightsError(f"{path} does not adapt the model in {base}:\n  " + first_few(problems, 8, "\n  "))
-    loaded = read_model(base, mesh)
+    loaded = reading.read_model(base, mesh)
     digest = hashlib.sha256(f"{loaded.digest} {lora}".encode())
-    params = join_params(read_weights(table, stored, mesh, digest), loaded.params)
+    params = join_params(reading.read_weights(table, stored, mesh, digest), loaded.params)
     if wanted is None or (wanted.rank, set(wanted.targets)) != (lora.rank, set(lora.targets)):
         config, params = merge_adapters(config, params)
         params = jax.device_put(params, weight_shardings(mesh, weight_table(config)))
@@ -139,36 +126,23 @@ def save_adapter(
     `beside` has other files. adapter_config.json is written last: a folder without it was cut off. Raises ValueError if
     the folder has files already, the model has no adapters, or `base` has other weights than those beneath them.
     """
-    folder = check_new(folder)
-    check_dtype(dtype)
-    if config.lora is None:
+    writer, lora = make_writer(config, params, folder, dtype), config.lora
+    if lora is None:
         raise ValueError("the model has no adapters: export the model itself")
-    if is_multimodal(base):
-        raise ValueError(f"{base} is a vision-language model, and the adapters are those of its text model: merge them")
-    if (other := read_config(base).stored) != config.stored:
-        raise ValueError(f"the model {config.stored} is not that of {base}, which is {other}")
-    writer = make_writer(config, params, folder)
-    _check_base(writer, base)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = split_flat(config, weight_table(config))[0]
-    writer.write_file(ADAPTER_WEIGHTS, sorted(name for w in table.values() for name, _ in slices(w)), dtype)
-    lora = config.lora
-    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "bias": "none"}
-    values |= {"r": lora.rank, "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha}
-    values |= {"target_modules": [MODULES[target] for target in lora.targets], "lora_dropout": 0.0}
-    for name, content in {**(beside or {}), ADAPTER_CONFIG: (json.dumps(values, indent=2) + "\n").encode()}.items():
-        (folder / name).write_bytes(content)
-
-
-def _check_base(writer: Writer, base: str) -> None:
-    """Raise ValueError unless the frozen weights of the writer are those of a folder, in its dtypes."""
+    check_same_model(config, base, "merge the adapters")
     path = epath.Path(base)
-    for name, tensor in match_tensors(path, writer.config.base, tensor_files.read_headers(path)).items():
+    for name, tensor in reading.match_tensors(path, config.base, tensor_files.read_headers(path)).items():
         if not np.array_equal(writer.value(name).astype(DTYPES[tensor.dtype]), tensor.read()):
             raise ValueError(
                 f"{name} beneath the adapters is not that of {base}: they belong to other weights. Merge them: export "
                 "the model itself"
             )
+    writer.write_file(ADAPTER_WEIGHTS, sorted(reading.stored_shapes(split_flat(config, weight_table(config))[0])))
+    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "bias": "none"}
+    values |= {"r": lora.rank, "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha}
+    values |= {"target_modules": [MODULES[target] for target in lora.targets], "lora_dropout": 0.0}
+    for name, content in {**(beside or {}), ADAPTER_CONFIG: (json.dumps(values, indent=2) + "\n").encode()}.items():
+        (writer.folder / name).write_bytes(content)
 
 
 def _stored(path: epath.Path) -> dict[str, StoredTensor]:

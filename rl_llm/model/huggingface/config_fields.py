@@ -55,6 +55,13 @@ def read_object(path: epath.Path) -> dict[str, Any]:
     return values
 
 
+def as_object(value: Any, place: str) -> Mapping[str, Any]:
+    """Return a value that is an object with fields. Raises ConfigError for another."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place} is {value!r}; expected an object with fields")
+    return value
+
+
 class ConfigFields:
     """The fields of a config.json. Each is taken once, so fields left at the end were not understood.
 
@@ -76,16 +83,12 @@ class ConfigFields:
     def table(self, name: str) -> Mapping[str, Any] | None:
         """Take a field that is an object with fields of its own, or None."""
         value = self.take(name)
-        return None if value is None else self._mapping(name, value)
+        return None if value is None else as_object(value, f"{self._place}: {name}")
 
     def within(self, name: str, values: Any) -> "ConfigFields":
         """The fields of such an object."""
-        return ConfigFields(self._mapping(name, values), {}, f"{self._place}: {name}")
-
-    def _mapping(self, name: str, value: Any) -> Mapping[str, Any]:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{self._place}: {name} is {value!r}; expected an object with fields")
-        return value
+        place = f"{self._place}: {name}"
+        return ConfigFields(as_object(values, place), {}, place)
 
     def count(self, name: str, default: int | None = None) -> int:
         """Take a whole number of at least 1, required unless there is a default."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow, YarnScaling
-from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields
+from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, as_object
 from rl_llm.model.layers import yarn_magnitude
 
 
@@ -23,6 +23,13 @@ FORMATS: dict[Family, FamilyFormat] = {
     "qwen3_moe": FamilyFormat("qwen3_moe", "Qwen3MoeForCausalLM", {"head_dim": 128}),
     "llama": FamilyFormat("llama", "LlamaForCausalLM", {}),
     "gemma3": FamilyFormat("gemma3_text", "Gemma3ForCausalLM", GEMMA3_SIZES | {"rope_theta": 1_000_000.0}),
+}
+SIZES = {  # field of ModelConfig -> field of config.json
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "feed_forward": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
 }
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer_types
@@ -44,13 +51,9 @@ YARN_OPTIONS = ("beta_fast", "beta_slow", "attention_factor", "truncate")  # bot
 
 def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> ModelConfig:
     """Read a config.json. Raises ConfigError for a family, field or value that is not implemented or fits no model."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{place} holds {type(values).__name__}; expected an object with fields")
     kind = values.get("model_type")
     if kind == "gemma3":  # text and images: the text model is a part of its own
-        text = values.get("text_config")
-        if not isinstance(text, Mapping):
-            raise ConfigError(f"{place}: text_config is {text!r}; expected an object with fields")
+        text = as_object(values.get("text_config"), f"{place}: text_config")
         tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}
         return config_from_json({**tied, **text, "model_type": "gemma3_text"}, f"{place}: text_config")
     families = {form.model_type: family for family, form in FORMATS.items()}
@@ -58,16 +61,11 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
         raise ConfigError(f"{place}: model_type={kind!r} is not implemented; expected one of {', '.join(families)}")
     family = families[kind]
     fields = ConfigFields(values, FORMATS[family].defaults, place)
-    layers, heads, width = (fields.count(n) for n in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    given: dict[str, Any] = {
+    sizes = {field: fields.count(name) for field, name in SIZES.items()}
+    given: dict[str, Any] = sizes | {
         "family": family,
-        "vocabulary": fields.count("vocab_size"),
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": fields.count("num_key_value_heads", heads),
-        "head_width": fields.count("head_dim", width // heads),
-        "feed_forward": fields.count("intermediate_size"),
+        "kv_heads": fields.count("num_key_value_heads", sizes["heads"]),
+        "head_width": fields.count("head_dim", sizes["width"] // sizes["heads"]),
         "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
         "tied_embeddings": fields.flag("tie_word_embeddings", family == "gemma3"),
         "activation": _activation(fields, family),
@@ -75,7 +73,7 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
     fields.expect("attention_dropout", 0.0)
     fields.expect("partial_rotary_factor", 1.0)
     fields.expect("pruned_heads", {})
-    given |= _family_fields(fields, family) | _rope_and_windows(fields, family, layers)
+    given |= _family_fields(fields, family) | _rope_and_windows(fields, family, sizes["layers"])
     fields.finish()
     try:
         return ModelConfig(**given)
@@ -122,11 +120,8 @@ def _family_fields(fields: ConfigFields, family: Family) -> dict[str, Any]:
 
 def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict[str, Any]:
     """Rotary positions and sliding windows, in the old or the new spelling. Raises ConfigError."""
-    new, old, base = (
-        fields.table("rope_parameters"),
-        fields.table("rope_scaling"),
-        fields.number("rope_theta", 10_000.0),
-    )
+    new, old = fields.table("rope_parameters"), fields.table("rope_scaling")
+    base = fields.number("rope_theta", 10_000.0)
     original = fields.take(ORIGINAL), fields.peek("max_position_embeddings")
     local_base = fields.number("rope_local_base_freq", 10_000.0) if family == "gemma3" else None
     if new is not None and old is not None:
@@ -166,13 +161,12 @@ def _rope(
     if not isinstance(kind, str) or kind not in ROPE_PARAMETERS:
         raise parameters.refuse("rope_type", kind, ", ".join(ROPE_PARAMETERS))
     parameters.expect("partial_rotary_factor", 1.0)
-    given: dict[str, Any] = {}
-    for name, field in ROPE_PARAMETERS[kind].items():
-        given[field] = (
-            parameters.number(name) if name != ORIGINAL else parameters.count(name, original[0] or original[1])
-        )
-    if original[0] and given.get("original_positions", original[0]) != original[0]:
-        raise parameters.refuse(ORIGINAL, given["original_positions"], f"{original[0]}, as beside rope_parameters")
+    names = ROPE_PARAMETERS[kind]
+    given: dict[str, Any] = {names[name]: parameters.number(name) for name in names if name != ORIGINAL}
+    if ORIGINAL in names:
+        positions = given["original_positions"] = parameters.count(ORIGINAL, original[0] or original[1])
+        if positions != (original[0] or positions):
+            raise parameters.refuse(ORIGINAL, positions, f"{original[0]}, as beside rope_parameters")
     given |= _yarn_options(parameters, given["factor"]) if kind == "yarn" else {}
     parameters.finish()
     try:
@@ -228,16 +222,12 @@ def config_to_json(config: ModelConfig, dtype: str, max_positions: int | None = 
 
     `max_positions`: longest text in tokens that the model is meant for; without it, readers take the family's default.
     """
-    values: dict[str, Any] = {
+    values: dict[str, Any] = {name: getattr(config, field) for field, name in SIZES.items()}
+    values |= {
         "architectures": [FORMATS[config.family].architecture],
         "model_type": FORMATS[config.family].model_type,
         "torch_dtype": dtype,
         "max_position_embeddings": max_positions,
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "intermediate_size": config.feed_forward,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_width,
         "rms_norm_eps": config.norm_epsilon,
@@ -257,8 +247,7 @@ def config_to_json(config: ModelConfig, dtype: str, max_positions: int | None = 
     values["hidden_activation" if config.family == "gemma3" else "hidden_act"] = activation
     if config.family == "llama":
         values["mlp_bias"] = config.mlp_bias
-    if config.experts:
-        experts = config.experts
+    if experts := config.experts:
         values |= {"num_experts": experts.count, "num_experts_per_tok": experts.per_token}
         values |= {"norm_topk_prob": experts.normalized, "moe_intermediate_size": config.feed_forward}
         values |= {"decoder_sparse_step": 1, "mlp_only_layers": []}

@@ -6,7 +6,7 @@ Each tensor is read, placed on its devices and dropped, so the host holds one te
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -75,7 +75,7 @@ def from_folder(folder: epath.PathLike, **changes: Any) -> ModelConfig:
     `compute_dtype` is bfloat16 if config.json declares it, as in `families`; `changes` are fields to replace, such as
     remat="layers". Raises FileNotFoundError with the command that downloads a model, or ConfigError.
     """
-    dtype = {} if declared_dtype(folder) != "bfloat16" else {"compute_dtype": "bfloat16"}
+    dtype = {"compute_dtype": "bfloat16"} if declared_dtype(folder) == "bfloat16" else {}
     return replace(read_config(folder), **dtype | changes)
 
 
@@ -95,7 +95,7 @@ def readable_positions(folder: epath.PathLike) -> int | None:
 
     As servers take it: in Gemma 3, max_position_embeddings is the length after scaling. None if config.json has none.
     """
-    positions, config = max_positions(folder), read_config(folder)
+    config, positions = read_config(folder), max_positions(folder)
     scaling = config.rope_scaling
     if isinstance(scaling, YarnScaling):
         return max(positions or 0, int(scaling.factor * scaling.original_positions))
@@ -107,10 +107,9 @@ def readable_positions(folder: epath.PathLike) -> int | None:
 def read_model(folder: epath.PathLike, mesh: Mesh) -> LoadedModel:
     """Read a folder onto a mesh. Every host reads all of it and keeps its shards."""
     folder, config = epath.Path(folder), read_config(folder)
-    table = weight_table(config)
     stored = match_tensors(folder, config, read_headers(folder))
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
-    params = read_weights(table, stored, mesh, digest)
+    params = read_weights(weight_table(config), stored, mesh, digest)
     return LoadedModel(config, params, digest.hexdigest())
 
 
@@ -121,10 +120,13 @@ def read_weights(table: dict[str, Weight], stored: dict[str, StoredTensor], mesh
     for path, weight in table.items():
         if weight.stacked:
             params[path] = jnp.zeros(weight.shape, jnp.float32, device=shardings[path])
+        piece_sharding = NamedSharding(mesh, PartitionSpec(*shardings[path].spec[weight.stacked :]))
         for name, index in slices(weight):
-            value = _from_stored(stored[name], weight)
+            value = stored[name].read().astype(np.float32)
+            value = np.ascontiguousarray(value.T if weight.inputs else value)
+            value = value.reshape(weight.shape[weight.stacked :])
             digest.update(value.tobytes())
-            piece = _shard_slice(value, shardings[path], weight.stacked)
+            piece = jax.make_array_from_callback(value.shape, piece_sharding, value.__getitem__)
             params[path] = _inserter(shardings[path])(params[path], piece, index) if index else piece
     return traverse_util.unflatten_dict(params, sep="/")
 
@@ -136,24 +138,16 @@ def slices(weight: Weight) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def stored_shape(weight: Weight) -> tuple[int, ...]:
-    """Shape of a weight's tensors in a folder."""
+    """Shape of each of a weight's tensors in a folder."""
     shape = weight.shape[weight.stacked :]
     if weight.inputs:
         return prod(shape[weight.inputs :]), prod(shape[: weight.inputs])
     return (prod(shape),) if weight.stacked else shape
 
 
-def _from_stored(tensor: StoredTensor, weight: Weight) -> np.ndarray:
-    """Read a tensor as a float32 slice of its weight."""
-    values = tensor.read().astype(np.float32)
-    values = values.T if weight.inputs else values
-    return np.ascontiguousarray(values).reshape(weight.shape[weight.stacked :])
-
-
-def _shard_slice(value: np.ndarray, sharding: NamedSharding, stacked: int) -> jax.Array:
-    """Place a slice on the devices like the weight it belongs to."""
-    spec = PartitionSpec(*sharding.spec[stacked:])
-    return jax.make_array_from_callback(value.shape, NamedSharding(sharding.mesh, spec), lambda index: value[index])
+def stored_shapes(table: Mapping[str, Weight]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a table's tensors in a folder, by their names."""
+    return {name: stored_shape(weight) for weight in table.values() for name, _ in slices(weight)}
 
 
 @functools.cache
@@ -177,13 +171,12 @@ def match_tensors(folder: epath.Path, config: ModelConfig, found: dict[str, Stor
     stored = _text_model(folder, found) if is_multimodal(folder) else dict(found)
     if config.family == "llama":  # the first ones were published with this buffer
         stored = {name: tensor for name, tensor in stored.items() if not name.endswith("rotary_emb.inv_freq")}
-    wanted = {name: stored_shape(weight) for weight in weight_table(config).values() for name, _ in slices(weight)}
     quantized = any(tensor.dtype not in DTYPES for tensor in stored.values())
     if not quantized and config.tied_embeddings and "lm_head.weight" in stored:
         head, embedding = stored.pop("lm_head.weight"), stored.get("model.embed_tokens.weight")
         if embedding is None or not np.array_equal(head.read(), embedding.read()):
             raise WeightsError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
-    if problems := misfits(stored, wanted):
+    if problems := misfits(stored, stored_shapes(weight_table(config))):
         shown = first_few(problems, 8, "\n  ")
         raise WeightsError(f"{folder} does not hold the model that its {CONFIG} describes:\n  {shown}")
     return stored

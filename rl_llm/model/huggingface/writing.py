@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,17 +15,9 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rl_llm.model.config import ModelConfig
-from rl_llm.model.huggingface import tensor_files
+from rl_llm.model.huggingface import reading, tensor_files
 from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
-from rl_llm.model.huggingface.reading import (
-    CONFIG,
-    is_huggingface,
-    is_multimodal,
-    match_tensors,
-    read_config,
-    slices,
-    stored_shape,
-)
+from rl_llm.model.huggingface.reading import CONFIG, is_huggingface
 from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, NAMES, SINGLE
 from rl_llm.model.lora import merge_adapters
 from rl_llm.model.weights import Weight, weight_table
@@ -37,14 +30,7 @@ TOKENIZER = (
 )
 TERMS = ("licen", "notice", "use_policy", "copying")  # beginnings of names, in any case
 Dtype = Literal["float32", "bfloat16", "float16"]
-Slice = tuple[str, tuple[int, ...]]  # a weight's path, and an index along its stacked axes
-
-
-def _to_stored(values: np.ndarray, weight: Weight) -> np.ndarray:
-    """A slice of a weight in its stored shape."""
-    if weight.inputs:
-        values = values.reshape(prod(values.shape[: weight.inputs]), -1).T
-    return values.reshape(stored_shape(weight))
+Slice = tuple[str, Weight, tuple[int, ...]]  # a weight by its path, and an index along its stacked axes
 
 
 def files_beside_weights(folder: epath.PathLike) -> dict[str, bytes]:
@@ -55,15 +41,6 @@ def files_beside_weights(folder: epath.PathLike) -> dict[str, bytes]:
     files = sorted(file for file in epath.Path(folder).iterdir() if file.is_file())
     wanted = [file for file in files if file.name in (GENERATION, *TOKENIZER) or file.name.lower().startswith(TERMS)]
     return {file.name: file.read_bytes() for file in wanted}
-
-
-def check_new(folder: epath.PathLike) -> epath.Path:
-    """Raise ValueError if a folder has files already."""
-    folder = epath.Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        cut_off = "" if is_huggingface(folder) else f" (without {CONFIG}: if an export was cut off there, remove it)"
-        raise ValueError(f"{folder} exists and is not empty{cut_off}: choose another folder")
-    return folder
 
 
 def save(
@@ -86,41 +63,43 @@ def save(
     Raises ValueError if the folder has files already, or the model does not fit its family or `like`.
     """
     config, params = merge_adapters(config, params)
-    folder = check_new(folder)
+    writer = make_writer(config, params, folder, dtype)
     if like is not None and max_positions is not None:
         raise ValueError(f"max_positions={max_positions} cannot act: config.json is that of {like}")
-    check_dtype(dtype)
-    if like is not None and is_multimodal(like):
-        raise ValueError(f"{like} is a vision-language model, and this is its text model only: write it without `like`")
     settings = config_to_json(config, dtype, max_positions)
-    stored = config.stored
-    if (found := config_from_json(settings, "the model's config.json")) != stored:
+    if (found := config_from_json(settings, "the model's config.json")) != config.stored:
         raise ValueError(f"{config} is not a model of the family {config.family!r}: its files would be read as {found}")
-    if like is not None and (other := read_config(like)) != stored:
-        raise ValueError(f"the model {stored} is not that of {like}, which is {other}")
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = make_writer(config, params, folder)
-    if like is not None:
+    if like is None:
+        writer.write()
+        written = json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n"
+    else:
+        check_same_model(config, like, "write it without `like`")
         writer.write_like(epath.Path(like))
         beside = files_beside_weights(like) if beside is None else beside
         written = (epath.Path(like) / CONFIG).read_bytes()
-    else:
-        writer.write(dtype)
-        written = json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n"
     for name, content in {**(beside or {}), CONFIG: written}.items():
-        (folder / name).write_bytes(content)
+        (writer.folder / name).write_bytes(content)
 
 
-def check_dtype(dtype: str) -> None:
-    """Raise ValueError for a dtype that weights are not written in."""
+def check_same_model(config: ModelConfig, folder: epath.PathLike, remedy: str) -> None:
+    """Raise ValueError unless a folder has a model of this shape and nothing else."""
+    if reading.is_multimodal(folder):
+        raise ValueError(f"{folder} is a vision-language model, and this is its text model only: {remedy}")
+    if (other := reading.read_config(folder)) != config.stored:
+        raise ValueError(f"the model {config.stored} is not that of {folder}, which is {other}")
+
+
+def make_writer(config: ModelConfig, params: dict, folder: epath.PathLike, dtype: Dtype) -> "Writer":
+    """The writer of a model and its adapters. Raises ValueError if the folder has files already."""
+    folder = epath.Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        cut_off = "" if is_huggingface(folder) else f" (without {CONFIG}: if an export was cut off there, remove it)"
+        raise ValueError(f"{folder} exists and is not empty{cut_off}: choose another folder")
     if dtype not in NAMES:
         raise ValueError(f"dtype={dtype!r} is not implemented; expected {', '.join(NAMES)}")
-
-
-def make_writer(config: ModelConfig, params: dict, folder: epath.Path) -> "Writer":
-    """The writer of a model's tensors; adapters have tensors of their own."""
-    tensors = {name: (path, i) for path, w in weight_table(config).items() for name, i in slices(w)}
-    return Writer(config, traverse_util.flatten_dict(params, sep="/"), tensors, folder)
+    table = weight_table(config)
+    tensors = {name: (path, weight, index) for path, weight in table.items() for name, index in reading.slices(weight)}
+    return Writer(config, traverse_util.flatten_dict(params, sep="/"), tensors, folder, NAMES[dtype])
 
 
 @dataclass(frozen=True)
@@ -131,44 +110,52 @@ class Writer:
     params: dict[str, jax.Array]
     tensors: dict[str, Slice]
     folder: epath.Path
+    dtype: str
 
     def value(self, name: str) -> np.ndarray:
         """A tensor by name, on the host, gathered from all devices."""
-        path, index = self.tensors[name]
-        weight = weight_table(self.config)[path]
-        return _to_stored(np.asarray(_taker(self.params[path].sharding)(self.params[path], index)), weight)
+        path, weight, index = self.tensors[name]
+        whole = self.params[path]
+        values = np.asarray(_taker(whole.sharding)(whole, index))
+        if weight.inputs:
+            values = values.reshape(prod(values.shape[: weight.inputs]), -1).T
+        return values.reshape(reading.stored_shape(weight))
 
-    def write(self, dtype: Dtype) -> None:
+    def write(self) -> None:
         """Write all tensors in one file, or in several with an index."""
+        sizes = {name: prod(self._shape(name)) * DTYPES[self.dtype].itemsize for name in sorted(self.tensors)}
         files: list[list[str]] = [[]]
-        total = filled = 0
-        for name in sorted(self.tensors):
-            size = prod(self._shape(name)) * DTYPES[NAMES[dtype]].itemsize
+        filled = 0
+        for name, size in sizes.items():
             if files[-1] and filled + size > LARGEST_FILE:
                 files.append([])
                 filled = 0
             files[-1].append(name)
-            total, filled = total + size, filled + size
-        names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
-        names = [SINGLE] if len(files) == 1 else names
-        for file, members in zip(names, files, strict=True):
-            self.write_file(file, members, dtype)
-        if len(files) > 1:
-            listed = {name: file for file, members in zip(names, files, strict=True) for name in members}
-            index = {"metadata": {"total_size": total}, "weight_map": listed}
-            (self.folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+            filled += size
+        if len(files) == 1:
+            self.write_file(SINGLE, files[0])
+            return
+        listed: dict[str, str] = {}
+        for number, names in enumerate(files, 1):
+            file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+            self.write_file(file, names)
+            listed |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": listed}
+        (self.folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        return stored_shape(weight_table(self.config)[self.tensors[name][0]])
+        return reading.stored_shape(self.tensors[name][1])
 
-    def write_file(self, file: str, names: Sequence[str], dtype: Dtype) -> None:
+    def write_file(self, file: str, names: Sequence[str]) -> None:
         """Write one file of the tensors with these sorted names."""
-        header = tensor_files.make_header([(name, self._shape(name)) for name in names], NAMES[dtype])
-        tensor_files.write_file(self.folder / file, header, [(name, NAMES[dtype]) for name in names], self.value)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = tensor_files.make_header([(name, self._shape(name)) for name in names], self.dtype)
+        tensor_files.write_file(self.folder / file, header, [(name, self.dtype) for name in names], self.value)
 
     def write_like(self, like: epath.Path) -> None:
         """Write the tensors in the files of another folder of this model, with their index."""
-        match_tensors(like, self.config, tensor_files.read_headers(like))
+        reading.match_tensors(like, self.config, tensor_files.read_headers(like))
+        self.folder.mkdir(parents=True, exist_ok=True)
         tied = {"lm_head.weight": self.tensors["model.embed_tokens.weight"]} if self.config.tied_embeddings else {}
         writer = replace(self, tensors=tied | self.tensors)
         for name, file in tensor_files.weight_files(like).items():
@@ -181,11 +168,6 @@ class Writer:
 @functools.cache
 def _taker(sharding: NamedSharding) -> Any:
     """Compile the extraction of a weight's slice at an index along its leading axes, replicated on every device."""
-
-    def take(whole: jax.Array, index: tuple[int, ...]) -> jax.Array:
-        for i in index:
-            whole = jax.lax.dynamic_index_in_dim(whole, i, keepdims=False)
-        return whole
-
     replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
-    return jax.jit(take, out_shardings=replicated)
+    # One axis after the other: with both indices at once, XLA gathers the experts of all layers.
+    return jax.jit(lambda whole, index: functools.reduce(operator.getitem, index, whole), out_shardings=replicated)

@@ -66,10 +66,7 @@ class Sampling(Checked):
         return replace(self, temperature=temperature)
 
     def values(self, stop_ids: tuple[int, ...], limit: int | None = None) -> "SamplingValues":
-        """Return the traced values of the sampler; `limit` caps the response length in tokens.
-
-        Raises ValueError for more than STOP_SLOTS stop ids.
-        """
+        """Return traced values; `limit` caps response tokens. Raises ValueError for more than STOP_SLOTS stop ids."""
         if len(stop_ids) > STOP_SLOTS:
             raise ValueError(f"at most {STOP_SLOTS} stop ids, not {len(stop_ids)}: {stop_ids}")
         padded = jnp.asarray(stop_ids + (-1,) * (STOP_SLOTS - len(stop_ids)), jnp.int32)
@@ -223,10 +220,7 @@ def _in_order(x: jax.Array) -> jax.Array:
 
 
 def _largest(holds: Callable[[jax.Array], jax.Array], rows: int) -> jax.Array:
-    """Largest uint32[rows, 1] that satisfies `holds`, found by bisection over bits.
-
-    `holds` must be monotone: true from 0 up to some value, false above it.
-    """
+    """Largest uint32[rows, 1] that satisfies `holds`, by bisection over bits; `holds` is true up to it, false above."""
 
     def with_bit(index: jax.Array, found: jax.Array) -> jax.Array:
         larger = found | (jnp.uint32(1) << (31 - index).astype(jnp.uint32))
@@ -255,17 +249,9 @@ Sampler = Callable[[dict, Prompts, jax.Array, SamplingValues], Rollout]
 
 
 def compile_sampler(config: ModelConfig, mesh: Mesh, responses_per_prompt: int, max_tokens: int) -> BoundProgram:
-    """Compile `generate` for a mesh as a program of (params, prompts, step_key, values).
-
-    Weights are sharded by their table, prompts and rows over the data-parallel axes.
-    """
-    return compile_program(
-        _generate,
-        mesh,
-        (config, responses_per_prompt, max_tokens),
-        inputs=(laid_out(weight_table(config)), ROWS, SAME, SAME),
-        outputs=ROWS,
-    )
+    """Compile `generate` for a mesh as a program of (params, prompts, step_key, values)."""
+    static, inputs = (config, responses_per_prompt, max_tokens), (laid_out(weight_table(config)), ROWS, SAME, SAME)
+    return compile_program(_generate, mesh, static, inputs=inputs, outputs=ROWS)
 
 
 def _generate(config: ModelConfig, responses_per_prompt: int, max_tokens: int, *arguments: Any) -> Rollout:

@@ -11,13 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rl_llm.algorithms.component import Loss
-from rl_llm.algorithms.objective import (
-    RatioObjective,
-    SamplerObjective,
-    log_ratio,
-    ratio_metrics,
-    sequence_log_ratio,
-)
+from rl_llm.algorithms.objective import RatioObjective, SamplerObjective, log_ratio, ratio_metrics, sequence_log_ratio
 from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.config.fields import PositiveFloat, PositiveOrInfinite, PositiveShare
 from rl_llm.types import Batch

@@ -1,7 +1,4 @@
-"""Configuration as values: check, override, write down, fingerprint and load them. Imports no JAX.
-
-Annotations of ranges (`PositiveInt`, ...) are in `rl_llm.config.fields`.
-"""
+"""Configuration as values: check, override, record, fingerprint and load them. Imports no JAX."""
 
 from rl_llm.config.fields import Checked, check_fields, is_component, nearest
 from rl_llm.config.loading import ExperimentError, file_of, load_experiment, load_module

@@ -1,4 +1,4 @@
-"""Fields of components: walk them, and check values against the choices and ranges that annotations declare."""
+"""Fields of components: annotations of ranges (`PositiveInt`, ...), and checks of values against annotations."""
 
 import dataclasses
 import difflib
@@ -51,9 +51,8 @@ def check_fields(value: Any) -> None:
     """Check every field of a component, and of its components, against its annotation.
 
     A `Literal` allows the values it names, and `Annotated[float, msgspec.Meta(gt=0, le=1)]` a range. A range of floats
-    leaves out NaN and the infinities; `Meta(gt=0, extra={"infinite": True})` lets infinity in.
-
-    Raises ValueError naming the place, the value and the allowed values.
+    leaves out NaN and the infinities; `Meta(gt=0, extra={"infinite": True})` lets infinity in. Raises ValueError naming
+    the place, the value and the allowed values.
     """
     _check(value, type(value).__name__, Any)
 
@@ -83,9 +82,7 @@ def _allows(annotation: Any, value: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_allows(part, value) for part in arguments)
     if origin is Annotated:
-        return _allows(arguments[0], value) and all(
-            _inside(part, value) for part in arguments if isinstance(part, Meta)
-        )
+        return _allows(arguments[0], value) and all(_inside(one, value) for one in arguments if isinstance(one, Meta))
     if origin is Literal:
         return value in arguments
     if annotation is types.NoneType:

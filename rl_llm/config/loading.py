@@ -22,7 +22,6 @@ def load_experiment(spec: str, kind: type = object) -> tuple[str, Any]:
     NAME is a variable of the file, a key of its ABLATION, or SCALE/NAME for an experiment of its STUDY. A file below
     the current folder is imported relative to it, another relative to its own folder, so that its neighbours are found,
     also by worker processes. That folder is appended to `sys.path`, where it hides no installed module.
-
     Raises `ExperimentError` if the file or NAME is missing, the import fails, or the value is not a `kind`.
     """
     path = file_of(spec)

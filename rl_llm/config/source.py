@@ -79,10 +79,7 @@ def code_of(spec: str, value: Any) -> Code:
 
 
 def commit_of(folder: Path, files: Sequence[Path] = ()) -> str | None:
-    """Commit of the git repository of a folder, with `-dirty` if one of the files, or of all tracked ones, differs.
-
-    None outside a repository or without git.
-    """
+    """Commit of a folder's git repository, or None; with `-dirty` if one of the files, or of all tracked, differs."""
 
     def git(*arguments: str) -> str:
         try:

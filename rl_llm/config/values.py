@@ -45,7 +45,6 @@ def override(value: _Value, assignments: Sequence[str]) -> _Value:
     A path walks the fields of the actual components, and tuples by index. The text is one of none/true/false/inf, JSON,
     or plain text, whichever first fits the field's annotation. An integer fits a float field; no other type is
     converted. Assignments are applied together, so a component checks its final values only.
-
     Raises `OverrideError` for an unknown name, a wrong type, structure instead of a plain value, a place set twice, or
     values that a component refuses (a ValueError of its `__post_init__`).
     """

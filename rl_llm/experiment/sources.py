@@ -1,7 +1,4 @@
-"""Sources of learning besides a policy's own responses: demonstrations, stored responses, a teacher, a reward model.
-
-Each is a value of an experiment. Folders are those of other runs.
-"""
+"""Sources of learning besides a policy's own responses: demonstrations, stored responses, a teacher, a reward model."""
 
 import math
 from dataclasses import dataclass

@@ -141,10 +141,7 @@ def to_host(tree: Any) -> Any:
 
 
 def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the rows that this process owns; every row has one owner.
-
-    Waits for the array and dispatches nothing, so any thread may call it.
-    """
+    """Indices and values of this process's rows, each with one owner. Dispatches nothing, so any thread may call it."""
     shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
     shards.sort(key=lambda shard: shard.index[0].start or 0)
     indices = [np.arange(array.shape[0])[shard.index[0]] for shard in shards]

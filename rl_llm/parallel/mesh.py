@@ -194,10 +194,7 @@ def data_parallel_size(mesh: Mesh) -> int:
 
 
 def pin_gathered(x: jax.Array, weight: Placeable) -> jax.Array:
-    """Gather a weight along `fsdp` while a program is traced for a mesh; it stays split over `tensor`.
-
-    For weights that are read so often that gathering them each time would dominate.
-    """
+    """Gather a weight that a program traced for a mesh reads often along `fsdp`, once; it stays split over `tensor`."""
     axes = [RULES[name] if name else None for name in weight.axes]
     return _pin(x, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes)))
 
@@ -232,10 +229,7 @@ def _pin(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def put_on_batch(mesh: Mesh, tree: Any) -> Any:
-    """Put arrays on the mesh, with the leading axis over the data-parallel devices.
-
-    Arrays on the host must be the same in every process.
-    """
+    """Put arrays on the mesh, split over the data-parallel devices; host arrays must be the same in every process."""
     rows = over_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, rows)

@@ -17,7 +17,6 @@ def partition(value: T) -> tuple[Floats, T]:
     The structure is the value with `PLACEHOLDER` for every float: values that differ in floats only have equal
     structures with equal hashes. Everything else is structure, None included, and so is a field with metadata
     {"static": True}, which decides how a program is built. A Python branch on another float fails when traced.
-
     Raises ValueError for a value without a hash, such as one with a list or an array in a field.
     """
     floats: list[float] = []
@@ -38,10 +37,7 @@ def partition(value: T) -> tuple[Floats, T]:
 
 
 def combine(floats: Floats, structure: T) -> T:
-    """Rebuild the value from what `partition` returned; the floats may be tracers.
-
-    Constructors do not run: they check numbers, not tracers.
-    """
+    """Rebuild a value from `partition`'s results, without its constructor's checks: the floats may be tracers."""
     remaining = iter(floats)
     value: T = _map_floats(lambda _: next(remaining), structure)
     return value

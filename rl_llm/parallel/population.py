@@ -69,20 +69,17 @@ class Population:
         """Execute the call that most members wait for; on a tie, the first one made."""
         key = max(self.waiting, key=lambda key: len(self.waiting[key][1]))
         called, calls = self.waiting.pop(key)
+        results: Sequence[Any] = [None] * len(calls)
+        failure: Exception | None = None
         try:
             results = called.run_members([call.arguments for call in calls], self.size)
         except NotImplementedError as error:
             why = f"{called.name} cannot be mapped over a population ({error}); run its members one by one"
-            for call in calls:
-                call.error = PopulationError(f"{why} (--population 1)")
+            failure = PopulationError(f"{why} (--population 1)")
         except Exception as error:  # from the compiler or a device; every member raises it
-            for call in calls:
-                call.error = error
-        else:
-            for call, result in zip(calls, results, strict=True):
-                call.result = result
-        for call in calls:
-            call.done = True
+            failure = error
+        for call, result in zip(calls, results, strict=True):
+            call.result, call.error, call.done = result, failure, True
         self.turn.notify_all()
 
 

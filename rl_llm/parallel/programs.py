@@ -22,7 +22,6 @@ class Layout(Protocol):
 
     def shardings(self, mesh: Mesh) -> Any:
         """Return a pytree of NamedShardings, or a prefix of one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class WeightLayout:
     table: tuple[tuple[str, Placeable], ...]
 
     def shardings(self, mesh: Mesh) -> dict:
-        """Return the pytree of shardings by `weight_shardings`."""
         return weight_shardings(mesh, dict(self.table))
 
 
@@ -43,15 +41,13 @@ def laid_out(table: Mapping[str, Placeable]) -> WeightLayout:
 
 @dataclass(frozen=True)
 class BoundProgram:
-    """A jitted program together with the floats that it takes as its first argument.
-
-    Inside another program it is inlined, because only a top-level program may have compiler options.
-    """
+    """A jitted program together with the floats that it takes as its first argument."""
 
     program: Program
     floats: Floats
 
     def __call__(self, *arguments: Any) -> Any:
+        # Inside another program it is inlined, because only a top-level program may have compiler options.
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
             return self.program.alone.__wrapped__(self.floats, *arguments)
         return self.program(self.floats, *arguments)

@@ -52,10 +52,7 @@ def entries_at_once(array: Any, sharding: NamedSharding, at_once: int = AT_ONCE)
 
 
 def bytes_at_once(tree: Any, shardings: Any) -> int:
-    """Peak bytes that `move` takes on a source device with several processes.
-
-    That is a gathered part of one array, plus the shard of it for a target device.
-    """
+    """Peak bytes of `move` on a source device with several processes: part of an array, and a target's shard of it."""
 
     def part_bytes(array: Any, sharding: NamedSharding) -> int:
         count = entries_at_once(array, sharding)

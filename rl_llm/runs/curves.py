@@ -35,8 +35,7 @@ class AccuracyPoint:
     def difference(self, other: "AccuracyPoint") -> tuple[float, float]:
         """self - other, and its standard error.
 
-        It is binomial, with one success and one failure added so that it is not 0 if all are right. Partial credit
-        varies less.
+        It is binomial, with one success and one failure added so that it is never 0; partial credit varies less.
         """
         likely = [(one.share * one.trials + 1) / (one.trials + 2) for one in (self, other)]
         variances = (p * (1 - p) / one.trials for p, one in zip(likely, (self, other), strict=True))
@@ -46,9 +45,8 @@ class AccuracyPoint:
 def columns(lines: Sequence[Mapping[str, Any]]) -> Columns:
     """The numbers of the RL steps by name, f64[steps]; NaN for missing values."""
     lines = [line for line in lines if line.get("phase") == "rl"]
-    names = dict.fromkeys(
-        ["step", *(name for line in lines for name, value in line.items() if isinstance(value, int | float))]
-    )
+    numbers = (name for line in lines for name, value in line.items() if isinstance(value, int | float))
+    names = dict.fromkeys(["step", *numbers])
     return {name: np.array([line.get(name, np.nan) for line in lines], np.float64) for name in names}
 
 

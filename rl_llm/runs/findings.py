@@ -142,10 +142,7 @@ def length_runs_away(steps: Columns, sampled: Sampled) -> str | None:
 
 
 def truncation(steps: Columns, sampled: Sampled) -> str | None:
-    """More than a quarter of the responses are truncated: they cost the most, earn little, and teach to stop early.
-
-    A curriculum that widens the limit excuses this.
-    """
+    """Many responses are truncated: they cost much, earn little, teach to stop early. A widening limit excuses this."""
     share = curves.recent_mean(steps, "response/truncated")
     limits = steps.get("curriculum/max_tokens", np.empty(0))[-WINDOW_STEPS:]
     if not (sampled.own and share > TRUNCATED) or len(set(limits.tolist())) > 1:

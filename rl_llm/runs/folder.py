@@ -55,8 +55,8 @@ class RunFolder:
     def create(cls, path: Path | str, experiment: dict[str, Any], keep: int = 3, code: Code = NO_CODE) -> Self:
         """Start a run in a new or empty folder and write `experiment` and `code` there.
 
-        experiment: JSON values, including the fields of IDENTITY. keep: number of checkpoints to keep.
-        Raises RunFolderError if the folder holds a run or anything else.
+        experiment: JSON values, with the fields of IDENTITY. keep: number of checkpoints to keep. Raises RunFolderError
+        if the folder holds anything.
         """
         path = Path(path).absolute()
         checkpoints = Checkpoints(path / CHECKPOINTS, keep)
@@ -178,10 +178,15 @@ class RunFolder:
         for path in (self.path / METRICS, self.path / SAMPLES):
             if not self.writes or not path.exists():
                 continue
-            content = path.read_bytes()
-            lines = content.splitlines(keepends=True)
-            whole = ((number, line) for number, line in enumerate(lines, start=1) if line.endswith(b"\n"))
-            kept = [line for number, line in whole if _step_of(path, number, line) <= step]
+            lines, kept = path.read_bytes().splitlines(keepends=True), []
+            for number, line in enumerate(lines, start=1):
+                try:
+                    if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RunFolderError(
+                        f"{path}, line {number} is damaged; the run cannot be resumed: {error}"
+                    ) from error
             if len(kept) < len(lines):
                 write_atomically(path, b"".join(kept))
             dropped += len(lines) - len(kept)
@@ -226,13 +231,6 @@ def _line_of_step(record: dict[str, Any]) -> bytes:
     if type(record.get("step")) is not int:
         raise ValueError(f"step is {record.get('step')!r}; a record of a run needs an integer step: {record}")
     return json_line(record)
-
-
-def _step_of(path: Path, number: int, line: bytes) -> int:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}, line {number} is damaged; the run cannot be resumed: {error}") from error
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

@@ -25,8 +25,6 @@ class Ledger:
 
     Opening verifies the whole chain (LedgerError). A last line without a newline is from a write that was killed before
     it was acknowledged: it is cut off, and an event `repaired` is appended. With `write=False` the file never changes.
-
-    head: the digest of the newest entry, which covers all entries so far.
     """
 
     def __init__(self, path: Path | str, write: bool = True) -> None:
@@ -36,7 +34,7 @@ class Ledger:
         end_of_whole_lines = content.rfind(b"\n") + 1
         entries = _verified(self.path, content[:end_of_whole_lines])
         self._length = len(entries)
-        self.head: str = entries[-1]["sha256"] if entries else GENESIS
+        self.head: str = entries[-1]["sha256"] if entries else GENESIS  # digest of the newest entry; covers all before
         if write and (torn := content[end_of_whole_lines:]):
             with self.path.open("rb+") as stream:
                 stream.truncate(end_of_whole_lines)

@@ -32,7 +32,8 @@ class RecordError(Exception):
 def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
     """Load the experiment of a run folder again; returns it with experiment.json.
 
-    Says on standard error if its code has changed. Raises RecordError if loading fails or its values have changed.
+    Says on standard error if its code has changed. Raises RecordError if loading fails, or if the values or the files
+    of the tokenizer have changed.
     """
     try:
         record = read_experiment_record(Path(folder))
@@ -49,7 +50,16 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
             f"{record['spec']} has changed since the run in {folder}: fingerprint mismatch, recorded "
             f"{record['fingerprint'][:12]}, now {now[:12]}"
         )
-    _check_tokenizer(experiment, record, folder)
+    try:
+        same_tokenizer = experiment.tokenizer.fingerprint() == record["tokenizer"]
+    except (ValueError, OSError) as error:
+        start = record["folder"]
+        raise RecordError(f"{folder}: the tokenizer of this run cannot be read from {start}: {error}") from error
+    if not same_tokenizer:
+        raise RecordError(
+            f"{folder}: the tokenizer or its chat template has changed since the run, so its tokens would mean "
+            f"something else. Put the files back ({experiment.tokenizer})"
+        )
     try:
         recorded = recorded_code(record, Path(folder) / LEDGER)
         changes = code_changes(Path(folder), recorded, code_of(_spec_of(record), experiment))
@@ -58,20 +68,6 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     if changes and hosts.writes():
         print(f"note: the code has changed since the run in {folder}:", *changes.values(), sep="\n", file=sys.stderr)
     return experiment, record
-
-
-def _check_tokenizer(experiment: Experiment, record: dict[str, Any], folder: Path | str) -> None:
-    """Raise RecordError if the files of the tokenizer have changed since the run."""
-    try:
-        same = experiment.tokenizer.fingerprint() == record["tokenizer"]
-    except (ValueError, OSError) as error:
-        start = record["folder"]
-        raise RecordError(f"{folder}: the tokenizer of this run cannot be read from {start}: {error}") from error
-    if not same:
-        raise RecordError(
-            f"{folder}: the tokenizer or its chat template has changed since the run, so its tokens would mean "
-            f"something else. Put the files back ({experiment.tokenizer})"
-        )
 
 
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:

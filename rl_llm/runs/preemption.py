@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from types import FrameType
 from typing import ClassVar, Self
 
 
@@ -42,5 +41,5 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._previous)
             StopSignal._in_main_thread = self._outer
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, *_: object) -> None:
         self._requested = True

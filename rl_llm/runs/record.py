@@ -27,8 +27,7 @@ def experiment_record(
 ) -> dict[str, Any]:
     """Content of experiment.json: the resolved experiment and everything needed to run it again.
 
-    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs;
-    `code` is `config.code_of` the experiment.
+    `problems` is their fingerprint (`prepare.problems_fingerprint`); `sources` names the checkpoints of other runs.
     """
     return {
         "spec": spec,

@@ -35,10 +35,7 @@ JsonValues = dict[str, Any]  # by name
 
 @dataclass
 class Run:
-    """A run in progress, made by `open_run`.
-
-    `step` counts warm-start and RL steps together. `progress` (JSON) is saved with every checkpoint.
-    """
+    """A run in progress, made by `open_run`. `step` counts warm-start and RL steps; `progress` (JSON) is saved too."""
 
     experiment: Experiment
     seed: int
@@ -82,11 +79,8 @@ class Run:
     def record_ungraded(
         self, step: int, problems: Sequence[Problem], responses: Sequence[str], grades: Sequence[Grade]
     ) -> None:
-        """Write responses that could not be graded to samples.jsonl, and new kinds of failures to display and ledger.
-
-        Row b answers problem b // K, of `responses_per_prompt` K.
-        """
-        K = self.experiment.responses_per_prompt
+        """Write ungraded responses to samples.jsonl, and new kinds of failures to the display and the ledger."""
+        K = self.experiment.responses_per_prompt  # row b answers problem b // K
         failed = [row for row, grade in enumerate(grades) if grade.status != "ok"]
         if not failed:
             return
@@ -230,10 +224,7 @@ def open_run(
 
 
 def _go_back(folder: RunFolder, restored: int | None) -> None:
-    """Drop the lines after the restored step.
-
-    Raises RunFolderError unless metrics.jsonl has a line for every step up to it.
-    """
+    """Drop lines after the restored step. Raises RunFolderError unless metrics.jsonl has a line for each step."""
     folder.truncate_after(-1 if restored is None else restored)
     run_path, step = folder.path, restored or 0
     present = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()

@@ -28,14 +28,9 @@ def save_state(folder: RunFolder, step: int, state: TrainState, progress: dict[s
 
 
 def restore_state(experiment: Experiment, folder: Path, mesh: Mesh) -> Restored | None:
-    """Restore the newest good checkpoint of a run folder on the mesh; None if there is none.
-
-    Raises CheckpointError if all are damaged or do not fit.
-    """
+    """Restore a run folder's newest good checkpoint or None. Raises CheckpointError if all are damaged or misfit."""
     template = partial(_state_template, experiment, mesh)
-    restored = Checkpoints(folder / "checkpoints").restore_newest(
-        lambda progress: replace(template(progress), frozen=None)
-    )
+    restored = Checkpoints(folder / "checkpoints").restore_newest(lambda saved: replace(template(saved), frozen=None))
     if restored is None or experiment.model.lora is None:
         return restored
     frozen = Checkpoints(folder / FROZEN).restore_newest(lambda _: template({}).frozen)
@@ -70,17 +65,13 @@ def graded_shape(experiment: Experiment) -> Rollout:
     optional = {"rewards": rewards, "greedy_reward": reward}
     fields: dict[str, Any] = {name: shape for name, shape in optional.items() if name in experiment.algorithm.needs}
     if experiment.responses is not None and (k := experiment.responses.top_tokens):
-        sizes = (*rollout.tokens.shape, k)
-        fields["teacher_tokens"] = jax.ShapeDtypeStruct(sizes, jnp.int32)
-        fields["teacher_logp"] = jax.ShapeDtypeStruct(sizes, jnp.float32)
+        for name, dtype in (("teacher_tokens", jnp.int32), ("teacher_logp", jnp.float32)):
+            fields[name] = jax.ShapeDtypeStruct((*rollout.tokens.shape, k), dtype)
     return replace(rollout, reward=reward, **fields)
 
 
 def _state_template(experiment: Experiment, mesh: Mesh, progress: dict[str, Any]) -> TrainState:
-    """Shapes of the state saved with this progress.
-
-    The warm start has its own optimizer, and carries nothing that only RL needs.
-    """
+    """Shapes of the state saved with this progress. The warm start has its own optimizer, and no parts for RL alone."""
     if progress.get("reinforcing"):
         optimizer, spec = experiment.policy_optimizer, state_spec(experiment)
     else:

@@ -13,6 +13,7 @@ from rl_llm.learner.critic import compile_values
 from rl_llm.learner.logprobs import RolloutProgram, compile_over_rows, likeliest, logps_at, sampled_logps
 from rl_llm.learner.state import policy_of
 from rl_llm.parallel.mesh import on_devices, put_on_batch
+from rl_llm.rollout.collect import graded_rows
 from rl_llm.runs.load import SourceModels
 from rl_llm.types import Rollout, TrainState
 
@@ -42,8 +43,13 @@ class BatchFields:
 
     def compute(self, state: TrainState, rollout: Rollout, replayed: bool = False) -> dict[str, jax.Array]:
         """Fields of the batch of one rollout that depend on the current policy or on other models, by name."""
-        reference = self._reference(state)
-        return put_on_batch(self.mesh, self._compute(state, reference, rollout, replayed))
+        reference: dict = {}  # parameters of the reference policy on the devices
+        if (settings := self.experiment.reference) is not None:
+            reference = policy_of(state, on_devices(state.reference) if settings.offload else state.reference)
+        fields = self._compute(state, reference, rollout, replayed)
+        if (graded := graded_rows(rollout)) is not None:
+            fields["counted"] = graded
+        return put_on_batch(self.mesh, fields)
 
     def shapes(self, state: TrainState, rollout: Rollout) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the fields, from those of the state and of the rollout."""
@@ -60,8 +66,10 @@ class BatchFields:
             extra["old_logp"] = self.logps(policy, rollout, self._temperature)
         if "sampler_logp" in names:  # the distribution that stored responses were sampled from is unknown
             extra["sampler_logp"] = extra["old_logp"]
-        if "ref_logp" in names:
-            extra["ref_logp"] = self._ref_logp(reference, rollout)
+        if "ref_logp" in names and self.teacher_logps and self.sources.teacher:
+            extra["ref_logp"] = self.teacher_logps(self.sources.teacher[1], rollout, self._temperature)
+        elif "ref_logp" in names:
+            extra["ref_logp"] = self.logps(reference, rollout, self._temperature)
         if "kl_baseline" in names:
             extra["kl_baseline"] = self._kl_baseline(policy, reference, rollout)
         if "value" in names:
@@ -78,18 +86,6 @@ class BatchFields:
     def _temperature(self) -> jax.Array:
         return jnp.float32(self.experiment.sampling.temperature)
 
-    def _reference(self, state: TrainState) -> dict:
-        """Parameters of the reference policy on the devices; {} without one."""
-        settings = self.experiment.reference
-        if settings is None:
-            return {}
-        return policy_of(state, on_devices(state.reference) if settings.offload else state.reference)
-
-    def _ref_logp(self, reference: dict, rollout: Rollout) -> jax.Array:
-        if self.teacher_logps and self.sources.teacher:
-            return self.teacher_logps(self.sources.teacher[1], rollout, self._temperature)
-        return self.logps(reference, rollout, self._temperature)
-
     def _kl_baseline(self, policy: dict, reference: dict, rollout: Rollout) -> jax.Array:
         """Mean of log(pi / ref) over responses to the previous prompt, f32[B] with one number (KTO)."""
         shifted = replace(rollout, prompts=jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rollout.prompts))
@@ -100,10 +96,7 @@ class BatchFields:
 
 
 def compile_batch_fields(experiment: Experiment, mesh: Mesh, sources: SourceModels) -> BatchFields:
-    """Compile the fields that an experiment's algorithm needs.
-
-    Includes the policy's own log-probabilities if another policy sampled the rollout.
-    """
+    """Compile the fields that an algorithm needs, and the policy's log-probabilities if another sampled the rollout."""
     names = set(experiment.algorithm.needs) - MADE_WITH_THE_BATCH - ROLLOUT_FIELDS
     teacher, stored = experiment.teacher, experiment.responses
     if experiment.staleness or stored or (teacher and teacher.on_policy < 1):

@@ -27,10 +27,7 @@ from rl_llm.update.warm_start import demonstrations
 
 @dataclass(frozen=True)
 class Learning:
-    """Compiled programs of a run's RL steps, made by `compile_learning`.
-
-    `problems` are demonstrated if the experiment mixes demonstrations in.
-    """
+    """Compiled programs of a run's RL steps, made by `compile_learning`. A mixture demonstrates `problems`."""
 
     experiment: Experiment
     seed: int

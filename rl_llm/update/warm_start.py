@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rl_llm.experiment import Conversations, Experiment, WarmStart
-from rl_llm.learner.optimizer import Optimizer
 from rl_llm.learner.packing import compile_packed_step, pack, rows_from
 from rl_llm.learner.state import Draw, init_state
 from rl_llm.learner.train_step import MAXIMUM_LIKELIHOOD, Learner, compile_train_step
@@ -42,19 +41,18 @@ def warm_start(
 
     Without a `state` to continue, build the first one from the parameters `start`, or from random ones.
     """
-    experiment, settings, optimizer = run.experiment, run.experiment.warm_start, run.experiment.warm_optimizer
+    experiment, settings = run.experiment, run.experiment.warm_start
     if state is None:
         seed = key(run.seed, Purpose.PARAMETERS)
         drawn = Draw(seed, experiment.initialization)
-        state = init_state(
-            experiment.model, optimizer, mesh, drawn if start is None else add_adapters(experiment.model, start, seed)
-        )
+        first = drawn if start is None else add_adapters(experiment.model, start, seed)
+        state = init_state(experiment.model, experiment.warm_optimizer, mesh, first)
     if settings is None or run.step >= settings.steps:
         return state
     if settings.demonstrations is None:
-        lessons = task_lessons(run, settings, optimizer, problems["train"], mesh)
+        lessons = task_lessons(run, settings, problems["train"], mesh)
     else:
-        lessons = file_lessons(run, settings.demonstrations, optimizer, problems["conversations"], mesh)
+        lessons = file_lessons(run, settings.demonstrations, problems["conversations"], mesh)
     rate = settings.optimizer.rate(settings.steps)
     with run.display.phase("warm start", settings.steps, run.step) as phase:
         for step in range(run.step, settings.steps):
@@ -71,14 +69,13 @@ def warm_start(
     return state
 
 
-def task_lessons(
-    run: Run, settings: WarmStart, optimizer: Optimizer, problems: Sequence[Problem], mesh: Mesh
-) -> Lessons:
+def task_lessons(run: Run, settings: WarmStart, problems: Sequence[Problem], mesh: Mesh) -> Lessons:
     """Lessons from the task's demonstrations for training problems, from the run's next step on."""
     size, max_tokens = settings.demonstrations_per_step, settings.max_tokens
     assert size is not None
     assert max_tokens is not None
-    update = compile_train_step(Learner(run.experiment.model, MAXIMUM_LIKELIHOOD, optimizer), mesh)
+    learner = Learner(run.experiment.model, MAXIMUM_LIKELIHOOD, run.experiment.warm_optimizer)
+    update = compile_train_step(learner, mesh)
 
     def step_batch(step: int) -> tuple[Batch, dict[str, float]]:
         draw = generator(run.seed, Purpose.DEMONSTRATIONS, step)
@@ -91,13 +88,8 @@ def task_lessons(
     return Lessons(map(step_batch, count(run.step)), learn)
 
 
-def file_lessons(
-    run: Run, settings: Conversations, optimizer: Optimizer, conversations: Sequence[Problem], mesh: Mesh
-) -> Lessons:
-    """Lessons from the packed conversations of a file, from the run's next step on.
-
-    `packing/filled` is the share of slots that hold tokens.
-    """
+def file_lessons(run: Run, settings: Conversations, conversations: Sequence[Problem], mesh: Mesh) -> Lessons:
+    """Lessons from the packed conversations of a file, from the run's next step on."""
     size = settings.rows_per_step
     lengths = [len(conversation.metadata["tokens"]) for conversation in conversations]
     rows = rows_from(run.step * size, lengths, settings.row_tokens, run.seed)
@@ -108,16 +100,14 @@ def file_lessons(
             learned, filled = int((batch.weight > 0).sum()), float((batch.segments > 0).mean())
             yield batch, {"tokens/demonstrated": learned, "packing/filled": filled}
 
-    return Lessons(batches(), compile_packed_step(run.experiment.model, optimizer, mesh, settings.micro_batches))
+    model, optimizer = run.experiment.model, run.experiment.warm_optimizer
+    return Lessons(batches(), compile_packed_step(model, optimizer, mesh, settings.micro_batches))
 
 
 def demonstrations(
     experiment: Experiment, problems: Sequence[Problem], draw: np.random.Generator, count: int, max_tokens: int
 ) -> tuple[Batch, int]:
-    """Batch of the task's demonstrations for `count` problems drawn by a generator, and its number of response tokens.
-
-    Its weights sum to 1.
-    """
+    """Batch of demonstrations for `count` problems drawn by a generator (weights sum to 1), and its response tokens."""
     chosen = [problems[index] for index in draw.integers(len(problems), size=count)]
     responses = [experiment.task.demonstrate(problem, draw) for problem in chosen]  # type: ignore[attr-defined]
     tokenizer, vocabulary, limit = experiment.tokenizer, experiment.model.vocabulary, "max_tokens of the demonstrations"

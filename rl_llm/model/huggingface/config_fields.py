@@ -11,6 +11,7 @@ WITHOUT_EFFECT = frozenset(
     [
         # notes of transformers and of trainers
         *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "transformers.js_config"),
+        *("license", "model_name", "description", "tags"),
         *("_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "internal_version"),
         *("is_llama_config", "is_decoder", "unsloth_fixed", "unsloth_version"),
         # how to run a model
@@ -18,10 +19,23 @@ WITHOUT_EFFECT = frozenset(
         *("output_hidden_states", "output_scores", "output_logits", "output_router_logits", "torchscript"),
         *("use_bfloat16", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
         *("_attn_implementation_internal", "experts_implementation", "_experts_implementation", "use_flash_attention"),
-        *("use_flash_attention_2", "_flash_attn_2_enabled", "chunk_size_feed_forward", "num_logits_to_keep"),
+        *(
+            "use_flash_attention_2",
+            "_flash_attn_2_enabled",
+            "_flash_attn",
+            "chunk_size_feed_forward",
+            "num_logits_to_keep",
+        ),
         # how to train it
         *("initializer_range", "router_aux_loss_coef", "pretraining_tp", "neftune_noise_alpha"),
-        *("gradient_checkpointing", "tf_legacy_loss", "finetuning_task", "task_specific_params", "problem_type"),
+        *(
+            "gradient_checkpointing",
+            "use_gradient_checkpointing",
+            "tf_legacy_loss",
+            "finetuning_task",
+            "task_specific_params",
+            "problem_type",
+        ),
         *("num_labels", "id2label", "label2id"),
         # special tokens and lengths
         *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id"),

@@ -93,6 +93,8 @@ def test_text_around_a_marked_answer_does_no_harm(gold, response):
         ("(1, 2)", "The answer is (1, 2). It lies on the line."),
         ("1/2", "The answer is 1/2."),
         ("1000", "Answer: 1e3"),
+        ("18", "The answer is 18, not 19."),
+        ("yes", "Answer: Yes, because"),
     ],
 )
 def test_a_phrase_marks_the_answer(gold, response):
@@ -126,6 +128,7 @@ def test_a_phrase_marks_the_answer(gold, response):
         (r"5\sqrt{2}", None),
         (r"\sqrt{2}", None),
         ("7 apples.\n1. Count them", "7"),
+        ("It is 7\nStep 2.", "7"),
         ("- 5 apples", "5"),
         ("$3.50", "$3.50"),
         ("12cm", "12cm"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_llm.tasks.answers import equal_answers, grade_answer, needs_math, read_number
+from rl_llm.tasks.answers import equal_answers, grade_answer, needs_math
+from rl_llm.tasks.answers.numbers import read_number
 
 
 def pairs(table: str) -> list[tuple[str, str]]:
@@ -82,6 +83,9 @@ NUMBERS = r"""
     3:30 PM ~ 3:30
     3:30 p.m. ~ 3:30 PM
     03:30 ~ 3:30
+    3:30 \text{ p.m.} ~ 3:30 PM
+    5 p.m. ~ 5 PM
+    5:00 pm ~ 5 PM
 """
 OTHER_NUMBERS = r"""
     1/2 ~ 2
@@ -139,6 +143,12 @@ OTHER_NUMBERS = r"""
     3:03 ~ 3:30
     3:30 AM ~ 3:30 PM
     12:00 ~ 1:00
+    5 AM ~ 5 PM
+    5 ~ 5 PM
+    5:30 PM ~ 5 PM
+    1/2e3 ~ 500
+    10^{3}2 ~ 1000
+    1/10^3 ~ 1000
 """
 TEXTS = r"""
     (A) ~ A
@@ -200,6 +210,7 @@ LISTS = r"""
     x\in[1,2] ~ [1,2]
     (-\infty,1)\cup(2,\infty) ~ (2,\infty) \cup (-\infty, 1)
     \emptyset ~ \emptyset
+    \varnothing ~ ∅
 """
 OTHER_LISTS = r"""
     (1,2) ~ 1,2

@@ -4,31 +4,31 @@ import re
 from typing import NamedTuple
 
 from rl_llm.tasks.answers import expressions
-from rl_llm.tasks.answers.numbers import read_number, same_number
+from rl_llm.tasks.answers.numbers import read_number, read_time, same_number
 from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
 
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
 _OTHER_CHOICE = re.compile(r"(?<![A-Za-z])(?:\([A-J]\)|[A-J][.):])|\b(?:or|and) [A-J]\b")
-_CLOCK = re.compile(r"0*(\d+):(\d\d(?::\d\d)*)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
-_WORDS = re.compile(
-    r"(?!.*\b(?:sin|cos|tan|log|exp|sqrt)\b)(?=.*(?:[^\W\d_]{3}|\b(?:no|up)\b|[\u4e00-\u9fff]))[^\\^=+*/<>(){}\[\]\d|]+",
-    re.IGNORECASE,
-)
-_NAME = re.compile(
-    r"((?:\\?[A-Za-z]+[\w'{}]*|\([\w, ]+\))(?:\([\w, ]*\))?) ?(?:=|\\in(?![a-z])) ?(?!.*=)(.+)", re.DOTALL
-)
+_NO_FUNCTION = r"(?!.*\b(?:sin|cos|tan|log|exp|sqrt)\b)"
+_SOME_WORD = r"(?=.*(?:[^\W\d_]{3}|\b(?:no|up)\b|[\u4e00-\u9fff]))"
+_WORDS = re.compile(rf"{_NO_FUNCTION}{_SOME_WORD}[^\\^=+*/<>(){{}}\[\]\d|]+", re.IGNORECASE)
+
+_RELATION = r"(?:=|\\in(?![a-z]))"
+_NAME = r"(?:\\?[A-Za-z]+[\w'{}]*|\([\w, ]+\))(?:\([\w, ]*\))?"  # x, \theta, x_1, f'(x), (x, y)
+_NAMED = re.compile(rf"({_NAME}) ?{_RELATION} ?(?!.*=)(.+)", re.DOTALL)
 _SET_BUILDER = re.compile(r"\\\{ ?\w ?(?:\\in ?\\mathbb ?\{?R\}? ?)?[|:] ?(.+)\\\}", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
 _COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
-_WITH_UNIT = re.compile(r"(.*[\w)}]) ?\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?: ?\^ ?\{?\d\}?)?", re.DOTALL)
 _UNION = r"\\cup(?![A-Za-z])"
+_WITH_UNIT = re.compile(r"(.*[\w)}]) ?\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?: ?\^ ?\{?\d\}?)?", re.DOTALL)
+_INTERVALS = {"()", "[]", "(]", "[)", "union"}
 
 
 class Items(NamedTuple):
-    """Parts of an answer and what encloses them: "()", "[)", "{}", "matrix", "union", or "" for a bare list."""
+    """Parts of an answer and what encloses them: "()", "[)", "{}", size of a matrix, "union", or "" for a bare list."""
 
     kind: str
     parts: list[str]
@@ -46,23 +46,19 @@ def equal_answers(given: str, gold: str) -> bool:
         return given.strip() == gold.strip()
     if number := read_number(gold):
         other = read_number(given)
-        names = (_named(given)[1], _named(gold)[1]) if "=" in given and "=" in gold else ("", "")
-        return other is not None and same_number(other, number) and (names[0] == names[1] or "" in names)
-    if clock := _CLOCK.fullmatch(undress(gold)):
-        other_clock = _CLOCK.fullmatch(undress(given))
-        pairs = zip(clock.groups(), other_clock.groups() if other_clock else ("", "", ""), strict=True)
-        return all(part is None or part.lower() == (other or "").lower() for part, other in pairs)
+        names = {_named(text)[1] for text in (given, gold) if "=" in text} - {""}
+        return other is not None and same_number(other, number) and len(names) < 2
+    if time := read_time(gold):
+        clock = read_time(given)
+        return clock is not None and clock[:2] == time[:2] and time[2] in ("", clock[2])
     if choice := choice_of(gold):
         return choice == choice_of(given if len(given) > 3 else given.upper())
-    if _key(given) == _key(gold):
-        return True
-    return not _WORDS.fullmatch(undress(gold)) and _equal_items(given, gold)
+    return _key(given) == _key(gold) or (needs_math(gold) and _equal_items(given, gold))
 
 
 def needs_math(gold: str) -> bool:
     """Whether math-verify decides if an answer equals this one: it is no number, time, choice or words."""
-    plain = undress(gold)
-    return not (read_number(gold) or _CLOCK.fullmatch(plain) or choice_of(gold) or _WORDS.fullmatch(plain))
+    return not (read_number(gold) or read_time(gold) or choice_of(gold) or _WORDS.fullmatch(undress(gold)))
 
 
 def choice_of(text: str) -> str | None:
@@ -82,35 +78,35 @@ def _key(text: str) -> str:
 def _equal_items(given: str, gold: str) -> bool:
     """Compare two answers by what encloses them and by their parts."""
     (value, name), (gold_value, gold_name) = _named(given), _named(gold)
-    if name == gold_name or not re.search("=|\\\\in(?![a-z])", gold if name else given):
+    if name == gold_name or not (re.search(_RELATION, given) and re.search(_RELATION, gold)):
         given, gold = value, gold_value
     left, right = _items(given), _items(gold)
     left, right = _tuple_of_named(left, right), _tuple_of_named(right, left)
     if left.kind == right.kind or {left.kind, right.kind} == {"", "{}"}:
         if len(left.parts) == len(right.parts) == 1:
-            sides = left.parts[0], right.parts[0]
-            if not all(map(_WITH_UNIT.fullmatch, sides)):  # a missing unit is no difference
-                sides = _WITH_UNIT.sub(r"\1", sides[0]), _WITH_UNIT.sub(r"\1", sides[1])
-            return expressions.equal(*sides)
-        if len(left.parts) != len(right.parts):
-            return False
+            return _equal_expressions(left.parts[0], right.parts[0])
         if right.kind not in ("", "{}", "union"):
-            return all(equal_answers(a, b) for a, b in zip(left.parts, right.parts, strict=True))
+            return len(left.parts) == len(right.parts) and all(map(equal_answers, left.parts, right.parts))
         if _same_parts(left.parts, right.parts):
             return True
-    intervals = {"()", "[]", "(]", "[)", "union"}
-    return bool({left.kind, right.kind} & intervals) and expressions.equal(given, gold, as_sets=True)
+    return bool({left.kind, right.kind} & _INTERVALS) and expressions.equal(given, gold, as_sets=True)
 
 
 def _same_parts(given: list[str], gold: list[str]) -> bool:
     """Whether two lists have equal parts in any order. Equality is transitive, so the first partner found will do."""
     rest = list(given)
     for part in gold:
-        found = next((i for i, other in enumerate(rest) if equal_answers(other, part)), None)
-        if found is None:
+        partner = next((other for other in rest if equal_answers(other, part)), None)
+        if partner is None:
             return False
-        del rest[found]
-    return True
+        rest.remove(partner)
+    return not rest
+
+
+def _equal_expressions(given: str, gold: str) -> bool:
+    if not (_WITH_UNIT.fullmatch(given) and _WITH_UNIT.fullmatch(gold)):  # a missing unit is no difference
+        given, gold = _WITH_UNIT.sub(r"\1", given), _WITH_UNIT.sub(r"\1", gold)
+    return expressions.equal(given, gold)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -118,16 +114,15 @@ def _named(text: str) -> tuple[str, str]:
     text = undress(text)
     if builder := _SET_BUILDER.fullmatch(text):
         return builder[1], ""
-    match = _NAME.fullmatch(text) if len(_split(text, _COMMA)) == 1 else None
+    match = _NAMED.fullmatch(text) if len(_split(text, _COMMA)) == 1 else None
     return (match[2], match[1].replace(" ", "")) if match else (text, "")
 
 
 def _tuple_of_named(items: Items, other: Items) -> Items:
-    """Turn a bare list of different names (x = 1, y = 2) into a tuple if the other side has no names."""
-    names = [_named(part)[1] for part in items.parts]
-    if items.kind or len(names) < 2 or "" in names or len(set(names)) < len(names):
-        return items
-    return items if any(_named(part)[1] for part in other.parts) else Items("()", [_named(p)[0] for p in items.parts])
+    """Turn a bare list of different names (x = 1, y = 2) into a tuple if the other side is one."""
+    values, names = zip(*map(_named, items.parts), strict=True) if items.parts else ((), ())
+    are_coordinates = other.kind == "()" and items.kind == "" and all(names) and len(set(names)) == len(names) > 1
+    return Items("()", list(values)) if are_coordinates else items
 
 
 def _items(text: str) -> Items:
@@ -137,12 +132,12 @@ def _items(text: str) -> Items:
         return Items(f"{matrix[1] == 'vmatrix'} {len(rows)}", [cell.strip() for row in rows for cell in row])
     if len(union := _split(text, _UNION)) > 1:
         return Items("union", union)
-    enclosed = _ENCLOSED.fullmatch(text)
     parts = _split(text, _COMMA)
-    if enclosed and len(parts) == 1:
-        inner = _split(enclosed[2], _COMMA)
-        if len(inner) > 1 or enclosed[1] == r"\{":
-            return Items((enclosed[1] + enclosed[3]).replace("\\", ""), inner)
+    if len(parts) == 1 and (enclosed := _ENCLOSED.fullmatch(text)):
+        opening, inside, closing = enclosed.groups()
+        inner = _split(inside, _COMMA)
+        if len(inner) > 1 or opening == r"\{":
+            return Items((opening + closing).replace("\\", ""), inner)
     both = [part.replace(r"\pm", sign) for part in parts for sign in (("+", "-") if r"\pm" in part else ("",))]
     return Items("", [re.sub(r"(^|=) ?\+", r"\1", part).strip() for part in both])
 
@@ -152,11 +147,10 @@ def _split(text: str, separator: str) -> list[str]:
     if ", " in text:
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     pieces, depth, start = [], 0, 0
-    for match in re.finditer(rf"\\?[()\[\]{{}}]|{separator}", text):
-        bracket = match[0].lstrip("\\")
-        if bracket in ("(", "[", "{"):
+    for match in re.finditer(rf"\\?(?P<opening>[(\[{{])|\\?(?P<closing>[)\]}}])|{separator}", text):
+        if match["opening"]:
             depth += 1
-        elif bracket in (")", "]", "}"):
+        elif match["closing"]:
             depth -= 1
         elif depth == 0:
             pieces.append(text[start : match.start()].strip())

@@ -41,20 +41,17 @@ def equal(given: str, gold: str, as_sets: bool = False) -> bool:
 def _equal(left: Any, right: Any, as_sets: bool) -> bool:
     import sympy  # type: ignore[import-untyped]
 
-    same = None
-    equations = [isinstance(side, sympy.Eq) for side in (left, right)]
+    verify = require_math_verify().verify
     if as_sets:
-        if any(isinstance(side, sympy.FiniteSet | sympy.Tuple | sympy.Expr) for side in (left, right)):
-            return False
-    elif all(equations):
-        same = _equal_at_points(left.lhs - left.rhs, right.lhs - right.rhs, up_to_factor=True) or False
-    elif any(equations):
-        return False
-    elif isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-        same = _equal_at_points(left, right)
-    if same is None:
-        same = require_math_verify().verify(right, left, timeout_seconds=None, allow_set_relation_comp=as_sets)
-    return bool(same)
+        no_sets = sympy.FiniteSet | sympy.Tuple | sympy.Expr
+        both_sets = not isinstance(left, no_sets) and not isinstance(right, no_sets)
+        return both_sets and bool(verify(right, left, timeout_seconds=None, allow_set_relation_comp=True))
+    equations = [isinstance(side, sympy.Eq) for side in (left, right)]
+    if any(equations):
+        return all(equations) and bool(_equal_at_points(left.lhs - left.rhs, right.lhs - right.rhs, up_to_factor=True))
+    both_values = isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)
+    same = _equal_at_points(left, right) if both_values else None
+    return bool(verify(right, left, timeout_seconds=None)) if same is None else same
 
 
 def _equal_at_points(left: Any, right: Any, up_to_factor: bool = False) -> bool | None:

@@ -4,8 +4,7 @@ Every search is one pass over the text, so a long hostile response costs linear 
 """
 
 import re
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 from rl_llm.tasks.answers.numbers import complete_numbers, is_numeric
@@ -17,23 +16,25 @@ UNMARKED: tuple[Mark, ...] = ("last_number", "whole")
 ANSWER_OPENING, ANSWER_CLOSING = "<answer>", "</answer>"
 
 _BOX = re.compile(r"(?:\\|(?<=\\))(?:boxed|fbox)(?![A-Za-z])\s*(?:\{|([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
-_TAG = re.compile(r"</?answer>", re.IGNORECASE)
-_HASHES = re.compile(r"(?<!#)####(?!#)([^\n#]*)")
-_HEADING = re.compile(
+_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t*:]*([^\n#]*?)[ \t*:]*(?=[\n#]|$)")
+_HEADING = re.compile(  # behind ####: "1. Add", "Step 1", "Conclusion:"
     r"\d+[.)] +[A-Z]|\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*"
     r"|conclusion|calculat\w*|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$|.*:\W*$",
     re.IGNORECASE,
 )
+_SUBJECT = r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?"
 _PHRASE = re.compile(
-    r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
-    r"|^#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)|答案[是为:：\s]+([^\n]*)",
+    rf"{_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
+    r"|^#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)"  # a heading, with the answer on the next line
+    r"|答案[是为:：\s]+([^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_LIST_MARK = re.compile(r"^\s*(?:\d+[.)](?=[ \t]+\S)|[-*+](?= \S))")
+_LIST_MARK = re.compile(r"^\s*(?:\d+[.)](?=[ \t]+\S)|[-*+](?= \S)|[#*\s]*step \d+\b)", re.IGNORECASE)
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-_END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since) ")
-_FURTHER = re.compile(r"[\s$*]*(?:or|and|to|through|,|;|/|-)(?![a-z])", re.IGNORECASE)
+_END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
+_FURTHER = re.compile(r"[\s$*]*(?:or|and|to|through|,(?! not )|;|/|-)(?![a-z])", re.IGNORECASE)
 
 
 def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool = False) -> str | None:
@@ -44,10 +45,10 @@ def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool =
     unmarked response counts if it is one line.
     """
     for mark in marks:
-        answer = _FIND[mark](response, numeric)
-        if answer is not None:
+        answers = [answer for text in _texts(mark, response, numeric) if (answer := _answer(mark, text, numeric))]
+        if answers:
             inner = [other for other in marks if other not in (mark, *UNMARKED)]
-            return extract_answer(answer, inner, numeric) or answer
+            return extract_answer(answers[-1], inner, numeric) or answers[-1]
     return None
 
 
@@ -78,67 +79,58 @@ def written_as_asked(shown_prompt: str, gold: str) -> str:
 
 def last_answer_tag(response: str) -> str | None:
     """Return the stripped text of the last complete <answer>...</answer>, or None."""
-    return _last(_tags(response))
+    tags = _TAG.findall(response)
+    return tags[-1].strip() if tags else None
 
 
-def _boxed(response: str, numeric: bool) -> str | None:
-    """Return the content of the last box, of nested ones the innermost; "\\boxed 5" has no braces."""
+def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
+    """Texts that stand in or behind a mark, in order."""
+    if mark == "boxed":
+        return _boxes(response)
+    if mark == "answer_tag":
+        tags = (tag.strip() for tag in _TAG.findall(response))
+        return (tag if r"\begin{" in tag else tag.partition("\n")[0].rstrip() for tag in tags)
+    if mark == "hashes":
+        return (line for line in _HASHES.findall(response) if not _HEADING.match(line))
+    if mark == "phrase":
+        return map("".join, _PHRASE.findall(response))  # one of its groups has text
+    if mark == "last_number":
+        return _last_numbers(response) if numeric else []
+    return [] if numeric or "\n" in response.strip() else [response.strip()]
+
+
+def _answer(mark: Mark, text: str, numeric: bool) -> str | None:
+    """Return the answer in a marked text; None for a placeholder, or a sentence that lacks the number asked for."""
+    if _PLACEHOLDER.fullmatch(text):
+        return None
+    if numeric and mark in ("hashes", "phrase"):
+        return _number_of(text)
+    if mark == "answer_tag" and numeric:
+        return _number_of(text) or text
+    return _sentence(text) if mark == "phrase" else text
+
+
+def _boxes(response: str) -> Iterator[str]:
+    """Yield the contents of boxes, of nested ones the innermost; "\\boxed 5" has no braces."""
     openings: list[tuple[int, bool]] = []
-    answer, found = None, -1
+    innermost = -1
     for match in _BOX.finditer(response):
         if match[1]:
-            answer, found = match[1].rstrip(".,;:") or answer, match.start()
+            innermost = match.start()
+            yield match[1].rstrip(".,;:")
         elif match[0] == "}" and openings:
             start, is_box = openings.pop()
-            if is_box and start > found and not _PLACEHOLDER.fullmatch(response, start, match.start()):
-                answer, found = response[start : match.start()].strip(), start
+            if is_box and start > innermost:
+                innermost = start
+                yield response[start : match.start()].strip()
         elif match[0][-1] == "{" and match[0] != r"\{":
             openings.append((match.end(), match[0] != "{"))
-    return answer
 
 
-def _answer_tag(response: str, numeric: bool) -> str | None:
-    text = _last(answer for answer in _tags(response) if not _PLACEHOLDER.fullmatch(answer))
-    if text is None or r"\begin{" in text:
-        return text
-    line = text.splitlines()[0].strip()
-    return (_number_of(line) or line) if numeric else line
-
-
-def _hashes(response: str, numeric: bool) -> str | None:
-    lines = (match[1].strip(" \t*:") for match in _HASHES.finditer(response))
-    answers = (_number_of(line) if numeric else line for line in lines if not _HEADING.match(line))
-    return _last(answer for answer in answers if answer)
-
-
-def _phrase(response: str, numeric: bool) -> str | None:
-    texts = ((match[1] or match[2] or match[3] or "").strip() for match in _PHRASE.finditer(response))
-    answers = (_number_of(text) if numeric else _sentence(text) for text in texts if not _PLACEHOLDER.fullmatch(text))
-    return _last(answer for answer in answers if answer)
-
-
-def _last_number(response: str, numeric: bool) -> str | None:
-    lines = (_LIST_MARK.sub("", line) for line in reversed(response.splitlines())) if numeric else ()
-    return next((numbers[-1] for line in lines if (numbers := complete_numbers(line))), None)
-
-
-def _whole(response: str, numeric: bool) -> str | None:
-    text = response.strip()
-    return None if numeric or not text or "\n" in text else text
-
-
-def _tags(response: str) -> Iterator[str]:
-    start = None
-    for match in _TAG.finditer(response):
-        if match[0][1] != "/":
-            start = match.end()
-        elif start is not None:
-            yield response[start : match.start()].strip()
-            start = None
-
-
-def _last(found: Iterator[str]) -> str | None:
-    return next(iter(deque(found, maxlen=1)), None)
+def _last_numbers(response: str) -> list[str]:
+    """Numbers of the last line that has one."""
+    lines = (_LIST_MARK.sub("", line) for line in reversed(response.splitlines()))
+    return next(filter(None, map(complete_numbers, lines)), [])
 
 
 def _sentence(text: str) -> str:
@@ -155,13 +147,3 @@ def _number_of(line: str) -> str | None:
     start = line.lstrip("$* ")
     first = numbers and start.startswith(numbers[0]) and not _FURTHER.match(start, len(numbers[0]))
     return numbers[0] if len(set(numbers)) == 1 or first else None
-
-
-_FIND = {
-    "boxed": _boxed,
-    "answer_tag": _answer_tag,
-    "hashes": _hashes,
-    "phrase": _phrase,
-    "last_number": _last_number,
-    "whole": _whole,
-}

@@ -15,45 +15,48 @@ from rl_llm.tasks.answers.spelling import TEXT_COMMAND, plain_characters, undres
 LONGEST_NUMBER = 200  # characters
 LARGEST_EXPONENT = 1000  # 1e999999999 would fill the memory
 
-_WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?!\d)"
+_GROUPED = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,2}(?:,\d{2})+,\d{3}"  # 1,000; 1 000; 12,34,567
+_WHOLE = rf"(?:{_GROUPED}|\d+)(?!\d)"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.\d+)?|\.\d+)"
-_POWER = r"10 ?\^ ?(?:\{ ?([-+]? ?\d+) ?\}|([-+]?\d+))"
 _NUMBER = re.compile(
-    r"([-+]?) ?((?:US)?\\?\$|[€£¥₹])? ?([-+]?) ?"
-    rf"(?:({_WHOLE}) (\d+) ?/ ?(\d+)(?![\d.,])|{_POWER}|({_DECIMAL})"
-    rf"(?: ?/ ?([-+]?{_DECIMAL})|[eE]([-+]?\d+)| ?(?:\*|\\times|\\cdot|x) ?{_POWER})?)"
-    r"(?!\d| ?\^(?! ?\{? ?\\circ))(.*)",
+    r"(?P<sign>[-+]?) ?(?P<currency>(?:US)?\\?\$|[€£¥₹])? ?(?P<inner_sign>[-+]?) ?"
+    rf"(?:(?P<whole>{_WHOLE}) (?=\d+ ?/ ?\d+(?![\d.,])))?"  # of the mixed number 1 1/2
+    rf"(?P<top>{_DECIMAL})(?: ?/ ?(?P<bottom>[-+]?{_DECIMAL})|[eE](?P<exponent>[-+]?\d+))?"
+    r"(?!\d| ?\^)(?P<unit>.*)",
     re.DOTALL,
 )
+# LaTeX that has a plain spelling: \frac12 is 1/2, 3 \times 10^{2} is 3e2, 30^\circ is 30 degrees.
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_TEN_TO = re.compile(r"((?<=\d) ?(?:\*|\\times|\\cdot|x) ?)?(?<![\d.])10 ?\^ ?(\{ ?[-+]? ?\d+ ?\}|[-+]?\d+)(?! ?[\d^])")
+_DEGREE = re.compile(r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF]\b)?")
 _EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
+_SUBSCRIPT_OR_ARGUMENT = re.compile(rf"{TEXT_COMMAND.pattern}|\([^()]*\)|_\w|_?\{{[^{{}}]*\}}")
 
-_UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹
-    mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers
-    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml
-    lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours
-    day days; week weeks; month months; year years yr yrs; deg degree degrees; l liter liters litre litres"""
-_UNITS = {name: names.split()[0] for names in re.split("[;\n]", _UNIT_NAMES) for name in names.split()}
+_UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹;
+    mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers;
+    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml;
+    lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours;
+    day days; week weeks; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
+_UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(";") for name in names.split()}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNIT = re.compile(
+_UNIT = re.compile(
+    rf"(?:\\?[%$]|[€£¥¢₹]|{TEXT_COMMAND.pattern}|\([A-Za-z ]+\)|[\u4e00-\u9fff]+|(?P<bare>[A-Za-z][A-Za-z /.,'-]*))?"
+    r"(?P<power> ?\^ ?\{?\d\}?)?"
+)
+_NO_UNIT = re.compile(  # words that go on with the number, or make another one of it
     r"\b(?:and|or|to|plus|minus|times|over|not|than|half|quarter|dozen|hundred|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod"
     r"|sqrt|pi|is|are|but|if|else)\b|[万亿千百十分之倍半多或和]",
     re.IGNORECASE,
 )
-_UNIT = re.compile(
-    r"(?P<symbol>\\?%|\\?\$|[€£¥¢₹])|(?P<degree>\^ ?\{? ?\\circ ?\}?)(?: ?[CF]\b)?"
-    r"|(?P<text>\x02[^\x03]*\x03|\([A-Za-z ]+\)|[\u4e00-\u9fff]+)(?P<power> ?\^ ?\{?\d\}?)?"
-    r"|(?P<words>[A-Za-z][A-Za-z /.,'-]*)(?P<word_power> ?\^ ?\{?\d\}?)?"
-)
 
+# An expression in a sentence: words without spaces, joined by operators, within a pair, or as parts of one number.
 _WORD = r"[^\s=<>|]+"
-_JOIN = (
-    r" (?:[-+*/^]|\\times|\\cdot|\\div) |(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
-    r"|(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
-)
+_OPERATOR = r" (?:[-+*/^]|\\times|\\cdot|\\div) "
+_WITHIN_PAIR = r"(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
+_WITHIN_NUMBER = r"(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
+_EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_OPERATOR}|{_WITHIN_PAIR}|{_WITHIN_NUMBER}){_WORD})*")
 _BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number in a sentence
-_EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_JOIN}){_WORD})*")
-_CLOCK = re.compile(r"\d+(?::\d\d)+", re.ASCII)
+_CLOCK = re.compile(r"0*(\d+)((?::\d\d)*)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 
 
 class Quantity(NamedTuple):
@@ -71,11 +74,19 @@ def read_number(text: str) -> Quantity | None:
     """
     if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in plain_characters(text)):
         return None
-    text = TEXT_COMMAND.sub("\x02\\1\x03", undress(text))
-    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
-    *lefts, right = _EQUALS.split(" ".join(text.split()))
+    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", undress(text))
+    text = _TEN_TO.sub(lambda m: ("e" if m[1] else "1e") + m[2].strip("{ }").replace(" ", ""), text)
+    *lefts, right = _EQUALS.split(" ".join(_DEGREE.sub(" degrees", text).split()))
     number = _quantity(right.strip())
-    return number if number and all(_names(left.strip(), number) for left in lefts) else None
+    return number if number and all(_may_equal(left.strip(), number) for left in lefts) else None
+
+
+def read_time(text: str) -> tuple[str, str, str] | None:
+    """Return hour, minutes and half of the day ("a", "p" or "") of a time ("03:30 p.m.", "5 PM"), or None."""
+    match = _CLOCK.fullmatch(TEXT_COMMAND.sub(r"\1", undress(text)).replace("  ", " ").strip())
+    if match is None or not (match[2] or match[3]):
+        return None
+    return match[1], match[2] or ":00", (match[3] or "").lower()
 
 
 def complete_numbers(line: str) -> list[str]:
@@ -88,7 +99,7 @@ def is_numeric(text: str) -> bool:
     """Whether a text is one number (also 1/2, 50%, $3) or a time such as 3:30."""
     if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in text):
         return False
-    return read_number(text) is not None or _CLOCK.fullmatch(text) is not None
+    return read_number(text) is not None or re.fullmatch(r"\d+(?::\d\d)+", text) is not None
 
 
 def same_number(given: Quantity, gold: Quantity) -> bool:
@@ -107,48 +118,41 @@ def same_number(given: Quantity, gold: Quantity) -> bool:
 
 def _quantity(text: str) -> Quantity | None:
     match = _NUMBER.fullmatch(text)
-    if match is None:
+    unit = _unit(match["unit"]) if match else None
+    if match is None or unit is None or (match["sign"] and match["inner_sign"]):
         return None
-    sign, currency, inner, whole, top, bottom, p1, p2, first, second, e, p3, p4, rest = match.groups()
-    exponent = int((e or p1 or p2 or p3 or p4 or "0").replace(" ", ""))
-    unit = _unit(rest)
-    if unit is None or abs(exponent) > LARGEST_EXPONENT or (sign and inner):
+    exponent, bottom = int(match["exponent"] or 0), _exact(match["bottom"] or "1")
+    if bottom == 0 or abs(exponent) > LARGEST_EXPONENT:
         return None
-    numerator, denominator = _exact(top or first or "1"), _exact(bottom or second or "1")
-    if denominator == 0:
-        return None
-    value = (_exact(whole or "0") + numerator / denominator) * Fraction(10) ** exponent * unit[1]
-    symbol = currency.removeprefix("US").lstrip("\\") if currency else unit[0]
-    return Quantity(-value if "-" in (sign, inner) else value, symbol)
-
-
-def _names(left: str, number: Quantity) -> bool:
-    """Whether the left side of an equation is a name, arithmetic, or a number equal to the right side."""
-    if other := _quantity(left):
-        return other.value == number.value
-    name = re.sub(r"\([^()]*\)|_\w|_?\{[^{}]*\}|\x02[^\x03]*\x03", "", left)
-    return not (re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name))
+    sign = -1 if "-" in (match["sign"], match["inner_sign"]) else 1
+    size = (_exact(match["whole"] or "0") + _exact(match["top"]) / bottom) * Fraction(10) ** exponent
+    currency = (match["currency"] or "").removeprefix("US").lstrip("\\")
+    return Quantity(sign * size * unit.value, currency or unit.unit)
 
 
 def _exact(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", "").replace(" ", "").removesuffix("."))
+    return Fraction(digits.replace(",", "").replace(" ", ""))
 
 
-def _unit(rest: str) -> tuple[str, int] | None:
-    """Symbol and factor of the text behind a number; None if that text is no unit: a variable, or further words."""
-    glued, rest = rest[:1].isalpha(), rest.strip()
-    match = _UNIT.fullmatch(rest)
-    if match is None or _NO_UNIT.search(rest):
-        return None if rest else ("", 1)
-    if match["symbol"] or match["degree"]:
-        return (rest.lstrip("\\") if match["symbol"] else "deg"), 1
-    words = re.findall(r"[a-z¢]+", rest.lower())
-    if words and words[0] in _SCALES:
-        unit = _unit(" " + " ".join(words[1:]) if words[1:] else "")
-        return unit and (unit[0], _SCALES[words[0]] * unit[1])
-    if match["words"]:  # a word, not a product of variables
+def _may_equal(left: str, number: Quantity) -> bool:
+    """Whether the left side of an equation is a name, arithmetic, or a number equal to the right side."""
+    if other := _quantity(left):
+        return other.value == number.value
+    name = _SUBSCRIPT_OR_ARGUMENT.sub("", left)
+    return not (re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name))
+
+
+def _unit(text: str) -> Quantity | None:
+    """Factor and symbol of the text behind a number; None if it is no unit: a variable, or further words."""
+    match = _UNIT.fullmatch(text.strip())
+    if match is None or _NO_UNIT.search(text):
+        return None
+    words = re.findall(r"[a-z%$€£¥¢₹]+", TEXT_COMMAND.sub(r"\1", text).lower())
+    scale = _SCALES[words.pop(0)] if words and words[0] in _SCALES else 1
+    if match["bare"] and words:  # 9 apples and 4cm have units; 4x, 4 x and 4 xyz are products of variables
         known = words[0] in _UNITS and len(words[0]) > 1
-        if not known and (glued or len(words[0]) < 3 or not re.search("[aeiouy]", words[0])):
+        is_word = len(words[0]) > 2 and re.search("[aeiouy]", words[0]) and not text[0].isalpha()
+        if not known and not is_word:
             return None
-    power = re.sub(r"[ {}]", "", match["power"] or match["word_power"] or "")
-    return (_UNITS[words[0]] + power if len(words) == 1 and words[0] in _UNITS else ""), 1
+    power = re.sub(r"[ {}]", "", match["power"] or "")
+    return Quantity(Fraction(scale), _UNITS[words[0]] + power if len(words) == 1 and words[0] in _UNITS else "")

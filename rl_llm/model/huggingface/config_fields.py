@@ -6,51 +6,35 @@ from typing import Any
 
 from etils import epath
 
-# Fields that change nothing in a model's computation from given tokens.
+# Fields that change nothing in a model's computation from given tokens: notes of transformers and of trainers, how to run
+# a model, how to train it, special tokens and lengths, and settings of generation (from before they had their own file).
 WITHOUT_EFFECT = frozenset(
-    [
-        # notes of transformers and of trainers
-        *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "transformers.js_config"),
-        *("license", "model_name", "description", "tags"),
-        *("_name_or_path", "name_or_path", "_model_name_or_path", "_commit_hash", "internal_version"),
-        *("is_llama_config", "is_decoder", "unsloth_fixed", "unsloth_version"),
-        # how to run a model
-        *("use_cache", "cache_implementation", "return_dict", "return_dict_in_generate", "output_attentions"),
-        *("output_hidden_states", "output_scores", "output_logits", "output_router_logits", "torchscript"),
-        *("use_bfloat16", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
-        *("_attn_implementation_internal", "experts_implementation", "_experts_implementation", "use_flash_attention"),
-        *(
-            "use_flash_attention_2",
-            "_flash_attn_2_enabled",
-            "_flash_attn",
-            "chunk_size_feed_forward",
-            "num_logits_to_keep",
-        ),
-        # how to train it
-        *("initializer_range", "router_aux_loss_coef", "pretraining_tp", "neftune_noise_alpha"),
-        *(
-            "gradient_checkpointing",
-            "use_gradient_checkpointing",
-            "tf_legacy_loss",
-            "finetuning_task",
-            "task_specific_params",
-            "problem_type",
-        ),
-        *("num_labels", "id2label", "label2id"),
-        # special tokens and lengths
-        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id"),
-        *("mask_token_id", "decoder_start_token_id", "bos_token", "eos_token", "pad_token", "unk_token"),
-        *("tokenizer_class", "prefix", "max_position_embeddings", "max_sequence_length", "model_max_length"),
-        "seq_length",
-        # settings of generation, which older versions wrote into config.json
-        *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
-        *("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "encoder_repetition_penalty"),
-        *("length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_beams", "num_beam_groups"),
-        *("diversity_penalty", "penalty_alpha", "early_stopping", "num_return_sequences", "remove_invalid_values"),
-        *("renormalize_logits", "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id"),
-        *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "guidance_scale"),
-        *("sequence_bias", "token_healing", "stop_strings", "max_time", "generation_config"),
-    ]
+    """
+    architectures model_type dtype torch_dtype transformers_version transformers.js_config license model_name
+    description tags _name_or_path name_or_path _model_name_or_path _commit_hash internal_version is_llama_config
+    is_decoder unsloth_fixed unsloth_version
+
+    use_cache cache_implementation return_dict return_dict_in_generate output_attentions output_hidden_states
+    output_scores output_logits output_router_logits torchscript use_bfloat16 attn_implementation
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal experts_implementation
+    _experts_implementation use_flash_attention use_flash_attention_2 _flash_attn_2_enabled _flash_attn
+    chunk_size_feed_forward num_logits_to_keep
+
+    initializer_range router_aux_loss_coef pretraining_tp neftune_noise_alpha gradient_checkpointing
+    use_gradient_checkpointing tf_legacy_loss finetuning_task task_specific_params problem_type num_labels id2label
+    label2id
+
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
+    decoder_start_token_id bos_token eos_token pad_token unk_token tokenizer_class prefix max_position_embeddings
+    max_sequence_length model_max_length seq_length
+
+    max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p typical_p
+    epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_beams num_beam_groups diversity_penalty penalty_alpha early_stopping
+    num_return_sequences remove_invalid_values renormalize_logits bad_words_ids forced_bos_token_id
+    forced_eos_token_id exponential_decay_length_penalty suppress_tokens begin_suppress_tokens guidance_scale
+    sequence_bias token_healing stop_strings max_time generation_config
+    """.split()  # noqa: SIM905 - a list of strings would be five times as long
 )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-# Fields that change nothing in a model's computation from given tokens: notes of transformers and of trainers, how to run
-# a model, how to train it, special tokens and lengths, and settings of generation (from before they had their own file).
+# Fields that change nothing in a model's computation from given tokens: notes of transformers and of trainers, how to
+# run a model, how to train it, special tokens and lengths, and settings of generation, which once stood in config.json.
 WITHOUT_EFFECT = frozenset(
     """
     architectures model_type dtype torch_dtype transformers_version transformers.js_config license model_name

@@ -79,6 +79,7 @@ NUMBERS = r"""
     2 million ~ 2000000
     \text{18} ~ 18
     \mathbf{18} ~ 18
+    \boldsymbol{18} ~ \underline{18}
     {18} ~ 18
     3:30 PM ~ 3:30
     3:30 p.m. ~ 3:30 PM

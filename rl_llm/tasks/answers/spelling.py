@@ -12,19 +12,13 @@ _FRACTIONS = {character: f" {character}" for character in "½⅓⅔¼¾⅕⅖⅗
 _SIGNS = str.maketrans("\u2212\u2010\u2011\u2012\u2013\ufe63\u2215÷×·⋅、。", "------//***,.")
 _CHARACTERS = _SIGNS | str.maketrans(_LATEX | _EXPONENTS | _FRACTIONS)
 
-TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_STYLES = r"text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|underline|operatorname|rm|bf"
+TEXT_COMMAND = re.compile(rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}")
 _NOISE = re.compile(r"(?<!\\)\\(?:left|right|displaystyle|[bB]ig[lr]?|!)(?![A-Za-z])|(?<!\\)\\[()\[\]]|\*\*|`")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|(?<!\\)~|\s+")
 _MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?")
-_ALIASES = {"leq": r"\le", "geq": r"\ge", "neq": r"\ne", "lbrace": r"\{", "rbrace": r"\}", "mid": "|", "vert": "|"}
-_ALIASES |= {
-    "lvert": "|",
-    "rvert": "|",
-    "dfrac": r"\frac",
-    "tfrac": r"\frac",
-    "cfrac": r"\frac",
-    "varnothing": r"\emptyset",
-}
+_ALIAS_PAIRS = r"leq \le; geq \ge; neq \ne; lbrace \{; rbrace \}; mid |; vert |; lvert |; rvert |; varnothing \emptyset"
+_ALIASES = dict(pair.split() for pair in rf"{_ALIAS_PAIRS}; dfrac \frac; tfrac \frac; cfrac \frac".split(";"))
 _ALIAS = re.compile(rf"\\({'|'.join(_ALIASES)})(?![A-Za-z])")
 
 

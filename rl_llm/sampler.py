@@ -117,10 +117,7 @@ def generate(
     responses_per_prompt: int,
     max_tokens: int,
 ) -> Rollout:
-    """Sample K responses of at most `max_tokens` tokens to each prompt.
-
-    Pure; `compile_sampler` jits and shards it. `step_key` names the step's noise (`rl_llm.prng`).
-    """
+    """Sample K responses of at most `max_tokens` tokens to each prompt; `step_key` names the noise (`rl_llm.prng`)."""
     chex.assert_rank([prompts.tokens, prompts.lengths, prompts.ids], [2, 1, 1])
     N, K, T = prompts.tokens.shape[0], responses_per_prompt, max_tokens
     B = N * K

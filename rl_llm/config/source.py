@@ -27,10 +27,7 @@ _INSTALLED = [Path(__file__).resolve().parents[1], *_LIBRARY]
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Source files by the path of their module as imported; None for a module without a source file.
-
-    commit: of the repository of the experiment's file (see `commit_of`).
-    """
+    """Source files by the path of their module as imported (None without a file); commit of the experiment's file."""
 
     files: Mapping[str, bytes | None] = dataclasses.field(default_factory=dict)
     commit: str | None = None

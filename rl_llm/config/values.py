@@ -158,10 +158,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _encode(value: Any, place: str, names: dict[str, Any], *, naming: bool) -> Any:
-    """Encode `value` as JSON. With `naming`, keep only what a fingerprint counts and write equal numbers alike.
-
-    `names` collects each class and function under its recorded name.
-    """
+    """Encode as JSON; with `naming` for a fingerprint. `names` collects classes and functions by recorded name."""
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):

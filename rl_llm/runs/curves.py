@@ -67,7 +67,7 @@ def training_accuracy(steps: Columns, sampled: Sampled, end: int, since: int = 0
 
 
 def accuracies(steps: Columns, sampled: Sampled) -> list[AccuracyPoint]:
-    """Accuracy over time: validation accuracy if it was measured, otherwise training accuracy by windows."""
+    """Accuracy over time: on validation problems, or else on training problems unless a curriculum moves it."""
     points, count = validation_accuracies(steps, sampled), len(steps["step"])
     if points or not sampled.own or difficulty_moves(steps):
         return points

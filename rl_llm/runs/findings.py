@@ -62,10 +62,7 @@ def overfitting(steps: Columns, sampled: Sampled) -> str | None:
 
 
 def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
-    """Accuracy fell from its best on training problems too: the policy is damaged, not specialised.
-
-    Uses validation accuracy if there is any, otherwise training accuracy unless a curriculum moves it.
-    """
+    """Accuracy fell from its best on training problems too: the policy is damaged, not specialised."""
     points = curves.accuracies(steps, sampled)
     if not _fallen(points) or _memorized(steps, sampled):
         return None

@@ -57,10 +57,7 @@ class Ledger:
 
     @staticmethod
     def verify(path: Path | str) -> list[dict[str, Any]]:
-        """Verify the chain without changing the file; returns all entries, oldest first.
-
-        Raises LedgerError naming the first wrong line, FileNotFoundError without a ledger.
-        """
+        """Entries, oldest first. Raises LedgerError naming the first wrong line, FileNotFoundError without a ledger."""
         return _verified(Path(path), Path(path).read_bytes())
 
 

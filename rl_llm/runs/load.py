@@ -101,10 +101,7 @@ def check_start(experiment: Experiment, found: ModelConfig) -> None:
 
 
 def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
-    """Load the models that an experiment takes from other runs or a Hugging Face folder.
-
-    Raises RecordError, CheckpointError or ValueError naming the folder.
-    """
+    """Load an experiment's source models. Raises RecordError, CheckpointError or ValueError naming the folder."""
     origins: list[str] = []
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:

@@ -33,7 +33,7 @@ from rl_llm.learner.optimizer import Optimizer
 from rl_llm.learner.state import PARAMS_ONLY, StateSpec, Update, compile_update
 from rl_llm.model import ModelConfig, join_params
 from rl_llm.parallel.programs import ROWS, SAME, BoundProgram, compile_program
-from rl_llm.types import Batch, CriticState, Max, Mean, Metrics, Rollout, TrainState, masked_mean
+from rl_llm.types import Batch, CriticState, Leaf, Max, Mean, Metrics, Rollout, TrainState, masked_mean
 
 # Maximum likelihood is the policy gradient with advantage 1, so demonstrations are learned by the same updates.
 MAXIMUM_LIKELIHOOD = Algorithm(
@@ -41,13 +41,12 @@ MAXIMUM_LIKELIHOOD = Algorithm(
 )
 
 
-def first_batch(rollout: Rollout) -> Batch:
-    """Batch of a graded rollout before filters, shaping, advantages and weights.
+def first_batch(rollout: Rollout, graded: Leaf = None) -> Batch:
+    """Batch of a rollout before filters, shaping, advantages and weights. Rows that are not `graded` do not count."""
 
-    A row without a reward, or without a greedy baseline that it needs, is neither kept nor counted.
-    """
-    greedy = rollout.greedy_reward
-    graded = ~jnp.isnan(rollout.reward if greedy is None else rollout.reward + greedy)
+    def known(rewards: Leaf) -> Leaf:
+        return rewards if graded is None or rewards is None else jnp.where(graded, rewards, 0.0)
+
     return Batch(
         prompts=rollout.prompts,
         tokens=rollout.tokens,
@@ -55,13 +54,13 @@ def first_batch(rollout: Rollout) -> Batch:
         truncated=rollout.truncated,
         old_logp=rollout.policy_logp,
         sampler_logp=rollout.logp,
-        reward=jnp.where(graded, rollout.reward, 0.0),
-        kept=graded,
+        reward=known(rollout.reward),
+        kept=jnp.ones(rollout.reward.shape, bool) if graded is None else graded,
         counted=graded,
         advantage=jnp.zeros_like(rollout.mask),
         weight=jnp.zeros_like(rollout.mask),
         rewards=rollout.rewards,
-        greedy_reward=None if greedy is None else jnp.where(graded, greedy, 0.0),
+        greedy_reward=known(rollout.greedy_reward),
         teacher_tokens=rollout.teacher_tokens,
         teacher_logp=rollout.teacher_logp,
     )
@@ -76,18 +75,18 @@ def make_batch(
     *,
     replayed: bool = False,
 ) -> tuple[Batch, Moments | None]:
-    """Turn a rollout with rewards (NaN: not graded) into the batch of its updates; also return the new moments.
+    """Turn a rollout with rewards into the batch of its updates; also return the new moments.
 
     Filters, shaping, advantages and weights are computed on the whole rollout at once. `extra_fields` of the batch are
-    those that the algorithm needs, and `old_logp` if the sampler lags behind the learner. Otherwise the ratio's old
-    log-probabilities are the sampler's own, because sampler and learner agree to rounding (metrics agreement/*).
-    `moments` are those of all earlier rewards, if the algorithm keeps them; with `replayed` they include these rewards
-    already. `coefficients` are those that controllers adapt, by name.
+    those that the algorithm needs, `counted` if there are ungraded rows, and `old_logp` if the sampler lags behind the
+    learner. Otherwise the ratio's old log-probabilities are the sampler's own, because sampler and learner agree to
+    rounding (metrics agreement/*). `moments` are those of all earlier rewards, if the algorithm keeps them; with
+    `replayed` they include these rewards already. `coefficients` are those that controllers adapt, by name.
     """
     chex.assert_rank([rollout.tokens, rollout.mask, rollout.reward], [2, 2, 1])
     chex.assert_equal_shape([rollout.tokens, rollout.mask, rollout.logp, rollout.policy_logp])
-    batch = replace(first_batch(rollout), **extra_fields)
-    graded = batch.mask * batch.kept[:, None]
+    graded = extra_fields.get("counted")
+    batch = replace(first_batch(rollout, graded), **extra_fields)
     batch = apply_filters(algorithm.filters, batch)
     for shape in algorithm.shaping:
         batch = shape(batch, **with_coefficient(shape, coefficients))
@@ -100,8 +99,9 @@ def make_batch(
         weight = weight * correct(batch)
     batch = replace(batch, weight=weight)
     if algorithm.value_loss is not None:
-        mask = graded if algorithm.value_loss.learns_from_dropped else kept
-        batch = replace(batch, value_weight=algorithm.value_aggregate(mask, batch))
+        if algorithm.value_loss.learns_from_dropped:
+            kept = batch.mask if graded is None else batch.mask * graded[:, None]
+        batch = replace(batch, value_weight=algorithm.value_aggregate(kept, batch))
         if batch.value is not None:
             batch = replace(batch, returns=algorithm.advantage.returns(batch))
     return replace(batch, counted=None), moments

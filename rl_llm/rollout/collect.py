@@ -153,7 +153,8 @@ class Collector:
 
     def _informative(self, graded: GradedRollout) -> np.ndarray:
         """bool[N]: whether the filters keep any response of a group."""
-        batch = first_batch(replace(hosts.to_host(graded.rollout), reward=jnp.asarray(graded.rewards)))
+        rollout = replace(hosts.to_host(graded.rollout), reward=jnp.asarray(graded.rewards))
+        batch = first_batch(rollout, graded_rows(rollout))
         kept = apply_filters(self.run.experiment.algorithm.filters, batch).kept
         by_group = np.asarray(kept).reshape(-1, self.run.experiment.responses_per_prompt)
         return np.any(by_group, axis=1, keepdims=False)
@@ -179,6 +180,16 @@ class Collector:
         if curriculum.drop_solved is not None:
             values["curriculum/solved"] = len(self.run.progress.get("solved", ()))
         return values
+
+
+def graded_rows(rollout: Rollout) -> np.ndarray | None:
+    """Rows with a reward, and with a greedy baseline if there are any, bool[B]; None if all have them.
+
+    Decided on the host: rollouts without ungraded rows keep a program that knows of none, to the last bit.
+    """
+    reward, greedy = hosts.to_host((rollout.reward, rollout.greedy_reward))
+    graded = ~np.isnan(reward if greedy is None else reward + greedy)
+    return None if graded.all() else graded
 
 
 def with_score(grade: Grade, score: float, model: RewardModel) -> Grade:

@@ -46,9 +46,9 @@ class BatchFields:
         reference: dict = {}  # parameters of the reference policy on the devices
         if (settings := self.experiment.reference) is not None:
             reference = policy_of(state, on_devices(state.reference) if settings.offload else state.reference)
-        fields = self._compute(state, reference, rollout, replayed)
+        fields: dict[str, Any] = self._compute(state, reference, rollout, replayed)
         if (graded := graded_rows(rollout)) is not None:
-            fields["counted"] = graded
+            fields |= {"counted": graded}
         return put_on_batch(self.mesh, fields)
 
     def shapes(self, state: TrainState, rollout: Rollout) -> dict[str, jax.ShapeDtypeStruct]:

@@ -114,6 +114,7 @@ def learned(algorithm: Algorithm, inputs: dict[str, jax.Array], parts: int = 1) 
         prompts, x["tokens"], x["mask"], x["truncated"], x["logp"], x["old"], x["old"], reward=x["reward"]
     )
     made = {name: x[name] for name in OPTIONAL if name in algorithm.needs}
+    made |= {"counted": x["counted"]} if "counted" in x else {}
     first = {name: jnp.float32(component.coefficient) for name, component in algorithm.adaptive.items()}
     coefficients = algorithm.adapted(first, MEASURED, 100)
     moments = MOMENTS if "moments" in algorithm.needs else None
@@ -227,7 +228,8 @@ def test_a_response_that_could_not_be_graded_changes_nothing_else(name: str):
     def row(values: np.ndarray) -> np.ndarray:
         return UNGRADED.reshape(-1, *[1] * (values.ndim - 1))
 
-    inputs = WIDE | {"reward": np.where(UNGRADED, np.nan, WIDE["reward"]).astype(np.float32)}
+    reward = np.where(UNGRADED, np.nan, WIDE["reward"]).astype(np.float32)
+    inputs = WIDE | {"reward": reward, "counted": ~UNGRADED}
     other = {key: np.where(row(inputs[key]), inputs[key][::-1], inputs[key]) for key in REPLACED}
     other |= {key: other[key] * WIDE["mask"] for key in ("old", "logp")}
     found, expected = found_with(name, inputs), found_with(name, inputs | other)

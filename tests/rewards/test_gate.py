@@ -48,7 +48,7 @@ def verify(problem: Problem, response: str) -> float:
         case "gives a bool":
             return right
         case "is slow":
-            time.sleep(0.1)
+            time.sleep(0.02)
         case "ends the process":
             raise SystemExit
     return float(right)
@@ -107,7 +107,7 @@ def test_a_few_golds_that_fail_are_counted(grader: Grader):
 def test_a_slow_verifier_is_tried_on_fewer_problems(grader: Grader):
     start = time.monotonic()
     found = report(grader, "is slow", 400)
-    assert 4 < found.checked < 40
+    assert 4 < found.checked < 100
     assert not found.failures
     assert time.monotonic() - start < 30
 

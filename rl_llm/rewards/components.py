@@ -7,7 +7,8 @@ and must not need JAX.
 import math
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from numbers import Real
+from typing import Any, Protocol
 
 from rl_llm.problem import Problem
 
@@ -57,19 +58,23 @@ class Reward:
     def __call__(self, problem: Problem, response: str, accuracy: float) -> tuple[float, dict[str, float]]:
         """Return the reward of a response, and the unweighted score of each component by name.
 
-        Raises ValueError if a component returns anything but a finite float, int or bool.
+        Raises ValueError if a component returns anything but a finite number (`as_number`).
         """
         scores = {}
         for component in self.components:
-            score = component(problem, response, accuracy)
-            if not isinstance(score, float | int) or not math.isfinite(score):  # a bool is an int
-                given = f"{score!r}, of class {type(score).__name__}"
-                raise ValueError(
-                    f"the component {_name(component)} gave {given}; expected a finite number (float, int or bool)"
-                )
-            scores[_name(component)] = float(score)
+            name, given = _name(component), component(problem, response, accuracy)
+            scores[name] = as_number(given)
+            if not math.isfinite(scores[name]):
+                found = f"{given!r}, of class {type(given).__name__}"
+                raise ValueError(f"the component {name} gave {found}; expected a finite number (float, int or bool)")
         weights = (component.weight for component in self.components)
         return sum(weight * score for weight, score in zip(weights, scores.values(), strict=True)), scores
+
+
+def as_number(value: Any) -> float:
+    """Convert a number, numpy scalar or array without dimensions to a float; NaN for anything else."""
+    value = value.item() if getattr(value, "shape", None) == () else value
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def _name(component: RewardComponent) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from rl_llm.problem import Problem
-from rl_llm.rewards.components import Reward
+from rl_llm.rewards.components import Reward, as_number
 
 Verify = Callable[[Problem, str], float]
 Items = Sequence[tuple[Problem, str]]
@@ -75,16 +75,17 @@ def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
 
 def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> Grade:
     try:
-        accuracy = verify(problem, response)
-        if not isinstance(accuracy, float | int) or not 0.0 <= accuracy <= 1.0:  # a bool is an int
-            given = f"{accuracy!r}, of class {type(accuracy).__name__}"
-            raise ValueError(f"the verifier gave {given}; expected a number (float, int or bool) from 0 to 1")
-        total, components = reward(problem, response, float(accuracy))
+        given = verify(problem, response)
+        accuracy = as_number(given)
+        if not 0.0 <= accuracy <= 1.0:
+            found = f"{given!r}, of class {type(given).__name__}"
+            raise ValueError(f"the verifier gave {found}; expected a number (float, int or bool) from 0 to 1")
+        total, components = reward(problem, response, accuracy)
         if not abs(total) <= LARGEST_REWARD:
             raise ValueError(f"the reward {total!r}, of {components}, is not a number that float32 can hold")
     except BaseException as error:  # a verifier may call sys.exit
         return failed("error", _describe(error))
-    return Grade(status="ok", reward=float(total), accuracy=float(accuracy), components=components)
+    return Grade(status="ok", reward=float(total), accuracy=accuracy, components=components)
 
 
 def _describe(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,9 @@ def behave(problem: Problem, response: str) -> float:
         case ["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
         case ["give", value]:
-            return {"nan": float("nan"), "none": None, "text": "1", "two": 2.0, "int": 1, "bool": True}[value]
+            found = {"nan": float("nan"), "none": None, "text": "1", "two": 2.0, "int": 1, "bool": True}
+            arrays = {"np.bool": np.True_, "np.float32": np.float32(1), "np.array": np.array(1), "list": np.ones(1)}
+            return (found | arrays)[value]
         case ["pid"]:
             raise RuntimeError(os.getpid())
     return 1.0 if response == problem.answer else 0.0
@@ -144,6 +147,7 @@ def test_hostile_responses_do_not_shift_other_grades(grader):
         ("give nan", "error", "nan, of class float; expected a number (float, int or bool) from 0 to 1"),
         ("give none", "error", "None, of class NoneType; expected a number"),
         ("give text", "error", "'1', of class str; expected a number"),
+        ("give list", "error", "array([1.]), of class ndarray; expected a number"),
         ("give two", "error", "2.0, of class float; expected a number (float, int or bool) from 0 to 1"),
         ("hang", "timeout", "no score within 0.5 s"),
         ("hang-in-c", "timeout", "no score within 0.5 s"),
@@ -158,8 +162,8 @@ def test_a_failure_has_its_status_and_reason(grader, response, status, message):
     assert message in grade.message
 
 
-@pytest.mark.parametrize("given", ["int", "bool"])
-def test_a_verifier_may_give_an_int_or_a_bool(grader, given):
+@pytest.mark.parametrize("given", ["int", "bool", "np.bool", "np.float32", "np.array"])
+def test_a_verifier_may_give_any_number_of_python_or_numpy(grader, given):
     (grade,) = grader.grade(problems(1), [f"give {given}"])
     assert grade == Grade(status="ok", reward=1.0, accuracy=1.0, components={"accuracy": 1.0})
 
@@ -292,12 +296,15 @@ class Given:
         return self.score  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("score", [True, 1, 1.0, np.float64(1.0)])
-def test_a_component_may_give_any_number_of_python(score):
+@pytest.mark.parametrize("score", [True, 1, 1.0, Fraction(1), np.float32(1.0), np.int64(1), np.True_, np.array(1.0)])
+def test_a_component_may_give_any_number_of_python_or_numpy(score):
     assert Reward((Given(score),))(problems(1)[0], "", 0.0) == (1.0, {"given": 1.0})
 
 
-@pytest.mark.parametrize("score", ["1", None, [1.0], np.float32(1.0), 1j, float("nan")])
+@pytest.mark.parametrize(
+    "score",
+    ["1", None, [1.0], 1j, float("nan"), np.str_("1"), np.array("1"), np.ones(1), np.float32("nan"), np.complex64(1)],
+)
 def test_a_component_that_gives_anything_else_is_refused_with_its_class(score):
     with pytest.raises(
         ValueError, match=f"component given gave .*, of class {type(score).__name__}; expected a finite"

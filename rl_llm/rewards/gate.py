@@ -16,7 +16,8 @@ from rl_llm.rewards.grader import Grader
 from rl_llm.rewards.worker import Grade
 
 SECONDS = 2.0  # after which no further problems are taken
-FIRST = 4  # problems of the first round; each further round doubles their number
+FIRST, MOST = 4, 64  # problems that are taken in any case, one by one; most of a later round
+STUCK = 3  # responses that hang or end their process, after which no further ones are graded
 RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
 EXAMPLES = 3  # failures that a report shows
 JUNK_RESPONSES = (
@@ -71,21 +72,24 @@ class GateReport:
 
 
 def check_task(grader: Grader, problems: Sequence[Problem], write: Write) -> GateReport:
-    """Probe the verifier and the reward with these problems, in order, until SECONDS are over.
+    """Probe the verifier and the reward with these problems, in order, until SECONDS are over or STUCK probes hang.
 
     `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, the empty answer and, for
     a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
     may average WRONG. Raises ValueError if `write` fails on a gold.
     """
     probes: list[Probe] = []
-    checked, size, used = 0, FIRST, 0.0
-    while checked < len(problems) and used < SECONDS:
-        start = time.monotonic()
-        part = range(checked, min(checked + size, len(problems)))
+    checked, stuck, end = 0, 0, time.monotonic() + SECONDS
+    while checked < len(problems) and stuck < STUCK and (checked < FIRST or time.monotonic() < end):
+        part = range(checked, min(checked + (1 if checked < FIRST else min(checked, MOST)), len(problems)))
         asked = [(problems[place], *found) for place in part for found in _responses(problems[place], write, place)]
-        grades = grader.grade([problem for problem, *_ in asked], [response for _, response, _ in asked])
-        probes += [Probe(*found, grade) for found, grade in zip(asked, grades, strict=True)]
-        checked, size, used = part.stop, 2 * size, used + time.monotonic() - start
+        step = 1 if checked < FIRST else len(asked)  # one by one at first: each that hangs takes the time limit
+        while asked and stuck < STUCK:
+            now, asked = asked[:step], asked[step:]
+            grades = grader.grade([problem for problem, *_ in now], [response for _, response, _ in now])
+            probes += [Probe(*found, grade) for found, grade in zip(now, grades, strict=True)]
+            stuck += sum(grade.status in ("timeout", "crashed") for grade in grades)
+        checked = part.stop
     failures: dict[int, Probe] = {}
     for probe in probes:
         if _fails(probe, probes):

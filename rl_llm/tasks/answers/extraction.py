@@ -24,17 +24,17 @@ _HEADING = re.compile(  # behind ####: "1. Add", "Step 1", "Conclusion:"
     re.IGNORECASE,
 )
 _SUBJECT = r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?"
-_PHRASE = re.compile(
-    rf"{_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]*)"
-    r"|^#+[ *]*(?:final )?answer[ *]*\n\s*([^\n]*)"  # a heading, with the answer on the next line
-    r"|答案[是为:：\s]+([^\n]*)",
+_PHRASE = re.compile(  # the answer follows; a heading has it on the next line
+    rf"{_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+",
     re.IGNORECASE | re.MULTILINE,
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
 _LIST_MARK = re.compile(r"^\s*(?:\d+[.)](?=[ \t]+\S)|[-*+](?= \S)|[#*\s]*step \d+\b)", re.IGNORECASE)
-_FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
 _END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
-_FURTHER = re.compile(r"[\s$*]*(?:or|and|to|through|,(?! not )|;|/|-)(?![a-z])", re.IGNORECASE)
+_FURTHER = re.compile(  # a second number: 18, 19; 18 19; 18 dollars or 19 dollars
+    r"[\s$*]*(?:or|and|to|through|,(?! not )|;|/|-|\d)(?![a-z])|.*\b(?:or|and|to) \W?\d", re.IGNORECASE
+)
 
 
 def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool = False) -> str | None:
@@ -93,20 +93,23 @@ def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
     if mark == "hashes":
         return (line for line in _HASHES.findall(response) if not _HEADING.match(line))
     if mark == "phrase":
-        return map("".join, _PHRASE.findall(response))  # one of its groups has text
+        claims = _PHRASE.split(response)[1:]  # of several on a line the last one counts
+        return (claim if claim.startswith(r"\[") else claim.partition("\n")[0] for claim in claims)
     if mark == "last_number":
         return _last_numbers(response) if numeric else []
     return [] if numeric or "\n" in response.strip() else [response.strip()]
 
 
 def _answer(mark: Mark, text: str, numeric: bool) -> str | None:
-    """Return the answer in a marked text; None for a placeholder, or a sentence that lacks the number asked for."""
+    """Return the answer in a marked text; None for a placeholder, or a sentence without the number asked for.
+
+    A sentence that has several numbers ("18 or 19") is the answer as it is, and wrong: it shuts out the later marks.
+    """
     if _PLACEHOLDER.fullmatch(text):
         return None
-    if numeric and mark in ("hashes", "phrase"):
-        return _number_of(text)
-    if mark == "answer_tag" and numeric:
-        return _number_of(text) or text
+    if numeric and mark in ("hashes", "phrase", "answer_tag"):
+        claims_number = mark == "answer_tag" or any(character.isdigit() for character in text)
+        return (_number_of(text) or text) if claims_number else None
     return _sentence(text) if mark == "phrase" else text
 
 
@@ -144,6 +147,6 @@ def _number_of(line: str) -> str | None:
     if is_numeric(line):
         return line.rstrip(" .")
     numbers = complete_numbers(line)
-    start = line.lstrip("$* ")
+    start = _END.split(line.lstrip("$* "), maxsplit=1)[0]
     first = numbers and start.startswith(numbers[0]) and not _FURTHER.match(start, len(numbers[0]))
     return numbers[0] if len(set(numbers)) == 1 or first else None

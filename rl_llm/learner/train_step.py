@@ -93,15 +93,15 @@ def make_batch(
     if moments is not None and not replayed:
         moments = update_moments(moments, batch.reward, batch.counted)
     batch = replace(batch, advantage=algorithm.advantage(replace(batch, moments=moments)))
+    mask = batch.mask if graded is None else batch.mask * graded[:, None]
     kept = batch.mask * batch.kept[:, None]
     weight = algorithm.aggregate(kept, batch)
     for correct in algorithm.corrections:
-        weight = weight * correct(batch)
+        weight = weight * correct(replace(batch, mask=mask))
     batch = replace(batch, weight=weight)
     if algorithm.value_loss is not None:
-        if algorithm.value_loss.learns_from_dropped:
-            kept = batch.mask if graded is None else batch.mask * graded[:, None]
-        batch = replace(batch, value_weight=algorithm.value_aggregate(kept, batch))
+        seen = mask if algorithm.value_loss.learns_from_dropped else kept
+        batch = replace(batch, value_weight=algorithm.value_aggregate(seen, batch))
         if batch.value is not None:
             batch = replace(batch, returns=algorithm.advantage.returns(batch))
     return replace(batch, counted=None), moments

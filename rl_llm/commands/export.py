@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,15 +79,24 @@ def export(
     from rl_llm.runs.load import newest_state, recorded_experiment
 
     experiment, record = recorded_experiment(run)
-    base, given = model_folder(experiment.start), like
-    if like is None and base is not None and (adapter or not is_multimodal(base)):
+    start = start_of(experiment.start, record)
+    placed = replace(experiment, start=start)
+    base, given = first_base(start, record), like
+    if base is None and from_huggingface(record):
+        if like is None:
+            raise ValueError(
+                f"start={experiment.start} of the run is gone: {start} is no Hugging Face folder now. Put it back, or "
+                "name a copy of it with --like FOLDER"
+            )
+        base = given
+    if like is None and model_folder(start) is not None and base is not None and (adapter or not is_multimodal(base)):
         like = base
     if adapter:
-        _check_adapter(experiment, run, like)
+        _check_adapter(placed, run, like)
     elif like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
     restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
-    card = {CARD: model_card(run, experiment, record, restored.step, base or given, adapter).encode()}
+    card = {CARD: model_card(run, experiment, record, restored.step, like if adapter else base, adapter).encode()}
     beside = files_beside(experiment, like, chosen=given is not None)
     ends, changed = end_tokens(beside, like), list(experiment.tokenizer.stop_ids)
     model, params, notes = experiment.model, policy_of(restored.state), []
@@ -101,9 +110,36 @@ def export(
         notes.append(f"{GENERATION}: eos_token_id is {changed}, where the run stopped, instead of {ends}")
     if like:
         notes += [*other_tokenizer(experiment, beside, like), *left_out(like)]
-    longest = None if like else longest_text(experiment)
+    longest = None if like else longest_text(placed)
     save(model, params, out, dtype or "bfloat16", like, longest, beside | card)
     return Exported(restored.step, tuple(notes))
+
+
+def start_of(start: str | None, record: Mapping[str, Any]) -> str | None:
+    """The start of a run for this process: a relative path counts from the folder where the run was made.
+
+    If it is not there, it counts from the current folder, as in a project that was moved.
+    """
+    if start is None or "://" in start or Path.cwd() == Path(record["folder"]):
+        return start
+    there = Path(record["folder"]) / start
+    return start if not there.exists() and Path(start).exists() else str(there)
+
+
+def from_huggingface(record: Mapping[str, Any]) -> bool:
+    """Whether a run started from a Hugging Face folder and not from another run, as its record says."""
+    return any(origin.startswith("start") and ", seed " not in origin for origin in record["sources"])
+
+
+def first_base(start: str | None, record: Mapping[str, Any]) -> str | None:
+    """The Hugging Face folder where training began: `start`, or that of the run at `start`; None for none."""
+    from rl_llm.model.huggingface.adapters import model_folder
+    from rl_llm.runs.record import read_experiment_record
+
+    if (folder := model_folder(start)) is not None or start is None or not (Path(start) / "experiment.json").is_file():
+        return folder
+    record = read_experiment_record(Path(start))
+    return first_base(start_of(record["experiment"]["start"], record), record)
 
 
 def _check_adapter(experiment: "Experiment", run: Path, base: str | None) -> None:

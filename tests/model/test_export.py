@@ -17,7 +17,7 @@ from rl_llm.config import load_experiment, override
 from rl_llm.experiment import Conversations, Experiment, WarmStart
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import init_state, policy_of
-from rl_llm.model import add_adapters, forward, join_params, load, save
+from rl_llm.model import add_adapters, forward, init, join_params, load, save
 from rl_llm.model.huggingface.adapters import read_adapted
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.runs.folder import RunFolder
@@ -254,6 +254,39 @@ def test_the_model_card_says_what_was_trained(base: Path, tmp_path: Path):
         f"| jax | {record['versions']['jax']} |",
     ):
         assert row in rest, row
+
+
+def test_the_card_names_no_base_for_a_model_trained_from_scratch(base: Path, tmp_path: Path):
+    spec = f"{SPEC}:base"
+    experiment = override(load_experiment(spec, Experiment)[1], ["start=null", f"tokenizer.folder={base}"])
+    assert experiment.start is None
+    state = init_state(experiment.model, experiment.optimizer.build(2), MESH, init(experiment.model, jax.random.key(0)))
+    with RunFolder.create(
+        tmp_path / "run", experiment_record(experiment, spec, ["start=null", f"tokenizer.folder={base}"], 0, "cafe")
+    ) as opened:
+        save_state(opened, 2, state, {})
+    export(tmp_path / "run", str(tmp_path / "out"), like=str(base))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model" not in card
+    assert "# run: a model\n" in card
+
+
+def test_the_start_is_found_from_any_folder_and_missed_if_it_is_gone(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    stopped_run(tmp_path / "run", "base", Path("base"), f"tokenizer.folder={base}")
+    stopped_run(tmp_path / "next", "base", Path("base"), f"tokenizer.folder={TOKENIZER}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    export(tmp_path / "run", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert f'base_model: "{base}"' in (tmp_path / "out" / "README.md").read_text()
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"start=base of the run is gone: .*base is no Hugging .*or name a copy"):
+        export(tmp_path / "next", str(tmp_path / "again"))
+    export(tmp_path / "next", str(tmp_path / "again"), like=str(tmp_path / "moved"))
+    assert f'base_model: "{tmp_path / "moved"}"' in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_the_card_of_a_run_cut_off_has_no_evaluation(base: Path, tmp_path: Path):

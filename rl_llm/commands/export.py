@@ -72,13 +72,15 @@ def export(
     """
     from rl_llm.commands.model_card import CARD, model_card
     from rl_llm.learner.state import policy_of
-    from rl_llm.model.huggingface import is_multimodal
+    from rl_llm.model.huggingface import is_multimodal, read_config
     from rl_llm.model.huggingface.adapters import model_folder, save_adapter
     from rl_llm.model.huggingface.writing import save
     from rl_llm.parallel.mesh import make_meshes
     from rl_llm.runs.load import newest_state, recorded_experiment
 
     experiment, record = recorded_experiment(run)
+    if like is not None:
+        read_config(like)  # refuses anything that is no Hugging Face folder, with the way to one
     start = start_of(experiment.start, record)
     placed = replace(experiment, start=start)
     base, given = first_base(start, record), like

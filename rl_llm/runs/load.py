@@ -35,6 +35,10 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     Says on standard error if its code has changed. Raises RecordError if loading fails, or if the values or the files
     of the tokenizer have changed.
     """
+    if not (Path(folder) / "experiment.json").is_file():
+        hub = download_command(folder)
+        remedy = f": {hub.command}, then train a run with start={hub.folder}" if hub else ": it has no experiment.json"
+        raise RecordError(f"{folder} is not a run folder{remedy}")
     try:
         record = read_experiment_record(Path(folder))
         check_format(record, Path(folder))
@@ -105,7 +109,10 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
     origins: list[str] = []
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
-        if (hub := download_command(folder)) and not Path(folder).exists():
+        if not Path(folder).exists():
+            wanted = "run folder or Hugging Face folder" if name == "start" else "run folder"
+            if (hub := download_command(folder)) is None:
+                raise RecordError(f"{name}={folder} is not a run folder: nothing is there; expected a {wanted}")
             use = f"start={hub.folder}"
             then = use if name == "start" else f"train a run with {use} and set {name} to its folder"
             raise RecordError(f"{name}={folder!r} is not a folder: {hub.command}, then {then}")

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from etils import epath
 
-from rl_llm.config.hub import download_command
+from rl_llm.config.hub import download_command, folder_path
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -32,7 +32,7 @@ class TokenizerFiles:
 
 def read_files(folder: str | Path) -> TokenizerFiles:
     """Read a folder. Raises FileNotFoundError saying how to get a missing file, ValueError naming a damaged one."""
-    path = epath.Path(folder)
+    path = folder_path(folder)
     if not str(folder) or not path.is_dir():
         if hub := download_command(folder):
             raise FileNotFoundError(

@@ -107,6 +107,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a folder below a file": (["train", PATH, "--out", f"{PATH}/run"], [f"{PATH}/run"]),
     "a run in a bucket": (["train", PATH, "--out", "gs://bucket/run"], ["gs://bucket/run", "mount the bucket"]),
     "a folder that holds something else": (["train", PATH, "--out", str(ROOT / "rl_llm")], ["is not empty"]),
+    "a model to evaluate": (
+        ["evaluate", "Qwen/Qwen3-4B"],
+        ["Qwen/Qwen3-4B is not a run folder: hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then train a run with"],
+    ),
+    "a model to export": (
+        ["export", "Qwen/Qwen3-4B", "--out", "x"],
+        ["Qwen/Qwen3-4B is not a run folder: hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then train a run with"],
+    ),
     "a run to evaluate": (["evaluate", "runs/nowhere"], ["runs/nowhere is not a run folder"]),
     "a number of problems": (
         ["evaluate", "runs/nowhere", "--problems", "0"],

@@ -129,6 +129,12 @@ def test_an_experiment_takes_its_model_from_a_folder(tmp_path: Path) -> None:
     download = "hf download Qwen/Qwen3-4B-Base --local-dir qwen3-4b-base, then use the folder qwen3-4b-base"
     with pytest.raises(FileNotFoundError, match=f"Qwen/Qwen3-4B-Base is not a Hugging Face folder: {download}"):
         from_folder("Qwen/Qwen3-4B-Base")
+    for address in ("https://huggingface.co/", "http://www.hf.co/", "hf://", "hf://models/"):
+        for after in ("", "/", "/tree/main", "?x=y"):
+            with pytest.raises(FileNotFoundError, match=f" is an address, not a folder: {download}"):
+                from_folder(f"{address}Qwen/Qwen3-4B-Base{after}")
+    with pytest.raises(FileNotFoundError, match="address, not a folder: download it and name its folder"):
+        from_folder("https://huggingface.co/datasets/a/b")
     with pytest.raises(FileNotFoundError, match=r"absent is not a Hugging Face folder: it has no config\.json"):
         from_folder(tmp_path / "absent")
 

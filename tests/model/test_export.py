@@ -224,6 +224,12 @@ def test_adapters_that_others_cannot_load_are_not_exported(base: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_the_hub_to_be_like_is_refused_with_its_download(base: Path, tmp_path: Path):
+    stopped_run(tmp_path / "run", "base", base)
+    with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then use the folder"):
+        export(tmp_path / "run", str(tmp_path / "out"), like="Qwen/Qwen3-4B")
+
+
 def card_of(base: Path, tmp_path: Path, **results: Any) -> str:
     (base / "README.md").write_text("---\nlicense: apache-2.0\nlicense_link: there\ntags:\n- x\n---\nlicense: none\n")
     stopped_run(tmp_path / "run", "base", base, summary=SUMMARY | results if results else None)

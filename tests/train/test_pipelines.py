@@ -147,7 +147,13 @@ DOWNLOAD = f"hf download {HUB} --local-dir qwen3-4b-base"
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("started", "start=nowhere", "nowhere is not a run folder"),
+        (
+            "started",
+            "start=nowhere",
+            "start=nowhere is not a run folder: nothing is there; expected a run folder or Hug",
+        ),
+        ("started", f"start=https://huggingface.co/{HUB}", f"is an address, not a folder: {DOWNLOAD}, then use the"),
+        ("started", f"start=hf://{HUB}", f"start=hf://{HUB} is an address, not a folder: {DOWNLOAD}, then use the"),
         ("gkd", "teacher.run=nowhere", "nowhere is not a run folder"),
         ("started", f"start={HUB}", f"start='{HUB}' is not a folder: {DOWNLOAD}, then start=qwen3-4b-base"),
         ("gkd", f"teacher.run={HUB}", f"teacher.run='{HUB}' is not a folder: {DOWNLOAD}, then train a run with start="),

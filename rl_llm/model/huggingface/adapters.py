@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from rl_llm.config.hub import download_command
+from rl_llm.config.hub import download_command, folder_path
 from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
 from rl_llm.model.huggingface import reading, tensor_files
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
@@ -42,7 +42,7 @@ KEEP_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")  # other initial 
 
 def is_adapter(folder: epath.PathLike) -> bool:
     """Whether a folder holds PEFT adapters and no model of its own."""
-    folder = epath.Path(folder)
+    folder = folder_path(folder)
     return (folder / ADAPTER_CONFIG).exists() and not any((folder / name).exists() for name in (SINGLE, INDEX))
 
 

@@ -18,7 +18,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rl_llm.config.hub import download_command
+from rl_llm.config.hub import download_command, folder_path
 from rl_llm.model.config import ModelConfig, YarnScaling
 from rl_llm.model.huggingface.config_fields import ConfigError, read_object
 from rl_llm.model.huggingface.config_json import config_from_json
@@ -43,7 +43,7 @@ class LoadedModel:
 
 def is_huggingface(folder: epath.PathLike) -> bool:
     """Whether a folder has a config.json."""
-    return (epath.Path(folder) / CONFIG).exists()
+    return (folder_path(folder) / CONFIG).exists()
 
 
 def load(folder: epath.PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, dict]:
@@ -57,7 +57,8 @@ def load(folder: epath.PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig,
 
 def read_config(folder: epath.PathLike) -> ModelConfig:
     """The config of the model in a folder. Raises FileNotFoundError or ConfigError."""
-    return config_from_json(_config_values(epath.Path(folder)), str(epath.Path(folder) / CONFIG))
+    path = folder_path(folder)
+    return config_from_json(_config_values(path), str(path / CONFIG))
 
 
 def _config_values(folder: epath.Path) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def from_folder(folder: epath.PathLike, **changes: Any) -> ModelConfig:
 
 def is_multimodal(folder: epath.PathLike) -> bool:
     """Whether a folder holds a vision-language model, from which only the text model is read."""
-    return bool(_config_values(epath.Path(folder)).get("model_type") == "gemma3")
+    return bool(_config_values(folder_path(folder)).get("model_type") == "gemma3")
 
 
 def max_positions(folder: epath.PathLike) -> int | None:
@@ -199,7 +200,7 @@ def misfits(stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]])
 
 def declared_dtype(folder: epath.PathLike) -> str | None:
     """The dtype that config.json declares, if any. Raises ConfigError for one that is not implemented."""
-    path = epath.Path(folder)
+    path = folder_path(folder)
     values = _config_values(path)
     declared = values.get("dtype") or values.get("torch_dtype")
     name = declared.removeprefix("torch.") if isinstance(declared, str) else declared

@@ -16,7 +16,7 @@ from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel import population
 from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem, Split
-from rl_llm.rewards.gate import GateReport, Write, check_task
+from rl_llm.rewards.gate import SECONDS, GateReport, Write, check_task
 from rl_llm.rewards.grader import Grader
 from rl_llm.rollout.offline import read_responses
 from rl_llm.rollout.text import check_ids, encode_prompts, encode_responses, encode_shown
@@ -92,27 +92,31 @@ def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader)
             if (other := first.setdefault(problem.prompt, split)) != split:
                 raise ValueError(
                     f"task {name}: {problem.prompt[:200]!r} is in the splits {other} and {split}; accuracy on problems "
-                    "of the training says nothing about new ones: give each problem to one split (problem.split_of)"
+                    "of the training says nothing about new ones: give each problem to one split (problem.split_of; a "
+                    "file: task.held_out=FILE or task.validation=FILE)"
                 )
     report = check_answers(experiment, problems, seed, grader)
     if report.share > allowed:
         raise ValueError(
-            f"task {name}: {report}\nA gold, written as the prompt asks, must be graded right; junk, the empty answer, "
-            "1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system message, the task's "
-            "marks, its verify. If `answer` is no text that ends a response, give the task a method "
+            f"task {name}: {report}{report.causes}\nA gold, written as the prompt asks, must be graded right; junk, "
+            "the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system "
+            "message, the task's marks, its verify. If `answer` ends no response, give the task a method "
             "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
             f"{math.ceil(100 * report.share) / 100}"
         )
-    yield f"task {name}: {report}" if report.failures else ""
+    yield f"task {name}: {report}" if report.failures or report.few else ""
 
 
-def check_answers(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> GateReport:
+def check_answers(
+    experiment: Experiment, problems: Problems, seed: int, grader: Grader, seconds: float = SECONDS
+) -> GateReport:
     """Probe task and reward (`rewards.gate`) with a sample of the problems of every split, in random order."""
     draw = generator(seed, Purpose.GATE)
     graded = (found for name, found in problems.items() if name != "conversations")
     pools = [[problem for problem in found if "rewards" not in problem.metadata] for found in graded]
     sample = [pool[index] for pool in pools for index in draw.permutation(len(pool))[:GATE_PROBLEMS]]
-    return check_task(grader, [sample[index] for index in draw.permutation(len(sample))], answer_writer(experiment))
+    order = draw.permutation(len(sample))
+    return check_task(grader, [sample[index] for index in order], answer_writer(experiment), seconds)
 
 
 def answer_writer(experiment: Experiment) -> Write:

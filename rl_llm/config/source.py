@@ -69,9 +69,9 @@ def code_of(spec: str, value: Any) -> Code:
             content = file.read_bytes()
             if module and content != _first_read(file, module):
                 raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
-            files["/".join(file.parts[-1 - is_package - name.count(".") :])] = content
-            imports = _imports(content, name if is_package else name.rpartition(".")[0])
-            waiting |= {one: found for one in imports if (found := _file(one))}
+            key = "/".join(file.parts[-1 - is_package - name.count(".") :])
+            files[key] = content
+            waiting |= {one: found for one in imports_of(content, key) if (found := _file(one))}
     return Code(files, commit_of(path.parent, places))
 
 
@@ -102,8 +102,9 @@ def _modules(value: Any) -> Iterator[str]:
         yield value.__module__ or "builtins"
 
 
-def _imports(content: bytes, package: str) -> Iterator[str]:
-    """Yield every module that the code may import, at any depth, and the packages around it."""
+def imports_of(content: bytes, name: str) -> Iterator[str]:
+    """Yield every module that a file `parts/near.py` may import, at any depth, and the packages around it."""
+    package = ".".join(Path(name).parent.parts)
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # an extension module
@@ -113,7 +114,7 @@ def _imports(content: bytes, package: str) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        yield from (name[:end] for name in found for end, sign in enumerate(name + ".") if sign == ".")
+        yield from (one[:end] for one in found for end, sign in enumerate(one + ".") if sign == ".")
 
 
 def _file(name: str) -> Path | None:

@@ -6,11 +6,14 @@ and must not need JAX.
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
 from rl_llm.problem import Problem
+
+FINITE = sys.float_info.max
 
 
 class RewardComponent(Protocol):
@@ -58,23 +61,22 @@ class Reward:
     def __call__(self, problem: Problem, response: str, accuracy: float) -> tuple[float, dict[str, float]]:
         """Return the reward of a response, and the unweighted score of each component by name.
 
-        Raises ValueError if a component returns anything but a finite number (`as_number`).
+        Raises ValueError if a component returns anything but a finite number (`read_number`).
         """
         scores = {}
         for component in self.components:
             name, given = _name(component), component(problem, response, accuracy)
-            scores[name] = as_number(given)
-            if not math.isfinite(scores[name]):
-                found = f"{given!r}, of class {type(given).__name__}"
-                raise ValueError(f"the component {name} gave {found}; expected a finite number (float, int or bool)")
+            scores[name] = read_number(given, f"the component {name}", "a finite number (float, int or bool)")
         weights = (component.weight for component in self.components)
         return sum(weight * score for weight, score in zip(weights, scores.values(), strict=True)), scores
 
 
-def as_number(value: Any) -> float:
-    """Convert a number, numpy scalar or array without dimensions to a float; NaN for anything else."""
-    value = value.item() if getattr(value, "shape", None) == () else value
-    return float(value) if isinstance(value, Real) else math.nan
+def read_number(given: Any, giver: str, expected: str, low: float = -FINITE, high: float = FINITE) -> float:
+    """Convert a number, of numpy too, to a float. Raises ValueError for anything else and outside low..high."""
+    value = given.item() if getattr(given, "shape", None) == () else given
+    if isinstance(value, Real) and low <= float(value) <= high:
+        return float(value)
+    raise ValueError(f"{giver} gave {given!r}, of class {type(given).__name__}; expected {expected}")
 
 
 def _name(component: RewardComponent) -> str:

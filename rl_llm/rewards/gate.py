@@ -43,6 +43,7 @@ class Probe:
     problem: Problem
     response: str
     right: bool
+    near: bool  # gold +- 1
     grade: Grade
 
     def __str__(self) -> str:
@@ -56,9 +57,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Number of problems `checked`, and the first failing probe of each problem that fails."""
+    """Number of problems `checked` of those `given`, and the first failing probe of each problem that fails."""
 
     checked: int
+    given: int
     failures: tuple[Probe, ...]
 
     @property
@@ -66,53 +68,70 @@ class GateReport:
         """Share of the checked problems that fail."""
         return len(self.failures) / max(self.checked, 1)
 
+    @property
+    def few(self) -> bool:
+        """Whether too few problems were checked to judge the others."""
+        return self.checked < min(self.given, MOST)
+
+    @property
+    def causes(self) -> str:
+        """Likely causes, each with its remedy, if the failures show any."""
+        broken = [
+            f"{probe.grade.status}, {probe.grade.message}" for probe in self.failures if probe.grade.status != "ok"
+        ]
+        found = f"\nMend the verifier or the component of the reward: {broken[0]}." if broken else ""
+        near = any(probe.near and probe.grade.status == "ok" for probe in self.failures)
+        tolerance = "\nGold +- 1 is right, other wrong answers are not: narrow the verifier's tolerance."
+        return found + tolerance * near
+
     def __str__(self) -> str:
-        listed = "".join(f"\n    {probe}" for probe in self.failures[:EXAMPLES])
-        return f"{len(self.failures)} of {self.checked} problems fail ({self.share:.1%}), such as{listed}"
+        listed = ", such as" * bool(self.failures) + "".join(f"\n    {probe}" for probe in self.failures[:EXAMPLES])
+        part = f"; checked {self.checked} of {self.given}" if self.checked < self.given else ""
+        return f"{len(self.failures)} of {self.checked} problems fail ({self.share:.1%}{part}){listed}"
 
 
-def check_task(grader: Grader, problems: Sequence[Problem], write: Write) -> GateReport:
-    """Probe the verifier and the reward with these problems, in order, until SECONDS are over or STUCK probes hang.
+def check_task(grader: Grader, problems: Sequence[Problem], write: Write, seconds: float = SECONDS) -> GateReport:
+    """Probe verifier and reward with these problems, in order, until the seconds are over or STUCK probes hang.
 
     `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, the empty answer and, for
     a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
     may average WRONG. Raises ValueError if `write` fails on a gold.
     """
     probes: list[Probe] = []
-    checked, stuck, end = 0, 0, time.monotonic() + SECONDS
+    checked, stuck, end = 0, 0, time.monotonic() + seconds
     while checked < len(problems) and stuck < STUCK and (checked < FIRST or time.monotonic() < end):
         part = range(checked, min(checked + (1 if checked < FIRST else min(checked, MOST)), len(problems)))
         asked = [(problems[place], *found) for place in part for found in _responses(problems[place], write, place)]
         step = 1 if checked < FIRST else len(asked)  # one by one at first: each that hangs takes the time limit
         while asked and stuck < STUCK:
             now, asked = asked[:step], asked[step:]
-            grades = grader.grade([problem for problem, *_ in now], [response for _, response, _ in now])
+            grades = grader.grade([problem for problem, *_ in now], [response for _, response, *_ in now])
             probes += [Probe(*found, grade) for found, grade in zip(now, grades, strict=True)]
             stuck += sum(grade.status in ("timeout", "crashed") for grade in grades)
         checked = part.stop
     failures: dict[int, Probe] = {}
-    for probe in probes:
+    for probe in sorted(probes, key=lambda probe: probe.near):  # the others, such as junk, say more
         if _fails(probe, probes):
             failures.setdefault(probe.problem.id, probe)
-    return GateReport(checked, tuple(failures.values()))
+    return GateReport(checked, len(problems), tuple(failures.values()))
 
 
-def _responses(problem: Problem, write: Write, place: int) -> Iterator[tuple[str, bool]]:
-    """Responses to a problem, and whether they are right."""
+def _responses(problem: Problem, write: Write, place: int) -> Iterator[tuple[str, bool, bool]]:
+    """Responses to a problem, whether they are right, and whether they are near to it."""
     if problem.answer.strip():
         try:
             right = write(problem)
         except Exception as error:
             raise ValueError(f"write_answer fails on the answer {problem.answer[:80]!r}: {error!r}") from error
-        yield right, True
-        yield "", False
+        yield right, True, False
+        yield "", False, False
         for answer in ("", *_neighbours(problem.answer)):
             with suppress(Exception):  # `write` may know only the task's own answers
                 if (wrong := write(replace(problem, answer=answer))) != right:
-                    yield wrong, False
+                    yield wrong, False, bool(answer) and "/" not in answer
     junk = JUNK_RESPONSES[place % len(JUNK_RESPONSES)]  # one for each problem: some verifiers are slow on it
     if not _same_answer(junk, problem.answer):
-        yield junk, False
+        yield junk, False, False
 
 
 def _neighbours(gold: str) -> list[str]:
@@ -139,9 +158,6 @@ def _fails(probe: Probe, probes: Sequence[Probe]) -> bool:
 
 def _same_answer(response: str, answer: str) -> bool:
     """Whether a junk response happens to be right, as "0000" is for the answer 0."""
-    if response.strip() == answer.strip():
-        return True
-    try:
+    with suppress(ValueError):
         return float(response) == float(answer)
-    except ValueError:
-        return False
+    return response.strip() == answer.strip()

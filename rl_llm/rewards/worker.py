@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from rl_llm.problem import Problem
-from rl_llm.rewards.components import Reward, as_number
+from rl_llm.rewards.components import Reward, read_number
 
 Verify = Callable[[Problem, str], float]
 Items = Sequence[tuple[Problem, str]]
@@ -75,11 +75,8 @@ def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
 
 def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> Grade:
     try:
-        given = verify(problem, response)
-        accuracy = as_number(given)
-        if not 0.0 <= accuracy <= 1.0:
-            found = f"{given!r}, of class {type(given).__name__}"
-            raise ValueError(f"the verifier gave {found}; expected a number (float, int or bool) from 0 to 1")
+        expected = "a number (float, int or bool) from 0 to 1"
+        accuracy = read_number(verify(problem, response), "the verifier", expected, 0.0, 1.0)
         total, components = reward(problem, response, accuracy)
         if not abs(total) <= LARGEST_REWARD:
             raise ValueError(f"the reward {total!r}, of {components}, is not a number that float32 can hold")

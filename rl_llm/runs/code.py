@@ -1,17 +1,18 @@
 """The code in the folder of a run or study: its copies, its record, and what has changed since.
 
 code/ has every file as it first ran, code.1/, code.2/, ... files that were changed later. Their digests are in
-experiment.json or the ledger's event `registered`, and in its events `code_recorded`.
+experiment.json or the ledger's event `registered`, and in its events `code_recorded` (null for a file that is gone).
 """
 
 import ast
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import count
-from pathlib import Path
+from itertools import count, takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rl_llm.config.source import Code, sha256
+from rl_llm.config.source import Code, imports_of, sha256
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.ledger import Ledger
 
@@ -41,17 +42,24 @@ def code_changes(folder: Path, recorded: Digests | None, code: Code) -> dict[str
     """Files that differ from those recorded in a folder, in more than comments, docstrings and layout.
 
     Each comes with the names of its changed classes and functions and a short diff. A file that is only here or there
-    is no change by itself: either another file changed its imports, or it defines nothing that the fingerprint names.
+    is a change if a file that is the same on both sides imports its module, or if the module has two files. Otherwise
+    another file changed its imports, or it defines nothing that the fingerprint names.
     """
-    changes, files = {}, _as_recorded(code.files, recorded)
-    for name, was in (recorded or {}).items():
+    changes, known, files = {}, recorded or {}, _as_recorded(code.files, recorded)
+    for name, was in known.items():
         after = files.get(name)
         if name in files and was != (after if after is None else sha256(after)):
-            before = saved_code(folder, name, was)
-            if before is None or after is None:
+            copy = saved_copy(folder, name, was)
+            if copy is None or after is None:
                 changes[name] = f"  {name} (there is no copy to compare with)"
-            elif ast.dump(_tree(before)) != ast.dump(_tree(after)):
-                changes[name] = _describe(name, before, after)
+            elif ast.dump(_tree(copy.read_bytes())) != ast.dump(_tree(after)):
+                changes[name] = _describe(name, copy, after)
+    same = known.keys() & files.keys() - changes.keys()
+    imported = {found for name in same for found in imports_of(files[name] or b"", name)}
+    modules = Counter(map(_module, {**known, **files}))
+    for name in sorted(known.keys() ^ files.keys()):
+        if (known.get(name) or files.get(name)) is not None and ((m := _module(name)) in imported or modules[m] > 1):
+            changes[name] = f"  {name} is {'new' if name in files else 'gone'}: the import of {m} has another result"
     return changes
 
 
@@ -59,22 +67,24 @@ def refusal(folder: Path, changes: Mapping[str, str]) -> str:
     """Message for code that has changed since it was recorded in a folder."""
     listed = "\n".join(changes.values())
     return (
-        f"{folder} was made by other code. Changed since then:\n{listed}\nRestore these files (copies are in "
-        f"{folder / CODE}), choose another --out, or go on with {ACCEPT}: the ledger will say so"
+        f"{folder} was made by other code. Changed since then:\n{listed}\nRestore these files (each copy is "
+        f"named after ---), choose another --out, or go on with {ACCEPT}: the ledger will say so"
     )
 
 
 def take_code(folder: Path, ledger: Ledger, recorded: Digests | None, code: Code) -> list[str]:
     """Copy code into the folder, and enter changed and unrecorded files in its ledger; returns notes for the user."""
     changes, files = code_changes(folder, recorded, code), _as_recorded(code.files, recorded)
+    known, now = recorded or {}, Code(files).digests
+    new = {name: now.get(name) for name in {**now, **changes} if name in changes or name not in known}
     for name, content in files.items():
-        if content is not None and saved_code(folder, name, sha256(content)) is None:
+        kept = name not in new and now[name] != known[name]  # other comments or docstrings only
+        if content is not None and not kept and saved_copy(folder, name, now[name]) is None:
             place = next(place for place in _places(folder, name) if not place.exists())
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, content)
-    known = recorded or {}
-    if new := {name: now for name, now in Code(files).digests.items() if name in changes or name not in known}:
-        was = {name: known[name] for name in changes}
+    if new:
+        was = {name: known.get(name) for name in changes}
         ledger.append("code_recorded", code=new, was=was, commit=code.commit)
     unseen = ", ".join(name for name, content in files.items() if content is None)
     notes = {
@@ -85,14 +95,10 @@ def take_code(folder: Path, ledger: Ledger, recorded: Digests | None, code: Code
     return [note for note, holds in notes.items() if holds]
 
 
-def saved_code(folder: Path, name: str, digest: str | None) -> bytes | None:
+def saved_copy(folder: Path, name: str, digest: str | None) -> Path | None:
     """Copy of a file with this digest; None if the folder has none."""
-    for place in _places(folder, name):
-        if not place.is_file():
-            return None
-        if sha256(content := place.read_bytes()) == digest:
-            return content
-    return None
+    copies = takewhile(Path.is_file, _places(folder, name))
+    return next((copy for copy in copies if sha256(copy.read_bytes()) == digest), None)
 
 
 def _places(folder: Path, name: str) -> Iterator[Path]:
@@ -101,12 +107,19 @@ def _places(folder: Path, name: str) -> Iterator[Path]:
 
 def _as_recorded(files: Mapping[str, bytes | None], recorded: Digests | None) -> dict[str, bytes | None]:
     """Files by their recorded names: `studies/one.py` is `one.py` if the command was given in another folder."""
-    known = dict.fromkeys(recorded or ())
-    alike = {
-        name: [one for one in known if f"/{one}".endswith(f"/{name}") or f"/{name}".endswith(f"/{one}")]
-        for name in files
-    }
-    return {name if name in known or not alike[name] else alike[name][0]: files[name] for name in files}
+    known = recorded or {}
+    named = {name: content for name, content in files.items() if name in known}
+    for name in files.keys() - named.keys():
+        free = (one for one in known if one not in named)
+        alike = (one for one in free if f"/{one}".endswith(f"/{name}") or f"/{name}".endswith(f"/{one}"))
+        named[min(((abs(len(one) - len(name)), one) for one in alike), default=(0, name))[1]] = files[name]
+    return named
+
+
+def _module(name: str) -> str:
+    """Module of a file: `parts.near` for `parts/near.py`, `parts/near/__init__.py` and `parts/near.abi3.so`."""
+    path = PurePosixPath(name)
+    return ".".join([*path.parent.parts, path.name.partition(".")[0]]).removesuffix(".__init__")
 
 
 def _tree(content: bytes) -> ast.AST:
@@ -121,14 +134,15 @@ def _tree(content: bytes) -> ast.AST:
     return tree
 
 
-def _describe(name: str, before: bytes, after: bytes) -> str:
-    """Names of the changed classes and functions, and a short diff."""
+def _describe(name: str, copy: Path, after: bytes) -> str:
+    """Names of the changed classes and functions, and a short diff of the copy and the file as it is."""
+    before = copy.read_bytes()
     old, new = (
         {(node.name, ast.dump(node)) for node in ast.walk(_tree(text)) if isinstance(node, Definition)}
         for text in (before, after)
     )
     names = ", ".join(sorted({part for part, _ in old ^ new}))
     first, second = (text.decode(errors="replace").splitlines() for text in (before, after))
-    diff = list(difflib.unified_diff(first, second, n=1, lineterm=""))[2:]
+    diff = list(difflib.unified_diff(first, second, str(copy), name, n=1, lineterm=""))
     more = [f"... {len(diff) - LINES} more lines"] if len(diff) > LINES else []
     return "\n      ".join([f"  {name}: {names}" if names else f"  {name}", *diff[:LINES], *more])

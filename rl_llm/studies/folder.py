@@ -16,7 +16,7 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.config import Code, code_of
-from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_code, take_code
+from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_copy, take_code
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.ledger import GENESIS, Ledger
@@ -151,8 +151,9 @@ def changed_code(member: Member, code: Code) -> dict[str, str]:
 def registered_code(out: Path) -> Code:
     """The code that the study was registered with and that was accepted since, from its copies; empty if unrecorded."""
     recorded = recorded_code({}, out / LEDGER) or {}
-    saved = {name: saved_code(out, name, digest) for name, digest in recorded.items()}
-    return Code({name: content for name, content in saved.items() if content is not None or recorded[name] is None})
+    saved = {name: saved_copy(out, name, digest) for name, digest in recorded.items()}
+    found = {name: copy for name, copy in saved.items() if copy or recorded[name] is None}
+    return Code({name: copy.read_bytes() if copy else None for name, copy in found.items()})
 
 
 def _members_of_other_code(out: Path, runs: Sequence[Member], code: Code, accept: bool) -> dict[str, list[str]]:

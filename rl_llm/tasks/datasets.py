@@ -34,7 +34,7 @@ class JsonlProblems(Checked):
 
     `path` is cut into train, validation and held-out problems, 80/10/10, by the hash of the question. A split with a
     file of its own, `validation` or `held_out`, is that whole file, and its share of `path` goes to train. With
-    `split="all"` every split without a file of its own is the whole of `path`.
+    `split="all"` every split without a file of its own is the whole of `path`: to evaluate, not to train.
 
     A question that is repeated within a file counts once. One with two different answers, or in two files, is refused.
     `data_dir` keeps prepared copies, by default in the folder `.tfds` beside the file.
@@ -73,8 +73,8 @@ class JsonlProblems(Checked):
         part = WHOLE if self.split == "all" and split not in self._own_files else split
         if part not in prepared.sizes:
             raise ValueError(
-                f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it, give the split a file "
-                'of its own (validation=FILE, held_out=FILE), or use the whole file with split="all"'
+                f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it, or give the split a "
+                "file of its own (validation=FILE, held_out=FILE)"
             )
         problems = [problem_of(self.name, record) for record in prepared.read(part, seed, count)]
         self.expect(problem.answer for problem in problems)

@@ -7,13 +7,14 @@ A layout is named by a Python value (`JsonlProblems("math.jsonl", layout=MATH)`)
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from rl_llm.config.fields import Checked
-from rl_llm.tasks.messages import SHOWN, Message, prompt_of, refuse_shown
+from rl_llm.tasks.messages import Message, prompt_of, refuse_shown
 from rl_llm.tasks.tables import Fields, text_of
 
 QUESTION_PARTS = ("context", "passage", "body", "Body", "options", "choices")  # usual fields beside the question's own
@@ -40,14 +41,13 @@ class Layout(Checked):
         """Fields of the question."""
         return (self.question,) if isinstance(self.question, str) else self.question
 
-    @property
-    def assignments(self) -> str:
-        """Command-line arguments that set this layout."""
+    def assignments(self, current: "Layout | None" = None) -> str:
+        """Command-line arguments that set this layout where it differs from the current one."""
         values = {"question": self.question, "answer": self.answer, "options": self.options}
         return " ".join(
-            f"--set task.layout.{name}={value if isinstance(value, str) else repr(json.dumps(value))}"
+            f"--set task.layout.{name}={shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
             for name, value in values.items()
-            if value != getattr(Layout, name)
+            if value != getattr(current, name, None)
         )
 
     def read(self, row: Fields) -> "Found":
@@ -57,7 +57,8 @@ class Layout(Checked):
         options = _options(value_at(row, self.options)) if self.options else []
         used = [*self.parts, self.answer, *([self.options] if self.options else []), *self.left_out]
         read = {name.partition(".")[0] for name in used}
-        refuse_shown(row, read, (*SHOWN, *QUESTION_PARTS), "add it to the layout, or to layout.left_out")
+        refuse_shown(row, read)
+        refuse_shown(row, read, QUESTION_PARTS, "add it to the layout, or to layout.left_out")
         answer = _written(_letter(answer, options) if options else answer, self.answer)
         filled = [prompt_of(value, name) for name, value in parts if len(parts) == 1 or value not in (None, "")]
         if len(filled) == 1 and not options:
@@ -112,7 +113,7 @@ def fitting(row: Fields) -> list[str]:
 def advice(row: Fields, layout: Layout) -> str:
     """Name the preset that fits a row which a layout cannot read; empty if none does."""
     name = next((name for name in fitting(row) if PRESETS[name] != layout), None)
-    return f"; layout={name} of rl_llm.tasks.layouts fits: {PRESETS[name].assignments or 'the default'}" if name else ""
+    return f"; PRESETS['{name}'] of rl_llm.tasks.layouts fits: {PRESETS[name].assignments(layout)}" if name else ""
 
 
 def value_at(row: Fields, path: str) -> Any:

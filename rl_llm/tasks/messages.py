@@ -14,6 +14,7 @@ SHOWN = (
 )
 """Fields of a row that change what a model is shown. A row that fills one is never read as if it were not there."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
+NEUTRAL = {"weight": (*EMPTY, 1)}  # values of a message's further fields that change nothing, if others than EMPTY
 REMEDIES = {
     "chat_template_kwargs": "set its values in the tokenizer (thinking, date)",
     "system": "set tokenizer.system",
@@ -66,7 +67,8 @@ def _message(place: str, message: Any) -> Message:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ValueError(f"expected a role among {', '.join(ROLES)}, not {message!r}")
         # Parquet gives every message all fields, with None where a message has none.
-        if extra := sorted(key for key in set(message) - {"role", "content"} if message[key] not in EMPTY):
+        further = set(message) - {"role", "content"}
+        if extra := sorted(key for key in further if message[key] not in NEUTRAL.get(key, EMPTY)):
             raise ValueError(f"unknown {', '.join(map(repr, extra))}; expected only 'role' and 'content'")
         return {"role": message["role"], "content": text_of({"content": _content(message)}, "content")}
     except ValueError as error:

@@ -166,7 +166,10 @@ def _csv_rows(path: Path, content: bytes, separator: str) -> Iterator[Row]:
     """Read with Python's csv, which keeps every value as written: 007 stays 007."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses long texts
     try:
-        lines = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator, strict=True)
+        text = content.decode()
+        if separator not in (header := text.partition("\n")[0]):  # spreadsheets of many countries write semicolons
+            separator = next((other for other in ";\t," if other in header), separator)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         names = next(lines, [])
         if len(set(names)) < len(names):
             raise ValueError(f"the header names a column twice: {', '.join(names)}")

@@ -202,6 +202,7 @@ def test_answers_that_are_graded_wrong_are_shown(tmp_path: Path, capsys: pytest.
     [
         (["--split", "train"], "--split train cannot act on a data file"),
         (["--problems", "3"], "--problems 3 cannot act on a data file"),
+        (["--clean", "clean.csv"], "--clean clean.csv: lines of JSON are written; choose a name that ends in .jsonl"),
         (["--set", "layout.answers=x"], "(Layout) has no 'answers' (did you mean 'answer'?)"),
         (["--set", "layout.answer=x"], "rows that cannot be read"),
         (["--without", "none.jsonl"], "'none.jsonl' is not a file"),
@@ -215,13 +216,38 @@ def test_arguments_that_do_not_fit_a_file_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [('{"text": "a"}', "no usual layout fits the fields text"), ("", "is empty")]
+    ("content", "message"),
+    [
+        ('{"text": "a"}', "no usual layout fits the fields text"),
+        ('{"question": "a", "answer": "1", "system": "b"}', "a.jsonl:1: the field 'system' would change what the"),
+        ('{"question": "a", "answer": "1", "tools": ["b"]}', "nothing uses it; take it out of the file"),
+        ('{"question": "a", "answer": 1' + "0" * 5000 + "}", "none of the first 1 rows"),
+        ("", "is empty"),
+    ],
 )
 def test_a_file_without_problems_is_refused(
     content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "a.jsonl").write_text(content)
     assert report(tmp_path / "a.jsonl") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.jsonl", "there is no file none.jsonl; expected a data file, or an experiment"),
+        ("both", "has a folder for each split, train, test; name one: both/train"),
+        (".", "is a folder (with both); name a file in it"),
+    ],
+)
+def test_what_is_no_data_file_is_refused(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("both").mkdir()
+    Path("both/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert report(name) == 2
     assert message in capsys.readouterr().err
 
 

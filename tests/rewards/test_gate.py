@@ -113,8 +113,29 @@ def test_a_slow_verifier_is_tried_on_fewer_problems(grader: Grader):
     start = time.monotonic()
     found = report(grader, "is slow", 400)
     assert 4 < found.checked < 100
+    assert f"(0.0%; checked {found.checked} of 400)" in str(found)
+    assert found.few == (found.checked < 64)
     assert not found.failures
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (
+            "gives a text",
+            r"\nMend the verifier or the component of the reward: error, ValueError: the verifier",
+        ),
+        (
+            "takes what is near",
+            r"\nGold \+- 1 is right, other wrong answers are not: narrow the verifier's tolerance",
+        ),
+        ("reads the last digits", r"\Z"),
+        ("takes everything", r"\Z"),
+    ],
+)
+def test_a_likely_cause_is_named_with_its_remedy(grader: Grader, fault: str, cause: str):
+    assert re.match(cause, report(grader, fault).causes)
 
 
 @pytest.mark.parametrize(("fault", "status"), [("hangs", "timeout"), ("crashes", "crashed")])

@@ -121,6 +121,63 @@ def test_comments_docstrings_and_layout_may_change(
     change(files, "score.py", old, new)
     assert resume(run, code_in(files, monkeypatch)) == []
     assert [entry["event"] for entry in Ledger.verify(run / "ledger.jsonl")] == ["started"]
+    assert not (run / "code.1").exists()
+
+
+def to_package(files: Path) -> None:
+    (files / "score.py").unlink()
+    (files / "score").mkdir()
+    (files / "score" / "__init__.py").write_text(SCORE.replace("-len", "5 * len"))
+
+
+def test_a_module_that_becomes_a_package_is_refused_or_accepted(
+    run: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The file that imports it is the same, and no recorded file has another content."""
+    first = code_in(files, monkeypatch)
+    to_package(files)
+    second = code_in(files, monkeypatch)
+    with pytest.raises(RunFolderError, match=r"(?s)score.py is gone: the import of score .*__init__\.py is new"):
+        resume(run, second)
+    resume(run, second, accept=True)
+    data = Ledger.verify(run / "ledger.jsonl")[-1]["data"]
+    was = first.digests["score.py"]
+    now = second.digests["score/__init__.py"]
+    assert data["code"] == {"score.py": None, "score/__init__.py": now}
+    assert data["was"] == {"score.py": was, "score/__init__.py": None}
+    assert resume(run, second) == []
+    with pytest.raises(RunFolderError, match=r"score/__init__\.py is gone"):
+        resume(run, first)
+
+
+def test_a_module_that_an_unchanged_import_now_finds_is_refused(
+    run: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in `try: import fast`. A file that nothing unchanged imports is no change."""
+    (files / "story.py").write_text(f"try:\n    import fast\nexcept ImportError:\n    pass\n{STORY}")
+    resume(run, code_in(files, monkeypatch), accept=True)
+    assert resume(run, Code({**code_in(files, monkeypatch).files, "unused.py": b""})) == []
+    (files / "fast.py").write_text("")
+    with pytest.raises(RunFolderError, match=r"fast\.py is new: the import of fast has another result"):
+        resume(run, code_in(files, monkeypatch))
+    resume(run, code_in(files, monkeypatch), accept=True)
+    (files / "fast.py").unlink()
+    with pytest.raises(RunFolderError, match=r"fast\.py is gone"):
+        resume(run, code_in(files, monkeypatch))
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(run: Path, files: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each recorded file is compared with one file, also where all lie deeper than recorded."""
+    own = code_in(files, monkeypatch).files
+    two = Code({**own, "lib/score.py": b"x = 1"})
+    resume(run, two, accept=True)
+    for beside in ("deep/score.py", "lib/deep/score.py", "score/score.py"):
+        with pytest.raises(RunFolderError, match=r"score\.py: score"):
+            resume(run, Code({beside: b"x = 1", **two.files, "score.py": CHANGED}))
+    assert resume(run, Code({f"a/{name}": content for name, content in two.files.items()})) == []
+
+
+CHANGED = b"def score(response): return 5"
 
 
 def test_an_accepted_change_is_in_the_ledger_and_beside_the_old_file(
@@ -137,7 +194,7 @@ def test_an_accepted_change_is_in_the_ledger_and_beside_the_old_file(
     assert (run / "code" / "score.py").read_text() == SCORE
     assert sha256((run / "code.1" / "score.py").read_bytes()) == now
     assert resume(run, second) == []
-    with pytest.raises(RunFolderError, match=r"score\.py: score"):
+    with pytest.raises(RunFolderError, match=rf"(?s)score\.py: score.*--- {run / 'code.1' / 'score.py'}\n"):
         resume(run, first)
     assert "The code was changed during the run" in write_report(run).read_text()
 
@@ -159,7 +216,7 @@ def test_a_command_in_another_folder_finds_the_same_code(run: Path, files: Path,
     code = code_in(files, monkeypatch)
     moved = Code({f"studies/{name}": content for name, content in code.files.items()})
     assert resume(run, moved) == []
-    changed = Code({**moved.files, "studies/score.py": b"def score(response): return 5"})
+    changed = Code({**moved.files, "studies/score.py": CHANGED})
     with pytest.raises(RunFolderError, match=r"score\.py: score"):
         resume(run, changed)
     resume(run, changed, accept=True)

@@ -99,6 +99,10 @@ PAIR = {"prompt": "What is 1 + 2?", "response": "It is 3."}
             {"system": "Sing.", "conversations": [{"from": "human", "value": "1?"}, {"from": "gpt", "value": "2"}]},
             said("1?", "2", system="Sing."),
         ),
+        (
+            {"conversations": [{"from": "human", "value": "1?"}, {"from": "gpt", "value": "2", "weight": 1}]},
+            said("1?", "2"),
+        ),
         ({"conversations": said("1?", "2", system="Sing.")["messages"]}, said("1?", "2", system="Sing.")),
         (said("1?", "2") | {"prompt": "1?", "prompt_id": "x", "tools": None}, said("1?", "2")),
         ({"messages": [{**message, "name": None} for message in said("1?", "2")["messages"]]}, said("1?", "2")),
@@ -177,6 +181,7 @@ GOOD = {"prompt": "1=", "response": "1"}
         ({"messages": [{"role": "tool", "content": "1"}]}, r"messages[0]: expected a role among system, user, assis"),
         ({"messages": [{"role": "user"}]}, "messages[0]: the field 'content' is missing"),
         ({"messages": [{"role": "user", "content": "1", "name": "x"}]}, "messages[0]: unknown 'name'; expected only"),
+        ({"messages": [{"role": "user", "content": "1", "weight": 0}]}, "messages[0]: unknown 'weight'"),
         ({"messages": said("1", "2")["messages"][1:]}, "a user's message must precede the assistant's first one"),
         ({"messages": [*said("1", "2")["messages"], *said("1", "2")["messages"][1:]]}, "two messages of the assistant"),
         ({"messages": [*said("1")["messages"], *said("1", "2", system="3")["messages"]]}, "only the first message may"),

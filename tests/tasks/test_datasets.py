@@ -178,7 +178,7 @@ def test_records_change_only_with_the_version_of_the_parser():
     task = JsonlProblems("unused.jsonl")
     found = [dict(task._record(row)) for row in rows]
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-    assert (datasets.PARSER, digest) == (2, "1dc78286ec1edb58")
+    assert (datasets.PARSER, digest) == (3, "1dc78286ec1edb58")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,7 @@ def test_a_damaged_copy_is_refused(tmp_path, kept):
     [
         ({"marks": ()}, "marks is empty; expected some of boxed"),
         ({"marks": ("box",)}, "marks.0='box' must be one of 'boxed'.*did you mean 'boxed'"),
+        ({"layout": "AIME"}, r"layout='AIME' is no Layout; expected .* PRESETS\[NAME\] with a NAME among DAPO"),
         ({"split": "none"}, "split='none' must be one of 'hash', 'all'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Layouts of questions and answers: presets read rows as they are published, and nothing of a question is left out."""
 
+import shlex
 from typing import Any
 
 import pytest
@@ -38,9 +39,11 @@ def test_a_preset_fits_first_what_is_published_in_it(name: str):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_its_assignments_set_a_preset_on_a_command_line(name: str):
-    quoted = PRESETS[name].assignments.replace("'", "").split("--set task.")
-    task = override(JsonlProblems("a.jsonl"), [part.strip() for part in quoted if part.strip()])
-    assert task.layout == PRESETS[name]
+    for current in (GSM8K, PRESETS["SVAMP"], PRESETS["AQUA"]):
+        arguments = shlex.split(PRESETS[name].assignments(current).replace("task.", ""))
+        task = override(JsonlProblems("a.jsonl", layout=current), [part for part in arguments if part != "--set"])
+        assert task.layout == PRESETS[name]
+    assert "--set task.layout.answer=" in PRESETS[name].assignments()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_several_messages_are_kept():
         ({"prompt": [{**USER, "tool_calls": [1]}], "answer": "1"}, "prompt[0]: unknown 'tool_calls'"),
         ({"prompt": [{"role": "tool", "content": "1"}], "answer": "1"}, "prompt[0]: expected a role among system"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, "has parts that are no text"),
-        ({"prompt": "q", "answer": "1", "tools": [{"name": "x"}]}, "the field 'tools' would change what the model is"),
+        ({"prompt": "q", "answer": "1", "tools": [{"name": "x"}]}, "nothing uses it; take it out of the file"),
         ({"prompt": "q", "answer": "1", "chat_template_kwargs": {"enable_thinking": False}}, "in the tokenizer"),
         ({"prompt": "q", "answer": "1", "system": "Be brief."}, "set tokenizer.system"),
         ({"prompt": "q", "answer": "1", "options": ["1", "2"]}, "add it to the layout, or to layout.left_out"),
@@ -122,8 +125,11 @@ def test_an_index_beyond_the_options_is_refused(answer: int, options: list[str])
 def test_advice_names_the_preset_that_fits():
     said = advice(PUBLISHED["MATH"], GSM8K)
     assert said == (
-        "; layout=MATH of rl_llm.tasks.layouts fits: --set task.layout.question=problem --set "
+        "; PRESETS['MATH'] of rl_llm.tasks.layouts fits: --set task.layout.question=problem --set "
         "task.layout.answer=solution"
     )
     assert advice({"text": "1"}, GSM8K) == ""
     assert advice(PUBLISHED["MATH"], MATH) == ""
+    assert advice(PUBLISHED["GSM8K"], MATH).endswith(
+        "--set task.layout.question=question --set task.layout.answer=answer"
+    )

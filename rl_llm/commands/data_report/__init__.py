@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import DONE, UsageError, add_experiment, check_output, positive, resolve_experiment, share
+from rl_llm.config import file_of
 from rl_llm.tasks.tables import read_files
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_output(option, getattr(arguments, option))
     if arguments.out is not None and arguments.out == arguments.clean:
         raise UsageError(f"--out and --clean are both {arguments.out}: choose two files")
-    is_file = read_files(arguments.experiment) and not arguments.experiment.endswith(".py")
+    if arguments.clean is not None and arguments.clean.suffix not in (".jsonl", ".json"):
+        raise UsageError(f"--clean {arguments.clean}: lines of JSON are written; choose a name that ends in .jsonl")
+    is_file = _is_data_file(arguments.experiment)
     for option in ("split", "problems") if is_file else ("without",):
         if getattr(arguments, option):
             where = "a data file, which is one split" if is_file else "an experiment; set task.held_out=FILE"
@@ -65,6 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
         return _report_file(arguments) if is_file else _report_experiment(arguments)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
+
+
+def _is_data_file(name: str) -> bool:
+    """Whether it names a data file, and not an experiment. Raises UsageError if it names nothing that there is."""
+    if file_of(name).endswith(".py"):
+        return False
+    try:
+        found = bool(read_files(name))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not found:
+        raise UsageError(f"there is no file {name}; expected a data file, or an experiment, path/to/file.py[:NAME]")
+    return found
 
 
 def _report_experiment(arguments: argparse.Namespace) -> int:

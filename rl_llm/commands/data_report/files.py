@@ -11,7 +11,7 @@ from rl_llm.commands.data_report.biases import Check
 from rl_llm.config import OverrideError, override
 from rl_llm.problem import Problem
 from rl_llm.tasks.datasets import JsonlProblems, Questions, problem_of, read_problem_files
-from rl_llm.tasks.layouts import PRESETS, fitting
+from rl_llm.tasks.layouts import PRESETS, fitting, value_at
 from rl_llm.tasks.tables import Fields, Files, rows_of
 
 GUESSED_FROM = 100  # first rows, by which the layout is guessed
@@ -41,7 +41,7 @@ def read_data_file(path: str, assignments: Sequence[str] = ()) -> FileReport:
         presets = _presets(files)
         task = replace(task, layout=PRESETS[presets[0]])
         also = f" (so would {', '.join(presets[1:])})" if presets[1:] else ""
-        found = f"{presets[0]} fits{also}: {task.layout.assignments or 'it is the default'}"
+        found = f"{presets[0]} fits{also}: {task.layout.assignments()}"
     try:
         task = override(task, short)
     except OverrideError as error:
@@ -57,17 +57,41 @@ def write_rows(path: Path, report: FileReport, removed: Collection[int]) -> int:
 
 
 def _presets(files: Files) -> list[str]:
-    """Names of the presets that fit most of the first rows, the most specific first."""
-    first = [row.fields for row in islice(rows_of(files), GUESSED_FROM) if not isinstance(row.fields, ValueError)]
-    fits = Counter(name for fields in first for name in fitting(fields))
+    """Names of the presets that fit most of the first rows, the most specific first.
+
+    Raises ValueError if none fits one row, with the reason of the first row or its fields.
+    """
+    first = list(islice(rows_of(files), GUESSED_FROM))
+    found = [row.fields for row in first if not isinstance(row.fields, ValueError)]
+    fits = Counter(name for fields in found for name in fitting(fields))
     if not fits:
-        names = ", ".join(first[0]) if first else "none"
+        path = next(iter(files))
+        reasons = [f"{row.place}: {reason}" for row in first if (reason := _misfit(row.fields))]
+        if reasons:
+            raise ValueError(f"none of the first {len(first)} rows of {path} can be read; {reasons[0]}")
         raise ValueError(
-            f"{next(iter(files))}: no usual layout fits the fields {names}; name them: --set layout.question=FIELD "
-            "--set layout.answer=FIELD"
+            f"{path}: no usual layout fits the fields {', '.join(found[0])}; name them: "
+            "--set layout.question=FIELD --set layout.answer=FIELD"
         )
     best = max(fits.values())
     return [name for name in PRESETS if fits[name] == best]
+
+
+def _misfit(row: Fields | ValueError) -> str:
+    """Reason why the first preset with fields of a row cannot read it; empty if no preset has its fields."""
+    if isinstance(row, ValueError):
+        return str(row)
+    for layout in PRESETS.values():
+        try:
+            for name in (*layout.parts, layout.answer, *([layout.options] if layout.options else [])):
+                value_at(row, name)
+        except ValueError:
+            continue
+        try:
+            layout.read(row)
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:

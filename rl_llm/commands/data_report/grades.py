@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ALLOWED = 0.01  # share of failing problems that a run allows by default
 SEED = 0
+PROBLEMS = 256  # of a file
+SECONDS = 20.0  # a report may take longer than the gate of a run
 
 
 def check_experiment(experiment: "Experiment", pools: Mapping[str, Sequence[Problem]]) -> tuple[Check, str]:
@@ -24,7 +26,8 @@ def check_experiment(experiment: "Experiment", pools: Mapping[str, Sequence[Prob
 
     grading = experiment.grading
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
-        return _as_check(check_answers(experiment, pools, SEED, grader), grading.failing_problems)
+        report = check_answers(experiment, pools, SEED, grader, SECONDS)
+    return _as_check(report, sum(map(len, pools.values())), grading.failing_problems)
 
 
 def check_file(task: Task, problems: Sequence[Problem]) -> tuple[Check, str]:
@@ -37,13 +40,16 @@ def check_file(task: Task, problems: Sequence[Problem]) -> tuple[Check, str]:
         written = written_as_asked(problem.prompt, problem.answer)
         return rf"\boxed{{{written}}}" if written == problem.answer else written
 
-    order = np.random.default_rng(SEED).permutation(len(problems))
+    order = np.random.default_rng(SEED).permutation(len(problems))[:PROBLEMS]
     with Grader(task.verify, Reward()) as grader:
-        return _as_check(check_task(grader, [problems[index] for index in order], write), ALLOWED)
+        report = check_task(grader, [problems[index] for index in order], write, SECONDS)
+    return _as_check(report, len(problems), ALLOWED)
 
 
-def _as_check(report: "GateReport", allowed: float) -> tuple[Check, str]:
+def _as_check(report: "GateReport", total: int, allowed: float) -> tuple[Check, str]:
     found = f"{len(report.failures)} of {report.checked} fail ({report.share:.1%}): right graded wrong, or wrong right"
-    advice = f"a run refuses more than {allowed:.0%}: make prompt, answers and verifier agree"
-    check = Check("graded answers", found, advice if report.share > allowed else "")
-    return check, f"graded answers: {report}" if report.failures else ""
+    found += f"; checked {report.checked} of {total}" if report.checked < total else ""
+    advice = f"only {report.checked} were checked in {SECONDS:g} s: the verifier is slow" if report.few else ""
+    if report.share > allowed:
+        advice = f"a run refuses more than {allowed:.0%}: make prompt, answers and verifier agree"
+    return Check("graded answers", found, advice), f"graded answers: {report}{report.causes}" if report.failures else ""

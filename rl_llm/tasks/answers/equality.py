@@ -10,7 +10,7 @@ from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
-_OTHER_CHOICE = re.compile(r"(?<![A-Za-z])(?:\([A-J]\)|[A-J][.):])|\b(?:or|and) [A-J]\b")
+_OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])(?![AI] [a-z])[A-J](?![A-Za-z'])")  # but "A. A dog", "A. I am"
 _NO_FUNCTION = r"(?!.*\b(?:sin|cos|tan|log|exp|sqrt)\b)"
 _SOME_WORD = r"(?=.*(?:[^\W\d_]{3}|\b(?:no|up)\b|[\u4e00-\u9fff]))"
 _WORDS = re.compile(rf"{_NO_FUNCTION}{_SOME_WORD}[^\\^=+*/<>(){{}}\[\]\d|]+", re.IGNORECASE)

@@ -29,7 +29,9 @@ _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
     re.IGNORECASE | re.MULTILINE,
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_LIST_MARK = re.compile(r"^\s*(?:\d+[.)](?=[ \t]+\S)|[-*+](?= \S)|[#*\s]*step \d+\b)", re.IGNORECASE)
+_LIST_MARK = re.compile(  # "- 5" may be negative
+    r"^\s*(?:\d+[.)](?=[ \t]+\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [A-Za-z]{3})|[#*\s]*step \d+\b)", re.IGNORECASE
+)
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
 _END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
 _FURTHER = re.compile(  # a second number: 18, 19; 18 19; 18 dollars or 19 dollars
@@ -125,7 +127,7 @@ def _boxes(response: str) -> Iterator[str]:
             start, is_box = openings.pop()
             if is_box and start > innermost:
                 innermost = start
-                yield response[start : match.start()].strip()
+                yield response[start : match.start()].removesuffix("\\ ").strip()
         elif match[0][-1] == "{" and match[0] != r"\{":
             openings.append((match.end(), match[0] != "{"))
 

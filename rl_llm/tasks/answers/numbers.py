@@ -30,6 +30,7 @@ _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"
 _TEN_TO = re.compile(r"((?<=\d) ?(?:\*|\\times|\\cdot|x) ?)?(?<![\d.])10 ?\^ ?(\{ ?[-+]? ?\d+ ?\}|[-+]?\d+)(?! ?[\d^])")
 _DEGREE = re.compile(r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF]\b)?")
 _EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
+_ENCLOSED = re.compile(r"(-?) ?\(([^(),]*)\)")
 _SUBSCRIPT_OR_ARGUMENT = re.compile(rf"{TEXT_COMMAND.pattern}|\([^()]*\)|_\w|_?\{{[^{{}}]*\}}")
 
 _UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹;
@@ -43,9 +44,20 @@ _UNIT = re.compile(
     rf"(?:\\?[%$]|[€£¥¢₹]|{TEXT_COMMAND.pattern}|\([A-Za-z ]+\)|[\u4e00-\u9fff]+|(?P<bare>[A-Za-z][A-Za-z /.,'-]*))?"
     r"(?P<power> ?\^ ?\{?\d\}?)?"
 )
+_CARDINAL = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|lakh|crore|score|gross"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+    r"|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
+)
+_BY = "(?:divided|multiplied) by"
+_FACTOR = (  # behind a number these make another one of it
+    rf"(?:{_CARDINAL}|half|halves|third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|millio?n)th"
+    r"|squared|cubed|factorial|choose|root|power|recurring|repeating)s?"
+)
 _NO_UNIT = re.compile(  # words that go on with the number, or make another one of it
-    r"\b(?:and|or|to|plus|minus|times|over|not|than|half|quarter|dozen|hundred|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod"
-    r"|sqrt|pi|is|are|but|if|else)\b|[万亿千百十分之倍半多或和]",
+    rf"\b(?:{_FACTOR}|and|or|to|plus|minus|times|divided|multiplied|over|not|no|than|above|below|under|point|maybe"
+    r"|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod(?:ulo)?|sqrt|pi|is|are|but|if|else|infinity|alpha|beta|gamma|delta"
+    r"|epsilon|theta|lambda|mu|phi|psi|rho|sigma|tau|omega)\b|[万亿千百十分之倍半多或和]",
     re.IGNORECASE,
 )
 
@@ -56,6 +68,18 @@ _WITHIN_PAIR = r"(?<=\d,) (?=[^\s=(\[]*\d[)\]])"
 _WITHIN_NUMBER = r"(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[mbtr]+illion|thousand)"
 _EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_OPERATOR}|{_WITHIN_PAIR}|{_WITHIN_NUMBER}){_WORD})*")
 _BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number in a sentence
+_NEGATIVE = re.compile(r"(?<!\d )\bnegative (?=[\d$])|^\W*minus (?=[\d$])", re.IGNORECASE)
+_JOINT = rf"(?:or|and|to|through|times|plus|minus|over|mod(?:ulo)?|{_BY})"
+_FROM_BEFORE = re.compile(  # makes a number behind it a part of something, or denies it
+    rf"(?:<=?|(?<![-=])(?<!<b)(?<!<answer)>=?|\\(?!approx|[Rr]ightarrow|implies|therefore|q?quad|is)[A-Za-z]+|\d"
+    rf"|\d {_JOINT}|\b(?:not|minus|plus|times|over|than|below|above|twice|double|half|{_BY}|a?sin|a?cos|a?tan|log|ln"
+    r"|(?:root|half|third|quarter|square|cube|percent|%|\d|logarithm|factorial|power) of))[\s$]*$",
+    re.IGNORECASE,
+)
+_FROM_BEHIND = re.compile(  # the same behind a number
+    r"!|[$)}*,]*\s*(?:[<>](?![/b])|\\(?:over|choose|pm|mp|leq?|geq?|neq?|lt|gt|sqrt|[pb]?mod|to)(?![A-Za-z]))"
+    rf"|[$)}}*,]*\s+(?:[-$\\(]*\d|{_JOINT} (?:[-$\\(]*\d|{_CARDINAL}\b|an? )|{_FACTOR}\b)"
+)
 _CLOCK = re.compile(r"0*(\d+)((?::\d\d)*)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 
 
@@ -77,6 +101,8 @@ def read_number(text: str) -> Quantity | None:
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", undress(text))
     text = _TEN_TO.sub(lambda m: ("e" if m[1] else "1e") + m[2].strip("{ }").replace(" ", ""), text)
     *lefts, right = _EQUALS.split(" ".join(_DEGREE.sub(" degrees", text).split()))
+    if enclosed := _ENCLOSED.fullmatch(right.strip()):  # -(-5)
+        right = (enclosed[1] + enclosed[2].strip()).removeprefix("--")
     number = _quantity(right.strip())
     return number if number and all(_may_equal(left.strip(), number) for left in lefts) else None
 
@@ -91,8 +117,16 @@ def read_time(text: str) -> tuple[str, str, str] | None:
 
 def complete_numbers(line: str) -> list[str]:
     """Find the numbers and times in a line that are no part of an expression, a pair or a word, in order."""
-    expressions = (match[0].rstrip(_BEHIND).lstrip(_BEFORE) for match in _EXPRESSION.finditer(plain_characters(line)))
-    return [text.removeprefix("$") if text[:2] == "$\\" else text for text in expressions if is_numeric(text)]
+    line, numbers = _NEGATIVE.sub("-", plain_characters(line)), []
+    for match in _EXPRESSION.finditer(line):
+        start, text = match.start(), match[0].rstrip(_BEHIND)
+        number = text.lstrip(_BEFORE)
+        is_part = is_numeric(number) and (
+            _FROM_BEFORE.search(line[max(0, start - 40) : start]) or _FROM_BEHIND.match(line, start + len(text))
+        )
+        if is_numeric(number) and not is_part:
+            numbers.append(number.removeprefix("$") if number[:2] == "$\\" else number)
+    return numbers
 
 
 def is_numeric(text: str) -> bool:

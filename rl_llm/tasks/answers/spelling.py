@@ -32,7 +32,7 @@ def plain_characters(text: str) -> str:
 @lru_cache(maxsize=4096)
 def undress(text: str) -> str:
     """Remove math and bold marks, LaTeX spacing, \\text{...} around all of it, and a last full stop."""
-    text = plain_characters(text).replace("{,}", ",").replace(r",\!", ",")
+    text = plain_characters(text).replace("{,}", ",").replace("{:}", ":").replace(r",\!", ",")
     text = _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text)))
     text = _ALIAS.sub(lambda m: _ALIASES[m[1]], text).strip().removesuffix(".").strip()
     while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{([^{}]*)\}", text):

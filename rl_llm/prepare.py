@@ -9,9 +9,8 @@ from itertools import groupby
 
 from rl_llm.experiment import Experiment
 from rl_llm.model import weight_table
-from rl_llm.model.huggingface import readable_positions
+from rl_llm.model.huggingface import readable_positions, yarn_fields
 from rl_llm.model.huggingface.adapters import model_folder
-from rl_llm.model.huggingface.config_json import ORIGINAL
 from rl_llm.parallel import mesh as meshes
 from rl_llm.parallel import population
 from rl_llm.prng import Purpose, generator
@@ -241,8 +240,7 @@ def _check_positions(experiment: Experiment, longest: int, problems: Problems) -
     if length > limit:
         remedy = "use shorter texts"
         if experiment.model.rope_scaling is None:
-            yarn = {"rope_type": "yarn", "factor": float(math.ceil(length / limit)), ORIGINAL: limit}
-            remedy += f', or stretch its positions there by "rope_scaling": {json.dumps(yarn)}'
+            remedy += f", or stretch its positions there by {yarn_fields(folder, math.ceil(length / limit), limit)}"
         raise ValueError(
             f"{text} has {length} positions; the model in {folder} reads {limit}, as its config.json says "
             f"(max_position_embeddings, rope_scaling): {remedy}"

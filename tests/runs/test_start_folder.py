@@ -38,16 +38,21 @@ def test_a_prompt_with_its_response_must_fit_the_positions_of_the_model(folder: 
         prepare(started(smoke, folder, sampling=more), 0)
 
 
-def test_stretched_positions_hold_longer_texts(folder: Path):
-    """The remedy that the error names is one: with it in config.json, the run is prepared."""
-    sampling = replace(smoke.sampling, max_tokens=600)
-    with pytest.raises(ValueError, match="rope_scaling") as refusal:
-        prepare(started(smoke, folder, sampling=sampling), 0)
-    scaling = json.loads(str(refusal.value).rpartition('"rope_scaling": ')[2])
+@pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])
+def test_stretched_positions_hold_longer_texts(spelling: str, folder: Path):
+    """The remedy that the error names is one: with it in config.json, the run is prepared, with the same base."""
     values = json.loads((folder / "config.json").read_text())
-    values["rope_parameters"] |= scaling
+    base = values["rope_theta"] = values.pop("rope_parameters")["rope_theta"] * 2
+    if spelling == "rope_parameters":
+        values[spelling] = {"rope_type": "default", "rope_theta": values.pop("rope_theta")}
     (folder / "config.json").write_text(json.dumps(values))
-    assert from_folder(folder).rope_scaling == YarnScaling(scaling["factor"], 256)
+    sampling = replace(smoke.sampling, max_tokens=600)
+    with pytest.raises(ValueError, match=f'there by "{spelling}"') as refusal:
+        prepare(started(smoke, folder, model=from_folder(folder), sampling=sampling), 0)
+    added = json.loads("{" + str(refusal.value).rpartition("there by ")[2] + "}")
+    (folder / "config.json").write_text(json.dumps(values | added))
+    model = from_folder(folder)
+    assert (model.rope_base, model.rope_scaling) == (base, YarnScaling(added[spelling]["factor"], 256))
     prepare(started(smoke, folder, model=from_folder(folder), sampling=sampling), 0)
 
 

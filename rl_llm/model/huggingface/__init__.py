@@ -9,5 +9,6 @@ from rl_llm.model.huggingface.reading import (
     read_config,
     read_model,
     readable_positions,
+    yarn_fields,
 )
 from rl_llm.model.huggingface.writing import save

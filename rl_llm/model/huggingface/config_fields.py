@@ -95,6 +95,10 @@ class ConfigFields:
             raise ConfigError(f"{self._place}: {name} is {value!r}; expected a whole number of at least 1")
         return value
 
+    def optional_count(self, name: str) -> int | None:
+        """Take a whole number of at least 1, or None."""
+        return None if self.peek(name) is None else self.count(name)
+
     def number(self, name: str, default: float | None = None) -> float:
         """Take a number, required unless there is a default."""
         value = self._required(name, default)

@@ -122,7 +122,7 @@ def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict
     """Rotary positions and sliding windows, in the old or the new spelling. Raises ConfigError."""
     new, old = fields.table("rope_parameters"), fields.table("rope_scaling")
     base = fields.number("rope_theta", 10_000.0)
-    original = fields.take(ORIGINAL), fields.peek("max_position_embeddings")
+    original = fields.take(ORIGINAL), fields.optional_count("max_position_embeddings")
     local_base = fields.number("rope_local_base_freq", 10_000.0) if family == "gemma3" else None
     if new is not None and old is not None:
         raise fields.refuse("rope_scaling", old, f"nothing beside rope_parameters={new}; leave one of them out")

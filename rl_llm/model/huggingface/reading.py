@@ -5,6 +5,7 @@ Each tensor is read, placed on its devices and dropped, so the host holds one te
 
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rl_llm.config.hub import download_command, folder_path
 from rl_llm.model.config import ModelConfig, YarnScaling
-from rl_llm.model.huggingface.config_fields import ConfigError, read_object
-from rl_llm.model.huggingface.config_json import config_from_json
+from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
+from rl_llm.model.huggingface.config_json import FULL, ORIGINAL, config_from_json
 from rl_llm.model.huggingface.tensor_files import DTYPES, NAMES, StoredTensor, WeightsError, first_few, read_headers
 from rl_llm.model.weights import Weight, weight_table
 from rl_llm.parallel import mesh as meshes
@@ -86,9 +87,24 @@ def is_multimodal(folder: epath.PathLike) -> bool:
 
 
 def max_positions(folder: epath.PathLike) -> int | None:
-    """Maximum text length in tokens from config.json; None if absent."""
-    values = _config_values(epath.Path(folder))
-    return (values["text_config"] if is_multimodal(folder) else values).get("max_position_embeddings")
+    """Maximum text length in tokens from config.json; None if absent. Raises ConfigError unless a number."""
+    fields = ConfigFields(_text_values(folder), {}, str(epath.Path(folder) / CONFIG))
+    return fields.optional_count("max_position_embeddings")
+
+
+def _text_values(folder: epath.PathLike) -> dict[str, Any]:
+    values = _config_values(folder_path(folder))
+    return dict(values["text_config"] if is_multimodal(folder) else values)
+
+
+def yarn_fields(folder: epath.PathLike, factor: float, positions: int) -> str:
+    """The field of config.json that stretches `positions` by YaRN, in the spelling of the file."""
+    yarn = {"rope_type": "yarn", "factor": factor, ORIGINAL: positions}
+    given = _text_values(folder).get("rope_parameters")
+    if not given:
+        return f'"rope_scaling": {json.dumps(yarn)}'
+    nested = {FULL: {**given[FULL], **yarn}} if FULL in given else yarn
+    return f'"rope_parameters": {json.dumps({**given, **nested})}'
 
 
 def readable_positions(folder: epath.PathLike) -> int | None:

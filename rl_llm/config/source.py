@@ -1,6 +1,7 @@
 """The code of an experiment: its file, the files of its components, and all that they import.
 
-Installed packages, the standard library and this package are left out: their versions and commits are recorded.
+Installed packages and the standard library are left out; this package, too, whose commit is recorded. Not followed are
+modules that code imports by `importlib` under a computed name, and data files that code reads by itself.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """The model card of an export, README.md: how a model was trained, its evaluation, and the command that repeats it."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 CACHED = re.compile(r"models--(.+)--(.+?)(?:/|$)")  # a folder of the hub's cache
-LICENCE_FIELDS = re.compile(r"^license(?:_name|_link)?:.*$", re.MULTILINE)
+LICENCE_FIELDS = ("license", "license_name", "license_link")
+FRONT_MATTER = re.compile(r"---\s*\n(.*?)^---\s*$", re.MULTILINE | re.DOTALL)
 RESULTS = {"sampled": "accuracy", "greedy": "greedy"}
 
 
@@ -53,16 +55,23 @@ def _front_matter(base: str | None, adapter: bool) -> str:
 
 def _licence(base: str) -> list[str]:
     """The licence of the base: the fields of its own card, or else its licence file."""
+    import yaml
     from etils import epath
 
     from rl_llm.model.huggingface.writing import files_beside_weights
 
     card = epath.Path(base) / CARD
-    text = card.read_text() if card.exists() else ""
-    head = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    text = card.read_bytes().decode("utf-8-sig", "replace") if card.exists() else ""
+    head = FRONT_MATTER.match(text)
+    try:
+        values = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        values = None
+    given = {n: v for n, v in values.items() if n in LICENCE_FIELDS and v} if isinstance(values, dict) else {}
     files = [name for name in files_beside_weights(base) if name.lower().startswith("licen")]
-    found = [line.rstrip() for line in LICENCE_FIELDS.findall(head)]
-    return found or [line for name in files[:1] for line in ("license: other", f"license_link: {name}")]
+    if given:
+        return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf)).splitlines()
+    return [line for name in files[:1] for line in ("license: other", f"license_link: {name}")]
 
 
 def _recipe(experiment: "Experiment", record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

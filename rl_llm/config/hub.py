@@ -20,10 +20,7 @@ class Download(NamedTuple):
 
 
 def download_command(name: object) -> Download | None:
-    """How to download a model by its id or address.
-
-    None for anything else, and for a path in a folder that exists (a missing run in `runs`).
-    """
+    """How to download a model by its id or address; None for others, and for a path in a folder that exists."""
     rest = ADDRESS.sub("", str(name), count=1)
     found, address = HUB_ID.fullmatch(rest), rest != str(name)
     if not found or (not address and (found[2] or Path(rest).parent.is_dir())):

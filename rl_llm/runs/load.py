@@ -110,9 +110,9 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
 
     def read(name: str, folder: str) -> tuple[Experiment, TrainState]:
         if not Path(folder).exists():
-            wanted = "run folder or Hugging Face folder" if name == "start" else "run folder"
             if (hub := download_command(folder)) is None:
-                raise RecordError(f"{name}={folder} is not a run folder: nothing is there; expected a {wanted}")
+                also = ", nor a Hugging Face folder" if name == "start" else ""
+                raise RecordError(f"{name}={folder} is not a run folder{also}: nothing is there")
             use = f"start={hub.folder}"
             then = use if name == "start" else f"train a run with {use} and set {name} to its folder"
             raise RecordError(f"{name}={folder!r} is not a folder: {hub.command}, then {then}")

@@ -53,6 +53,12 @@ def changed_config(folder: Path, **changes: object) -> Path:
         ({"max_position_embeddings": "64"}, ["max_position_embeddings", "'64'", "whole number"]),
         ({"max_position_embeddings": 300.0}, ["max_position_embeddings", "300.0", "whole number"]),
         ({"max_position_embeddings": -1}, ["max_position_embeddings", "-1", "at least 1"]),
+        ({"no_rope_layers": [1, 0]}, ["no_rope_layers", "[1, 0]"]),
+        ({"rope_scaling": {"rope_type": "default", "rope_theta": 2.0}}, ["rope_scaling", "rope_parameters"]),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.5}},
+            ["attn_factor=0.5", "attention_factor=0.569", "as vLLM reads it, or neither, as transformers does"],
+        ),
         ({"some_scale": 0.0}, ["some_scale", "0.0"]),
         ({"rope_parameters": []}, ["rope_parameters", "[]"]),
         ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
@@ -87,12 +93,22 @@ def test_a_config_field_that_is_not_implemented_is_refused_by_name(
         {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_length": 20, "do_sample": True, "num_beams": 1},
         {"task_specific_params": {"a": 1}, "tf_legacy_loss": False, "quantization_config": None},
         {"original_max_position_embeddings": 128},
+        {"keys_to_ignore_at_inference": ["past_key_values"], "base_model_tp_plan": {"layers.*": "colwise"}},
+        {"ep_size": 1, "model_parallel_size": 1, "use_qk_norm": True, "no_rope_layers": [1, 1]},
+        {"rope_scaling": {"rope_type": "default"}},
     ],
     ids=lambda fields: next(iter(fields)),
 )
 def test_a_config_field_that_changes_nothing_is_read_over(fields: dict) -> None:
     values = json.loads((GOLDEN / "qwen3" / "config.json").read_text())
     assert config_from_json(values | fields) == config_from_json(values)
+
+
+def test_a_mixture_without_a_shared_expert_may_say_so() -> None:
+    values = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
+    assert config_from_json(values | {"shared_expert_intermediate_size": 0}) == config_from_json(values)
+    with pytest.raises(ConfigError, match="shared_expert_intermediate_size=32 is not implemented"):
+        config_from_json(values | {"shared_expert_intermediate_size": 32})
 
 
 def test_yarn_takes_missing_parameters_from_the_fields_beside_them() -> None:
@@ -107,6 +123,11 @@ def test_yarn_takes_missing_parameters_from_the_fields_beside_them() -> None:
     assert read({"original_max_position_embeddings": 128}) == YarnScaling(4.0, 128)
     assert read({}, mscale=1.0) == YarnScaling(4.0, 512)  # acts together with mscale_all_dim only
     assert read({}, mscale=2.0, mscale_all_dim=2.0) == YarnScaling(4.0, 512, attention_factor=1.0)
+    assert read({}, attn_factor=1.0) == YarnScaling(4.0, 512)
+    published = 0.8782488562869419  # of a distilled DeepSeek R1: times the usual 1 + 0.1 log 4, it is 1
+    assert read({}, attn_factor=published) == YarnScaling(4.0, 512, attention_factor=1.0)
+    with pytest.raises(ConfigError, match="attn_factor"):
+        read({}, attn_factor=published, attention_factor=1.0)
     assert read({}, mscale=2.0, mscale_all_dim=1.0, attention_factor=1.5) == YarnScaling(4.0, 512, attention_factor=1.5)
 
 

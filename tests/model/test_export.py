@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import yaml
 from program import EXPERIMENT
 
 from rl_llm.cli import main
 from rl_llm.commands.export import export, longest_text
+from rl_llm.commands.model_card import _front_matter
 from rl_llm.config import load_experiment, override
 from rl_llm.experiment import Conversations, Experiment, WarmStart
 from rl_llm.learner.optimizer import AdamW
@@ -33,8 +35,10 @@ MESH = make_mesh(MeshShape(), jax.devices()[:1])
 STALE = (
     *("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json", "model.gguf"),
     *("flax_model.msgpack", "tf_model.h5", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.onnx"),
-    *("adapter_config.json", "adapter_model.safetensors", "consolidated.safetensors", "README.md"),
+    *("license_head.safetensors", "LICENSE.bin", "notice.pt", "adapter_config.json"),
+    *("adapter_model.safetensors", "consolidated.safetensors", "README.md"),
 )
+TERMS = ("LICENSE.txt", "NOTICE", "LICENSE-APACHE-2.0", "license.fr.md", "USE_POLICY.md")
 DESCRIBING = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
 MODEL = {"config.json", "model.safetensors", "README.md"}
 END, TURN = 320, 322  # <|endoftext|>, <|im_end|>
@@ -119,14 +123,14 @@ def names(folder: Path) -> set[str]:
 
 
 def test_only_what_describes_the_model_is_copied(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for name in (*STALE, "LICENSE.txt", "NOTICE", "special_tokens_map.json"):
+    for name in (*STALE, *TERMS, "special_tokens_map.json"):
         (base / name).write_text("{}")
     (base / "global_step5").mkdir()
     stopped_run(tmp_path / "run", "base", base)
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert names(tmp_path / "out") == MODEL | DESCRIBING | {"LICENSE.txt", "NOTICE", "special_tokens_map.json"}
-    assert f"not copied from {base}: adapter_config.json, adapter_model.safetensors, consolidated" in said
+    assert names(tmp_path / "out") == MODEL | DESCRIBING | {*TERMS, "special_tokens_map.json"}
+    assert f"not copied from {base}: LICENSE.bin, adapter_config.json, adapter_model.safetensors, consolidated" in said
     assert "the policy of step 2: " in said
     assert (tmp_path / "out" / "README.md").read_text() != "{}"
 
@@ -293,6 +297,26 @@ def test_the_start_is_found_from_any_folder_and_missed_if_it_is_gone(
         export(tmp_path / "next", str(tmp_path / "again"))
     export(tmp_path / "next", str(tmp_path / "again"), like=str(tmp_path / "moved"))
     assert f'base_model: "{tmp_path / "moved"}"' in (tmp_path / "again" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense:\n- mit\n- apache-2.0\n---\n", {"license": ["mit", "apache-2.0"]}),
+        (
+            "---\nlicense: other\nlicense_link: >-\n  https://x.y/\n---\n# a\n",
+            {"license": "other", "license_link": "https://x.y/"},
+        ),
+        ("\ufeff---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
+        ("---\nlicense: [unfinished\n---\n", {"license": "other", "license_link": "LICENSE"}),
+        ("# no front matter\nlicense: mit\n", {"license": "other", "license_link": "LICENSE"}),
+    ],
+)
+def test_the_card_has_the_licence_of_its_base(card: str, licence: dict, tmp_path: Path):
+    (tmp_path / "README.md").write_bytes(card.encode())
+    (tmp_path / "LICENSE").write_text("terms")
+    values = yaml.safe_load(_front_matter(str(tmp_path), adapter=False).replace("---", ""))
+    assert {name: value for name, value in values.items() if name.startswith("license")} == licence
 
 
 def test_the_card_of_a_run_cut_off_has_no_evaluation(base: Path, tmp_path: Path):

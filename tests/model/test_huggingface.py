@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from jax.sharding import Mesh
 from ml_dtypes import float8_e4m3fn
@@ -21,7 +22,7 @@ from rl_llm import prng
 from rl_llm.model import ModelConfig, forward, init, load, save
 from rl_llm.model.huggingface import read_model
 from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
-from rl_llm.model.huggingface.tensor_files import WeightsError
+from rl_llm.model.huggingface.tensor_files import WeightsError, tensors_in
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.sampler import Sampling, compile_sampler
 from rl_llm.types import Prompts
@@ -176,6 +177,20 @@ def test_values_that_a_dtype_cannot_hold_are_refused_by_name(dtype: Literal["flo
         save(config, params, tmp_path / "x", dtype=dtype)
     with pytest.raises(ValueError, match="cut off"):
         save(config, params, tmp_path / "x", dtype="float32")
+
+
+def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path: Path):
+    folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
+    shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    _, params = load(folder)
+    names = [t.name for t in tensors_in(epath.Path(folder / "model.safetensors"))]
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    both = r"two sets of weights: model\.safetensors, and the files in model\.safetensors\.index\.json, model-00001-of"
+    with pytest.raises(WeightsError, match=both):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    assert jax.tree.all(jax.tree.map(np.array_equal, load(folder)[1], params))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../b"}}'])

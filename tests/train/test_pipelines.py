@@ -150,7 +150,7 @@ DOWNLOAD = f"hf download {HUB} --local-dir qwen3-4b-base"
         (
             "started",
             "start=nowhere",
-            "start=nowhere is not a run folder: nothing is there; expected a run folder or Hug",
+            "start=nowhere is not a run folder, nor a Hugging Face folder: nothing is there",
         ),
         ("started", f"start=https://huggingface.co/{HUB}", f"is an address, not a folder: {DOWNLOAD}, then use the"),
         ("started", f"start=hf://{HUB}", f"start=hf://{HUB} is an address, not a folder: {DOWNLOAD}, then use the"),

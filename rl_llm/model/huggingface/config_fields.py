@@ -18,7 +18,8 @@ WITHOUT_EFFECT = frozenset(
     output_scores output_logits output_router_logits torchscript use_bfloat16 attn_implementation
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal experts_implementation
     _experts_implementation use_flash_attention use_flash_attention_2 _flash_attn_2_enabled _flash_attn
-    chunk_size_feed_forward num_logits_to_keep
+    chunk_size_feed_forward num_logits_to_keep keys_to_ignore_at_inference
+    ep_size model_parallel_size base_model_tp_plan base_model_pp_plan base_model_ep_plan
 
     initializer_range router_aux_loss_coef pretraining_tp neftune_noise_alpha gradient_checkpointing
     use_gradient_checkpointing tf_legacy_loss finetuning_task task_specific_params problem_type num_labels id2label

@@ -1,6 +1,7 @@
 """config.json of a Hugging Face folder <-> ModelConfig. Anything not implemented is refused by name."""
 
 from collections.abc import Mapping
+from math import isclose
 from typing import Any, NamedTuple
 
 from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow, YarnScaling
@@ -73,6 +74,7 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
     fields.expect("attention_dropout", 0.0)
     fields.expect("partial_rotary_factor", 1.0)
     fields.expect("pruned_heads", {})
+    fields.expect("no_rope_layers", [1] * sizes["layers"])  # 1: the layer has rotary positions
     given |= _family_fields(fields, family) | _rope_and_windows(fields, family, sizes["layers"])
     fields.finish()
     try:
@@ -97,9 +99,11 @@ def _family_fields(fields: ConfigFields, family: Family) -> dict[str, Any]:
         "qkv_bias": family == "qwen2" or bias,
         "output_bias": bias and family != "qwen2",
     }
+    fields.expect("use_qk_norm", given["qk_norm"], False)
     if family == "llama":
         given["mlp_bias"] = fields.flag("mlp_bias")
     if family == "qwen3_moe":
+        fields.expect("shared_expert_intermediate_size", 0)
         count = fields.count("num_experts", fields.take("num_local_experts"))  # the newer name
         per_token, normalized = fields.count("num_experts_per_tok"), fields.flag("norm_topk_prob")
         if per_token > count:
@@ -124,9 +128,10 @@ def _rope_and_windows(fields: ConfigFields, family: Family, layers: int) -> dict
     base = fields.number("rope_theta", 10_000.0)
     original = fields.take(ORIGINAL), fields.optional_count("max_position_embeddings")
     local_base = fields.number("rope_local_base_freq", 10_000.0) if family == "gemma3" else None
-    if new is not None and old is not None:
-        raise fields.refuse("rope_scaling", old, f"nothing beside rope_parameters={new}; leave one of them out")
     nested = new is not None and bool({FULL, SLIDING} & set(new))
+    plain = not nested and (new or {}).get("rope_type", "default") == "default"
+    if new is not None and old is not None and not (plain and old in ({"rope_type": "default"}, {"type": "default"})):
+        raise fields.refuse("rope_scaling", old, f"nothing beside rope_parameters={new}; leave one of them out")
     if new is not None and family == "gemma3" and not nested:
         raise fields.refuse("rope_parameters", new, f"{FULL} and {SLIDING} with parameters of their own")
     parameters: Mapping[str, Any] = new if new is not None else old or {}
@@ -178,10 +183,20 @@ def _rope(
 
 
 def _yarn_options(parameters: ConfigFields, factor: float) -> dict[str, Any]:
-    """Parameters of YaRN that may be left out. `mscale` acts only together with `mscale_all_dim`."""
+    """Parameters of YaRN that may be left out. `mscale` acts only together with `mscale_all_dim`.
+
+    vLLM multiplies the usual attention factor by `attn_factor`, and transformers ignores it. It is read where it is 1,
+    or where the product is 1: nobody would write that number except to switch the factor off.
+    """
     of_queries, of_all = parameters.number("mscale", 0.0), parameters.number("mscale_all_dim", 0.0)
     ratio = yarn_magnitude(factor, of_queries) / yarn_magnitude(factor, of_all) if of_queries and of_all else None
     given = parameters.peek("attention_factor") is not None
+    extra, usual = parameters.number("attn_factor", 1.0), yarn_magnitude(factor, 1.0)
+    if extra != 1.0 and ratio is None and not given and isclose(extra * usual, 1.0, rel_tol=1e-6):
+        ratio = 1.0
+    elif extra != 1.0:
+        wanted = f"attention_factor={extra * usual!r}, as vLLM reads it, or neither, as transformers does"
+        raise parameters.refuse("attn_factor", extra, wanted)
     return {
         "beta_fast": parameters.number("beta_fast", 32.0),
         "beta_slow": parameters.number("beta_slow", 1.0),

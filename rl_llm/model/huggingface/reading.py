@@ -100,11 +100,9 @@ def _text_values(folder: epath.PathLike) -> dict[str, Any]:
 def yarn_fields(folder: epath.PathLike, factor: float, positions: int) -> str:
     """The field of config.json that stretches `positions` by YaRN, in the spelling of the file."""
     yarn = {"rope_type": "yarn", "factor": factor, ORIGINAL: positions}
-    given = _text_values(folder).get("rope_parameters")
-    if not given:
-        return f'"rope_scaling": {json.dumps(yarn)}'
-    nested = {FULL: {**given[FULL], **yarn}} if FULL in given else yarn
-    return f'"rope_parameters": {json.dumps({**given, **nested})}'
+    given = _text_values(folder).get("rope_parameters") or {}
+    changed = given | ({FULL: given[FULL] | yarn} if FULL in given else yarn)
+    return f'"{"rope_parameters" if given else "rope_scaling"}": {json.dumps(changed)}'
 
 
 def readable_positions(folder: epath.PathLike) -> int | None:

@@ -58,6 +58,9 @@ def weight_files(folder: epath.Path) -> dict[str, epath.Path]:
     """Safetensors files of a Hugging Face folder by name: those its index lists, or the only one."""
     if (folder / INDEX).exists():
         names = sorted(set(_weight_map(folder).values()))
+        if (folder / SINGLE).exists() and SINGLE not in names:
+            two = f"{SINGLE}, and the files in {INDEX}, {first_few(names)}"
+            raise WeightsError(f"{folder} has two sets of weights: {two}. Remove the set that is not the model")
     elif (folder / SINGLE).exists():
         names = [SINGLE]
     else:

@@ -3,6 +3,7 @@
 import functools
 import json
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -28,7 +29,7 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
 )
-TERMS = ("licen", "notice", "use_policy", "copying")  # beginnings of names, in any case
+TERMS = re.compile(r"(licen|notice|use_policy|copying)([^.]*|.*\.(txt|md|rst|html|pdf|\d+))", re.IGNORECASE)
 Dtype = Literal["float32", "bfloat16", "float16"]
 Slice = tuple[str, Weight, tuple[int, ...]]  # a weight by its path, and an index along its stacked axes
 
@@ -39,7 +40,7 @@ def files_beside_weights(folder: epath.PathLike) -> dict[str, bytes]:
     Anything else in a folder may hold or point to other weights: optimizer states, other formats, adapters, an index.
     """
     files = sorted(file for file in epath.Path(folder).iterdir() if file.is_file())
-    wanted = [file for file in files if file.name in (GENERATION, *TOKENIZER) or file.name.lower().startswith(TERMS)]
+    wanted = [file for file in files if file.name in (GENERATION, *TOKENIZER) or TERMS.fullmatch(file.name)]
     return {file.name: file.read_bytes() for file in wanted}
 
 

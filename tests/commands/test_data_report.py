@@ -266,3 +266,10 @@ def test_cleaning_reports_unwritable_and_moved_problems(tmp_path: Path, capsys: 
     assert "5 train problems left out: cannot be written as a line of JSONL" in said
     assert "1 train problems left out: a duplicate" in said
     assert f"  {moved} problems change their split" in said
+
+
+def test_the_report_says_how_many_answers_were_graded(tmp_path: Path):
+    path = write_rows(tmp_path / "math.jsonl", math_rows(300))
+    assert report(path, "--out", tmp_path / "data.md") == 0
+    assert "| graded answers | ok | 0 of 256 fail (0.0%)" in (page := (tmp_path / "data.md").read_text())
+    assert "; checked 256 of 300 |" in page

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     text that was taken for the final answer, or null (it replaces an "answer" in FILE, kept as "gold"). With --task it
     also has "reward". Where grading failed, "grade" is null, and "status" and "message" say why.
 
-    The summary shows the share of right answers. If the lines have "right" (true or false), it shows how often the
+    The summary shows the share of right answers. If the lines have "right" (true, false, 1 or 0), it shows how often the
     grade agrees, and the first disagreements: read them, to see which of the two is wrong.
     """
     check_output("out", arguments.out)
@@ -122,18 +122,30 @@ def _read(path: Path, known: "Callable[[], Mapping[str, Problem]] | None") -> It
         try:
             if isinstance(fields, ValueError):
                 raise fields
-            yield Item(place, fields, _problem(fields, known), _response(fields))
+            yield Item(place, _labelled(fields), _problem(fields, known), _response(fields))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
+
+
+def _labelled(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields with "right" as true or false, if it is there; 1 and 0 stand for them, as in CSV files."""
+    label = fields.get("right")
+    if label in (None, "") or isinstance(label, bool):
+        return fields
+    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(label).lower() not in words:
+        raise ValueError(f'"right" is {label!r}; expected true, false, 1 or 0')
+    return {**fields, "right": words[str(label).lower()]}
 
 
 def _problem(fields: Mapping[str, Any], known: "Callable[[], Mapping[str, Problem]] | None") -> "Problem":
     from rl_llm.problem import Problem, problem_id
     from rl_llm.tasks.answers import equal_answers, split_gold
+    from rl_llm.tasks.layouts import written_answer
     from rl_llm.tasks.messages import prompt_of
 
     given = _first(fields, GOLDS)
-    gold = None if given is None else split_gold(str(given))[1]
+    gold = None if given is None else split_gold(given if isinstance(given, str) else written_answer(given, "gold"))[1]
     prompt = next((prompt_of(fields[name], name)[0] for name in PROMPTS if fields.get(name)), "")
     prompt = unicodedata.normalize("NFC", prompt).strip()
     problem = known().get(prompt) if known is not None and prompt else None

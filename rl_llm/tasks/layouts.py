@@ -59,7 +59,7 @@ class Layout(Checked):
         read = {name.partition(".")[0] for name in used}
         refuse_shown(row, read)
         refuse_shown(row, read, QUESTION_PARTS, "add it to the layout, or to layout.left_out")
-        answer = _written(_letter(answer, options) if options else answer, self.answer)
+        answer = written_answer(_letter(answer, options) if options else answer, self.answer)
         filled = [prompt_of(value, name) for name, value in parts if len(parts) == 1 or value not in (None, "")]
         if len(filled) == 1 and not options:
             return Found(*filled[0], answer)
@@ -162,10 +162,10 @@ def _letter(answer: Any, options: list[str]) -> Any:
     return _LETTERS[answer]
 
 
-def _written(answer: Any, field: str) -> str:
+def written_answer(answer: Any, field: str) -> str:
     """Text of an answer: 27.0 is 27, and a list is its elements."""
     if isinstance(answer, list) and answer:
-        return ", ".join(_written(part, field) for part in answer)
+        return ", ".join(written_answer(part, field) for part in answer)
     if isinstance(answer, float) and answer.is_integer():
         return str(int(answer))
     if isinstance(answer, bool | int | Decimal) or (isinstance(answer, float) and math.isfinite(answer)):

@@ -47,6 +47,17 @@ def test_each_line_comes_back_in_order_with_grade_and_answer(tmp_path: Path, cap
     assert f"{tmp_path}/responses.jsonl:3: labelled wrong, graded 1.0; gold 'x+1', answer '1+x'" in printed
 
 
+def test_golds_are_read_as_data_files_have_them_and_labels_may_be_digits(tmp_path: Path, capsys):
+    golds = [["3"], ["2", "5"], 27.0, "7"]
+    answers = ["3", r"\boxed{5, 2}", "27", "8"]
+    rows = zip(golds, answers, [1, "true", 0, "False"], strict=True)
+    lines = [{"gold": gold, "response": response, "right": right} for gold, response, right in rows]
+    code, graded = grade(write(tmp_path / "responses.jsonl", lines))
+    assert code == 0
+    assert [line["grade"] for line in graded] == [1.0, 1.0, 1.0, 0.0]
+    assert 'agrees with "right" on 3 of 4' in capsys.readouterr().out
+
+
 def test_a_packed_file_is_read(tmp_path: Path):
     (tmp_path / "responses.jsonl.gz").write_bytes(gzip.compress(json.dumps(LINES[0]).encode()))
     assert grade(tmp_path / "responses.jsonl.gz")[1][0]["grade"] == 1.0
@@ -89,6 +100,8 @@ def test_the_task_of_an_experiment_grades_its_own_problems(tmp_path: Path):
         ({"response": "7"}, (), "responses.jsonl:1: there is no gold answer in the fields response; expected a field"),
         ({"gold": "", "response": "7"}, (), "responses.jsonl:1: no final answer"),
         ({"gold": "7", "response": 7}, (), "there is no response in the fields gold, response"),
+        ({"gold": {"a": 7}, "response": "7"}, (), "responses.jsonl:1: the field 'gold' is {'a': 7}; expected a text"),
+        ({"gold": "7", "response": "7", "right": "yes"}, (), "\"right\" is 'yes'; expected true, false, 1 or 0"),
         ("7", (), "responses.jsonl:1: str instead of a JSON object"),
         ({"prompt": "?", "response": "7"}, ("--task", TINY), "its prompt '?' is none of the"),
         ({"gold": "7", "response": "7"}, ("--set", "seed=1"), "--set seed=1 cannot act without --task"),

@@ -87,6 +87,12 @@ NUMBERS = r"""
     3:30 \text{ p.m.} ~ 3:30 PM
     5 p.m. ~ 5 PM
     5:00 pm ~ 5 PM
+    3{:}05 \text{ pm} ~ 3:05 PM
+    (-3) ~ -3
+    -(-5) ~ 5
+    -\left(\frac34\right) ~ -3/4
+    9 red apples ~ 9
+    7 months ~ 7
 """
 OTHER_NUMBERS = r"""
     1/2 ~ 2
@@ -150,6 +156,22 @@ OTHER_NUMBERS = r"""
     1/2e3 ~ 500
     10^{3}2 ~ 1000
     1/10^3 ~ 1000
+    7 squared ~ 7
+    7 cubed ~ 7
+    7 factorial ~ 7
+    7 halves ~ 7
+    7 tenths ~ 7
+    7 lakh ~ 7
+    7 quadrillion ~ 7
+    7 theta ~ 7
+    7 infinity ~ 7
+    7 hundred ~ 7
+    7 choose three ~ 7
+    7 below zero ~ 7
+    7 eight nine ~ 7
+    7 plus two ~ 7
+    7 point five ~ 7
+    7 \text{ squared} ~ 7
 """
 TEXTS = r"""
     (A) ~ A
@@ -162,6 +184,8 @@ TEXTS = r"""
     a ~ A
     (a) ~ A
     Option B ~ B
+    A. A dog ~ A
+    (A) I am ~ A
     A ~ A) 5 apples
     Monday ~ monday
     \text{Monday} ~ Monday
@@ -176,6 +200,10 @@ OTHER_TEXTS = r"""
     A or B ~ A
     AB ~ A
     A. 5 or B. 6 ~ A
+    (A), C ~ A
+    (A) B C D ~ A
+    A) B, C ~ A
+    A. C ~ A
     5 apples ~ A
     Tuesday ~ Monday
     Monday or Tuesday ~ Monday

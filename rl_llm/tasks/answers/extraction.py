@@ -25,18 +25,15 @@ _HEADING = re.compile(  # behind ####: "1. Add", "Step 1", "Conclusion:"
 )
 _SUBJECT = r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?"
 _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
-    rf"{_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+",
-    re.IGNORECASE | re.MULTILINE,
+    rf"(?im){_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+"
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_LIST_MARK = re.compile(  # "- 5" may be negative
-    r"^\s*(?:\d+[.)](?=[ \t]+\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [A-Za-z]{3})|[#*\s]*step \d+\b)", re.IGNORECASE
+_LIST_MARK = re.compile(
+    r"(?i)^\s*(?:\d+[.)](?=[ \t]+\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)"
 )
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
 _END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
-_FURTHER = re.compile(  # a second number: 18, 19; 18 19; 18 dollars or 19 dollars
-    r"[\s$*]*(?:or|and|to|through|,(?! not )|;|/|-|\d)(?![a-z])|.*\b(?:or|and|to) \W?\d", re.IGNORECASE
-)
+_FURTHER = re.compile(r"(?i)[\s$*]*(?:and|to|,(?! not )|[;/-])(?![a-z])|.*(?:\bor\b|(?:\band|\bto|,) \W?\d)")
 
 
 def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool = False) -> str | None:
@@ -103,15 +100,12 @@ def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
 
 
 def _answer(mark: Mark, text: str, numeric: bool) -> str | None:
-    """Return the answer in a marked text; None for a placeholder, or a sentence without the number asked for.
-
-    A sentence that has several numbers ("18 or 19") is the answer as it is, and wrong: it shuts out the later marks.
-    """
+    """Return the answer in a marked text; None for a placeholder, or a sentence without a digit for a number."""
     if _PLACEHOLDER.fullmatch(text):
         return None
     if numeric and mark in ("hashes", "phrase", "answer_tag"):
-        claims_number = mark == "answer_tag" or any(character.isdigit() for character in text)
-        return (_number_of(text) or text) if claims_number else None
+        claims_number = mark == "answer_tag" or any(map(str.isdigit, text))
+        return (_number_of(text) or text) if claims_number else None  # "18 or 19" is an answer, a wrong one
     return _sentence(text) if mark == "phrase" else text
 
 

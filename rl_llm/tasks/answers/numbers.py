@@ -46,19 +46,18 @@ _UNIT = re.compile(
 )
 _CARDINAL = (
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|lakh|crore|score|gross"
-    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
-    r"|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
+    r"|(?:twen|thir|four?|fif|six|seven|eigh|nine)(?:teen|ty)|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
 )
-_BY = "(?:divided|multiplied) by"
 _FACTOR = (  # behind a number these make another one of it
     rf"(?:{_CARDINAL}|half|halves|third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|millio?n)th"
     r"|squared|cubed|factorial|choose|root|power|recurring|repeating)s?"
 )
+_JOINT = r"(?:or|and|to|through|times|plus|minus|over|mod(?:ulo)?|(?:divided|multiplied) by)"
+_FUNCTION = r"a?(?:sin|cos|tan)|log|ln"
+_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|phi|psi|rho|sigma|tau|omega"
 _NO_UNIT = re.compile(  # words that go on with the number, or make another one of it
-    rf"\b(?:{_FACTOR}|and|or|to|plus|minus|times|divided|multiplied|over|not|no|than|above|below|under|point|maybe"
-    r"|a?sin|a?cos|a?tan|cot|csc|log|ln|exp|mod(?:ulo)?|sqrt|pi|is|are|but|if|else|infinity|alpha|beta|gamma|delta"
-    r"|epsilon|theta|lambda|mu|phi|psi|rho|sigma|tau|omega)\b|[万亿千百十分之倍半多或和]",
-    re.IGNORECASE,
+    rf"(?i)\b(?:{_FACTOR}|{_JOINT}|{_FUNCTION}|cot|csc|exp|sqrt|{_GREEK}|infinity|above|below|under|point|not?|than|maybe"
+    r"|is|are|but|if|else)\b|[万亿千百十分之倍半多或和]"
 )
 
 # An expression in a sentence: words without spaces, joined by operators, within a pair, or as parts of one number.
@@ -69,12 +68,10 @@ _WITHIN_NUMBER = r"(?<=\d) (?=\d{3}(?![\d/])|\d+/\d|\\[dtc]?frac|\\?%|percent|[m
 _EXPRESSION = re.compile(rf"(?:[-+] )?{_WORD}(?:(?:{_OPERATOR}|{_WITHIN_PAIR}|{_WITHIN_NUMBER}){_WORD})*")
 _BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number in a sentence
 _NEGATIVE = re.compile(r"(?<!\d )\bnegative (?=[\d$])|^\W*minus (?=[\d$])", re.IGNORECASE)
-_JOINT = rf"(?:or|and|to|through|times|plus|minus|over|mod(?:ulo)?|{_BY})"
 _FROM_BEFORE = re.compile(  # makes a number behind it a part of something, or denies it
-    rf"(?:<=?|(?<![-=])(?<!<b)(?<!<answer)>=?|\\(?!approx|[Rr]ightarrow|implies|therefore|q?quad|is)[A-Za-z]+|\d"
-    rf"|\d {_JOINT}|\b(?:not|minus|plus|times|over|than|below|above|twice|double|half|{_BY}|a?sin|a?cos|a?tan|log|ln"
-    r"|(?:root|half|third|quarter|square|cube|percent|%|\d|logarithm|factorial|power) of))[\s$]*$",
-    re.IGNORECASE,
+    rf"(?i)(?:<=?|(?<![-=])(?<!<b)(?<!<answer)>=?|\\(?!approx|[Rr]ightarrow|implies|therefore|q?quad|is)[A-Za-z]+|\d"
+    rf"|(?:\d |\b(?!or|and|to|through)){_JOINT}|\b(?:not|than|below|above|twice|double|half|{_FUNCTION}"
+    r"|(?:root|half|third|quarter|square|cube|percent|%|\d|logarithm|factorial|power) of))[\s$]*$"
 )
 _FROM_BEHIND = re.compile(  # the same behind a number
     r"!|[$)}*,]*\s*(?:[<>](?![/b])|\\(?:over|choose|pm|mp|leq?|geq?|neq?|lt|gt|sqrt|[pb]?mod|to)(?![A-Za-z]))"
@@ -121,10 +118,9 @@ def complete_numbers(line: str) -> list[str]:
     for match in _EXPRESSION.finditer(line):
         start, text = match.start(), match[0].rstrip(_BEHIND)
         number = text.lstrip(_BEFORE)
-        is_part = is_numeric(number) and (
-            _FROM_BEFORE.search(line[max(0, start - 40) : start]) or _FROM_BEHIND.match(line, start + len(text))
-        )
-        if is_numeric(number) and not is_part:
+        if is_numeric(number) and not (
+            _FROM_BEHIND.match(line, start + len(text)) or _FROM_BEFORE.search(line[max(0, start - 24) : start])
+        ):
             numbers.append(number.removeprefix("$") if number[:2] == "$\\" else number)
     return numbers
 

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     text that was taken for the final answer, or null (it replaces an "answer" in FILE, kept as "gold"). With --task it
     also has "reward". Where grading failed, "grade" is null, and "status" and "message" say why.
 
-    The summary shows the share of right answers. If the lines have "right" (true, false, 1 or 0), it shows how often the
-    grade agrees, and the first disagreements: read them, to see which of the two is wrong.
+    The summary shows the share of right answers. If the lines have "right" (true, false, 1 or 0), it shows how often
+    the grade agrees, and the first disagreements: read them, to see which of the two is wrong.
     """
     check_output("out", arguments.out)
     if arguments.overrides and arguments.task is None:

@@ -93,6 +93,8 @@ NUMBERS = r"""
     -\left(\frac34\right) ~ -3/4
     9 red apples ~ 9
     7 months ~ 7
+    41 ~ 41 (fourth graders)
+    9 ~ 9 (quarters)
 """
 OTHER_NUMBERS = r"""
     1/2 ~ 2

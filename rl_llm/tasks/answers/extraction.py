@@ -28,9 +28,7 @@ _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
     rf"(?im){_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+"
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_LIST_MARK = re.compile(
-    r"(?i)^\s*(?:\d+[.)](?=[ \t]+\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)"
-)
+_LIST_MARK = re.compile(r"(?i)^\s*(?:\d+[.)](?= +\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)")
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
 _END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
 _FURTHER = re.compile(r"(?i)[\s$*]*(?:and|to|,(?! not )|[;/-])(?![a-z])|.*(?:\bor\b|(?:\band|\bto|,) \W?\d)")

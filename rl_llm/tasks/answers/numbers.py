@@ -1,8 +1,7 @@
 r"""Numbers as people and models write them, read exactly.
 
 `read_number` reads a whole text ("$1,000.", "1\frac{1}{2}", "18 \text{ cm}^2"); a text that is more than one number is
-none. `complete_numbers` finds the numbers in a longer text: never the denominator of 1/2, the exponent of 2^3, the
-minutes of 3:30 or the last group of "1 000".
+none. `complete_numbers` finds the numbers in a longer text that are no part of anything, such as 2 in 1/2.
 """
 
 import re
@@ -45,18 +44,17 @@ _UNIT = re.compile(
     r"(?P<power> ?\^ ?\{?\d\}?)?"
 )
 _CARDINAL = (
-    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|lakh|crore|score|gross"
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|lakh|crore|gross"
     r"|(?:twen|thir|four?|fif|six|seven|eigh|nine)(?:teen|ty)|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
 )
 _FACTOR = (  # behind a number these make another one of it
-    rf"(?:{_CARDINAL}|half|halves|third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|millio?n)th"
-    r"|squared|cubed|factorial|choose|root|power|recurring|repeating)s?"
+    rf"(?:{_CARDINAL}|half|halves|quarter|(?:third|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)(?:s|(?! \w))"
+    r"|squared|cubed|factorial|choose|root|recurring|repeating)"
 )
 _JOINT = r"(?:or|and|to|through|times|plus|minus|over|mod(?:ulo)?|(?:divided|multiplied) by)"
-_FUNCTION = r"a?(?:sin|cos|tan)|log|ln"
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|phi|psi|rho|sigma|tau|omega"
 _NO_UNIT = re.compile(  # words that go on with the number, or make another one of it
-    rf"(?i)\b(?:{_FACTOR}|{_JOINT}|{_FUNCTION}|cot|csc|exp|sqrt|{_GREEK}|infinity|above|below|under|point|not?|than|maybe"
+    rf"(?i)\b(?:{_FACTOR}|{_JOINT}|a?(?:sin|cos|tan)|log|ln|cot|csc|exp|sqrt|{_GREEK}|infinity|above|below|under|point|not?|than|maybe"
     r"|is|are|but|if|else)\b|[万亿千百十分之倍半多或和]"
 )
 
@@ -70,7 +68,7 @@ _BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number i
 _NEGATIVE = re.compile(r"(?<!\d )\bnegative (?=[\d$])|^\W*minus (?=[\d$])", re.IGNORECASE)
 _FROM_BEFORE = re.compile(  # makes a number behind it a part of something, or denies it
     rf"(?i)(?:<=?|(?<![-=])(?<!<b)(?<!<answer)>=?|\\(?!approx|[Rr]ightarrow|implies|therefore|q?quad|is)[A-Za-z]+|\d"
-    rf"|(?:\d |\b(?!or|and|to|through)){_JOINT}|\b(?:not|than|below|above|twice|double|half|{_FUNCTION}"
+    rf"|(?:\d |\b(?!or|and|to|through)){_JOINT}|\b(?:not|than|below|above|twice|double|half|a?(?:sin|cos|tan)|log|ln"
     r"|(?:root|half|third|quarter|square|cube|percent|%|\d|logarithm|factorial|power) of))[\s$]*$"
 )
 _FROM_BEHIND = re.compile(  # the same behind a number

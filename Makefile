@@ -27,7 +27,7 @@ quickstart: .venv/installed ## train the tiny model end to end; resumes after an
 studies: .venv/installed ## run all studies of the paper at CPU scale (hours; resumable), print their table
 	.venv/bin/python experiments/studies.py
 
-test: .venv/installed ## run the quick tests (6 minutes on two quiet cores)
+test: .venv/installed ## run the quick tests (minutes)
 	.venv/bin/python -m pytest $(PARALLEL)
 
 # Files run in the order of their names: here, files with few tests are the long ones and must not come last.

@@ -90,7 +90,7 @@ def _progress(provenance: Provenance) -> str:
 
 
 def _notes(provenance: Provenance, results: Results) -> tuple[str, ...]:
-    """What a reader of the verdicts must know; empty strings for what is as it should be."""
+    """Cautions for a reader of the verdicts; an empty string for each that does not apply."""
     others = ", ".join(provenance.other_code)
     code = f"Made by other code than the study's, so they may differ in more than their arms: {others}."
     return _looks(provenance.looks), _short_runs(results), code if others else ""

@@ -220,7 +220,7 @@ PULLED = {"weight", "value_weight", "by_logp", "by_entropy", "by_student", "by_v
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_response_that_could_not_be_graded_changes_nothing_else(name: str):
-    """Whatever it holds, the other rows have the same advantages, weights and gradients, and it has no gradient.
+    """An ungraded row has no gradient, and its content changes no advantage, weight or gradient of other rows.
 
     Its length stays: some sums are divided by all tokens of the batch, those of dropped rows included.
     """

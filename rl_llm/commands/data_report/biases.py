@@ -245,7 +245,7 @@ def _earned(task: Task, problems: Sequence[Problem], answer: str) -> float:
     for problem in problems[:ASKED]:
         try:
             scores.append(task.verify(problem, f"{ANSWER_OPENING}{answer}{ANSWER_CLOSING}"))
-        except Exception:  # a verifier is foreign code; in a run, an answer that it cannot grade earns nothing
+        except Exception:  # a verifier is foreign code; an answer that it cannot grade is not right
             scores.append(0.0)
     return float(np.mean(scores))
 

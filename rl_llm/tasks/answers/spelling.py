@@ -1,4 +1,4 @@
-"""What does not change an answer, removed: typographic characters, LaTeX spacing, math and bold marks."""
+"""Plain spelling of an answer: without typographic characters, LaTeX spacing, math and bold marks."""
 
 import re
 import unicodedata

@@ -87,11 +87,16 @@ def check_output(option: str, path: Path | None, overwrite: bool = False) -> Non
 
 def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experiment"]:
     """Load an experiment by its spec and apply overrides; returns its name, too. Raises UsageError."""
-    from rl_llm.config import ExperimentError, OverrideError, load_experiment, override
+    from rl_llm.config import ExperimentError, OverrideError, load_experiment, override, to_json
     from rl_llm.experiment import Experiment
 
     try:
         name, experiment = load_experiment(spec, Experiment)
-        return name, override(experiment, overrides)
+        experiment = override(experiment, overrides)
     except (ExperimentError, OverrideError) as error:
         raise UsageError(str(error)) from error
+    try:
+        to_json(experiment)
+    except (TypeError, ValueError) as error:  # a lambda, functools.partial or an object of a class that is no dataclass
+        raise UsageError(f"{spec}: {error}; expected values, dataclasses, and functions of a module") from error
+    return name, experiment

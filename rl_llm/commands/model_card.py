@@ -26,7 +26,12 @@ def model_card(
     With `adapter`, the folder holds adapters of the base instead of the model.
     """
     from rl_llm.reports.run_report import repeat_command
+    from rl_llm.runs.code import recorded_code
+    from rl_llm.runs.folder import LEDGER
 
+    begun, code = record.get("code") or {}, recorded_code(record, run / LEDGER) or {}
+    changed = ", ".join(name for name in begun if code[name] != begun[name])
+    mixed = f"The code was changed during the run: {changed}. One command does not repeat it.\n\n" if changed else ""
     name = base and Path(base).name
     kind = f"adapters (PEFT) of {name}" if adapter else f"{name}, trained further" if name else "a model"
     title = f"# {run.resolve().name}: {kind}\n\n"
@@ -34,9 +39,9 @@ def model_card(
     parts = [
         _front_matter(base, adapter),
         title + f"Trained with reinforcement learning by rl_llm. These are the weights of step {step} of {total}.",
-        "## Training\n\n" + _table(("setting", "value"), _recipe(experiment, record)),
+        "## Training\n\n" + _table(("setting", "value"), _recipe(experiment, record, code)),
         "## Evaluation\n\n" + _evaluation(run, experiment, step),
-        f"## To repeat it\n\n```\n{repeat_command(dict(record))}\n```",
+        f"## To repeat it\n\n{mixed}```\n{repeat_command(dict(record))}\n```",
         _table(("made with", "version"), _versions(record)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -74,7 +79,9 @@ def _licence(base: str) -> list[str]:
     return [line for name in files[:1] for line in ("license: other", f"license_link: {name}")]
 
 
-def _recipe(experiment: "Experiment", record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _recipe(
+    experiment: "Experiment", record: Mapping[str, Any], code: Mapping[str, str | None]
+) -> Iterator[tuple[str, Any]]:
     """The settings of an experiment, with the algorithm's parts one by one, and what identifies the run."""
     algorithm, idle = experiment.algorithm, {"initialization"} if experiment.start else set()
     for field in fields(experiment):
@@ -89,7 +96,7 @@ def _recipe(experiment: "Experiment", record: Mapping[str, Any]) -> Iterator[tup
     yield "end tokens", ", ".join(map(str, experiment.tokenizer.stop_ids))
     yield "SHA-256 of the experiment", record["fingerprint"]
     yield "SHA-256 of the problems", record["problems"]
-    yield from ((f"SHA-256 of {file}", digest) for file, digest in record.get("code", {}).items())
+    yield from ((f"SHA-256 of {file}", digest) for file, digest in code.items() if digest)
     yield from (("read from", origin) for origin in record["sources"])
 
 

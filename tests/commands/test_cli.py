@@ -279,3 +279,19 @@ def test_rl_llm_is_python_m_rl_llm():
 def test_the_command_line_itself_needs_no_jax():
     program = "import sys, rl_llm.cli; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_value_that_no_record_can_hold_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    module = tmp_path / "curried.py"
+    module.write_text(
+        "from dataclasses import dataclass, replace\nfrom functools import partial\nfrom typing import Any\n"
+        "from rl_llm.rewards.components import Reward\nfrom tests.data import tiny\n"
+        "@dataclass(frozen=True)\nclass Shaped:\n    shape: Any\n    weight: float = 1.0\n"
+        "    def __call__(self, problem, response, accuracy):\n        return self.shape(accuracy)\n"
+        "base = replace(tiny.base, reward=Reward((Shaped(partial(min, 1.0)),)))\n"
+    )
+    assert main(["train", str(module), "--out", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert "value.reward.components[0].shape is functools.partial" in message
+    assert "expected values, dataclasses, and functions of a module" in message
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from rl_llm.model import add_adapters, forward, init, join_params, load, save
 from rl_llm.model.huggingface.adapters import read_adapted
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.load import load_source_models
 from rl_llm.runs.record import experiment_record
 from rl_llm.runs.state import save_state
@@ -264,6 +265,19 @@ def test_the_model_card_says_what_was_trained(base: Path, tmp_path: Path):
         f"| jax | {record['versions']['jax']} |",
     ):
         assert row in rest, row
+
+
+def test_the_card_says_that_the_code_was_changed_during_the_run(base: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    stopped_run(run, "base", base)
+    record = json.loads((run / "experiment.json").read_text())
+    (run / "experiment.json").write_text(json.dumps(record | {"code": {"reward.py": "11", "task.py": "33"}}))
+    Ledger(run / "ledger.jsonl").append("code_recorded", code={"reward.py": "22"}, was={"reward.py": "11"}, commit=None)
+    export(run, str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| SHA-256 of reward.py | 22 |" in card
+    assert "| SHA-256 of task.py | 33 |" in card
+    assert "The code was changed during the run: reward.py. One command does not repeat it." in card
 
 
 def test_the_card_names_no_base_for_a_model_trained_from_scratch(base: Path, tmp_path: Path):

@@ -7,9 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 ADDRESS = re.compile(r"(?:https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/+)(?:models/)?", re.IGNORECASE)
-HUB_ID = re.compile(
-    r"((?!datasets/|spaces/)\w[\w.-]*/\w[\w.-]*)([/?#].*)?"
-)  # owner/name, in an address with what follows
+HUB_ID = re.compile(r"((?!datasets/|spaces/)\w[\w.-]*/\w[\w.-]*)([/?#].*)?")  # owner/name; an address goes on
 
 
 class Download(NamedTuple):

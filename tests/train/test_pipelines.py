@@ -152,7 +152,11 @@ DOWNLOAD = f"hf download {HUB} --local-dir qwen3-4b-base"
             "start=nowhere",
             "start=nowhere is not a run folder, nor a Hugging Face folder: nothing is there",
         ),
-        ("started", f"start=https://huggingface.co/{HUB}", f"is an address, not a folder: {DOWNLOAD}, then use the"),
+        (
+            "started",
+            f"start=https://huggingface.co/{HUB}",
+            f"/{HUB} is an address, not a folder: {DOWNLOAD}, then use the",
+        ),
         ("started", f"start=hf://{HUB}", f"start=hf://{HUB} is an address, not a folder: {DOWNLOAD}, then use the"),
         ("gkd", "teacher.run=nowhere", "nowhere is not a run folder"),
         ("started", f"start={HUB}", f"start='{HUB}' is not a folder: {DOWNLOAD}, then start=qwen3-4b-base"),

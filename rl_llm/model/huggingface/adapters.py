@@ -48,9 +48,13 @@ def is_adapter(folder: epath.PathLike) -> bool:
 
 def model_folder(start: str | None) -> str | None:
     """The Hugging Face folder of the weights at `start`: itself, or the base of its adapters; None for a run folder."""
-    if start and is_adapter(start):
-        return base_folder(start)
-    return start if start and is_huggingface(start) else None
+    if not start:
+        return None
+    try:
+        adapters = is_adapter(start)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"start={error}") from error
+    return base_folder(start) if adapters else start if is_huggingface(start) else None
 
 
 def base_folder(folder: epath.PathLike) -> str:

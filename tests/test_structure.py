@@ -27,8 +27,9 @@ TEXTS = [
 LABORATORY = {
     "__main__": "cli",
     "cli": "commands plan",
-    "commands": "config experiment learner model parallel plan prepare problem reports rewards rollout runs studies "
-    "tasks train",
+    "commands": "config evaluation experiment learner model parallel plan prepare problem reports rewards rollout runs "
+    "studies tasks train",
+    "evaluation": "config experiment model parallel prepare problem rollout runs tasks",
     "studies": "algorithms config experiment learner parallel plan reports rewards runs",
     "reports": "runs",
     "plan": "experiment learner model parallel prepare prng runs sampler types update",

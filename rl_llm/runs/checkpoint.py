@@ -94,22 +94,22 @@ class Checkpoints:
         for killed in list(self.folder.glob(f"*{UNFINISHED}")):
             _remove(killed)
 
-    def restore_newest(self, template: Callable[[dict[str, Any]], PyTree]) -> Restored | None:
-        """Restore the newest checkpoint with a valid seal; None if no save has ever finished.
+    def restore_newest(self, template: Callable[[dict[str, Any]], PyTree], step: int | None = None) -> Restored | None:
+        """Restore the newest checkpoint with a valid seal, or that of `step`; None if no save has ever finished.
 
         template: maps the saved progress to a pytree of `jax.ShapeDtypeStruct` with the wanted shardings (None: the
         first device). Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
-        CheckpointError if all are damaged, or if the newest good one does not fit the template.
+        CheckpointError if all are damaged, if there is none of `step`, or if the one found does not fit the template.
         """
-        found = hosts.on_writer(self._newest)
+        found = hosts.on_writer(lambda: self._newest(step))
         if found is None:
             return None
         step, seal, rejected = found
         state = _read_state(self.folder / str(step), seal, template(seal["progress"]))
         return Restored(step, state, seal["progress"], rejected)
 
-    def _newest(self) -> tuple[int, dict[str, Any], list[str]] | None:
-        """The newest good step, its seal, and why others were rejected."""
+    def _newest(self, only: int | None) -> tuple[int, dict[str, Any], list[str]] | None:
+        """The newest good step (or `only` that one), its seal, and why others were rejected."""
         leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
         rejected = [
             f"{name}: " + ("left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
@@ -119,6 +119,9 @@ class Checkpoints:
         for reason in rejected:
             logger.warning("checkpoint rejected: %s", reason)
         steps = self._steps()
+        if only is not None and only not in steps:
+            raise CheckpointError(f"{self.folder} has no step {only}; it has {', '.join(map(str, steps)) or 'none'}")
+        steps = steps if only is None else [only]
         for step in steps:
             folder = self.folder / str(step)
             if (defect := _defect(folder)) is None:

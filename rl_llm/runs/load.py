@@ -74,9 +74,9 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     return experiment, record
 
 
-def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh) -> Restored:
-    """Restore the newest good checkpoint of a run folder; raises CheckpointError if there is none."""
-    restored = restore_state(experiment, Path(folder), mesh)
+def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh, step: int | None = None) -> Restored:
+    """Restore the newest good checkpoint of a run folder, or that of `step`; raises CheckpointError without one."""
+    restored = restore_state(experiment, Path(folder), mesh, step)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored

@@ -27,10 +27,14 @@ def save_state(folder: RunFolder, step: int, state: TrainState, progress: dict[s
     folder.checkpoints.save(step, replace(state, frozen=None), progress)
 
 
-def restore_state(experiment: Experiment, folder: Path, mesh: Mesh) -> Restored | None:
-    """Restore a run folder's newest good checkpoint or None. Raises CheckpointError if all are damaged or misfit."""
+def restore_state(experiment: Experiment, folder: Path, mesh: Mesh, step: int | None = None) -> Restored | None:
+    """Restore a run folder's newest good checkpoint, or that of `step`; None if there is none at all.
+
+    Raises CheckpointError if all are damaged or misfit, or if there is none of `step`.
+    """
     template = partial(_state_template, experiment, mesh)
-    restored = Checkpoints(folder / "checkpoints").restore_newest(lambda saved: replace(template(saved), frozen=None))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    restored = checkpoints.restore_newest(lambda saved: replace(template(saved), frozen=None), step)
     if restored is None or experiment.model.lora is None:
         return restored
     frozen = Checkpoints(folder / FROZEN).restore_newest(lambda _: template({}).frozen)

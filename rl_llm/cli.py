@@ -5,7 +5,16 @@ import inspect
 import sys
 
 from rl_llm.commands import ablate, data_report, evaluate, export, grade, plan, report, train
-from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, Command, UsageError
+from rl_llm.commands.common import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    WRONG_USAGE,
+    Command,
+    UsageError,
+    refuse_unknown,
+)
 from rl_llm.plan.environment import quieten_absent_tpu
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
@@ -35,21 +44,24 @@ EXAMPLES = """examples, in the order of a project:
 
 `rl-llm COMMAND --help` explains each command.
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
+exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM, 130 stopped by Ctrl-C (train and ablate save
+their state: run again with --resume; a second Ctrl-C ends at once)"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     quieten_absent_tpu()
-    parsed = _parser().parse_args(arguments)
+    parsed, unknown = _parser().parse_known_args(arguments)
+    refuse_unknown(parsed.parser, unknown)
     try:
         return int(parsed.run(parsed))
     except UsageError as error:
         print(f"rl-llm {parsed.command}: {error}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt:
-        print(f"rl-llm {parsed.command}: interrupted; --resume continues from the newest checkpoint", file=sys.stderr)
-        return FAILED
+        again = "; --resume continues from the newest checkpoint, if there is one" if "resume" in parsed else ""
+        print(f"rl-llm {parsed.command}: interrupted{again}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,5 +75,5 @@ def _parser() -> argparse.ArgumentParser:
             name, help=command.SUMMARY, description=details, epilog=command.EXAMPLES, formatter_class=raw
         )
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser

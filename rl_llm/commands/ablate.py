@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands import train
-from rl_llm.commands.common import DONE, FAILED, PREEMPTED, WRONG_USAGE, UsageError, add_accept, check_accept, positive
+from rl_llm.commands.common import DONE, FAILED, WRONG_USAGE, UsageError, add_accept, check_accept, positive
 
 if TYPE_CHECKING:
     from rl_llm.studies.hardware import Hardware
@@ -28,7 +28,8 @@ interrupted study can already be compared. Failed members are named and left out
 Adding seeds to a judged study, including seeds that a budget left out, makes its verdicts stricter: the 5 % error rate
 is divided among its judgements.
 
-exit codes: 0 done, 1 some members failed, 2 wrong usage, 143 preempted by SIGTERM (run again with --resume)"""
+exit codes: 0 done, 1 some members failed, 2 wrong usage, 143 stopped by SIGTERM, 130 by Ctrl-C (run again with
+--resume; a second Ctrl-C ends at once)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     results.json, report.html and report.md into the study folder.
     """
     from rl_llm.config import ExperimentError
+    from rl_llm.parallel import hosts
     from rl_llm.parallel.numbers import partition
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
@@ -84,7 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     out = arguments.out or Path("runs/studies") / f"{Path(arguments.module).stem}-{arguments.scale}"
     seeds = arguments.seeds or study.seeds
-    here = probe_hardware()
+    try:
+        here = probe_hardware()
+    except hosts.HostsError as error:
+        raise UsageError(str(error)) from error
     cores, population = _cores(here.platform, arguments.jobs), _population(here, arguments)
     try:
         asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
@@ -102,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_study(schedule, ledger)
     except Preempted as stop:
         print(f"{stop}; resume with the same command and --resume", file=sys.stderr)
-        return PREEMPTED
+        return 128 + stop.signal
     try:
         print(write_results(out, study, schedule.members))
     except StudyFolderError as error:
@@ -148,7 +153,7 @@ def train_member(arguments: list[str]) -> int:
     except UsageError as error:
         print(f"rl-llm train: {error}", file=sys.stderr)
         return WRONG_USAGE
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         traceback.print_exc()
         return FAILED
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()  # a run's wall-clock seconds include the imports
 
-DONE, FAILED, WRONG_USAGE, PREEMPTED = 0, 1, 2, 143
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, PREEMPTED = 0, 1, 2, 130, 143
 
 
 class Command(Protocol):
@@ -59,6 +59,17 @@ def check_accept(arguments: argparse.Namespace) -> None:
         raise UsageError("--accept-code-changes cannot act without --resume: a new run records the code that it runs")
 
 
+def refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:
+    """Exit with the usage of a command if there are arguments that it does not know, and suggest the nearest option."""
+    from rl_llm.config import nearest
+
+    options = {option for action in parser._actions for option in action.option_strings}
+    if unknown:
+        hints = [nearest(one.partition("=")[0], options) if one.startswith("-") else "" for one in unknown]
+        listed = ", ".join(one + hint for one, hint in zip(unknown, hints, strict=True))
+        parser.error(f"unrecognized arguments: {listed}")
+
+
 def positive(text: str) -> int:
     """Parse an argument that is a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -88,7 +99,8 @@ def check_output(option: str, path: Path | None, overwrite: bool = False) -> Non
 def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experiment"]:
     """Load an experiment by its spec and apply overrides; returns its name, too. Raises UsageError."""
     from rl_llm.config import ExperimentError, OverrideError, load_experiment, override, to_json
-    from rl_llm.experiment import Experiment
+    from rl_llm.experiment import Experiment, Tokenizer
+    from rl_llm.problem import Task
 
     try:
         name, experiment = load_experiment(spec, Experiment)
@@ -98,5 +110,15 @@ def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experimen
     try:
         to_json(experiment)
     except (TypeError, ValueError) as error:  # a lambda, functools.partial or an object of a class that is no dataclass
-        raise UsageError(f"{spec}: {error}; expected values, dataclasses, and functions of a module") from error
+        remedy = "expected values, dataclasses, and functions of a module: put @dataclass(frozen=True) above a class"
+        raise UsageError(f"{spec}: {error}; {remedy}") from error
+    for field, kind in (("task", Task), ("tokenizer", Tokenizer)):
+        value, members = getattr(experiment, field), {*vars(kind), *kind.__annotations__}
+        missing = [name for name in sorted(members) if not name.startswith("_") and not hasattr(value, name)]
+        if isinstance(value, type):
+            name = value.__name__
+            raise UsageError(f"{spec}: {field} is the class {name}; expected a value of it: {name}()")
+        if missing:
+            lacks = f"{type(value).__name__} has no {', '.join(missing)}"
+            raise UsageError(f"{spec}: {field}={value!r} is no {field}: {lacks}")
     return name, experiment

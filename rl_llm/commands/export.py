@@ -42,12 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
     its licence. For any other policy, the folder limits texts to the length that the policy was trained on. The end
     tokens of the run are written into generation_config.json, and a model card into README.md.
     """
+    from rl_llm.parallel import hosts
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.load import RecordError
 
     try:
+        hosts.check_devices()
         exported = export(arguments.folder, arguments.out, arguments.like, arguments.dtype, arguments.adapter)
-    except (RecordError, CheckpointError, ValueError, OSError) as error:
+    except (hosts.HostsError, RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     print(*exported.notes, sep="\n", end="\n" if exported.notes else "")
     print(f"the {'adapters' if arguments.adapter else 'policy'} of step {exported.step}: {arguments.out}")

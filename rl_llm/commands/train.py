@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rl_llm.commands.common import (
     DONE,
     FAILED,
-    PREEMPTED,
     STARTED,
     UsageError,
     add_accept,
@@ -31,7 +30,8 @@ EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
   rl-llm train experiments/quickstart.py --out runs/slower --resume      resume after an interruption
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM (state saved: run again with --resume)"""
+exit codes: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM, 130 by Ctrl-C (state saved: run again with
+--resume; a second Ctrl-C ends at once)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         again += "".join(f" --set {item}" for item in arguments.overrides)
         if hosts.writes():
             print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
-        return PREEMPTED
+        return 128 + stop.signal
     except RunFolderError as error:
         raise UsageError(str(error)) from error
     except (GateError, GradingError, CheckpointError) as error:

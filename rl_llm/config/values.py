@@ -6,13 +6,14 @@ dataclasses ("components"). The command line changes plain values; Python change
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import inspect
 import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
@@ -75,7 +76,9 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
         if part not in inside:
             kind = type(value).__name__ if inside else repr(value)
             where = f"{'.'.join(below[0].path[:depth])} ({kind})" if depth else kind
-            hint = _elsewhere(below[0].path[depth:], root) or nearest(part, inside)
+            if value is None and (made := _in_python(assignments, annotation, depth)):
+                raise below[0].refuse(f"{where} has no fields, and only Python changes structure; {made}")
+            hint = _elsewhere(below[0].path[depth:], inside, root)
             listing = f"; it has: {', '.join(inside)}" if inside else ""
             raise below[0].refuse(f"{where} has no {part!r}{hint}{listing}")
         changed[part] = _assign(*inside[part], below, depth + 1, root)
@@ -95,10 +98,9 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     if wanted in (None, types.NoneType):
         names = ", ".join(f"{place}.{name}" for name in children(current, annotation))
         now = type(current).__name__ if names else repr(current)
-        raise assignment.refuse(
-            f"{place} is structure (now {now}), and only Python changes structure; use dataclasses.replace in the "
-            f"experiment's file{f', or set a value in it: {names}' if names else ''}"
-        )
+        made = _in_python([assignment], annotation, len(assignment.path)) if current is None else ""
+        made = made or f"use dataclasses.replace in the experiment's file{names and f', or set a value in it: {names}'}"
+        raise assignment.refuse(f"{place} is structure (now {now}), and only Python changes structure; {made}")
     candidates: list[Any] = [_CONSTANTS[text.lower()]] if text.lower() in _CONSTANTS else []
     with contextlib.suppress(msgspec.DecodeError):
         candidates.append(msgspec.json.decode(text))
@@ -125,10 +127,38 @@ def _plain(annotation: Any) -> Any:
     return None
 
 
-def _elsewhere(path: Sequence[str], root: Any) -> str:
-    """Hint at the place of a right name, e.g. `optimizer.learning_rate` for `learning_rate`."""
-    found = [place for place in _places(root, "") if f".{place}".endswith("." + ".".join(path))]
-    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+def _in_python(assignments: Sequence[_Assignment], annotation: Any, depth: int) -> str:
+    """Python lines that replace a None by a component with the assigned values; empty if no class fits."""
+    kind: Any = next((part for part in typing.get_args(annotation) if dataclasses.is_dataclass(part)), None)
+    parents = assignments[0].path[:depth]
+    if kind is None or not all(map(str.isidentifier, parents)):
+        return ""
+    hints, values, missing = typing.get_type_hints(kind, include_extras=True), {}, dataclasses.MISSING
+    for assignment in assignments:
+        name = "".join(assignment.path[depth : depth + 1])  # empty for `model.lora=8`
+        if name and name not in hints:
+            raise assignment.refuse(f"{kind.__name__} has no {name!r}{nearest(name, hints)}")
+        if name and len(assignment.path) == depth + 1:
+            values[name] = repr(_convert(assignment, None, hints[name]))
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is missing]
+    made = f"{kind.__name__}({', '.join(f'{n}={v}' for n, v in (dict.fromkeys(needed, '...') | values).items())})"
+    for level in range(depth, 0, -1):
+        made = f"replace({'.'.join(('base', *parents[: level - 1]))}, {parents[level - 1]}={made})"
+    imports = f"from dataclasses import replace\n  from {kind.__module__} import {kind.__name__}"
+    return f"in the experiment's file:\n  {imports}\n  base = {made}"
+
+
+def _elsewhere(path: Sequence[str], inside: Iterable[str], root: Any) -> str:
+    """Suggest the nearest name here or, if it is closer, elsewhere: `optimizer.learning_rate` for `learning_rat`."""
+    here = list(inside)
+    for wanted in (path, path[:1]):
+        places: dict[str, list[str]] = {}
+        for place in _places(root, ""):
+            places.setdefault(".".join(place.split(".")[-len(wanted) :]), []).append(place)
+        close = difflib.get_close_matches(".".join(wanted), [*here, *places], n=1, cutoff=0.6)
+        if close and close[0] not in here:
+            return f" (did you mean {' or '.join(map(repr, places[close[0]]))}?)"
+    return nearest(path[0], here)
 
 
 def _places(value: Any, prefix: str) -> Iterator[str]:

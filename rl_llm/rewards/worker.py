@@ -44,6 +44,7 @@ def start_worker(scorer: bytes) -> None:
     """Prepare a worker process before the clock of its first job starts."""
     # pebble handles SIGTERM in Python code, which a verifier stuck in C code (9**9**9) never reaches.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which still grades a step
     # pebble takes exit code 0 for a normal end and never settles the job of that worker.
     exit_process = os._exit
 

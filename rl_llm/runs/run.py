@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ class Run:
         self, step: int, problems: Sequence[Problem], responses: Sequence[str], grades: Sequence[Grade]
     ) -> None:
         """Write ungraded responses to samples.jsonl, and new kinds of failures to the display and the ledger."""
-        K = self.experiment.responses_per_prompt  # row b answers problem b // K
+        K = len(grades) // len(problems)  # row b answers problem b // K
         failed = [row for row, grade in enumerate(grades) if grade.status != "ok"]
         if not failed:
             return
@@ -100,12 +101,13 @@ class Run:
 
     def checkpoint_if_due(self, state: TrainState) -> None:
         """Save between two steps if a checkpoint is due; if any process was told to stop, save and raise Preempted."""
-        stop = hosts.any_of(self.stop.requested)
+        stop = max(hosts.gather(self.stop.received))
         if stop or self.step % self.experiment.checkpointing.every == 0:
             self.save(state)
         if stop:
             self.folder.ledger.append("preempted", step=self.step)
-            raise Preempted(f"stopped by SIGTERM at step {self.step}; the state is saved in {self.folder.path}")
+            why = f"stopped by {Signals(stop).name} at step {self.step}"
+            raise Preempted(f"{why}; the state is saved in {self.folder.path}", stop)
 
     def save(self, state: TrainState) -> None:
         """Checkpoint the state of this step, once."""
@@ -126,6 +128,9 @@ class Run:
         findings = find_all(lines, sampled_in(self.experiment))
         self._report_findings(findings)
         phases = ("generate", "grade", "update", "step")
+        suites = {
+            name: {"before": before["suites"][name], "after": found} for name, found in after.get("suites", {}).items()
+        }
         summary = {
             "accuracy_before": before["accuracy"],
             "accuracy_after": after["accuracy"],
@@ -133,6 +138,7 @@ class Run:
             "greedy_after": after["greedy"],
             "response_length_before": before["response_length"],
             "response_length_after": after["response_length"],
+            **({"suites": suites} if suites else {}),
             "skill": self.progress.get("skill"),
             "tokens_generated": self.progress["tokens"],
             "tokens_evaluated": self.progress["tokens_evaluated"],

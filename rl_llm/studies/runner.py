@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from signal import Signals
 from statistics import mean
 
 from rl_llm.config.source import NO_CODE, Code
@@ -86,7 +87,7 @@ class _Queue:
     durations: list[float] = field(default_factory=list)
     incomplete: IncompleteMembers = field(default_factory=IncompleteMembers)
 
-    def give(self, workers: Workers[Group], spent: float) -> None:
+    def give(self, workers: Workers[Group], spent: float, display: Progress) -> None:
         """Give ready members to idle workers, but none that would end beyond the budget."""
         broken = {member.folder for member in self.incomplete.failed}
         for member in [member for member in self.waiting if member.start in broken]:
@@ -101,7 +102,10 @@ class _Queue:
             for member in group:
                 self.waiting.remove(member)
                 self.starts[member] = self.starts.get(member, 0) + 1
-            workers.give(group, self.schedule.job(group))
+            job = self.schedule.job(group)
+            workers.give(group, job)
+            for member, log in zip(group, job.logs, strict=True):
+                display.say(f"{member}: started; log {log}")
 
     def take(self, ended: Ended[Group], ledger: Ledger, display: Progress) -> int:
         """Report and record a finished job; returns how many members are over. A killed worker's members wait again."""
@@ -132,7 +136,7 @@ class _Queue:
 def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
     """Run all members that are not done; a failure stops only the members that start from it.
 
-    Raises Preempted after a SIGTERM, once the running members have saved their state.
+    Raises Preempted after a SIGTERM or Ctrl-C, once the running members have saved their state.
     """
     queue = _Queue(schedule, [member for member in schedule.members if not member.done])
     done, spent = len(schedule.members) - len(queue.waiting), 0.0
@@ -143,17 +147,16 @@ def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
         open_workers(schedule.cores[: max(1, len(queue.waiting))], schedule.compiled) as workers,
     ):
         begin = time.monotonic()
-        while (queue.waiting or workers.busy) and not stop.requested:
+        while (queue.waiting or workers.busy) and not stop.received:
             spent = time.monotonic() - begin
-            queue.give(workers, spent)
+            queue.give(workers, spent, display)
             for ended in workers.ended():
                 done += queue.take(ended, ledger, display)
                 phase.update(done, seconds=ended.seconds)
-    if stop.requested:
+    if stop.received:
         ledger.append("preempted", done=done)
-        raise Preempted(
-            f"stopped by SIGTERM with {done} of {len(schedule.members)} members done; running members saved their state"
-        )
+        why = f"stopped by {Signals(stop.received).name} with {done} of {len(schedule.members)} members done"
+        raise Preempted(f"{why}; running members saved their state", stop.received)
     done, left_out = sum(member.done for member in schedule.members), len(queue.incomplete.left_out)
     ledger.append("carried_out", done=done, seconds=spent, left_out=left_out)
     return queue.incomplete

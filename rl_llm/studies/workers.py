@@ -133,6 +133,7 @@ def _work(connection: Connection, cores: Sequence[int] | None, compiled: Path, p
     """Run jobs until the connection closes. Affinity comes first: JAX starts a thread per core on first use."""
     import jax
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which sends SIGTERM
     if cores is not None:
         os.sched_setaffinity(0, cores)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice wins
@@ -142,7 +143,7 @@ def _work(connection: Connection, cores: Sequence[int] | None, compiled: Path, p
     while True:
         try:
             job: Job = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         job.logs[0].parent.mkdir(parents=True, exist_ok=True)
         with job.logs[0].open("a") as log:

@@ -37,7 +37,20 @@ for case in json.loads(sys.argv[1]):
 PATH = str(ROOT / TINY)
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a command": (["trian", PATH], ["trian", "'train'"]),
-    "an option": (["train", PATH, "--sed", "3"], ["--sed"]),
+    "an option": (
+        ["train", PATH, "--sed", "3"],
+        ["usage: rl-llm train [-h]", "rl-llm train: error: unrecognized arguments: --sed (did you mean '--seed'?), 3"],
+    ),
+    "an option with its value": (["report", "runs", "--uot=x"], ["usage: rl-llm report", "--uot=x"]),
+    "an argument": (["report", "runs", "more", "--x"], ["usage: rl-llm report"]),
+    "a field of nothing": (
+        ["train", PATH, "--set", "model.lora.rank=8"],
+        ["model.lora (None) has no fields", "base = replace(base, model=replace(base.model, lora=Lora(rank=8, "],
+    ),
+    "a misspelt field that is elsewhere": (
+        ["train", PATH, "--set", "learning_rat=2e-4"],
+        ["did you mean 'optimizer.learning_rate' or 'warm_start.optimizer.learning_rate'?"],
+    ),
     "a seed that is not a number": (["train", PATH, "--seed", "x"], ["--seed", "'x'"]),
     "a negative seed": (["train", PATH, "--seed", "-1"], ["--seed", "-1"]),
     "a seed that JAX would truncate": (["train", PATH, "--seed", str(2**32)], ["--seed", str(2**32)]),
@@ -279,6 +292,37 @@ def test_rl_llm_is_python_m_rl_llm():
 def test_the_command_line_itself_needs_no_jax():
     program = "import sys, rl_llm.cli; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "parts"),
+    [
+        ("Plain()", ["value.task is <", "(Plain)", "put @dataclass(frozen=True) above a class"]),
+        ("Empty()", ["task=Empty() is no task: Empty has no name, problems, verify"]),
+        ("tiny.ModularSum", ["task is the class ModularSum; expected a value of it: ModularSum()"]),
+    ],
+)
+def test_a_task_that_is_none_is_one_line(
+    task: str, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    module = tmp_path / f"task_{len(task)}.py"
+    module.write_text(
+        "from dataclasses import dataclass, replace\nfrom tests.data import tiny\n"
+        "class Plain:\n    pass\n@dataclass(frozen=True)\nclass Empty:\n    pass\n"
+        f"base = replace(tiny.cold, task={task})\n"
+    )
+    assert main(["train", str(module), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert [part for part in parts if part not in said] == [], said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_a_device_is_one_line(platform: str, tmp_path: Path):
+    code, stdout, stderr = rl_llm("train", TINY, "--out", tmp_path / "run", JAX_PLATFORMS=platform)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1), stderr
+    assert stderr.startswith(f"rl-llm train: JAX_PLATFORMS={platform}: JAX finds no such device (")
 
 
 def test_a_value_that_no_record_can_hold_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

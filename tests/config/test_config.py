@@ -123,6 +123,12 @@ def test_override_converts_the_text_by_the_annotation(assignment: str, place: st
         ("stpes=3", ["Trial", "no 'stpes'", "did you mean 'steps'?", "it has: algorithm, title"]),
         ("algorithm.objective.hihg=1", ["algorithm.objective (Clip)", "did you mean 'high'?", "low, high"]),
         ("objective.high=1", ["did you mean 'algorithm.objective.high'?"]),
+        ("learning_rat=1", ["did you mean 'learning_rate'?"]),
+        ("hig=1", ["did you mean 'algorithm.objective.high'?"]),
+        ("objectve.hihg=1", ["did you mean 'algorithm.objective.high'?"]),
+        ("penalty.strength=1", ["did you mean 'algorithm.penalty'?"]),
+        ("algorithm.penalty.coeficient=1", ["Penalty has no 'coeficient' (did you mean 'coefficient'?)"]),
+        ("algorithm.penalty.coefficient=x", ["expected float, got 'x'"]),
         ("coefficient=1", ["'algorithm.filters.0.coefficient' or 'algorithm.filters.1.coefficient'"]),
         ("steps.more=1", ["steps (30) has no 'more'"]),
         ("resolved=1", ["has no 'resolved'"]),
@@ -146,6 +152,18 @@ def test_a_wrong_override_names_itself_the_place_and_the_remedy(assignment: str,
     assert f"--set {assignment}" in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "coefficient"), [("algorithm.penalty.coefficient=0.3", 0.3), ("algorithm.penalty=0.3", 0.1)]
+)
+def test_a_value_inside_none_is_refused_with_the_python_that_makes_it(assignment: str, coefficient: float):
+    """The lines in the message work as they stand."""
+    with pytest.raises(OverrideError, match="only Python changes structure; in the experiment's file:") as caught:
+        override(BASE, [assignment])
+    lines = {"base": BASE}
+    exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]), lines)
+    assert lines["base"] == replace(BASE, algorithm=replace(Algorithm(), penalty=Penalty(coefficient)))
 
 
 @pytest.mark.parametrize("second", ["steps=4", "steps = 4"])

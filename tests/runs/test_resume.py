@@ -65,13 +65,19 @@ def test_killed_while_saving_in_both_phases_it_ends_as_if_never_killed(whole: Fi
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, str, int]], Finished]:
-    """A run stopped in the warm start and again in RL: code, stderr and steps of each process, and the finished run."""
+    """A run stopped in the warm start by SIGTERM and in RL by Ctrl-C, which a terminal sends to the graders, too.
+
+    Returns code, stderr and steps of each process, and the finished run.
+    """
     folder = tmp_path_factory.mktemp("stopped") / "run"
     processes, command = [], ["train", TINY, "--out", str(folder), *OFTEN]
-    for steps in (3, WARM_STEPS + 1):
+    for steps, number in ((3, signal.SIGTERM), (WARM_STEPS + 1, signal.SIGINT)):
         process = start(*command)
         wait_until(process, lambda steps=steps: steps_done(folder) >= steps)
-        process.send_signal(signal.SIGTERM)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         code, _, stderr = finish(process)
         processes.append((code, stderr, steps_done(folder)))
         command = shlex.split(stderr.splitlines()[-1])[1:]  # as a user would: by what the message says
@@ -81,12 +87,18 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("index", "first", "last"), [(0, 3, WARM_STEPS), (1, WARM_STEPS + 1, STEPS - 1)])
-def test_sigterm_saves_exits_with_143_and_prints_how_to_resume(stopped: tuple, index: int, first: int, last: int):
+@pytest.mark.parametrize(
+    ("index", "name", "exit_code", "first", "last"),
+    [(0, "SIGTERM", 143, 3, WARM_STEPS), (1, "SIGINT", 130, WARM_STEPS + 1, STEPS - 1)],
+)
+def test_a_stopped_run_saves_and_prints_how_to_resume(
+    stopped: tuple, index: int, name: str, exit_code: int, first: int, last: int
+):
     code, stderr, steps = stopped[0][index]
-    assert code == 143
+    assert code == exit_code
     assert first <= steps <= last
-    assert f"stopped by SIGTERM at step {steps}; the state is saved" in stderr
+    assert f"stopped by {name} at step {steps}; the state is saved" in stderr
+    assert ("Ctrl-C again ends at once" in stderr) == (name == "SIGINT")
     assert re.search(r"\n  rl-llm train .*--resume", stderr)
     assert "Traceback" not in stderr
 

@@ -1,5 +1,6 @@
 """A warm start on conversations of a file: it learns, resumes bit for bit, and refuses another file."""
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,8 +57,8 @@ class StopAfter:
     step: int
 
     @property
-    def requested(self) -> bool:
-        return self.run.step >= self.step
+    def received(self) -> int:
+        return signal.SIGTERM if self.run.step >= self.step else 0
 
 
 def learn(folder: Path, experiment: Experiment, stop_after: int | None = None) -> tuple[TrainState, list[dict]]:

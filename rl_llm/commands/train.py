@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.load import RecordError
 
+    _say(f"run folder  {out}\npreparing: devices, problems, weights ...")
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
         identity = problems_fingerprint(problems, sources)
@@ -144,6 +145,7 @@ def _train(
         grader = stack.enter_context(open_grader(experiment))
         try:
             if accept or not hosts.on_writer((out / "experiment.json").exists):  # a run in it has passed
+                _say("checking the verifier with the problems' own answers ...")
                 notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, seed, grader))
             folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept))
         except (ValueError, OSError, RunFolderError, LedgerError) as error:
@@ -158,6 +160,14 @@ def _train(
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)
             raise
+
+
+def _say(text: str) -> None:
+    """Print where a run is before its display opens."""
+    from rl_llm.parallel import hosts
+
+    if hosts.writes():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _default_folder(spec: str, name: str, seed: int) -> Path:

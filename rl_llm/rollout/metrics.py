@@ -75,11 +75,12 @@ def forward_pass_flops(config: ModelConfig, rollout: Rollout) -> float:
 
 
 def in_brief(line: dict[str, float]) -> dict[str, float]:
-    """Values of a step for the progress display: reward, length and entropy.
+    """Values of a step for the progress display: reward, length, entropy and validation accuracy.
 
     While a critic learns alone, its error replaces the entropy.
     """
     names = {"reward": "reward/mean", "length": "response/length", "entropy": "policy/entropy"}
+    names |= {"validation": "evaluation/accuracy"}
     names |= {} if "policy/entropy" in line else {"critic error": "critic/error"}
     return {shown: line[name] for shown, name in names.items() if name in line}
 

@@ -1,5 +1,6 @@
 """Progress display of a run: live bars on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -39,23 +40,32 @@ class Progress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def phase(self, name: str, total: int, done: int = 0) -> Iterator["_Bar | _Lines"]:
-        """Show one phase of `total` steps, such as the warm start; `done` of them were made before a resume."""
+    def phase(
+        self, name: str, total: int, done: int = 0, aside: bool = False, compiles: str = ""
+    ) -> Iterator["_Bar | _Lines"]:
+        """Show one phase of `total` steps, such as the warm start; `done` of them were made before a resume.
+
+        A phase `aside` is part of another: it prints nothing in its first seconds, and its bar goes when it ends. The
+        first step compiles the programs `compiles`, which may take minutes: it does not count for the time left.
+        """
+        if compiles and done < total:
+            self.say(f"{name}: compiling {compiles} in the first step ...")
         if self._bars is None:
-            yield _Lines(self, name, total, done)
+            yield _Lines(self, name, total, done, aside)
             return
         task = self._bars.add_task(name, total=total, completed=done, numbers="")
         try:
             yield _Bar(self._bars, task)
         finally:
             self._bars.stop_task(task)
+            self._bars.update(task, visible=not aside)
 
 
 class _TokenRate:
-    """Tokens per second over the last few updates, so that the compilation in the first one soon drops out."""
+    """Tokens per second over the last few updates; 0 for the first one, which compiles."""
 
     def __init__(self) -> None:
-        self._updates = deque([(time.monotonic(), 0)], maxlen=STEPS_OF_TOKEN_RATE + 1)
+        self._updates: deque[tuple[float, int]] = deque(maxlen=STEPS_OF_TOKEN_RATE + 1)
 
     def add(self, tokens: int) -> float:
         self._updates.append((time.monotonic(), tokens))
@@ -73,26 +83,31 @@ class _Bar:
 
 
 class _Lines:
-    """Prints a line at the first and last step, and after every 5 % of the steps or 10 seconds."""
+    """Prints a line at the first and last step, and after every 5 % of the steps or 10 seconds.
 
-    def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
-        self._progress, self._name, self._total, self._done = progress, name, total, done
+    A phase aside prints after 10 seconds only.
+    """
+
+    def __init__(self, progress: Progress, name: str, total: int, done: int, aside: bool = False) -> None:
+        self._progress, self._name, self._total, self._aside = progress, name, total, aside
         self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None  # step and time of the first update
         self._rate = _TokenRate()
-        self._shown: tuple[int, float] | None = None
+        self._shown: tuple[int, float] | None = (done, self._start) if aside else None
 
     def update(self, step: int, *, tokens: int = 0, **fields: float) -> None:
         now = time.monotonic()
         rate = self._rate.add(tokens)
-        if self._shown is not None and step < self._total:
+        self._first = self._first or (step, now)
+        if self._shown is not None and (step < self._total or self._aside):
             shown_step, shown_time = self._shown
-            few_steps = step - shown_step < SHARE_BETWEEN_LINES * self._total
+            few_steps = self._aside or step - shown_step < SHARE_BETWEEN_LINES * self._total
             if few_steps and now - shown_time < SECONDS_BETWEEN_LINES:
                 return
         self._shown = (step, now)
-        elapsed = now - self._start
-        left = elapsed / max(step - self._done, 1) * (self._total - step)
-        times = f"{_clock(elapsed)} elapsed" + (f", {_clock(left)} left" if step < self._total else "")
+        timed = step - self._first[0]
+        left = (now - self._first[1]) / max(timed, 1) * (self._total - step)
+        times = f"{_clock(now - self._start)} elapsed" + (f", {_clock(left)} left" if timed and left else "")
         self._progress.say(f"{self._name} {step}/{self._total}  {_numbers(fields, rate)}  {times}")
 
 
@@ -113,6 +128,7 @@ def _bars(console: "Console") -> "Bars":
         ),
         console=console,
         expand=True,
+        speed_estimate_period=math.inf,  # a step may take minutes
     )
 
 

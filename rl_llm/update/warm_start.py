@@ -54,7 +54,7 @@ def warm_start(
     else:
         lessons = file_lessons(run, settings.demonstrations, problems["conversations"], mesh)
     rate = settings.optimizer.rate(settings.steps)
-    with run.display.phase("warm start", settings.steps, run.step) as phase:
+    with run.display.phase("warm start", settings.steps, run.step, compiles="the update") as phase:
         for step in range(run.step, settings.steps):
             start_time = time.perf_counter()
             batch, values = next(lessons.batches)

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ def test_without_a_terminal_progress_is_a_line_every_twentieth_of_the_steps() ->
 def test_a_plain_line_has_step_numbers_rate_and_time() -> None:
     last = lines_of_progress(total=3)[-1]
     assert re.fullmatch(r"rl 3/3  reward 1  [\d,]+ tokens/s  \d+:\d\d elapsed", last)
+
+
+def test_the_compilation_in_the_first_step_counts_for_no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step takes 60 s, each other one 2 s. Without a measured step there is no forecast."""
+    clock = iter([0.0, *(time for step in range(1, 21) for time in (58.0 + 2 * step,) * 2)])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    console = Console(file=io.StringIO(), width=60)
+    with Progress(console) as progress, progress.phase("rl", 20, compiles="the update") as phase:
+        for step in range(1, 21):
+            phase.update(step, tokens=1000)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[:2] == ["rl: compiling the update in the first step ...", "rl 1/20    1:00 elapsed"]
+    assert lines[2] == "rl 2/20  500 tokens/s  1:02 elapsed, 0:36 left"
+    assert lines[-1] == "rl 20/20  500 tokens/s  1:38 elapsed"
 
 
 def test_a_resumed_phase_continues_from_the_steps_done() -> None:

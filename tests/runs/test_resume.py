@@ -230,7 +230,7 @@ def test_killed_in_one_save_after_another_it_ends_as_if_never_killed(whole: Fini
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_its_processes_loses_nothing(whole: Finished, tmp_path: Path, number: int, code: int):
     """As a terminal (Ctrl-C) or a scheduler sends it: the grading processes get it as well."""
     folder = tmp_path / "run"

@@ -1,49 +1,43 @@
-"""The metrics of a run: metrics.jsonl is the record, and TensorBoard shows the same numbers."""
+"""The metrics of a run: metrics.jsonl is the record, and trackers show the same numbers."""
 
-import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from rl_llm.runs.files import read_records
 from rl_llm.runs.folder import METRICS, RunFolder
+from rl_llm.runs.tracking import Mirror, TensorBoard, Tracker
 
 
 class MetricsLog:
-    """Writes one record per step to metrics.jsonl and its numbers to `tensorboard/`. Use it in a `with` statement.
+    """Writes one record per step to metrics.jsonl, which TensorBoard and `trackers` show. Use it in a `with` statement.
 
-    resumed_from: the step of the restored checkpoint; TensorBoard drops later ones, as `RunFolder.truncate_after` does.
+    resumed_from: the step of the restored checkpoint. say: receives the errors of trackers, which stop no run.
     """
 
-    def __init__(self, folder: RunFolder, resumed_from: int | None = None) -> None:
-        from tensorboardX import SummaryWriter
-
+    def __init__(
+        self,
+        folder: RunFolder,
+        resumed_from: int | None = None,
+        trackers: Sequence[Tracker] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
         self._folder = folder
-        self._writer = None
-        if not folder.writes:
-            return
-        self._writer = SummaryWriter(
-            str(folder.path / "tensorboard"),
-            purge_step=None if resumed_from is None else resumed_from + 1,
-            flush_secs=10,
-            # Names contain the second, so without a suffix a quick resume would overwrite the previous file.
-            filename_suffix="" if resumed_from is None else f".after_{resumed_from}",
-        )
+        watching = (TensorBoard(), *trackers) if folder.writes else ()
+        self._mirrors = [Mirror(tracker, folder.path, resumed_from or 0, say) for tracker in watching]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for mirror in self._mirrors:
+            mirror.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write a record: an integer `step`, text such as `phase`, and numbers (TensorBoard: finite ones)."""
+        """Write a record: an integer `step`, text such as `phase`, and numbers (trackers: finite ones)."""
         self._folder.log(record)
-        if self._writer is None:
-            return
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                self._writer.add_scalar(name, value, record["step"])
+        for mirror in self._mirrors:
+            mirror.wake()
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

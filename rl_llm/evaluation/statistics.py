@@ -7,14 +7,14 @@ of samples. Studies compare few runs instead of many problems: see `rl_llm.studi
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import comb
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-DRAWS = 4000  # of the bootstrap's weights
+DRAWS = 10_000  # of the bootstrap's weights, and of signs
+CHUNK = 256  # problems that have their weights in memory at once
 
 Grades = Sequence[np.ndarray]  # f[samples] of each problem, in [0, 1]; an array f[problems, samples] is one
 Answers = Sequence[Sequence[Hashable | None]]  # the answer extracted from each sample; None: there was none
@@ -86,45 +86,83 @@ def _won_with(groups: Sequence[tuple[int, float]], silent: int, k: int, chance: 
     ties = k // votes
     if not any(size >= votes for size, _ in groups):
         return 0.0
+    others = silent + sum(size for size, _ in groups if size < votes)  # cannot win, so one binomial is enough
+    chosen_of_them = np.arange(min(others, k) + 1)
     probability = np.zeros((k + 1, ties + 1))  # [samples chosen, answers with `votes` votes]
-    probability[: min(silent, k) + 1, 0] = stats.binom.pmf(np.arange(min(silent, k) + 1), silent, chance)
+    probability[: len(chosen_of_them), 0] = stats.binom.pmf(chosen_of_them, others, chance)
     won = np.zeros_like(probability)  # probability times the sum of the winners' grades
     for size, grade in groups:
+        if size < votes:
+            continue
         share = stats.binom.pmf(np.arange(votes + 1), size, chance)
         new, new_won = np.zeros_like(probability), np.zeros_like(won)
-        for chosen in range(min(votes - 1, size) + 1):
+        for chosen in range(votes):
             new[chosen:] += share[chosen] * probability[: k + 1 - chosen]
             new_won[chosen:] += share[chosen] * won[: k + 1 - chosen]
-        if size >= votes:
-            new[votes:, 1:] += share[votes] * probability[: k + 1 - votes, :-1]
-            new_won[votes:, 1:] += share[votes] * (won + grade * probability)[: k + 1 - votes, :-1]
+        new[votes:, 1:] += share[votes] * probability[: k + 1 - votes, :-1]
+        new_won[votes:, 1:] += share[votes] * (won + grade * probability)[: k + 1 - votes, :-1]
         probability, won = new, new_won
     return float((won[k, 1:] / np.arange(1, ties + 1)).sum())
 
 
-def bounded_mean(values: np.ndarray, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Mean of independent values f64[problems] in [`low`, `high`] with its 95 % interval.
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Estimate, float]:
+    """Mean of second - first over the same problems, f64[problems] each, with its interval and p-value.
 
-    A Bayesian bootstrap in which one more problem might have the lowest or the highest value (Gaffke 2005): it keeps
-    its level for skewed values, and where all problems are alike (all right, say), Student's t does not. For values 0
-    and 1 it nearly is the interval of Clopper and Pearson. Same values, same interval.
+    The p-value is that of a sign-flip test: if it made no difference which of the two a value came from, a mean this
+    far from 0 would be so likely.
     """
+    differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    largest = differences_bound(differences)
+    found = bounded_mean(differences, -largest, largest)
+    reached = np.abs(_sign_flipped(differences)) >= abs(differences.sum()) - 1e-9
+    return found, float((reached.sum() + 1) / (len(reached) + 1))
+
+
+def differences_bound(differences: np.ndarray) -> np.ndarray:
+    """Largest difference f64[...] that a problem not seen among f64[..., problems] is thought to have.
+
+    Half as much again as the largest one seen, at most 1; and 1 if none was seen.
+    """
+    seen = np.abs(differences).max(axis=-1)
+    return np.where(seen > 0, np.minimum(1.5 * seen, 1.0), 1.0)
+
+
+def bounded_mean(values: np.ndarray, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0) -> Estimate:
+    """Mean of independent values f64[problems] in [`low`, `high`] with its `interval`."""
     if not len(values):
         raise ValueError("there are no problems; expected at least one")
-    values = np.sort(np.asarray(values, np.float64))
-    weights, unseen = _weights(len(values))
-    sums, totals = values @ weights, weights.sum(axis=0) + unseen
-    tail = (1 - CONFIDENCE) / 2
-    bottom = np.quantile((sums + low * unseen) / totals, tail)
-    top = np.quantile((sums + high * unseen) / totals, 1 - tail)
-    return Estimate(float(values.mean()), float(bottom), float(top), len(values))
+    bottom, top = interval(np.asarray(values, np.float64), low, high)
+    return Estimate(float(np.mean(values)), float(bottom), float(top), len(values))
 
 
-@cache
-def _weights(problems: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exponential weights f64[problems, draws] of the problems and f64[draws] of one that was not seen."""
+def interval(
+    values: np.ndarray, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals f64[...] of the means of independent values f64[..., problems] in [`low`, `high`].
+
+    A Bayesian bootstrap in which one more problem has the lowest or the highest value (Gaffke 2005). It keeps its level
+    where Student's t does not: with few problems, skewed values, or all problems right. For values of 0 and 1 it is
+    Clopper and Pearson's interval, up to the noise of its draws. They are fixed: the same values give the same bounds.
+    """
+    values = np.sort(values, axis=-1)
     noise = np.random.default_rng(0)
-    return noise.standard_exponential((problems, DRAWS)), noise.standard_exponential(DRAWS)
+    unseen = noise.standard_exponential(DRAWS)
+    sums, total = np.zeros((*values.shape[:-1], DRAWS)), unseen.copy()
+    for start in range(0, values.shape[-1], CHUNK):
+        part = values[..., start : start + CHUNK]
+        weights = noise.standard_exponential((part.shape[-1], DRAWS))
+        sums += part @ weights
+        total += weights.sum(axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.asarray(low)[..., None], np.asarray(high)[..., None]
+    bottom = np.quantile((sums + low * unseen) / total, tail, axis=-1)
+    return bottom, np.quantile((sums + high * unseen) / total, 1 - tail, axis=-1)
+
+
+def _sign_flipped(differences: np.ndarray) -> np.ndarray:
+    """Sums f64[DRAWS] of the differences with random signs."""
+    signs = np.random.default_rng(1).integers(0, 2, (DRAWS, len(differences)), dtype=np.int8)
+    return (2 * signs - 1) @ differences
 
 
 def _checked(right: Grades, k: int = 1) -> Grades:

@@ -15,7 +15,7 @@ from rl_llm.algorithms.moments import Moments, mean, no_moments, update, varianc
 from rl_llm.algorithms.returns import GAE, RewardToGo
 from rl_llm.algorithms.shaping import KLInReward, SoftOverlong, WhitenRewards
 from rl_llm.algorithms.whitening import GDPO, ClipAdvantage, Whiten
-from rl_llm.rollout.evaluate import pass_at_k
+from rl_llm.evaluation.statistics import pass_at
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -251,7 +251,7 @@ def prime_rl_pass(case: Case) -> Outputs:
     ours = {}
     for output in case.entry["outputs"]:
         kind, k = output.rsplit("_", 1)
-        at = [pass_at_k(np.array([right]), n, int(k)) for right in range(n + 1)]
+        at = [pass_at([np.repeat([1.0, 0.0], [right, n - right])], int(k)).value for right in range(n + 1)]
         ours[output] = np.array(at) if kind == "pass_at" else 1 - np.array(at[::-1])
     return ours
 

@@ -4,7 +4,7 @@
     rl-llm train experiments/recipes.py:LITE_PPO --seed 0 --out runs/recipes/LITE_PPO-seed0           the teacher
     rl-llm train experiments/distillation.py:on_policy        reverse KL on the student's own responses
     rl-llm train experiments/distillation.py:gkd              GKD: half of the steps use the teacher's responses
-    rl-llm evaluate runs/recipes/LITE_PPO-seed0 --split train --problems 2048 --samples runs/taught.jsonl --logits 8
+    rl-llm evaluate runs/recipes/LITE_PPO-seed0 --split train --problems 2048 --responses runs/taught.jsonl --logits 8
     rl-llm train experiments/distillation.py:offline          stored logits, without the teacher
     rl-llm train experiments/distillation.py:without          the student, with RL alone
 

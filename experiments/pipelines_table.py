@@ -66,7 +66,7 @@ def responses(source: Path, file: Path, *options: str) -> Path:
     """A file with a run's responses to training problems, which are sampled if it is missing."""
     if not file.exists():
         command = [sys.executable, "-m", "rl_llm", "evaluate", str(source), "--split", "train", "--problems", "2048"]
-        subprocess.run([*command, "--samples", str(file), *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--responses", str(file), *options], check=True, stdout=subprocess.DEVNULL)
     return file
 
 

@@ -4,7 +4,7 @@ The judged responses are sampled on training problems from the warm-started poli
 verifier's rewards stand in for human judgements.
 
     rl-llm train experiments/recipes.py:warm --seed 0 --out runs/recipes/warm-seed0
-    rl-llm evaluate runs/recipes/warm-seed0 --split train --problems 2048 --samples runs/judged.jsonl
+    rl-llm evaluate runs/recipes/warm-seed0 --split train --problems 2048 --responses runs/judged.jsonl
     rl-llm train experiments/preferences.py:offline_dpo            learn from the file
     rl-llm train experiments/preferences.py:offline_kto
     rl-llm train experiments/preferences.py:offline_sft            maximum likelihood on the responses judged right

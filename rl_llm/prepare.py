@@ -5,9 +5,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 
 from rl_llm.experiment import Experiment
+from rl_llm.experiment.suite import SUITE, Suite
 from rl_llm.model import weight_table
 from rl_llm.model.huggingface import readable_positions, yarn_fields
 from rl_llm.model.huggingface.adapters import model_folder
@@ -18,14 +20,14 @@ from rl_llm.problem import Problem, Split
 from rl_llm.rewards.gate import SECONDS, GateReport, Write, check_task
 from rl_llm.rewards.grader import Grader
 from rl_llm.rollout.offline import read_responses
-from rl_llm.rollout.text import check_ids, encode_prompts, encode_responses, encode_shown
+from rl_llm.rollout.text import check_ids, encode_prompts, encode_responses, encode_shown, longest_prompt
 from rl_llm.runs.load import SourceModels, load_source_models
 from rl_llm.tasks.answers import written_as_asked
 from rl_llm.tasks.conversations import read_conversations
 
 GATE_PROBLEMS = 256  # of each split; a verifier may fail on only a few percent of them
 
-# By split; also "stored" (with stored responses) and "conversations" (of the warm start's file).
+# By split; also "stored" (with stored responses), "conversations" (of the warm start's file), and suites by their key.
 Problems = Mapping[str, Sequence[Problem]]
 
 
@@ -67,8 +69,29 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
         rows, texts = [problem.metadata["tokens"] for problem in found], [problem.prompt for problem in found]
         check_ids(experiment.tokenizer, rows, texts, experiment.model.vocabulary)
         problems["conversations"] = found
+    suites = {suite: suite.ask() for suite in experiment.evaluation.suites}
+    problems |= {suite.key: found for suite, found in suites.items()}
     _check_positions(experiment, longest, problems)
-    return both, problems, load_source_models(experiment, both.learner)
+    for suite, found in suites.items():
+        check_suite(experiment, suite, found)
+    sources = load_source_models(experiment, both.learner)
+    return both, problems, replace(sources, notes=(*sources.notes, *shared_problems(experiment, problems)))
+
+
+def shared_problems(experiment: Experiment, problems: Problems) -> Iterator[str]:
+    """Name the suites with problems that the run learns from; capitals and spaces do not make another problem."""
+
+    def plain(problem: Problem) -> str:
+        return " ".join(problem.prompt.casefold().split())
+
+    learned = {plain(problem) for name in ("train", "stored", "conversations") for problem in problems.get(name, ())}
+    for suite in experiment.evaluation.suites:
+        asked = problems[suite.key]
+        if shared := [problem for problem in asked if plain(problem) in learned]:
+            yield (
+                f"suite {suite.name}: {len(shared)} of its {len(asked)} problems are learned from in this run, the "
+                f"first is {shared[0].prompt[:60]!r}: accuracy on them says nothing about new ones"
+            )
 
 
 def pass_gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> str:
@@ -111,7 +134,8 @@ def check_answers(
 ) -> GateReport:
     """Probe task and reward (`rewards.gate`) with a sample of the problems of every split, in random order."""
     draw = generator(seed, Purpose.GATE)
-    graded = (found for name, found in problems.items() if name != "conversations")
+    others = {"conversations", *(suite.key for suite in experiment.evaluation.suites)}
+    graded = (found for name, found in problems.items() if name not in others)
     pools = [[problem for problem in found if "rewards" not in problem.metadata] for found in graded]
     sample = [pool[index] for pool in pools for index in draw.permutation(len(pool))[:GATE_PROBLEMS]]
     order = draw.permutation(len(sample))
@@ -164,6 +188,7 @@ def problems_fingerprint(problems: Problems, sources: SourceModels) -> str:
     content: dict[str, list] = {
         split: [[p.id, p.prompt, p.answer, *([dict(p.metadata)] if split == "stored" else [])] for p in found]
         for split, found in problems.items()
+        if not split.startswith(SUITE)
     }
     content |= {"sources": list(sources.origins)} if sources.origins else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -224,10 +249,7 @@ def _check_widths(experiment: Experiment, problems: Problems, seed: int) -> int:
 
 def _check_positions(experiment: Experiment, longest: int, problems: Problems) -> None:
     """Raise ValueError for texts longer than the model of a Hugging Face folder can read, as servers do."""
-    folder, warm_start = model_folder(experiment.start), experiment.warm_start
-    limit = readable_positions(folder) if folder else None
-    if limit is None:
-        return
+    warm_start = experiment.warm_start
     limits = {"sampling.max_tokens": experiment.sampling.max_tokens}
     for name, part in (("warm_start", warm_start), ("mixture", experiment.mixture)):
         limits |= {f"{name}.max_tokens": part.max_tokens} if part and part.max_tokens else {}
@@ -237,7 +259,21 @@ def _check_positions(experiment: Experiment, longest: int, problems: Problems) -
         tokens = len(conversation.metadata["tokens"])
         texts[f"the conversation {conversation.prompt[:60]!r}, {tokens} tokens,"] = tokens
     text, length = max(texts.items(), key=lambda item: item[1])
-    if length > limit:
+    _check_length(experiment, text, length)
+
+
+def check_suite(experiment: Experiment, suite: Suite, problems: Sequence[Problem]) -> None:
+    """Raise ValueError for prompts that the model cannot read, alone or with their responses."""
+    longest = longest_prompt(experiment.tokenizer, problems, experiment.model.vocabulary)
+    tokens = (suite.sampling or experiment.sampling).max_tokens
+    text = f"suite {suite.name}: the longest prompt, {longest} tokens, with a response of max_tokens={tokens}"
+    _check_length(experiment, text, longest + tokens)
+
+
+def _check_length(experiment: Experiment, text: str, length: int) -> None:
+    folder = model_folder(experiment.start)
+    limit = readable_positions(folder) if folder else None
+    if folder and limit is not None and length > limit:
         remedy = "use shorter texts"
         if experiment.model.rope_scaling is None:
             remedy += f", or stretch its positions there by {yarn_fields(folder, math.ceil(length / limit), limit)}"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+from jax.profiler import TraceAnnotation, annotate_function
 
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import init_state, policy_of
@@ -22,7 +23,7 @@ from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grader, GradingError
 from rl_llm.rollout.collect import Collector
 from rl_llm.rollout.engine import GradedRollout, RolloutEngine, compile_policy_sampler, open_engine
-from rl_llm.rollout.evaluate import Evaluated, evaluate
+from rl_llm.rollout.evaluate import Evaluated, engine_of, evaluate
 from rl_llm.rollout.metrics import describe_rollout, in_brief, training_samples
 from rl_llm.rollout.offline import grade_stored
 from rl_llm.rollout.reward_model import compile_scorer
@@ -30,10 +31,12 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
+from rl_llm.runs.tracking import UNWATCHED, Watching
 from rl_llm.types import Metrics, TrainState
 from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from rl_llm.update.warm_start import warm_start
 
+Problems = Mapping[str, Sequence[Problem]]  # by split, or by the key of a suite (`prepare`)
 SAMPLES_KEPT = 8  # held-out responses before and after RL that samples.jsonl and the report show
 
 
@@ -45,40 +48,42 @@ def train(
     experiment: Experiment,
     seed: int,
     meshes: Meshes,
-    problems: Mapping[str, Sequence[Problem]],
+    problems: Problems,
     sources: SourceModels,
     folder: RunFolder,
     started: float,
     grader: Grader | None = None,
+    watching: Watching = UNWATCHED,
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from its newest state on, and return its summary.
 
     `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
-    `grader` is running, or is started. Raises GateError if the warm start did not teach the base skill, GradingError if
-    too many responses cannot be graded (the state is saved), and Preempted after a SIGTERM (the state is saved:
-    resume).
+    `grader` is running, or is started; `watching` names trackers and steps to trace. Raises GateError if the warm start
+    did not teach the base skill, GradingError if too many responses cannot be graded (the state is saved), and
+    Preempted after a SIGTERM (the state is saved: resume).
     """
     with (
-        open_run(experiment, seed, folder, started, meshes.learner) as (run, state),
+        open_run(experiment, seed, folder, started, meshes.learner, watching) as (run, state),
         open_engine(experiment, meshes, grader) as engine,
     ):
         if "stored" in problems:
             problems = {**problems, "stored": grade_stored(engine.grader, problems["stored"])}
         state = warm_start(run, state, problems, meshes.learner, sources.start)
         if "before" not in run.progress:
+            run.display.say("compiling the sampler, and evaluating the policy before RL ...")
             check_skill(run, engine, policy_of(state), problems["validation"])
-            run.progress["before"] = examine(run, engine, policy_of(state), problems["held_out"], "before")
+            run.progress["before"] = examine(run, engine, policy_of(state), problems, "before")
             run.save(state)
 
         state = reinforce(run, engine, sources, state, problems)
         if "after" not in run.progress:
-            run.progress["after"] = examine(run, engine, policy_of(state), problems["held_out"], "after")
+            run.progress["after"] = examine(run, engine, policy_of(state), problems, "after")
             run.save(state)
         return run.finish(state, problems["train"])
 
 
 def reinforce(
-    run: Run, engine: RolloutEngine, sources: SourceModels, state: TrainState, problems: Mapping[str, Sequence[Problem]]
+    run: Run, engine: RolloutEngine, sources: SourceModels, state: TrainState, problems: Problems
 ) -> TrainState:
     """Make the remaining RL steps: prompts -> rollout -> reward -> batch -> updates."""
     experiment, mesh = run.experiment, engine.meshes.learner
@@ -91,8 +96,9 @@ def reinforce(
         run.progress["reinforcing"] = True
 
     pending = None
-    with run.display.phase("reinforcement learning", experiment.steps, first) as phase:
-        for step in range(first, experiment.steps):
+    accuracy: dict[str, float] = {}  # of the last validation
+    with run.display.phase("reinforcement learning", experiment.steps, first, compiles="the updates") as phase:
+        for step in run.profiler.name_steps(range(first, experiment.steps)):
             if run.spends_budget():
                 break
             start = time.perf_counter()
@@ -110,21 +116,21 @@ def reinforce(
 
             update_start = time.perf_counter()
             assert graded.learned is not None
-            state, metrics = jax.block_until_ready(learning.update(state, graded.learned, step))
+            with TraceAnnotation("update"):
+                state, metrics = jax.block_until_ready(learning.update(state, graded.learned, step))
             updated = time.perf_counter()
 
-            values |= evaluate_step(run, engine, policy_of(state), problems["validation"], graded, step)
+            found = evaluate_step(run, engine, policy_of(state), problems, graded, step)
+            values, accuracy = values | found, found or accuracy
             seconds = {"time/update": updated - update_start, "time/step": time.perf_counter() - start}
             line = report_step(run, graded, values, metrics, seconds, step)
             if not last:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
-            phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(line))
+            phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(accuracy | line))
     return state
 
 
-def open_collector(
-    run: Run, engine: RolloutEngine, sources: SourceModels, problems: Mapping[str, Sequence[Problem]]
-) -> Collector:
+def open_collector(run: Run, engine: RolloutEngine, sources: SourceModels, problems: Problems) -> Collector:
     """Open the collector of a run's rollouts: from its own policy, a teacher, or stored responses."""
     teacher, score = None, None
     if sources.teacher is not None:
@@ -137,16 +143,29 @@ def open_collector(
     return Collector(run, engine, problems.get("stored", problems["train"]), teacher, score)
 
 
+@annotate_function  # names it in a trace
 def evaluate_step(
-    run: Run, engine: RolloutEngine, params: dict, problems: Sequence[Problem], graded: GradedRollout, step: int
+    run: Run, engine: RolloutEngine, params: dict, problems: Problems, graded: GradedRollout, step: int
 ) -> dict[str, float]:
-    """Validation accuracy after a step, and training samples to look at, if the experiment asks for them now."""
+    """Accuracy on validation and suites after a step, and training samples to look at, if they are due."""
     experiment = run.experiment
     if not experiment.evaluation.every or (step + 1) % experiment.evaluation.every:
         return {}
-    found = assess(run, engine, params, problems, key(run.seed, Purpose.EVALUATION, step), experiment.sampling)
+    noise_key = key(run.seed, Purpose.EVALUATION, step)
+    found = assess(run, engine, "validation", params, problems["validation"], noise_key, experiment.sampling)
+    suites = {f"evaluation/{name}/accuracy": value for name, value in watch(run, engine, params, problems).items()}
     run.folder.samples(training_samples(run.step + 1, graded, experiment.responses_per_prompt))
-    return {"evaluation/accuracy": found.accuracy}
+    return {"evaluation/accuracy": found.accuracy, **suites}
+
+
+def watch(run: Run, engine: RolloutEngine, params: dict, problems: Problems) -> dict[str, float]:
+    """Accuracy on the suites, with the same noise at every step, so that differences are paired."""
+    experiment, noise_key, found = run.experiment, key(run.seed, Purpose.EVALUATION), dict[str, float]()
+    for suite in experiment.evaluation.suites:
+        asked, sampling = problems[suite.key], suite.sampling or experiment.sampling
+        own = engine_of(engine, suite, asked)
+        found[suite.name] = assess(run, own, suite.name, params, asked, noise_key, sampling).accuracy
+    return found
 
 
 def report_step(
@@ -160,14 +179,20 @@ def report_step(
     return run.record("rl", values, metrics, waited | seconds)
 
 
-def assess(run: Run, engine: RolloutEngine, *arguments: Any) -> Evaluated:
-    """Run `evaluate`, record what could not be graded, and count its tokens as a cost of the run."""
+def assess(
+    run: Run, engine: RolloutEngine, name: str, params: dict, problems: Sequence[Problem], *arguments: Any
+) -> Evaluated:
+    """Run `evaluate` with a bar, record what could not be graded, and count its tokens as a cost of the run."""
+    with run.display.phase(f"evaluating {name}", len(problems), aside=True) as phase:
+        done = 0
 
-    def record(asked: Sequence[Problem], graded: GradedRollout) -> None:
-        rows = len(asked) * run.experiment.responses_per_prompt
-        run.record_ungraded(run.step, graded.problems, graded.responses[:rows], graded.grades[:rows])
+        def record(asked: Sequence[Problem], graded: GradedRollout) -> None:
+            nonlocal done
+            rows, done = len(asked) * len(graded.grades) // len(graded.problems), done + len(asked)
+            run.record_ungraded(run.step, asked, graded.responses[:rows], graded.grades[:rows])
+            phase.update(done)
 
-    found = evaluate(engine, record, *arguments)
+        found = evaluate(engine, record, params, problems, *arguments)
     run.progress["tokens_evaluated"] += found.tokens
     return found
 
@@ -181,7 +206,7 @@ def check_skill(run: Run, engine: RolloutEngine, params: dict, problems: Sequenc
     if gate is None:
         return
     noise_key = key(run.seed, Purpose.SKILL)
-    skill = assess(run, engine, params, problems, noise_key, run.experiment.sampling, gate.prefix).accuracy
+    skill = assess(run, engine, "skill", params, problems, noise_key, run.experiment.sampling, gate.prefix).accuracy
     run.progress["skill"] = skill
     run.folder.ledger.append("gate", skill=skill, minimum=gate.minimum)
     verdict = f"forced to start with {gate.prefix!r}, the policy solves {skill:.1%} of validation problems"
@@ -194,21 +219,26 @@ def check_skill(run: Run, engine: RolloutEngine, params: dict, problems: Sequenc
         )
 
 
-def examine(run: Run, engine: RolloutEngine, params: dict, problems: Sequence[Problem], when: str) -> dict[str, Any]:
-    """Evaluate held-out accuracy, sampled and greedy, with samples for the report.
+def examine(run: Run, engine: RolloutEngine, params: dict, problems: Problems, when: str) -> dict[str, Any]:
+    """Evaluate held-out accuracy, sampled and greedy, with samples for the report, and accuracy on the suites.
 
     The noise before and after RL is the same, so the comparison is paired.
     """
-    noise_key, sampling = key(run.seed, Purpose.EVALUATION), run.experiment.sampling
-    found = assess(run, engine, params, problems, noise_key, sampling)
-    greedy = assess(run, engine, params, problems, noise_key, sampling.at(0.0))
+    noise_key, sampling, held_out = key(run.seed, Purpose.EVALUATION), run.experiment.sampling, problems["held_out"]
+    found = assess(run, engine, f"{when} RL", params, held_out, noise_key, sampling)
+    greedy = assess(run, engine, f"{when} RL, greedy", params, held_out, noise_key, sampling.at(0.0))
+    suites = watch(run, engine, params, problems)
     run.folder.samples({"step": run.step, "when": when} | sample for sample in found.samples[:SAMPLES_KEPT])
     numbers = found.numbers()
     result = {"accuracy": numbers.pop("accuracy"), "greedy": greedy.accuracy, **numbers}
+    result |= {"suites": suites} if suites else {}
     run.folder.ledger.append("evaluated", when=when, step=run.step, **result)
     run.display.say(
         f"{when} RL: {found.accuracy:.1%} of sampled and {greedy.accuracy:.1%} of greedy responses to held-out "
         f"problems are right, {found.response_length:.1f} tokens on average\n"
         + "\n".join(f"    {s['prompt']}  {s['response']}  [{s['reward']:g}]" for s in found.samples[:3])
+        + "".join(
+            f"\n{when} RL: {accuracy:.1%} of sampled responses to {name} are right" for name, accuracy in suites.items()
+        )
     )
     return result

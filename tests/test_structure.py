@@ -29,7 +29,7 @@ LABORATORY = {
     "cli": "commands plan",
     "commands": "config evaluation experiment learner model parallel plan prepare problem reports rewards rollout runs "
     "studies tasks train",
-    "evaluation": "config experiment model parallel prepare problem rollout runs tasks",
+    "evaluation": "algorithms config experiment learner model parallel prng problem rollout runs sampler tasks",
     "studies": "algorithms config experiment learner parallel plan reports rewards runs",
     "reports": "runs",
     "plan": "experiment learner model parallel prepare prng runs sampler types update",

@@ -11,3 +11,4 @@ from rl_llm.experiment.sources import (
     Teacher,
     WarmStart,
 )
+from rl_llm.experiment.suite import Suite

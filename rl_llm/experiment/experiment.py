@@ -14,6 +14,7 @@ from rl_llm.config.fields import Checked, NonNegativeInt, PositiveInt, UnitFloat
 from rl_llm.experiment.checks import check_experiment, token_sources
 from rl_llm.experiment.curriculum import Curriculum, DynamicSampling, Replay
 from rl_llm.experiment.sources import Mixture, RewardModel, StoredResponses, Teacher, WarmStart
+from rl_llm.experiment.suite import Suite
 from rl_llm.learner.critic import Critic
 from rl_llm.learner.optimizer import AdamW, Optimizer
 from rl_llm.model import Initialization, ModelConfig
@@ -48,10 +49,20 @@ class Tokenizer(Protocol):
 class Evaluation(Checked):
     """Held-out accuracy before and after RL, from `responses_per_prompt` samples and one greedy response to each of
     `problems` problems. `every` > 0 adds validation accuracy on one batch of prompts, every that many steps.
+
+    `suites` are evaluated at the same times (metric "evaluation/<suite>/accuracy"): train on one file, watch another.
+    They change nothing of the training and are not in the fingerprint.
     """
 
     problems: PositiveInt = 256
     every: NonNegativeInt = 0
+    suites: tuple[Suite, ...] = field(default=(), metadata={"fingerprint": False})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [suite.name for suite in self.suites]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"Evaluation.suites has {', '.join(repeated)} more than once; give each a name of its own")
 
 
 @dataclass(frozen=True)
@@ -71,10 +82,15 @@ class Grading(Checked):
 
 @dataclass(frozen=True)
 class Checkpointing(Checked):
-    """Save a checkpoint every `every` steps and keep the newest `keep`. Not in the fingerprint."""
+    """Save a checkpoint every `every` steps and keep the newest `keep`. Not in the fingerprint.
+
+    With `keep_best`, a step with the best validation accuracy so far (`evaluation.every`) is saved as well, and kept
+    until a better one is.
+    """
 
     every: PositiveInt = 100
     keep: PositiveInt = 3
+    keep_best: bool = False
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class StoredResponses(Checked):
     A row of the data file is {"prompt": "...", "responses": ["...", ...], "rewards": [1.0, ...]} with
     `responses_per_prompt` responses; the reward null stands for a response that could not be graded. A preference is a
     row of two, with rewards 1 and 0, or {"prompt": ..., "chosen": ..., "rejected": ...} in the layouts of TRL, as texts
-    or messages. `rl-llm evaluate RUN --samples FILE` writes such a file. With `--logits k` its lines also have
+    or messages. `rl-llm evaluate RUN --responses FILE` writes such a file. With `--logits k` its lines also have
     "tokens", the sampled ids, and "teacher_tokens" and "teacher_logp" (k per token), for distillation without the
     teacher; `top_tokens` of them are read.
 

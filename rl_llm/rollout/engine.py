@@ -15,12 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.profiler import TraceAnnotation
 
 from rl_llm.experiment import Experiment
 from rl_llm.experiment.curriculum import Cursor
+from rl_llm.experiment.suite import OwnReward, Verifiers
 from rl_llm.model import ModelConfig, split_flat, weight_table
 from rl_llm.parallel import hosts, population
-from rl_llm.parallel.mesh import Meshes, one_at_a_time, one_cpu, over_batch, put_on_batch, weight_shardings
+from rl_llm.parallel.mesh import (
+    Meshes,
+    data_parallel_size,
+    one_at_a_time,
+    one_cpu,
+    over_batch,
+    put_on_batch,
+    weight_shardings,
+)
 from rl_llm.parallel.programs import ROWS, compile_program
 from rl_llm.parallel.transfer import move
 from rl_llm.problem import Problem
@@ -98,11 +108,12 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class RolloutEngine:
-    """Samples and grades responses, `experiment.prompts_per_step` problems at a time, K responses each.
+    """Samples and grades responses, `prompts` problems at a time, `samples` responses each.
 
-    Made by `open_engine`. Rollouts are returned on the learner's mesh, wherever they were sampled. `weights` are the
-    shardings of the sampler's parameters. `sent` caches the frozen parameters of a sampler with its own devices, by
-    path: the source array and its copy.
+    Prompts have at most `width` tokens, responses at most `max_tokens`: a run's own sizes, if made by `open_engine`.
+    Rollouts are returned on the learner's mesh, wherever they were sampled. `weights` are the shardings of the
+    sampler's parameters. `sent` caches the frozen parameters of a sampler with its own devices, by path: the source
+    array and its copy.
     """
 
     experiment: Experiment
@@ -111,7 +122,22 @@ class RolloutEngine:
     weights: dict
     grader: Grader
     reader: ThreadPoolExecutor
+    prompts: int
+    samples: int
+    width: int
+    max_tokens: int
     sent: dict[str, tuple[jax.Array, jax.Array]] = field(default_factory=dict)
+
+    def sized(self, samples: int, prompts: int = 0, width: int = 0, max_tokens: int = 0) -> "RolloutEngine":
+        """The engine with another size; 0 keeps one. `prompts` must be a multiple of `unit`."""
+        prompts, width, max_tokens = prompts or self.prompts, width or self.width, max_tokens or self.max_tokens
+        sample, _ = compile_policy_sampler(self.experiment.model, self.experiment, self.meshes, samples, max_tokens)
+        return replace(self, sample=sample, prompts=prompts, samples=samples, width=width, max_tokens=max_tokens)
+
+    @property
+    def unit(self) -> int:
+        """Least number of prompts to sample at once: one for each device in each sampling batch."""
+        return data_parallel_size(self.meshes.sampler) * self.experiment.sampling_batches
 
     def place(self, params: dict) -> dict:
         """Move parameters to the sampler's mesh, frozen ones only once; on a shared mesh return them as they are."""
@@ -141,8 +167,8 @@ class RolloutEngine:
         placed (`place`), and must not be donated before the result is there.
         """
         start = time.perf_counter()
-        tokenizer, width = self.experiment.tokenizer, self.experiment.max_prompt_tokens
-        prompts = encode_prompts(tokenizer, problems, width, prefix, self.experiment.model.vocabulary)
+        tokenizer = self.experiment.tokenizer
+        prompts = encode_prompts(tokenizer, problems, self.width, prefix, self.experiment.model.vocabulary)
         dispatch = partial(self.sample, params, prompts, key, sampling.values(tokenizer.stop_ids, limit))
         if population.is_member() or not one_cpu(self.meshes.sampler):
             rollout = dispatch()
@@ -159,13 +185,13 @@ class RolloutEngine:
         (rows, tokens), (_, mask) = hosts.own_rows(rollout.tokens), hosts.own_rows(rollout.mask)
         own = replace(rollout, tokens=tokens, mask=mask)
         responses = [prefix + response for response in decode_responses(self.experiment.tokenizer, own)]
-        row_problems = [problems[row // self.experiment.responses_per_prompt] for row in rows]
+        row_problems = [problems[row // self.samples] for row in rows]
         return _Read(rollout, rows, responses, self.grader.submit(row_problems, responses))
 
     def _wait(self, problems: list[Problem], read: "Future[_Read]", dispatch_seconds: float) -> GradedRollout:
         """Wait for the rollout and the grades of all its rows."""
         start = time.perf_counter()
-        with population.others_run():
+        with population.others_run(), TraceAnnotation("generate"):
             wait([read])
         sampled = time.perf_counter()
 
@@ -174,7 +200,8 @@ class RolloutEngine:
             with population.others_run():
                 return own.rows, own.responses, own.grades.result()
 
-        parts = hosts.together(graded)
+        with TraceAnnotation("grade"):
+            parts = hosts.together(graded)
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
         responses = [response for _, found, _ in parts for response in found]
         grades = [grade for _, _, found in parts for grade in found]
@@ -198,8 +225,11 @@ def open_grader(experiment: Experiment) -> Iterator[Grader]:
 
     Members of a population share them; they end with the population. Raises GradingError if they do not start.
     """
-    grading = experiment.grading
-    own = Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit)
+    grading, suites = experiment.grading, experiment.evaluation.suites
+    verify, reward = experiment.task.verify, experiment.reward
+    if suites:
+        verify, reward = Verifiers(experiment.task, suites), OwnReward(reward.components)
+    own = Grader(verify, reward, grading.workers, grading.time_limit)
     with population.shared(own, own.key) as grader:
         yield grader
 
@@ -215,17 +245,21 @@ def open_engine(experiment: Experiment, meshes: Meshes, grader: Grader | None = 
         ThreadPoolExecutor(1, thread_name_prefix="reader") as reader,
     ):
         sample, weights = compile_policy_sampler(experiment.model, experiment, meshes)
-        yield RolloutEngine(experiment, meshes, sample, weights, grader, reader)
+        sizes = experiment.prompts_per_step, experiment.responses_per_prompt, experiment.max_prompt_tokens
+        yield RolloutEngine(experiment, meshes, sample, weights, grader, reader, *sizes, experiment.sampling.max_tokens)
 
 
-def compile_policy_sampler(model: ModelConfig, experiment: Experiment, meshes: Meshes) -> tuple[Sampler, dict]:
+def compile_policy_sampler(
+    model: ModelConfig, experiment: Experiment, meshes: Meshes, samples: int = 0, max_tokens: int = 0
+) -> tuple[Sampler, dict]:
     """Compile an experiment's sampler for a model; returns it with the shardings of the model's weights.
 
     The sampler takes prompts on the host. It samples `sampling_batches` parts of them one after the other, so only one
-    part has its KV caches in memory.
+    part has its KV caches in memory. Without `samples` and `max_tokens` it has the experiment's sizes.
     """
     mesh, batches = meshes.sampler, experiment.sampling_batches
-    sample = compile_sampler(model, mesh, experiment.responses_per_prompt, experiment.sampling.max_tokens)
+    sizes = samples or experiment.responses_per_prompt, max_tokens or experiment.sampling.max_tokens
+    sample = compile_sampler(model, mesh, *sizes)
 
     def in_batches(params: dict, prompts: Prompts, key: jax.Array, values: SamplingValues) -> Rollout:
         parts = [jax.tree.map(lambda rows, i=i: np.split(rows, batches)[i], prompts) for i in range(batches)]

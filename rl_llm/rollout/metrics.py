@@ -102,6 +102,7 @@ def training_samples(step: int, graded: GradedRollout, responses_per_prompt: int
             "response": graded.responses[row],
             "answer": problem.answer,
             "reward": graded.grades[row].reward,
+            "accuracy": graded.grades[row].accuracy,
         }
         for problem, row in rows
     ]

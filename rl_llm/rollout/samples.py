@@ -41,7 +41,7 @@ class SamplesFile:
 
     def add(self, problems: Sequence[Problem], graded: GradedRollout) -> None:
         """Write one line per problem. Rows past the last problem are padding and are skipped."""
-        K = self._engine.experiment.responses_per_prompt
+        K = self._engine.samples
         tokens, mask = hosts.to_host((graded.rollout.tokens, graded.rollout.mask))
         lengths = mask.sum(axis=1).astype(int)
         columns: dict[str, Sequence[Any]] = {

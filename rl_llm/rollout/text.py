@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from rl_llm.experiment import Tokenizer
+from rl_llm.experiment.suite import SHOWN
 from rl_llm.problem import Problem
 from rl_llm.types import Prompts, Rollout
 
@@ -35,7 +36,7 @@ def encode_shown(tokenizer: Tokenizer, problem: Problem) -> list[int]:
     """Encode a problem as the model is shown it: its text, or its messages by the tokenizer's chat template."""
     messages = problem.metadata.get("messages")
     if messages is None:
-        return tokenizer.encode_prompt(problem.prompt)
+        return tokenizer.encode_prompt(problem.metadata.get(SHOWN, problem.prompt))
     try:
         encode = tokenizer.encode_messages  # type: ignore[attr-defined]
     except AttributeError as error:
@@ -44,6 +45,13 @@ def encode_shown(tokenizer: Tokenizer, problem: Problem) -> list[int]:
             "chat template; use HuggingFaceTokenizer with chat=true, or a file of prompts of one message each"
         ) from error
     return list(encode(messages))
+
+
+def longest_prompt(tokenizer: Tokenizer, problems: Sequence[Problem], vocabulary: int) -> int:
+    """Length of the longest prompt in tokens. Raises ValueError for one that is not in the vocabulary."""
+    rows = [encode_shown(tokenizer, problem) for problem in problems]
+    check_ids(tokenizer, rows, [problem.prompt for problem in problems], vocabulary)
+    return max(map(len, rows))
 
 
 def encode_responses(

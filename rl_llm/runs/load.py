@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rl_llm.parallel.mesh import weight_shardings
 from rl_llm.runs.checkpoint import CheckpointError, Restored
 from rl_llm.runs.code import code_changes, recorded_code
 from rl_llm.runs.folder import LEDGER, SUMMARY, RunFolderError, check_format
+from rl_llm.runs.progress import Progress
 from rl_llm.runs.record import read_experiment_record
 from rl_llm.runs.state import restore_state
 from rl_llm.types import TrainState
@@ -130,13 +132,18 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
         raise RecordError("start is empty: --set start=DIR, a Hugging Face folder or the folder of a finished run")
     base, notes = model_folder(experiment.start), []
     if experiment.start is not None and base is not None:
-        check_start(experiment, read_config(base))
-        if adapted := is_adapter(experiment.start):
-            loaded = read_adapted(experiment.start, experiment.model.lora, mesh)
+        check_start(experiment, model := read_config(base))
+        adapted = is_adapter(experiment.start)
+        megabytes = sum(4 * prod(weight.shape) for weight in weight_table(model).values()) // 10**6
+        display = Progress(quiet=not hosts.writes())
+        with display, display.phase(f"reading {base}, MB", megabytes, aside=True) as phase:
+            if adapted:
+                loaded = read_adapted(experiment.start, experiment.model.lora, mesh, phase.update)
+            else:
+                loaded = read_model(base, mesh, phase.update)
+        if adapted:
             use = "go on as the run's" if loaded.config.lora else "are merged into the weights"
             notes.append(f"start={experiment.start}: its adapters of {base} {use}")
-        else:
-            loaded = read_model(base, mesh)
         origins.append(f"start{' with adapters' if adapted else ''}: {loaded.digest}")
         start = loaded.params
     elif experiment.start is not None:

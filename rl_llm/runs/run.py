@@ -9,6 +9,7 @@ from signal import Signals
 from typing import Any
 
 import jax
+from jax.profiler import annotate_function
 from jax.sharding import Mesh
 
 from rl_llm.config.source import NO_CODE, Code
@@ -23,9 +24,11 @@ from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderEr
 from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
+from rl_llm.runs.profile import Profiler
 from rl_llm.runs.progress import Progress
 from rl_llm.runs.record import changed_surroundings
 from rl_llm.runs.state import restore_state, save_state
+from rl_llm.runs.tracking import UNWATCHED, Watching
 from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
@@ -43,6 +46,7 @@ class Run:
     folder: RunFolder
     metrics: MetricsLog
     display: Progress
+    profiler: Profiler
     stop: StopSignal
     started: float
     step: int = 0
@@ -59,6 +63,8 @@ class Run:
         totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
         self.metrics.write(line)
+        if line.get("evaluation/accuracy", -1.0) > self.progress.get("best", {"accuracy": -1.0})["accuracy"]:
+            self.progress["best"] = {"step": self.step, "accuracy": line["evaluation/accuracy"]}
         if "evaluation/accuracy" in line and self.folder.writes:
             self._report_findings(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
         return line
@@ -75,7 +81,7 @@ class Run:
         for finding in findings:
             if finding.name not in known:
                 self.folder.ledger.append("finding", **asdict(finding))
-                self.display.say(f"{finding.name} (step {finding.step}): {finding.text}")
+                self.display.say(f"{finding.name} (RL step {finding.step}): {finding.text}")
 
     def record_ungraded(
         self, step: int, problems: Sequence[Problem], responses: Sequence[str], grades: Sequence[Grade]
@@ -99,21 +105,28 @@ class Run:
                 self.folder.ledger.append("grading_failed", step=step, failure=failure)
                 self.display.say(f"a response of step {step} could not be graded, {failure}")
 
+    @property
+    def best_kept(self) -> int | None:
+        """Step with the best validation accuracy so far if its checkpoint is to be kept."""
+        kept = self.experiment.checkpointing.keep_best and "best" in self.progress
+        return int(self.progress["best"]["step"]) if kept else None
+
     def checkpoint_if_due(self, state: TrainState) -> None:
         """Save between two steps if a checkpoint is due; if any process was told to stop, save and raise Preempted."""
         stop = max(hosts.gather(self.stop.received))
-        if stop or self.step % self.experiment.checkpointing.every == 0:
+        if stop or self.step % self.experiment.checkpointing.every == 0 or self.step == self.best_kept:
             self.save(state)
         if stop:
             self.folder.ledger.append("preempted", step=self.step)
             why = f"stopped by {Signals(stop).name} at step {self.step}"
             raise Preempted(f"{why}; the state is saved in {self.folder.path}", stop)
 
+    @annotate_function  # names it in a trace
     def save(self, state: TrainState) -> None:
         """Checkpoint the state of this step, once."""
         if self.saved == self.step:
             return
-        save_state(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()})
+        save_state(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()}, self.best_kept)
         self.saved = self.step
 
     def seconds(self) -> float:
@@ -139,6 +152,7 @@ class Run:
             "response_length_before": before["response_length"],
             "response_length_after": after["response_length"],
             **({"suites": suites} if suites else {}),
+            "best": {**self.progress["best"], "kept": self.best_kept is not None} if "best" in self.progress else None,
             "skill": self.progress.get("skill"),
             "tokens_generated": self.progress["tokens"],
             "tokens_evaluated": self.progress["tokens_evaluated"],
@@ -166,7 +180,8 @@ def sampled_in(experiment: Experiment) -> Sampled:
     """Describe how an experiment's RL steps are sampled and rewarded, for the findings."""
     own = experiment.responses is None and (experiment.teacher is None or experiment.teacher.on_policy == 1)
     rewarded = experiment.algorithm.reads_reward
-    return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded)
+    keeps_best = experiment.checkpointing.keep_best
+    return Sampled(experiment.prompts_per_step, experiment.responses_per_prompt, own, rewarded, keeps_best)
 
 
 def open_folder(
@@ -198,7 +213,7 @@ def open_folder(
 
 @contextmanager
 def open_run(
-    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh
+    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh, watching: Watching = UNWATCHED
 ) -> Iterator[tuple[Run, TrainState | None]]:
     """Open the run of a folder, with its newest good state if it has one.
 
@@ -209,6 +224,8 @@ def open_run(
         resumed = folder.ledger.head != GENESIS
         restored = restore_state(experiment, folder.path, mesh) if resumed else None
         step = restored.step if restored else 0
+        done = max(0, step - experiment.warm_steps)
+        profiler = stack.enter_context(Profiler(folder, watching.traced, done, display.say))
         if resumed:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
@@ -221,9 +238,9 @@ def open_run(
             folder.ledger.append("started", seed=seed)
         for note in folder.notes:
             display.say(note)
-        metrics = stack.enter_context(MetricsLog(folder, resumed_from=step if resumed else None))
+        metrics = stack.enter_context(MetricsLog(folder, step if resumed else None, watching.trackers, display.say))
         stop = stack.enter_context(StopSignal())
-        run = Run(experiment, seed, folder, metrics, display, stop, started, step)
+        run = Run(experiment, seed, folder, metrics, display, profiler, stop, started, step)
         if restored:
             run.progress, run.saved = dict(restored.progress), step
         yield run, restored.state if restored else None

@@ -49,7 +49,7 @@ class ReasoningGym:
         # A grading worker unpickles the task. The import takes 2 s, which must not count towards the time limit of its
         # first response.
         self.__dict__.update(state)
-        _import_reasoning_gym()
+        import_reasoning_gym()
 
     @property
     def name(self) -> str:
@@ -148,7 +148,7 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
     # reasoning-gym seeds entry i with seed + i: seeds 0 and 1 share all entries but one. Hashed seeds lie far apart.
     digest = hashlib.sha256(f"reasoning-gym {seed} {block}".encode()).digest()
     spread_seed = int.from_bytes(digest[:4], "big") >> 1
-    factory = _import_reasoning_gym()
+    factory = import_reasoning_gym()
     if task.dataset not in factory.DATASETS:
         near = difflib.get_close_matches(task.dataset, factory.DATASETS, n=3) or sorted(factory.DATASETS)
         raise ValueError(f"reasoning-gym has no data set {task.dataset!r}: did you mean {', '.join(near)}?")
@@ -162,7 +162,8 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
         raise ValueError(f"{task.name} refuses config={task.config!r}: {error}") from error
 
 
-def _import_reasoning_gym() -> ModuleType:
+def import_reasoning_gym() -> ModuleType:
+    """Import the package. Raises ImportError naming the extra that has it."""
     try:
         with warnings.catch_warnings():
             # Compiling the dependency cellpylib warns about `is` with a literal.

@@ -121,8 +121,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a run in a bucket": (["train", PATH, "--out", "gs://bucket/run"], ["gs://bucket/run", "mount the bucket"]),
     "a folder that holds something else": (["train", PATH, "--out", str(ROOT / "rl_llm")], ["is not empty"]),
     "a model to evaluate": (
-        ["evaluate", "Qwen/Qwen3-4B"],
-        ["Qwen/Qwen3-4B is not a run folder: hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then train a run with"],
+        ["evaluate", "Qwen/Qwen3-4B", "--suite", f"gsm8k={ROOT / 'tests/data/gsm8k_style.jsonl'}"],
+        [
+            "Qwen/Qwen3-4B is not a run folder (no experiment.json) and not a Hugging Face folder (no config.json)",
+            "hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then evaluate qwen3-4b",
+        ],
     ),
     "a model to export": (
         ["export", "Qwen/Qwen3-4B", "--out", "x"],

@@ -233,7 +233,7 @@ def test_a_sampler_on_its_own_mesh_has_devices_in_every_process(tmp_path: Path):
 
 def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path: Path):
     """The first one prints, and writes the samples of all rows. The others print nothing."""
-    options = ("--problems", "10", "--logits", "3", "--samples")
+    options = ("--problems", "10", "--logits", "3", "--responses")
     command = ("evaluate", two_devices.folder, *options)
     code, stdout, stderr = rl_llm(*command, tmp_path / "one.jsonl", JAX_NUM_CPU_DEVICES="2")
     assert code == 0, stderr
@@ -245,7 +245,10 @@ def test_several_processes_evaluate_as_one_does(two_devices: Finished, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["everything", "selecting"])
+@pytest.mark.parametrize(
+    "name",
+    ["selecting", pytest.param("everything", marks=pytest.mark.nightly("the rewards of all rows reach `selecting`"))],
+)
 def test_host_side_work_is_the_same_in_several_processes(name: str, tmp_path: Path):
     """Rewards of all rows for curricula, filters and baselines, and carried state."""
     spec = f"tests/data/techniques.py:{name}"

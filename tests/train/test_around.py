@@ -17,7 +17,7 @@ from test_datasets import write
 from test_pipelines import judged, other  # noqa: F401 (fixtures)
 from test_techniques import FILE, train
 
-from rl_llm.experiment import Experiment
+from rl_llm.experiment import Experiment, Suite
 from rl_llm.model import Lora
 from rl_llm.model.config import RopeScaling
 from tests.data import tiny
@@ -114,7 +114,9 @@ def test_every_field_is_tried():
 
 
 CHOOSING = replace(
-    tiny.base, model=replace(tiny.base.model, rope_scaling=RopeScaling("linear", 2.0), lora=Lora(2, 2.0))
+    tiny.base,
+    model=replace(tiny.base.model, rope_scaling=RopeScaling("linear", 2.0), lora=Lora(2, 2.0)),
+    evaluation=replace(tiny.base.evaluation, suites=(Suite("others", tiny.TASK, problems=4),)),
 )
 
 
@@ -127,6 +129,9 @@ def kinds(annotation: Any) -> set[type]:
 
 def places(component: Any) -> Iterator[tuple[Any, str]]:
     """Yield each field of a component and its parts whose type is a Literal, with its owner."""
+    if isinstance(component, tuple):
+        for part in component:
+            yield from places(part)
     hints = get_type_hints(type(component))
     for name in [field.name for field in fields(component)] if is_dataclass(component) else ():
         if get_origin(hints[name]) is Literal:

@@ -26,7 +26,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def judged(other: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its responses to training problems, with their rewards and the likeliest tokens at each position."""
     path = tmp_path_factory.mktemp("judged") / "judged.jsonl"
-    options = ("--split", "train", "--problems", "40", "--samples", path, "--logits", "4")
+    options = ("--split", "train", "--problems", "40", "--responses", path, "--logits", "4")
     code, _, stderr = rl_llm("evaluate", other.folder, *options)
     assert code == 0, stderr
     return path

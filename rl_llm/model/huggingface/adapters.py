@@ -19,7 +19,7 @@ from rl_llm.config.hub import download_command, folder_path
 from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
 from rl_llm.model.huggingface import reading, tensor_files
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
-from rl_llm.model.huggingface.reading import ADAPTER_CONFIG, LoadedModel, is_huggingface
+from rl_llm.model.huggingface.reading import ADAPTER_CONFIG, LoadedModel, Watch, is_huggingface
 from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, SINGLE, StoredTensor, WeightsError, first_few
 from rl_llm.model.huggingface.writing import Dtype, check_same_model, make_writer
 from rl_llm.model.lora import join_params, merge_adapters, split_flat
@@ -91,7 +91,9 @@ def read_lora(folder: epath.PathLike) -> Lora:
         raise ConfigError(f"{place}: {error}") from error
 
 
-def read_adapted(folder: epath.PathLike, wanted: Lora | None, mesh: Mesh) -> LoadedModel:
+def read_adapted(
+    folder: epath.PathLike, wanted: Lora | None, mesh: Mesh, watch: Watch = lambda megabytes: None
+) -> LoadedModel:
     """Read the base of a folder's adapters with them: kept if `wanted` has their rank and targets, or else merged.
 
     Kept adapters compute the same with `wanted.alpha`. Raises FileNotFoundError, ConfigError or WeightsError.
@@ -105,7 +107,7 @@ def read_adapted(folder: epath.PathLike, wanted: Lora | None, mesh: Mesh) -> Loa
     stored = _stored(path)
     if problems := reading.misfits(stored, reading.stored_shapes(table)):
         raise WeightsError(f"{path} does not adapt the model in {base}:\n  " + first_few(problems, 8, "\n  "))
-    loaded = reading.read_model(base, mesh)
+    loaded = reading.read_model(base, mesh, watch)
     digest = hashlib.sha256(f"{loaded.digest} {lora}".encode())
     params = join_params(reading.read_weights(table, stored, mesh, digest), loaded.params)
     if wanted is None or (wanted.rank, set(wanted.targets)) != (lora.rank, set(lora.targets)):

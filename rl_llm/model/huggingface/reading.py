@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -27,6 +27,7 @@ from rl_llm.model.huggingface.tensor_files import DTYPES, NAMES, StoredTensor, W
 from rl_llm.model.weights import Weight, weight_table
 from rl_llm.parallel import mesh as meshes
 
+Watch = Callable[[int], object]  # called with the megabytes read so far, as float32
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 # Tensors of vision-language models outside the text model.
@@ -119,19 +120,25 @@ def readable_positions(folder: epath.PathLike) -> int | None:
     return positions
 
 
-def read_model(folder: epath.PathLike, mesh: Mesh) -> LoadedModel:
-    """Read a folder onto a mesh. Every host reads all of it and keeps its shards."""
+def read_model(folder: epath.PathLike, mesh: Mesh, watch: Watch = lambda megabytes: None) -> LoadedModel:
+    """Read a folder onto a mesh. Every host reads all of it and keeps its shards. `watch` is told how far it is."""
     folder, config = epath.Path(folder), read_config(folder)
     stored = match_tensors(folder, config, read_headers(folder))
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
-    params = read_weights(weight_table(config), stored, mesh, digest)
+    params = read_weights(weight_table(config), stored, mesh, digest, watch)
     return LoadedModel(config, params, digest.hexdigest())
 
 
-def read_weights(table: dict[str, Weight], stored: dict[str, StoredTensor], mesh: Mesh, digest: Any) -> dict:
+def read_weights(
+    table: dict[str, Weight],
+    stored: dict[str, StoredTensor],
+    mesh: Mesh,
+    digest: Any,
+    watch: Watch = lambda megabytes: None,
+) -> dict:
     """Read the weights of a table onto a mesh, tensor by tensor, and update `digest` with their bytes."""
     shardings = traverse_util.flatten_dict(meshes.weight_shardings(mesh, table), sep="/")
-    params = {}
+    params, size = {}, 0
     for path, weight in table.items():
         if weight.stacked:
             params[path] = jnp.zeros(weight.shape, jnp.float32, device=shardings[path])
@@ -141,6 +148,8 @@ def read_weights(table: dict[str, Weight], stored: dict[str, StoredTensor], mesh
             value = np.ascontiguousarray(value.T if weight.inputs else value)
             value = value.reshape(weight.shape[weight.stacked :])
             digest.update(value.tobytes())
+            size += value.nbytes
+            watch(size // 10**6)
             piece = jax.make_array_from_callback(value.shape, piece_sharding, value.__getitem__)
             params[path] = _inserter(shardings[path])(params[path], piece, index) if index else piece
     return traverse_util.unflatten_dict(params, sep="/")

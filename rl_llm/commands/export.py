@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, UsageError
+from rl_llm.commands.common import DONE, UsageError, positive
 
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SUMMARY = "save a run's policy as a Hugging Face folder"
 EXAMPLES = """examples:
   rl-llm export runs/slower --out exported/slower              the newest policy, for transformers
+  rl-llm export runs/slower --out exported/best --step 200     an older one, such as best.step in summary.json
   rl-llm export runs/slower --out exported/adapter --adapter   its LoRA adapters alone, for PEFT
   rl-llm export runs/slower --out gs://bucket/slower --like Qwen3-4B-Base"""
 
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder, on a disk or in a bucket")
+    step = "checkpoint to save (default: the newest good one; summary.json names the best on validation problems)"
+    parser.add_argument("--step", type=positive, metavar="N", help=step)
     like = "write the same files as in this folder, tokenizer included, or its adapters (default: the run's start)"
     parser.add_argument("--like", metavar="FOLDER", help=like)
     dtypes = ("bfloat16", "float16", "float32")
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Save the newest good policy of a run as a folder that Hugging Face transformers loads.
+    """Save the newest good policy of a run, or that of --step, as a folder that Hugging Face transformers loads.
 
     A run that started from such a folder is saved like it: the same weight files, names and dtypes, its tokenizer and
     its licence. For any other policy, the folder limits texts to the length that the policy was trained on. The end
@@ -48,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         hosts.check_devices()
-        exported = export(arguments.folder, arguments.out, arguments.like, arguments.dtype, arguments.adapter)
+        exported = export(
+            arguments.folder, arguments.out, arguments.like, arguments.dtype, arguments.adapter, arguments.step
+        )
     except (hosts.HostsError, RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     print(*exported.notes, sep="\n", end="\n" if exported.notes else "")
@@ -65,9 +70,14 @@ class Exported:
 
 
 def export(
-    run: Path, out: str, like: str | None = None, dtype: "Dtype | None" = None, adapter: bool = False
+    run: Path,
+    out: str,
+    like: str | None = None,
+    dtype: "Dtype | None" = None,
+    adapter: bool = False,
+    step: int | None = None,
 ) -> Exported:
-    """Save the newest good policy of a run to the new folder `out`, or with `adapter` its adapters.
+    """Save a run's policy of `step` (the newest good one) to the new folder `out`, or with `adapter` its adapters.
 
     `like` defaults to the Hugging Face folder that the run started from, if any. Without `like`, `dtype` defaults to
     bfloat16 and the length of texts is limited to `longest_text`. Raises RecordError, CheckpointError or ValueError.
@@ -99,7 +109,7 @@ def export(
         _check_adapter(placed, run, like)
     elif like and dtype:
         raise ValueError(f"dtype={dtype} cannot act: the weights are written in the dtypes of {like}")
-    restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner)
+    restored = newest_state(experiment, run, make_meshes(experiment.mesh, None).learner, step)
     card = {CARD: model_card(run, experiment, record, restored.step, like if adapter else base, adapter).encode()}
     beside = files_beside(experiment, like, chosen=given is not None)
     ends, changed = end_tokens(beside, like), list(experiment.tokenizer.stop_ids)

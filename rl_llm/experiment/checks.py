@@ -82,6 +82,8 @@ def _check_sizes(experiment: "Experiment") -> None:
         raise ValueError(
             f"evaluation.every={every} with steps={steps} never evaluates; set fewer, or set it to 0 (off)"
         )
+    if experiment.checkpointing.keep_best and not every:
+        raise ValueError("checkpointing.keep_best=True cannot act: evaluation.every=0 measures no validation accuracy")
 
 
 def _check_sampling(experiment: "Experiment") -> None:

@@ -42,7 +42,7 @@ class Restored:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run in one folder, created at the first save."""
+    """The newest `keep` checkpoints of a run in one folder, and one that is spared. Created at the first save."""
 
     def __init__(self, folder: Path | str, keep: int = 3) -> None:
         if keep < 1:
@@ -51,11 +51,11 @@ class Checkpoints:
         self.keep = keep
         self._damaged: set[int] = set()
 
-    def save(self, step: int, state: PyTree, progress: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, progress: dict[str, Any], spare: int | None = None) -> None:
         """Write `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
 
-        Returns when the checkpoint is sealed and on disk; only then are steps beyond `keep` removed. Replaces a damaged
-        checkpoint of the same step; raises CheckpointError for a good one.
+        Returns when the checkpoint is sealed and on disk; only then are steps beyond `keep` removed, but for `spare`.
+        Replaces a damaged checkpoint of the same step; raises CheckpointError for a good one.
         """
         import orbax.checkpoint as ocp
 
@@ -72,9 +72,11 @@ class Checkpoints:
         hosts.on_writer(make_room)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
-        hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished))
+        hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished, spare))
 
-    def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path) -> None:
+    def _seal(
+        self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path, spare: int | None
+    ) -> None:
         """Seal the files, move them into place and remove old steps."""
         final = self.folder / str(step)
         seal = {
@@ -90,7 +92,8 @@ class Checkpoints:
         self._damaged.discard(step)
         # Damaged steps stay, and do not count towards `keep`.
         for old in [old for old in self._steps() if old not in self._damaged][self.keep :]:
-            _remove(self.folder / str(old))
+            if old != spare:
+                _remove(self.folder / str(old))
         for killed in list(self.folder.glob(f"*{UNFINISHED}")):
             _remove(killed)
 

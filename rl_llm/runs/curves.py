@@ -16,12 +16,14 @@ class Sampled:
     """How the numbers of a step were sampled: `samples` responses to each of `prompts` prompts, also at an evaluation.
 
     own: the policy sampled the responses itself, no teacher and no file. rewarded: the policy learns from rewards.
+    keeps_best: the checkpoint with the best validation accuracy is kept.
     """
 
     prompts: int
     samples: int
     own: bool = True
     rewarded: bool = True
+    keeps_best: bool = False
 
 
 @dataclass(frozen=True)

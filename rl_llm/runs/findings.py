@@ -32,7 +32,7 @@ UNGRADED = 0.01  # of the responses of a run
 
 @dataclass(frozen=True)
 class Finding:
-    """A warning raised at RL or warm-start step `step`; `text` has the numbers and a remedy."""
+    """A warning raised after `step` RL steps, counted from 1 as in its `text`, which has the numbers and a remedy."""
 
     name: str
     step: int
@@ -57,7 +57,7 @@ def overfitting(steps: Columns, sampled: Sampled) -> str | None:
     return (
         f"accuracy on validation problems {course} {now.share:.3f}, on training problems it is {training.share:.3f}: "
         "training problems are memorized, or are too easy. Train on more and more varied problems (train_problems), "
-        "stop earlier, or stay close to the start (KLPenalty)"
+        f"stop earlier, or stay close to the start (KLPenalty). {_best_checkpoint(steps, sampled, best)}"
     )
 
 
@@ -69,7 +69,8 @@ def accuracy_lost(steps: Columns, sampled: Sampled) -> str | None:
     best, now = max(points, key=lambda point: point.share), points[-1]
     return (
         f"accuracy fell from {best.share:.3f} (RL step {best.steps}) to {now.share:.3f}: the policy is getting worse. "
-        "Try a smaller learning rate, fewer updates per rollout or a tighter clip, and use the checkpoint from before"
+        "Try a smaller learning rate, fewer updates per rollout or a tighter clip, and use the checkpoint from before. "
+        + _best_checkpoint(steps, sampled, best)
     )
 
 
@@ -240,7 +241,15 @@ def find_all(lines: Sequence[Mapping[str, Any]], sampled: Sampled) -> list[Findi
 
 def _find(steps: Columns, sampled: Sampled) -> list[Finding]:
     texts = ((check.__name__, check(steps, sampled)) for check in CHECKS if len(steps["step"]))
-    return [Finding(name, int(steps["step"][-1]), text) for name, text in texts if text is not None]
+    return [Finding(name, len(steps["step"]), text) for name, text in texts if text is not None]
+
+
+def _best_checkpoint(steps: Columns, sampled: Sampled, best: AccuracyPoint) -> str:
+    """The place of the best checkpoint, or the field that keeps it."""
+    if not sampled.keeps_best:
+        return "The best one is kept with checkpointing.keep_best=True and evaluation.every"
+    step = int(steps["step"][best.steps - 1])
+    return f"The checkpoint of step {step} has the best validation accuracy: rl-llm export RUN --step {step}"
 
 
 def _fallen(points: Sequence[AccuracyPoint]) -> bool:

@@ -20,11 +20,13 @@ from rl_llm.types import Rollout, TrainState
 FROZEN = "frozen"  # folder of the untrained parameters, beside "checkpoints"
 
 
-def save_state(folder: RunFolder, step: int, state: TrainState, progress: dict[str, Any]) -> None:
-    """Save a checkpoint of a state; before the first one, save its frozen parameters."""
+def save_state(
+    folder: RunFolder, step: int, state: TrainState, progress: dict[str, Any], spare: int | None = None
+) -> None:
+    """Save a checkpoint of a state; before the first one, save its frozen parameters. `spare` is not removed."""
     if state.frozen is not None and not hosts.on_writer((folder.path / FROZEN / "0").exists):
         Checkpoints(folder.path / FROZEN).save(0, state.frozen, {})
-    folder.checkpoints.save(step, replace(state, frozen=None), progress)
+    folder.checkpoints.save(step, replace(state, frozen=None), progress, spare)
 
 
 def restore_state(experiment: Experiment, folder: Path, mesh: Mesh, step: int | None = None) -> Restored | None:

@@ -16,6 +16,7 @@ import warm
 from rl_llm.config import load_experiment
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
+from rl_llm.studies.folder import COMPILED
 
 ROOT = Path(__file__).parent.parent
 TINY = "tests/data/tiny.py"
@@ -91,6 +92,13 @@ def finished(folder: Path, ended: tuple[int, str, str]) -> Finished:
     code, stdout, stderr = ended
     assert code == 0, stderr
     return Finished(folder, stdout, stderr)
+
+
+def shared_folder(base: Path) -> Path:
+    """A new folder for `rl-llm ablate --shared` with the compiled programs of all tests."""
+    (base / "shared").mkdir()
+    (base / "shared" / COMPILED).symlink_to(CACHE["JAX_COMPILATION_CACHE_DIR"])
+    return base / "shared"
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from program import Finished, finish, outcome, rl_llm, start, steps_done, wait_until, without_time
+from program import Finished, finish, outcome, rl_llm, shared_folder, start, steps_done, wait_until, without_time
 
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.metrics import read_metrics
@@ -83,8 +83,13 @@ def test_wrong_usage_is_refused_before_anything_is_written(arguments: list[str],
     assert not (tmp_path / "study").exists()
 
 
-def ablate(folder: Path, *arguments: str) -> Finished:
-    code, stdout, stderr = rl_llm("ablate", MODULE, "--scale", "smoke", "--out", folder, *arguments)
+def arguments(folder: Path, shared: Path, *more: str, module: str | Path = MODULE) -> list[str | Path]:
+    return ["ablate", module, "--scale", "smoke", "--out", folder, "--shared", shared, *more]
+
+
+def ablate(folder: Path, *more: str) -> Finished:
+    """A study with starts in the folder `shared` beside its own."""
+    code, stdout, stderr = rl_llm(*arguments(folder, folder.parent / "shared", *more))
     assert code == 0, stderr
     return Finished(folder, stdout, stderr)
 
@@ -95,12 +100,14 @@ def results(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return ablate(tmp_path_factory.mktemp("study") / "study", "--seeds", "2")
+    folder = tmp_path_factory.mktemp("study")
+    shared_folder(folder)
+    return ablate(folder / "study", "--seeds", "2")
 
 
 @pytest.mark.slow
 def test_a_member_equals_the_run_of_its_command_bit_for_bit(study: Finished, tmp_path: Path):
-    warm = next((study.folder / "starts").glob("*-seed1"))
+    warm = next((study.folder.parent / "shared" / "starts").glob("*-seed1"))
     spec = f"{MODULE}:smoke/fast"
     code, _, stderr = rl_llm("train", spec, "--seed", "1", "--out", tmp_path / "run", "--set", f"start={warm}")
     assert code == 0, stderr
@@ -127,8 +134,8 @@ def test_equal_arms_are_bitwise_equal_and_seeds_can_be_added(study: Finished):
 @pytest.mark.slow
 def test_a_stopped_study_resumes_to_the_same_numbers(study: Finished, tmp_path: Path):
     folder = tmp_path / "study"
-    process = start("ablate", MODULE, "--scale", "smoke", "--out", folder, "--seeds", "2")
-    warm = folder / "starts"
+    process = start(*arguments(folder, shared_folder(tmp_path), "--seeds", "2"))
+    warm = tmp_path / "shared" / "starts"
     wait_until(process, lambda: any(steps_done(run) > 3 for run in warm.glob("*")) if warm.exists() else False)
     process.send_signal(signal.SIGTERM)
     code, _, stderr = finish(process)
@@ -144,9 +151,8 @@ def test_a_failed_member_does_not_stop_the_others(tmp_path: Path):
     source = (Path(__file__).parents[1] / "data" / "study.py").read_text()
     broken = "replace(base, optimizer=AdamW(1e-4), task=replace(base.task, modulus=7))"
     (tmp_path / "broken.py").write_text(source.replace("replace(base, optimizer=AdamW(1e-4))", broken))
-    code, stdout, stderr = rl_llm(
-        "ablate", tmp_path / "broken.py", "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "1"
-    )
+    module, shared = tmp_path / "broken.py", shared_folder(tmp_path)
+    code, stdout, stderr = rl_llm(*arguments(tmp_path / "study", shared, "--seeds", "1", module=module))
     assert code == 1
     assert "slow seed 0 failed: exit code 2" in stderr
     assert (tmp_path / "study" / "fast-seed0" / "summary.json").exists()
@@ -155,11 +161,10 @@ def test_a_failed_member_does_not_stop_the_others(tmp_path: Path):
 
 @pytest.mark.slow
 def test_no_member_starts_that_would_exceed_the_budget(tmp_path: Path):
-    code, _, stderr = rl_llm(
-        "ablate", MODULE, "--scale", "smoke", "--out", tmp_path / "study", "--seeds", "2", "--budget-minutes", "0.01"
-    )
+    budget = ("--seeds", "2", "--budget-minutes", "0.01")
+    code, _, stderr = rl_llm(*arguments(tmp_path / "study", shared_folder(tmp_path), *budget))
     assert code == 0
     assert "members did not fit into the budget: raise it and use --resume" in stderr
-    done = [path for path in tmp_path.glob("study/**/summary.json")]
+    done = [path for path in tmp_path.glob("*/**/summary.json")]
     assert 0 < len(done) < 8
     assert read_metrics(done[0].parent)

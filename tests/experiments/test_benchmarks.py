@@ -33,7 +33,7 @@ def test_real_shapes_are_timed_against_a_chip():
     assert lines_of("accelerator.py", *options)[-1].startswith("| QWEN3_0_6B | ")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("test_population_study.py checks what is timed; the other benchmarks run")
 def test_a_population_is_timed_against_one_run():
     options = ("--experiment", "tests/data/gates.py:passes", "--members", "2")
     one, two = lines_of("population.py", *options)[-2:]

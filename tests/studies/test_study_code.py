@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from program import finish, start
+from program import finish, shared_folder, start
 from test_study_report import MODULE, STUDY, make_run, text_of
 
 from rl_llm.commands.common import DONE
@@ -155,7 +155,7 @@ def test_accepting_is_passed_on_to_the_members(folder: Path):
 def test_a_third_seed_gets_no_other_reward(folder: Path):
     """The story of a study whose arm got a seed with another reward under the same registered hash."""
     (folder / "module.py").write_text(MODULE_WITH_REWARD)
-    command = ("ablate", folder / "module.py", "--out", folder / "study")
+    command = ("ablate", folder / "module.py", "--out", folder / "study", "--shared", shared_folder(folder))
     code, _, stderr = finish(start(*command, "--seeds", "2"))
     assert code == 0, stderr
     (folder / "score.py").write_text(CHANGED)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from program import rl_llm
+from program import rl_llm, shared_folder
 from test_run_report import HOSTILE, Page
 
 from rl_llm import config
@@ -387,7 +387,10 @@ def test_charts_are_deterministic_and_lines_can_be_dashed():
 @pytest.mark.slow
 def test_a_study_ends_with_its_reports_which_can_be_rebuilt(tmp_path: Path):
     out = tmp_path / "study"
-    code, said, errors = rl_llm("ablate", MODULE, "--scale", "smoke", "--seeds", "1", "--out", str(out))
+    shared = shared_folder(tmp_path)
+    code, said, errors = rl_llm(
+        *("ablate", MODULE, "--scale", "smoke", "--seeds", "1", "--out", out, "--shared", shared)
+    )
     assert code == 0, errors
     assert said.rstrip().endswith(f"report  {out / 'report.html'}, {out / 'report.md'}, {out / 'results.json'}")
     assert "SUPPORTED: The same twice is the same" in said

@@ -65,8 +65,12 @@ from tests.data.techniques import ABLATION, CRITIC
 
 FILE = "tests/data/techniques.py"
 EVERYTHING = load_experiment(f"{ROOT / FILE}:everything")[1]
-RECIPES = sorted(ABLATION)
-MORE = ("critic", "lora", "small")
+# Recipes that need nothing but rewards run like the tiny experiment, Lite PPO.
+REWARDS_ONLY = {name for name, one in ABLATION.items() if not one.algorithm.needs and one.critic is None}
+BY_COMPONENTS = pytest.mark.nightly("test_invariance.py covers its components; recipes that need more than rewards run")
+RECIPES = [pytest.param(name, marks=BY_COMPONENTS if name in REWARDS_ONLY else ()) for name in sorted(ABLATION)]
+ALIKE = pytest.mark.nightly("`everything` carries the same parts; test_state.py restores its state")
+MORE = ("critic", pytest.param("lora", marks=ALIKE), pytest.param("small", marks=ALIKE))
 
 
 class NoDemonstrations(ModularSum):

@@ -1,39 +1,67 @@
-"""`rl-llm report`: write the reports of a run folder or of a study folder."""
+"""`rl-llm report`: write the reports of a run folder or of a study folder, or compare runs."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from rl_llm.commands.common import DONE, FAILED, UsageError
+from rl_llm.commands.common import DONE, FAILED, UsageError, check_output
 
-SUMMARY = "write the report of a run or of a study"
+SUMMARY = "write the report of a run or of a study, or compare runs"
 EXAMPLES = """examples:
   rl-llm report runs/slower
+  rl-llm report runs/slower runs/faster              one page with the curves of both and their differences
   rl-llm report runs/studies/t3_group_mean_batch_std-cpu      report.html, report.md and results.json of a study"""
+STUDY, RUN = "study.json", "experiment.json"
+LONGEST_NAME = 100  # characters of the page's name; file systems take 255
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `report`."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder or a study folder, finished or not")
+    several = "a run folder or a study folder, finished or not; several run folders are compared"
+    parser.add_argument("folders", type=Path, metavar="FOLDER", nargs="+", help=several)
+    out = "page of a comparison (default: compared_with_OTHERS.html in the first folder)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write report.html of a run folder, finished or not, and print its path.
 
-    For a study folder, write results.json and report.md as well, from the study as it was registered.
+    For a study folder, write results.json and report.md as well, from the study as it was registered. For several run
+    folders, write one page with all their curves, their results and the differences of their settings.
     """
-    if (arguments.folder / "study.json").is_file():
-        return _report_study(arguments.folder)
-    if not (arguments.folder / "experiment.json").is_file():
-        raise UsageError(f"{arguments.folder} is not a run folder (experiment.json) or a study folder (study.json)")
+    first, *others = folders = arguments.folders
+    for folder in folders:
+        if not ((folder / RUN).is_file() or (folder / STUDY).is_file()):
+            raise UsageError(f"{folder} is not a run folder ({RUN}) or a study folder ({STUDY})")
+    if not others:
+        if arguments.out is not None:
+            raise UsageError(f"--out {arguments.out} cannot act: the report of one folder is its report.html")
+        if (first / STUDY).is_file():
+            return _report_study(first)
+    from rl_llm.reports.comparison import write_comparison
     from rl_llm.reports.run_report import write_report
 
     try:
-        print(write_report(arguments.folder))
+        print(write_comparison(folders, _page(folders, arguments.out)) if others else write_report(first))
     except ValueError as error:
         print(f"rl-llm report: {error}", file=sys.stderr)
         return FAILED
     return DONE
+
+
+def _page(folders: Sequence[Path], out: Path | None) -> Path:
+    """Page of a comparison. Raises UsageError if the folders cannot be compared, or the page cannot be written."""
+    for index, folder in enumerate(folders):
+        if (folder / STUDY).is_file():
+            raise UsageError(f"{folder} is a study, whose own report compares its arms; give its run folders")
+        if folder.resolve() in [other.resolve() for other in folders[:index]]:
+            raise UsageError(f"{folder} is given twice; give different runs")
+    check_output("out", out, overwrite=True)
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; give the file to write, such as {out / 'comparison.html'}")
+    others = "_".join(folder.resolve().name for folder in folders[1:])
+    return out or folders[0] / f"compared_with_{others[:LONGEST_NAME]}.html"
 
 
 def _report_study(folder: Path) -> int:

@@ -16,6 +16,7 @@ from rl_llm.commands.common import (
     check_accept,
     resolve_experiment,
 )
+from rl_llm.commands.trackers import add_watching, watching_of
 
 if TYPE_CHECKING:
     from rl_llm.config import Code
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from rl_llm.parallel.mesh import Meshes
     from rl_llm.prepare import Problems
     from rl_llm.runs.load import SourceModels
+    from rl_llm.runs.tracking import Watching
 
 SUMMARY = "train a model with RL: run one experiment"
 EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py                       minutes on two CPU cores
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
   rl-llm train experiments/quickstart.py --out runs/slower --resume      resume after an interruption
+  rl-llm train experiments/quickstart.py --track wandb         follow it in Weights & Biases as well
+  rl-llm train experiments/quickstart.py --profile 3:5         trace three RL steps, for Perfetto or XProf
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM, 130 by Ctrl-C (state saved: run again with
 --resume; a second Ctrl-C ends at once)"""
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resume = "resume from the newest good checkpoint in --out; start a run if there is none"
     parser.add_argument("--resume", action="store_true", help=resume)
     add_accept(parser)
+    add_watching(parser)
 
 
 def _seed(text: str) -> int:
@@ -74,6 +79,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
 
     check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
+    watching = watching_of(arguments, experiment.steps)
     try:
         code = code_of(arguments.experiment, experiment)  # now: the files may change while the run is prepared
         hosts.join()
@@ -98,10 +104,11 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.train import GateError
 
     try:
-        summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started)
+        summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started, watching)
     except Preempted as stop:
         again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
         again += "".join(f" --set {item}" for item in arguments.overrides)
+        again += "".join(f" --track {name}" for name in arguments.track)
         if hosts.writes():
             print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
         return 128 + stop.signal
@@ -124,8 +131,10 @@ def _train(
     record: dict[str, Any],
     code: "Code",
     started: float,
+    watching: "Watching",
 ) -> dict[str, Any]:
     """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
+    from rl_llm.evaluation.shared import shared_problems
     from rl_llm.parallel import hosts
     from rl_llm.prepare import pass_gate
     from rl_llm.reports.run_report import write_report
@@ -140,7 +149,7 @@ def _train(
 
     (_, problems, sources), seed = prepared, arguments.seed
     keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
-    notes = sources.notes
+    notes = *sources.notes, *shared_problems(experiment.evaluation.suites, problems)
     with ExitStack() as stack:
         grader = stack.enter_context(open_grader(experiment))
         try:
@@ -153,7 +162,7 @@ def _train(
         for note in filter(None, notes) if hosts.writes() else ():
             print(note)
         try:
-            summary = train(experiment, seed, *prepared, folder, started, grader)
+            summary = train(experiment, seed, *prepared, folder, started, grader, watching)
             return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
         except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
             raise
@@ -193,5 +202,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{summary['wall_seconds']:.0f} s"
     )
     if summary["findings"]:
-        found = ", ".join(f"{finding['name']} (step {finding['step']})" for finding in summary["findings"])
+        found = ", ".join(f"{finding['name']} (RL step {finding['step']})" for finding in summary["findings"])
         console.print(f"findings    {found}: see the report", markup=False, highlight=False, soft_wrap=True)

@@ -5,11 +5,12 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 INK, FAINT = "#010101", "#020202"
 COLORS = tuple(f"#03030{number}" for number in range(1, 9))
+COMPONENT = "component/"  # prefix of their metrics
 SERIES = COLORS[:3]  # more lines in one chart would be hard to distinguish
 STYLE = {INK: "var(--muted)", FAINT: "var(--line)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(COLORS, start=1)
@@ -95,38 +96,85 @@ CHARTS = (
 
 def draw_charts(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Draw every chart that has data: `chart`, `svg`, and `legend` of (label, last value)."""
+    charts = (*CHARTS[:1], *component_charts(metrics), *CHARTS[1:])
+    drawn = (
+        draw(chart, [_series(label, metric, metrics, chart.phase) for metric, label in chart.metrics.items()])
+        for chart in charts
+    )
+    return [one for one in drawn if one]
+
+
+def component_charts(metrics: Sequence[dict[str, Any]]) -> tuple[Chart, ...]:
+    """A chart for each component of the reward."""
+    names = dict.fromkeys(name for record in metrics for name in record if name.startswith(COMPONENT))
+    meaning = "Component of the reward, before its weight: mean over the graded responses."
+    return tuple(Chart(name.removeprefix(COMPONENT), meaning, {name: "mean"}) for name in names)
+
+
+def draw(chart: Chart, series: Sequence[Series], colors: Sequence[str] = SERIES) -> dict[str, Any] | None:
+    """Draw a chart with the series that have data: `chart`, `svg` and `legend`; None if none has."""
+    series = [line for line in series if _has_data(line)]
+    if not series:
+        return None
+    axis = "RL step" if chart.phase == "rl" else "step"
+    svg = line_chart(series, percent=chart.percent, log=chart.log, axis=axis, colors=colors)
+    legend = [(line.label, next(filter(math.isfinite, reversed(line.values)))) for line in series]
+    return {"chart": chart, "svg": svg, "legend": legend}
+
+
+def _has_data(line: Series) -> bool:
+    return any(map(math.isfinite, line.values))
+
+
+def warm_steps(metrics: Sequence[dict[str, Any]]) -> int:
+    """Number of steps before RL, in a count of all steps."""
+    return max((record["step"] for record in metrics if record.get("phase") == "warm_start"), default=0)
+
+
+def _series(label: str, metric: str, metrics: Sequence[dict[str, Any]], phase: str) -> Series:
+    """A metric over the steps of one phase, which count from 1."""
+    before = warm_steps(metrics) if phase == "rl" else 0
+    records = [record for record in metrics if record.get("phase") == phase]
+    points = [(record["step"], record[metric]) for record in records if isinstance(record.get(metric), int | float)]
+    return Series(label, [step - before for step, _ in points], [value for _, value in points])
+
+
+def compare_charts(runs: dict[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Draw every metric of the charts with a line for each run; `runs` are the metrics by the name of the run."""
+    components = {chart.title: chart for metrics in runs.values() for chart in component_charts(metrics)}
     drawn = []
-    for chart in CHARTS:
-        records = [record for record in metrics if record.get("phase") == chart.phase]
-        series = [_series(label, metric, records) for metric, label in chart.metrics.items()]
-        series = [line for line in series if any(map(math.isfinite, line.values))]
-        if series:
-            svg = line_chart(series, percent=chart.percent, log=chart.log)
-            legend = [(line.label, next(filter(math.isfinite, reversed(line.values)))) for line in series]
-            drawn.append({"chart": chart, "svg": svg, "legend": legend})
+    for chart in (*CHARTS[:1], *components.values(), *CHARTS[1:]):
+        for metric, label in chart.metrics.items():
+            lines = [_series(name, metric, metrics, chart.phase) for name, metrics in runs.items()]
+            title = chart.title if len(chart.metrics) == 1 else f"{chart.title}: {label}"
+            known = [pair for pair in zip(lines, COLORS, strict=False) if _has_data(pair[0])]  # a run keeps its color
+            if one := draw(replace(chart, title=title), [line for line, _ in known], [color for _, color in known]):
+                drawn.append(one)
     return drawn
 
 
-def _series(label: str, metric: str, records: Sequence[dict[str, Any]]) -> Series:
-    points = [(record["step"], record[metric]) for record in records if isinstance(record.get(metric), int | float)]
-    return Series(label, [step for step, _ in points], [value for _, value in points])
-
-
-def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = False) -> str:
-    """An `<svg>` of one to three series over steps, as wide as its container.
+def line_chart(
+    series: Sequence[Series],
+    *,
+    percent: bool = False,
+    log: bool = False,
+    axis: str = "step",
+    colors: Sequence[str] = SERIES,
+) -> str:
+    """An `<svg>` of at most as many series over steps as there are colors, as wide as its container.
 
     Lines of up to 12 values have markers. log: a logarithmic axis, if every value is above zero.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    if len(series) > len(SERIES):
-        raise ValueError(f"a chart shows at most {len(SERIES)} series, not {len(series)}; split it")
+    if len(series) > len(colors):
+        raise ValueError(f"a chart shows at most {len(colors)} series, not {len(series)}; split it")
     figure = Figure(figsize=(4.4, 2.3), facecolor="none")
     # Fixed margins: a layout engine takes twice as long as all the rest.
     figure.subplots_adjust(left=0.13, right=0.985, bottom=0.2, top=0.94)
     axes = figure.add_subplot(facecolor="none")
-    for line, color in zip(series, SERIES, strict=False):
+    for line, color in zip(series, colors, strict=False):
         values = [value if math.isfinite(value) else math.nan for value in line.values]
         marker = "o" if len(values) <= 12 else ""
         axes.plot(line.steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5)
@@ -138,7 +186,7 @@ def line_chart(series: Sequence[Series], *, percent: bool = False, log: bool = F
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.set_xlabel(axis, color=INK, fontsize=9)
     style_axes(axes)
     return to_svg(figure, ", ".join(line.label for line in series))
 
@@ -167,7 +215,7 @@ def to_svg(figure: Any, label: str) -> str:
     assert view_box is not None
     opening = f'<svg {view_box[0]} role="img" aria-label="{html.escape(label)}">'
     svg = opening + svg[svg.index(">") + 1 :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>| font-family: [^;]*;", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>| ?font-family: [^;\"]*;?", "", svg, flags=re.DOTALL)
     # Ids such as axes_1 must be unique on a page with many charts. Ids of clip paths depend on their content.
     svg = re.sub(r'<g id="[\w.]+"(/?)>', r"<g\1>", svg).replace("xlink:href", "href")
     for color, style in STYLE.items():

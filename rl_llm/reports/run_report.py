@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_llm.reports.charts import draw_charts
+from rl_llm.reports.charts import draw_charts, warm_steps
 from rl_llm.reports.page import as_float, duration, number, percent, render_page
+from rl_llm.reports.settings import hyperparameters
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY
 from rl_llm.runs.ledger import Ledger, LedgerError
@@ -20,7 +21,10 @@ from rl_llm.runs.metrics import read_metrics
 
 REPORT = "report.html"
 
-SAMPLES_PER_REPORT = 8
+STUDY = "study.json"  # in the folder of a study
+SAMPLES_PER_REPORT = 8  # before and after, and of a step of training
+STEPS_PER_REPORT = 24  # of training, evenly spaced, with the first and the last
+PHASES = {"rl": "RL", "warm_start": "warm-start"}
 ACTIVITIES = ("generate", "grade", "update")  # of a step, recorded as time/*
 JsonObject = dict[str, Any]
 
@@ -52,20 +56,22 @@ def write_report(run: Path | str) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a run folder; expected the --out of a run")
-    experiment, summary = _read_object(run / EXPERIMENT), _read_object(run / SUMMARY)
+    experiment, summary = read_object(run / EXPERIMENT), read_object(run / SUMMARY)
     metrics = read_metrics(run) if (run / METRICS).exists() else []
     ledger = _ledger(run / LEDGER)
     page = render_page(
         "report.html.jinja",
-        name=_name(run, experiment, summary),
+        name=run_name(run, experiment, summary),
         experiment=experiment,
         summary=summary,
         verdict=_verdict(summary, metrics),
         findings=_findings(summary, ledger),
         repeat=repeat_command(experiment) if "code" in experiment else "",
+        study=_study_link(run),
+        settings=hyperparameters(experiment.get("experiment", {})),
         tiles=_tiles(summary),
         charts=draw_charts(metrics),
-        samples=_samples(run / SAMPLES),
+        samples=_samples(run / SAMPLES, warm_steps(metrics)),
         costs=_costs(summary, metrics),
         flops=max((record["flops/total"] for record in metrics if "flops/total" in record), default=None),
         ledger=ledger,
@@ -74,14 +80,16 @@ def write_report(run: Path | str) -> Path:
     return run / REPORT
 
 
-def _read_object(path: Path) -> JsonObject:
+def read_object(path: Path) -> JsonObject:
+    """A JSON file; empty if there is none. Raises ValueError for a damaged one."""
     try:
         return json.loads(path.read_bytes()) if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _name(run: Path, experiment: JsonObject, summary: JsonObject) -> str:
+def run_name(run: Path, experiment: JsonObject, summary: JsonObject) -> str:
+    """Recorded name of a run, or that of its folder."""
     for name in (summary.get("experiment"), experiment.get("name"), experiment.get("experiment")):
         if isinstance(name, str):
             return name
@@ -103,8 +111,9 @@ def _verdict(summary: JsonObject, metrics: Sequence[JsonObject]) -> str:
         return f"Accuracy on held-out problems {change} from {percent(before)} to {percent(after)}."
     if metrics:
         last = metrics[-1]
-        phase = str(last.get("phase", "the run")).replace("_", " ")
-        return f"Not finished: the last step recorded is {last['step']}, in the phase “{phase}”."
+        step = last["step"] - (warm_steps(metrics) if last.get("phase") == "rl" else 0)
+        phase = PHASES.get(str(last.get("phase")), str(last.get("phase", "the run")))
+        return f"Not finished: the last step recorded is {phase} step {step}."
     return "Not finished: no step is recorded yet."
 
 
@@ -136,8 +145,15 @@ def _tiles(summary: JsonObject) -> list[Tile]:
     return tiles
 
 
-def _samples(path: Path) -> JsonObject:
-    """The same problems before and after, side by side, and the last ones seen in training."""
+def _study_link(run: Path) -> str | None:
+    """Relative link to the report of the study that a run is a member or a start of; None for any other run."""
+    above = run.resolve().parents
+    found = next((level for level in (0, 1) if len(above) > level and (above[level] / STUDY).is_file()), None)
+    return None if found is None else f"{'../' * (found + 1)}{REPORT}"
+
+
+def _samples(path: Path, before_rl: int) -> JsonObject:
+    """The same problems before and after, side by side, and those of training by their step of RL."""
     records = read_records(path) if path.exists() else []
     before, after = (
         {record.get("prompt"): record for record in records if record.get("when") == when}
@@ -149,8 +165,14 @@ def _samples(path: Path) -> JsonObject:
         {"prompt": prompt, "before": before.get(prompt), "after": after.get(prompt)}
         for prompt in prompts[:SAMPLES_PER_REPORT]
     ]
-    training = [record for record in records if record.get("when") == "training"]
-    return {"compared": compared, "training": training[-SAMPLES_PER_REPORT:]}
+    steps: dict[Any, list[JsonObject]] = {}
+    for record in records:
+        if record.get("when") in ("training", "ungraded"):
+            step = record.get("step")
+            steps.setdefault(step - before_rl if isinstance(step, int) else "unknown", []).append(record)
+    shown = [round(i * (len(steps) - 1) / (STEPS_PER_REPORT - 1)) for i in range(STEPS_PER_REPORT)]
+    chosen = [pair for place, pair in enumerate(steps.items()) if len(steps) <= STEPS_PER_REPORT or place in shown]
+    return {"compared": compared, "training": [(step, found[:SAMPLES_PER_REPORT]) for step, found in chosen]}
 
 
 def _costs(summary: JsonObject, metrics: Sequence[JsonObject]) -> list[RunCost]:

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl_llm import config
 from rl_llm.reports.page import interval, number, p_value, render_page, signed
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.folder import SAMPLES
 from rl_llm.studies.charts import draw_learning_curves, effect_chart, points
 from rl_llm.studies.fits import SigmoidFit, fit_sigmoid
 from rl_llm.studies.folder import RESULTS, Member
+from rl_llm.studies.grid import Grid, find_grid
 from rl_llm.studies.hypothesis import Verdict
-from rl_llm.studies.metric import RUN_OUTCOMES, Metric, RunOutcome, count_run_outcomes
+from rl_llm.studies.metric import RUN_OUTCOMES, Final, Metric, RunOutcome, count_run_outcomes
 from rl_llm.studies.provenance import Provenance, read_provenance
 from rl_llm.studies.results import COSTS, Results, collect_results
 from rl_llm.studies.statistics import Description, Estimate, describe
@@ -48,6 +50,7 @@ def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
     """Write results and reports of the finished members; returns the verdicts as text for a terminal."""
     provenance = read_provenance(out, study, members)
     results = collect_results(study, members, provenance.looks)
+    arms = [_arm(name, results, members) for name in study.arms]
     content: dict[str, Any] = {
         "study": study,
         "provenance": provenance,
@@ -59,7 +62,9 @@ def write_results(out: Path, study: Study, members: Sequence[Member]) -> str:
         "charts": draw_learning_curves(results.runs),
         "run_outcomes": " / ".join(RUN_OUTCOMES),
         "metrics": list(results.values),
-        "arms": [_arm(name, results, members) for name in study.arms],
+        "arms": arms,
+        "grids": _grids(study, arms),
+        "final": Final(),
         "totals": {name: sum(item.summary.get(name, 0.0) for item in provenance.members) for name in COSTS},
         "fitted": FITTED,
         "needed": _needed,
@@ -132,6 +137,18 @@ def _arm(name: str, results: Results, members: Sequence[Member]) -> Arm:
         seed=seed,
         samples=[record for record in records if record.get("when") == "after"][:SAMPLES_PER_ARM],
     )
+
+
+def _grids(study: Study, arms: Sequence[Arm]) -> list[tuple[Metric, Grid]]:
+    """A heat map of accuracy and of each hypothesis's metric, if the arms form a grid."""
+    records = {name: config.to_json(arm) for name, arm in study.arms.items()}
+    found = []
+    for metric in dict.fromkeys([Final(), *(hypothesis.metric for hypothesis in study.hypotheses)]):
+        described = {arm.name: arm.values[metric] for arm in arms}
+        values = {name: value.iqm.value if value else None for name, value in described.items()}
+        grid = find_grid(records, values)
+        found += [(metric, grid)] if grid else []
+    return found
 
 
 def _fit(runs: Mapping[int, tuple[dict[str, Any], list[dict[str, Any]]]]) -> SigmoidFit | None:

@@ -98,6 +98,7 @@ def only_warm_start(experiment: Experiment) -> Experiment:
         responses=None,
         reward=Reward(),
         evaluation=Evaluation(problems=experiment.prompts_per_step),
+        checkpointing=replace(experiment.checkpointing, keep_best=False),  # nothing is validated
         sampler_mesh=None,
     )
 

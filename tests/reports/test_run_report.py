@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rl_llm.reports.charts import CHARTS, Series, line_chart
+from rl_llm.reports.charts import CHARTS, Series, _series, line_chart
 from rl_llm.reports.run_report import write_report
 from rl_llm.runs.folder import RunFolder
+from rl_llm.runs.metrics import read_metrics
 
 HOSTILE = "<script>alert('x')</script>&amp;"
 WARM_START_STEPS, STEPS = 20, 30
@@ -159,6 +161,60 @@ def test_a_finished_run_is_reported_in_full(tmp_path: Path) -> None:
         "5e" * 32,
     ):
         assert expected in text, expected
+
+
+def test_steps_of_rl_count_from_one_and_each_component_has_a_chart(tmp_path: Path) -> None:
+    """The warm start has 20 steps, which the curves, samples and messages of RL leave out."""
+    run = write_run(tmp_path / "run", steps=WARM_START_STEPS)
+    with RunFolder.resume(run, EXPERIMENT) as folder:
+        for step in range(WARM_START_STEPS + 1, WARM_START_STEPS + 6):
+            folder.log(record_of(step) | {"component/brevity": 0.1 * step, f"component/{HOSTILE}": 1.0})
+        folder.samples([sample(25, "training", "9+9=", "18", 0.2) | {"accuracy": 0.5}])
+        wrong = sample(25, "ungraded", "9+8=", "boom", 0.0) | {"status": "timeout", "message": "no score within 5 s"}
+        folder.samples([wrong])
+    page = Page(write_report(run))
+    text = " ".join(page.text.split())
+    assert "the last step recorded is RL step 5." in text
+    assert text.index("Samples by training step RL step 10") < text.index("RL step 5 Problem")
+    assert "18 ✓ grade 0.5, reward 0.2" in text
+    assert "not graded: timeout, no score within 5 s" in text
+    assert "brevity Component of the reward" in text
+    assert HOSTILE in text
+    assert "script" not in page.tags
+    lines = _series("reward", "reward/mean", read_metrics(run), "rl")
+    assert list(lines.steps) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_shows_its_hyperparameters_without_those_that_are_off(tmp_path: Path) -> None:
+    recorded = {
+        "class": "Experiment",
+        "optimizer": {"class": "AdamW", "learning_rate": 2e-4, "schedule": "constant"},
+        "algorithm": {
+            "class": "Algorithm",
+            "objective": {"class": "mine.Clip", "low": 0.2, "extra": None},
+            "filters": [],
+        },
+        "teacher": None,
+        "steps": 7,
+    }
+    with RunFolder.create(tmp_path / "run", {**EXPERIMENT, "experiment": recorded}):
+        pass
+    text = " ".join(Page(write_report(tmp_path / "run")).text.split())
+    shown = text[text.index("Hyper-parameters") : text.index("What is off is left out")]
+    assert "algorithm.objectiveClip(low=0.2)" in shown
+    assert "optimizerAdamW(learning_rate=0.0002, schedule=constant)" in shown
+    assert "steps7" in shown
+    assert not re.search("teacher|filters|extra", shown)
+
+
+@pytest.mark.parametrize(
+    ("place", "link"), [("arm-seed0", "../report.html"), ("starts/warm-seed0", "../../report.html")]
+)
+def test_a_member_of_a_study_links_to_its_report(tmp_path: Path, place: str, link: str) -> None:
+    run = write_run(tmp_path / place, steps=1)
+    assert "Report of its study" not in write_report(run).read_text()
+    (tmp_path / "study.json").write_text("{}")
+    assert f'<a href="{link}">Report of its study</a>' in write_report(run).read_text()
 
 
 def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:

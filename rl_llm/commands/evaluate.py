@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from rl_llm.evaluation.run import Plan
     from rl_llm.evaluation.subject import Subject
     from rl_llm.experiment import Suite
-    from rl_llm.problem import Split
-    from rl_llm.sampler import Sampling
+    from rl_llm.problem import Problem, Split
 
 SUMMARY = "evaluate a run or a Hugging Face folder, on benchmarks or on a run's own problems"
 EXAMPLES = """examples:
@@ -172,12 +172,30 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
         asked.append((Suite(split, experiment.task, split, count, samples=K, sampling=sampling), problems))
     for suite, problems in asked:
         check_suite(experiment, suite, problems)
+    if record is not None and suites:
+        _note_shared(subject, asked)
     seed = subject.seed if arguments.seed is None else arguments.seed
     files = arguments.out, arguments.parquet, arguments.responses, arguments.logits
     return Plan(asked, ks, seed, arguments.rows or 0, *files)
 
 
-def _sampling(arguments: argparse.Namespace, sampling: "Sampling") -> "Sampling":
+def _note_shared(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Problem]]]") -> None:
+    """Say on standard error which suites have training problems of the run."""
+    from rl_llm.evaluation.shared import shared_problems
+    from rl_llm.parallel import hosts
+    from rl_llm.prepare import problems_of_split
+
+    experiment = subject.experiment
+    try:
+        train = problems_of_split(experiment, "train", experiment.train_problems, subject.seed)
+        notes = list(shared_problems([suite for suite, _ in asked], {"train": train} | {s.key: p for s, p in asked}))
+    except (ValueError, OSError) as error:
+        notes = [f"the run's training problems cannot be read, so none was looked for in the suites: {error}"]
+    for note in notes if hosts.writes() else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _sampling(arguments: argparse.Namespace, sampling: Any) -> Any:
     if arguments.temperature is not None:
         sampling = sampling.at(arguments.temperature)
     changes = {"top_p": arguments.top_p, "max_tokens": arguments.max_tokens}

@@ -156,7 +156,7 @@ def _train(
             if accept or not hosts.on_writer((out / "experiment.json").exists):  # a run in it has passed
                 _say("checking the verifier with the problems' own answers ...")
                 notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, seed, grader))
-            folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept))
+            folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept, experiment))
         except (ValueError, OSError, RunFolderError, LedgerError) as error:
             raise UsageError(str(error)) from error
         for note in filter(None, notes) if hosts.writes() else ():

@@ -19,13 +19,14 @@ from rl_llm.config import differences
 from rl_llm.config.source import NO_CODE, Code
 from rl_llm.runs.checkpoint import Checkpoints
 from rl_llm.runs.code import code_changes, recorded_code, refusal, take_code
-from rl_llm.runs.files import append_durably, json_line, strict, temporary_path, write_atomically
+from rl_llm.runs.files import append_durably, json_line, read_records, strict, temporary_path, write_atomically
 from rl_llm.runs.ledger import Ledger
 
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
 LEDGER, CHECKPOINTS = "ledger.jsonl", "checkpoints"
 LOCK, HOLDER = ".lock", ".holder.json"
 IDENTITY = ("fingerprint", "seed", "problems", "tokenizer")  # of experiment.json, equal for a run and its resumption
+RAISED = ("spec", "folder", "overrides", "fingerprint", "experiment")  # change when a run gets more steps
 FORMAT = 2
 """Version of the records. Format 1 (no `format` field) named a class by its module, so fingerprints differ."""
 
@@ -89,12 +90,19 @@ class RunFolder:
 
     @classmethod
     def resume(
-        cls, path: Path | str, experiment: dict[str, Any], keep: int = 3, code: Code = NO_CODE, accept: bool = False
+        cls,
+        path: Path | str,
+        experiment: dict[str, Any],
+        keep: int = 3,
+        code: Code = NO_CODE,
+        accept: bool = False,
+        begun: str | None = None,
     ) -> Self:
-        """Open the folder of a run to continue it; experiment.json does not change.
+        """Open the folder of a run to continue it; experiment.json does not change, unless the run gets more steps.
 
-        With `accept`, changed code goes into the ledger. Raises RunFolderError if there is no run, if it is open or in
-        another format, or naming every difference in a field of IDENTITY or the code; LedgerError for a broken ledger.
+        With `accept`, changed code goes into the ledger. `begun` is the fingerprint of the experiment with fewer steps,
+        if the folder may hold that one. Raises RunFolderError if there is no run, if it is open or in another format,
+        or naming every difference in a field of IDENTITY or the code; LedgerError for a broken ledger.
         """
         path = Path(path).absolute()
         checkpoints = Checkpoints(path / CHECKPOINTS, keep)
@@ -109,7 +117,8 @@ class RunFolder:
             raise RunFolderError(f"{path / EXPERIMENT} is damaged; the run cannot be resumed: {error}") from error
         if not (path / LEDGER).exists() and ((path / METRICS).exists() or (path / CHECKPOINTS).exists()):
             raise RunFolderError(f"{path} has lost its {LEDGER}; restore it, or choose another --out")
-        if stored_identity != identity:
+        raised = begun is not None and stored_identity == {**identity, "fingerprint": begun}
+        if stored_identity != identity and not raised:
             given = json.loads(_pretty({"format": FORMAT, **experiment}))
             places = differences({**stored, "fingerprint": ""}, {**given, "fingerprint": ""})
             listed = "\n  ".join(places) or "only the fingerprint"
@@ -126,6 +135,8 @@ class RunFolder:
             if changes and not accept:
                 raise RunFolderError(refusal(path, changes))
             folder.notes = take_code(path, folder.ledger, recorded, code)
+            if raised:
+                folder._raise_steps(stored, experiment)
             return folder
         except BaseException:
             (path / HOLDER).unlink(missing_ok=True)
@@ -150,6 +161,19 @@ class RunFolder:
         if self._lock is not None:
             (self.path / HOLDER).unlink(missing_ok=True)
             self._lock.release()
+
+    def _raise_steps(self, stored: dict[str, Any], experiment: dict[str, Any]) -> None:
+        """Give the run more steps: its ledger says so, experiment.json changes, and its end is forgotten."""
+        was, now = stored["experiment"]["steps"], experiment["experiment"]["steps"]
+        self.ledger.append("steps_raised", was=was, steps=now, fingerprint=experiment["fingerprint"])
+        changed = {name: experiment[name] for name in RAISED if name in experiment}
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        samples = read_records(self.path / SAMPLES) if (self.path / SAMPLES).exists() else []
+        kept = [sample for sample in samples if sample.get("when") != "after"]
+        if len(kept) < len(samples):
+            write_atomically(self.path / SAMPLES, b"".join(map(json_line, kept)))
+        write_atomically(self.path / EXPERIMENT, _pretty({**stored, **changed}))
+        self.notes.append(f"{self.path} had {was} steps and gets {now}; its evaluation after RL is made again")
 
     def log(self, record: dict[str, Any]) -> None:
         """Append the JSON values of one step, including an integer `step`, to metrics.jsonl."""

@@ -26,7 +26,7 @@ from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.profile import Profiler
 from rl_llm.runs.progress import Progress
-from rl_llm.runs.record import changed_surroundings
+from rl_llm.runs.record import changed_surroundings, fewer_steps
 from rl_llm.runs.state import restore_state, save_state
 from rl_llm.runs.tracking import UNWATCHED, Watching
 from rl_llm.types import Metrics, TrainState
@@ -185,11 +185,18 @@ def sampled_in(experiment: Experiment) -> Sampled:
 
 
 def open_folder(
-    out: Path, record: dict[str, Any], resume: bool, keep: int, code: Code = NO_CODE, accept: bool = False
+    out: Path,
+    record: dict[str, Any],
+    resume: bool,
+    keep: int,
+    code: Code = NO_CODE,
+    accept: bool = False,
+    experiment: Experiment | None = None,
 ) -> RunFolder:
     """Open a new run folder, or with `resume` an existing one (a new one if there is none).
 
-    Raises RunFolderError if processes were given different runs, or if the code has changed and this is not accepted.
+    A run may be resumed by its `experiment` with more steps (`fewer_steps`). Raises RunFolderError if processes were
+    given different runs, or if the code has changed and this is not accepted.
     """
     identities = hosts.gather([str(out), *(record[name] for name in (*IDENTITY, "code"))])
     if any(identity != identities[0] for identity in identities):
@@ -197,10 +204,11 @@ def open_folder(
     opened: list[RunFolder] = []
 
     def open_it() -> None:
-        exists = resume and (out / "experiment.json").exists()
-        opened.append(
-            RunFolder.resume(out, record, keep, code, accept) if exists else RunFolder.create(out, record, keep, code)
-        )
+        if resume and (out / "experiment.json").exists():
+            begun = fewer_steps(experiment, out) if experiment else None
+            opened.append(RunFolder.resume(out, record, keep, code, accept, begun))
+        else:
+            opened.append(RunFolder.create(out, record, keep, code))
 
     def follow() -> None:
         if not opened:
@@ -243,6 +251,8 @@ def open_run(
         run = Run(experiment, seed, folder, metrics, display, profiler, stop, started, step)
         if restored:
             run.progress, run.saved = dict(restored.progress), step
+            if step < experiment.warm_steps + experiment.steps and not run.spends_budget():
+                run.progress.pop("after", None)  # it had ended, and got more steps
         yield run, restored.state if restored else None
 
 

@@ -99,6 +99,14 @@ def test_a_page_fits_a_phone_and_has_its_picture(name: str, tmp_path: Path):
         assert len(np.unique(shown.reshape(-1, shown.shape[-1]), axis=0)) > 50, "curves and text have many colors"
 
 
+def test_the_check_sees_what_sticks_out(tmp_path: Path):
+    page, wide = tmp_path / "page.html", f'<p style="width: {PHONE + 9}px">wide</p>'
+    page.write_text(f'<!doctype html><body>{wide}<div class="scroll" style="overflow: auto"><p>{HASH}</p></div>')
+    found = layout(page, PHONE)
+    assert found["width"] > PHONE
+    assert found["wide"] == [wide]
+
+
 def pixels(path: Path) -> np.ndarray:
     from matplotlib.image import imread
 

@@ -18,12 +18,14 @@ from program import (
     Finished,
     assert_same_run,
     finish,
+    outcome,
     rl_llm,
     start,
     steps_done,
     train,
     uninterrupted,
     wait_until,
+    without_time,
 )
 
 from rl_llm.runs.ledger import Ledger
@@ -141,6 +143,40 @@ def test_resuming_a_finished_run_changes_nothing(whole: Finished, copy: Path):
     resumed = train(copy, "--resume", "--set", "checkpointing.every=3", "--set", "grading.workers=1")
     assert_same_run(resumed, whole)
     assert (copy / "experiment.json").read_bytes() == (whole.folder / "experiment.json").read_bytes()
+
+
+CONSTANT = ("--set", "optimizer.schedule=constant")
+
+
+@pytest.mark.slow
+def test_more_steps_continue_a_finished_run_as_if_it_had_them_from_the_start(tmp_path: Path):
+    """Only what the evaluation after the first end cost differs."""
+    folder = tmp_path / "run"
+    train(folder, *CONSTANT, "--set", "steps=4")
+    raised = train(folder, *CONSTANT, "--resume")
+    whole = train(tmp_path / "whole", *CONSTANT)
+    assert "had 4 steps and gets 6" in raised.stdout + raised.stderr
+    assert without_time(raised.metrics) == without_time(whole.metrics)
+    assert (folder / "samples.jsonl").read_bytes() == (whole.folder / "samples.jsonl").read_bytes()
+    cost = ("tokens_evaluated",)
+    first, second = ({k: v for k, v in outcome(run.summary).items() if k not in cost} for run in (raised, whole))
+    assert first == second
+    events = [entry for entry in Ledger.verify(folder / "ledger.jsonl") if entry["event"] == "steps_raised"]
+    assert [(event["data"]["was"], event["data"]["steps"]) for event in events] == [(4, 6)]
+    record = json.loads((folder / "experiment.json").read_text())
+    assert (record["experiment"]["steps"], record["overrides"]) == (6, ["optimizer.schedule=constant"])
+    code, _, stderr = rl_llm("train", TINY, "--out", folder, "--resume", *CONSTANT, "--set", "steps=5")
+    assert (code, "experiment.steps: 6 -> 5" in stderr) == (2, True), stderr
+
+
+def test_more_steps_under_a_falling_schedule_are_refused_with_the_reason(whole: Finished):
+    before = snapshot(whole.folder)
+    code, _, stderr = rl_llm("train", TINY, "--out", whole.folder, "--resume", "--set", "steps=8")
+    assert code == 2
+    assert "optimizer.schedule='linear' falls until the last step" in stderr
+    code, _, stderr = rl_llm("train", TINY, "--out", whole.folder, "--resume", "--set", "steps=8", "--seed", "1")
+    assert code == 2
+    assert snapshot(whole.folder) == before
 
 
 def test_resuming_with_other_package_versions_warns(copy: Path):

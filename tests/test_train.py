@@ -249,6 +249,7 @@ def test_the_gate_refuses_a_verifier_before_the_run_has_a_folder(tmp_path: Path)
     assert re.search(r"write_answer.*To accept this: --set grading.failing_problems=0\.\d", stderr)
 
 
+@pytest.mark.slow
 def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
     code, _, stderr = rl_llm("train", f"{HOSTILE}:sometimes", "--out", tmp_path / "run")
     assert code == 0, stderr

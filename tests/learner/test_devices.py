@@ -79,9 +79,12 @@ def updated(algorithm: a.Algorithm, devices: int) -> tuple[Any, Any, dict[str, f
 QUICK = ("a critic, balanced, masked, weighed",)  # and that on one and four only
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ALGORITHMS]
-)
+OFTEN = ("PPO", "GRPO_KL", "DIRECT_PREFERENCE", "covariance")
+MARKS = {name: [pytest.mark.slow] for name in OFTEN} | {QUICK[0]: []}
+RARELY = [pytest.mark.nightly("an algorithm of each kind of batch runs")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, RARELY)) for name in ALGORITHMS])
 def test_batch_and_update_do_not_depend_on_the_number_of_devices(name: str):
     batch, gradient, metrics = updated(ALGORITHMS[name], 1)
     assert all(sum(np.abs(x).sum() for x in jax.tree.leaves(one)) > 0 for one in gradient)

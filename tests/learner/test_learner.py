@@ -280,6 +280,7 @@ def gradient_in(state: TrainState) -> dict:
     return jax.tree.map(lambda x: 2 * np.asarray(x), optax.tree_utils.tree_get(state.opt_state, "mu"))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_updates_gradients_is_the_whole_batchs(step: Update, batch: Batch):
     parts = [gradient_in(updated(step, start(), batch, update)[0]) for update in range(2)]
     mean = jax.tree.map(lambda x, y: (x + y) / 2, *parts)

@@ -151,6 +151,7 @@ def test_a_final_fraction_needs_a_schedule():
         AdamW(1e-3, final_fraction=0.1)
 
 
+@pytest.mark.slow
 def test_weight_decay_leaves_out_norms_and_biases():
     """In a model with every kind of weight: with a gradient of zero, decay is all that moves a weight."""
     config = ModelConfig(16, qkv_bias=True, output_bias=True, mlp_bias=True, sandwich_norms=True, lora=Lora(2, 2.0))

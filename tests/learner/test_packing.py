@@ -87,7 +87,7 @@ def test_loss_and_gradient_are_those_of_the_conversations_alone():
         assert metrics["policy/entropy"].count == np.sum(np.concatenate(LEARNED))
 
 
-@pytest.mark.parametrize(("kernel", "devices"), [("splash", 2), ("cudnn", 1)])
+@pytest.mark.parametrize(("kernel", "devices"), [pytest.param("splash", 2, marks=pytest.mark.slow), ("cudnn", 1)])
 def test_kernels_keep_conversations_apart(kernel: str, devices: int, monkeypatch: pytest.MonkeyPatch):
     mesh = make_mesh(MeshShape(devices), jax.devices()[:devices])
     params = jax.device_put(random_params(LAYER), replicated(mesh))

@@ -183,6 +183,7 @@ def test_the_tokenizer_is_the_runs_and_not_that_of_the_start(base: Path, tmp_pat
     assert (tmp_path / "like" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
+@pytest.mark.slow
 def test_adapters_are_exported_alone_and_give_the_policy_over_their_base(base: Path, tmp_path: Path):
     state = stopped_run(tmp_path / "run", "lora", base)
     exported = export(tmp_path / "run", str(tmp_path / "out"), adapter=True)

@@ -91,6 +91,7 @@ def test_merging_gives_the_same_model():
     np.testing.assert_allclose(forward(config, params, TOKENS), forward(CONFIG, PARAMS, TOKENS), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_the_adapted_model(tmp_path: Path):
     on_device = jax.tree.map(jnp.asarray, PARAMS)
     save(CONFIG, on_device, tmp_path / "model", dtype="float32")
@@ -149,6 +150,7 @@ def test_frozen_parameters_are_not_donated(batch: Batch):
     assert all(old is new and not old.is_deleted() for old, new in same)
 
 
+@pytest.mark.slow
 def test_only_adapters_learn_from_packed_conversations():
     segments = np.array([[1, 1, 1, 2, 2, 2, 0]] * 3, np.int32)
     rows = Packed(tokens=TOKENS, segments=segments, weight=(segments > 0) / np.float32(18))

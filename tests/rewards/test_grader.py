@@ -223,6 +223,7 @@ def test_workers_do_not_import_the_program_that_started_them(tmp_path):
     assert run.stdout.strip() == "[0.0, 1.0]"
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     program = f"""
 import multiprocessing, pathlib, time

@@ -151,7 +151,7 @@ def test_accepting_is_passed_on_to_the_members(folder: Path):
         assert ("--accept-code-changes" in schedule.command(member)) is accept
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("the tests above refuse and accept the same changes; test_code.py tells the story of one run")
 def test_a_third_seed_gets_no_other_reward(folder: Path):
     """The story of a study whose arm got a seed with another reward under the same registered hash."""
     (folder / "module.py").write_text(MODULE_WITH_REWARD)

@@ -69,6 +69,7 @@ def checked(dataset: str, shown: str) -> GateReport:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "shown"),
     [("gsm_symbolic", ""), ("gsm_symbolic", "End with <answer>...</answer>."), ("spell_backward", "")],
@@ -81,9 +82,9 @@ def test_the_gate_lets_sound_data_sets_through(dataset: str, shown: str):
 @pytest.mark.parametrize(
     ("dataset", "shown", "reason"),
     [
-        ("game_of_life_halting", "", "the wrong response 'junk' earns 1"),
+        pytest.param("game_of_life_halting", "", "the wrong response 'junk' earns 1", marks=pytest.mark.slow),
         ("prime_factorization", "", "the wrong response 'junk' ends in error, ValueError: invalid literal"),
-        ("rearc", "", "earns 0.05"),
+        pytest.param("rearc", "", "earns 0.05", marks=pytest.mark.slow),
         ("chain_sum", r"End with \boxed{...}.", r"the right response '\\boxed{"),
     ],
 )

@@ -112,6 +112,7 @@ def test_only_adapters_learn(path: Path, tmp_path: Path):
     np.testing.assert_array_equal(state.frozen["embedding"], drawn["embedding"])
 
 
+@pytest.mark.slow
 def test_another_file_is_refused_on_resume(path: Path, tmp_path: Path):
     copy = tmp_path / "pairs.jsonl"
     copy.write_bytes(path.read_bytes())

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   rl-llm train experiments/quickstart.py                       minutes on two CPU cores
   rl-llm train experiments/quickstart.py --set optimizer.learning_rate=2e-4 --seed 3 --out runs/slower
   rl-llm train experiments/quickstart.py --out runs/slower --resume      resume after an interruption
+  rl-llm train experiments/quickstart.py --smoke               does it run at all? seconds, with tiny sizes
   rl-llm train experiments/quickstart.py --track wandb         follow it in Weights & Biases as well
   rl-llm train experiments/quickstart.py --profile 3:5         trace three RL steps, for Perfetto or XProf
 
@@ -45,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
     resume = "resume from the newest good checkpoint in --out; start a run if there is none"
     parser.add_argument("--resume", action="store_true", help=resume)
+    smoke = "make it a run of seconds: few steps, problems and tokens, and a tiny model unless there is a start"
+    parser.add_argument("--smoke", action="store_true", help=f"{smoke} (default --out: runs/smoke/...)")
     add_accept(parser)
     add_watching(parser)
 
@@ -79,13 +82,15 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
 
     check_accept(arguments)
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
-    watching = watching_of(arguments, experiment.steps)
     try:
         code = code_of(arguments.experiment, experiment)  # now: the files may change while the run is prepared
         hosts.join()
     except (ExperimentError, hosts.HostsError) as error:
         raise UsageError(str(error)) from error
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
+    if arguments.smoke:
+        experiment, out = _smoke(arguments, experiment, out)
+    watching = watching_of(arguments, experiment.steps)
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.load import RecordError
@@ -169,6 +174,22 @@ def _train(
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)
             raise
+
+
+def _smoke(arguments: argparse.Namespace, experiment: "Experiment", out: Path) -> "tuple[Experiment, Path]":
+    """Make an experiment small, add its changes to the `--set` arguments, and choose its folder."""
+    import jax
+
+    from rl_llm.commands.smoke import free_folder, make_small
+    from rl_llm.parallel import hosts
+
+    small, assignments, replaced = make_small(experiment, arguments.overrides, jax.device_count())
+    pairs = (one.partition("=") for one in assignments)
+    listed = ", ".join(f"{place}={value} (was {replaced[place]})" for place, _, value in pairs)
+    kept = f"; the model stays that of start={experiment.start}" if experiment.start is not None else ""
+    _say(f"smoke run: {listed or 'nothing had to change'}{kept}")
+    arguments.overrides += assignments
+    return small, arguments.out or hosts.on_writer(lambda: free_folder(out, arguments.resume))
 
 
 def _say(text: str) -> None:

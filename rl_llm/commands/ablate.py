@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands import train
-from rl_llm.commands.common import DONE, FAILED, WRONG_USAGE, UsageError, add_accept, check_accept, positive
+from rl_llm.commands.common import (
+    DONE,
+    FAILED,
+    NO_DEVICE,
+    WRONG_USAGE,
+    UsageError,
+    add_accept,
+    check_accept,
+    no_device,
+    positive,
+)
 
 if TYPE_CHECKING:
     from rl_llm.studies.hardware import Hardware
@@ -67,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     results.json, report.html and report.md into the study folder.
     """
     from rl_llm.config import ExperimentError
-    from rl_llm.parallel import hosts
     from rl_llm.parallel.numbers import partition
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
@@ -88,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = arguments.seeds or study.seeds
     try:
         here = probe_hardware()
-    except hosts.HostsError as error:
-        raise UsageError(str(error)) from error
+    except NO_DEVICE as error:
+        raise no_device(error) from error
     cores, population = _cores(here.platform, arguments.jobs), _population(here, arguments)
     try:
         asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)

@@ -1,6 +1,7 @@
 """Shared parts of the commands: their interface, exit codes, errors of usage, and common arguments."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()  # a run's wall-clock seconds include the imports
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, PREEMPTED = 0, 1, 2, 130, 143
+
+
+NO_DEVICE = (RuntimeError, AssertionError)  # of JAX, which asserts that the plugin of a platform is installed
 
 
 class Command(Protocol):
@@ -57,6 +61,25 @@ def check_accept(arguments: argparse.Namespace) -> None:
     """Raise UsageError for --accept-code-changes without --resume."""
     if arguments.accept_code_changes and not arguments.resume:
         raise UsageError("--accept-code-changes cannot act without --resume: a new run records the code that it runs")
+
+
+def no_device(error: Exception) -> UsageError:
+    """The refusal of a platform without a device, such as JAX_PLATFORMS=cuda on a machine without a GPU."""
+    why = str(error).partition(" (set JAX_PLATFORMS")[0].partition("\n")[0] or "its plugin is not installed"
+    return UsageError(
+        f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX finds no such device ({why}); unset it to use the "
+        "devices of this machine, or install JAX for that platform (jax[cuda12], jax[tpu]) and check its driver"
+    )
+
+
+def check_devices() -> None:
+    """Raise UsageError if JAX finds no device. In a run of several processes call it after `hosts.join`."""
+    import jax
+
+    try:
+        jax.devices()
+    except NO_DEVICE as error:
+        raise no_device(error) from error
 
 
 def refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:

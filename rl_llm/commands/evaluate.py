@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, FAILED, UsageError, check_output, positive
+from rl_llm.commands.common import DONE, FAILED, UsageError, check_devices, check_output, positive
 
 if TYPE_CHECKING:
     from rl_llm.evaluation.run import Plan
@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         hosts.join()
     except hosts.HostsError as error:
         raise UsageError(str(error)) from error
+    check_devices()
     from rl_llm.evaluation.presets import parse_suites
     from rl_llm.evaluation.run import evaluate_suites
     from rl_llm.evaluation.subject import open_subject

@@ -14,6 +14,7 @@ from rl_llm.commands.common import (
     add_accept,
     add_experiment,
     check_accept,
+    check_devices,
     resolve_experiment,
 )
 from rl_llm.commands.trackers import add_watching, watching_of
@@ -87,6 +88,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         hosts.join()
     except (ExperimentError, hosts.HostsError) as error:
         raise UsageError(str(error)) from error
+    check_devices()
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
     if arguments.smoke:
         experiment, out = _smoke(arguments, experiment, out)
@@ -139,6 +141,7 @@ def _train(
     watching: "Watching",
 ) -> dict[str, Any]:
     """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
+    from rl_llm.commands.more_steps import fewer_steps
     from rl_llm.evaluation.shared import shared_problems
     from rl_llm.parallel import hosts
     from rl_llm.prepare import pass_gate
@@ -161,7 +164,8 @@ def _train(
             if accept or not hosts.on_writer((out / "experiment.json").exists):  # a run in it has passed
                 _say("checking the verifier with the problems' own answers ...")
                 notes = *notes, hosts.on_writer(lambda: pass_gate(experiment, problems, seed, grader))
-            folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept, experiment))
+            begun = fewer_steps(experiment, out) if arguments.resume else None
+            folder = stack.enter_context(open_folder(out, record, arguments.resume, keep, code, accept, begun))
         except (ValueError, OSError, RunFolderError, LedgerError) as error:
             raise UsageError(str(error)) from error
         for note in filter(None, notes) if hosts.writes() else ():

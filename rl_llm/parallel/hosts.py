@@ -21,7 +21,7 @@ SHUTDOWN_SECONDS = 60  # a process that ends waits this long for the others
 
 
 class HostsError(Exception):
-    """The processes of a run could not connect, or have no devices. The message says what is missing."""
+    """The processes of a run could not connect. The message says what is missing."""
 
 
 def join() -> None:
@@ -31,36 +31,15 @@ def join() -> None:
     by JAX under Slurm, Open MPI and on TPU slices. JAX_NUM_PROCESSES=1 forces a run in one process.
 
     Call it before any device is used. A process that dies ends the others: at once on CPU and GPU, where the connection
-    breaks, and within JAX's heartbeat (100 s) on TPU. Raises HostsError if the processes cannot connect, or if JAX
-    finds no device.
+    breaks, and within JAX's heartbeat (100 s) on TPU. Raises HostsError if the processes cannot connect.
     """
-    import jax
-
     given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
-    alone = given.get(COUNT) == "1" or not (given or _in_cluster())
-    if not alone and not jax.distributed.is_initialized():  # else connected by an earlier run of this process
-        _connect(given)
-    check_devices()
-
-
-def check_devices() -> None:
-    """Raise HostsError if JAX finds no device, as with JAX_PLATFORMS=cuda on a machine without a GPU."""
+    if given.get(COUNT) == "1" or not (given or _in_cluster()):
+        return
     import jax
 
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts that the plugin of a platform it knows is installed
-        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
-        why = str(error).partition(" (set JAX_PLATFORMS")[0].partition("\n")[0] or "its plugin is not installed"
-        raise HostsError(
-            f"{asked}: JAX finds no such device ({why}); unset JAX_PLATFORMS to use the devices of this machine, or "
-            "install JAX for that platform (jax[cuda12], jax[tpu]) and check its driver"
-        ) from error
-
-
-def _connect(given: dict[str, str]) -> None:
-    import jax
-
+    if jax.distributed.is_initialized():  # by an earlier run of this process
+        return
     if given and len(given) < 3:
         missing = " and ".join(name for name in (ADDRESS, COUNT, INDEX) if name not in given)
         raise HostsError(f"{' and '.join(given)} without {missing}: set all three, or none for a run in one process")
@@ -138,11 +117,6 @@ def together(action: Callable[[], Result]) -> list[Result]:
 def on_writer(action: Callable[[], Result]) -> Result:
     """Run an action in the writing process only and return its result everywhere; an error is raised in all."""
     return together(action if writes() else lambda: None)[0]  # type: ignore[return-value]
-
-
-def any_of(flag: bool) -> bool:
-    """Whether a flag is set in any process."""
-    return any(gather(flag))
 
 
 def to_host(tree: Any) -> Any:

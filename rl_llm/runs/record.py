@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import jax
 from rl_llm import config
 from rl_llm.config.source import NO_CODE, Code, commit_of
 from rl_llm.experiment import Experiment
-from rl_llm.runs.folder import RunFolderError
 
 PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # can change a run's bits
 
@@ -67,26 +65,3 @@ def read_experiment_record(run_path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{run_path} is not a run folder: it has no experiment.json")
     return dict(json.loads(path.read_text()))
-
-
-def fewer_steps(experiment: Experiment, run_path: Path) -> str | None:
-    """Fingerprint of the run in a folder if it is this experiment with fewer steps; None if it is not.
-
-    Raises RunFolderError if a learning rate depends on the number of steps: the steps made had other rates.
-    """
-    try:
-        record = read_experiment_record(run_path)
-        steps, begun = record["experiment"]["steps"], record["fingerprint"]
-        if not steps < experiment.steps or config.fingerprint(replace(experiment, steps=steps)) != begun:
-            return None
-    except (ValueError, TypeError, KeyError):  # another experiment, or a damaged record, which RunFolder reports
-        return None
-    critic = experiment.critic.optimizer if experiment.critic else None
-    for name, optimizer in (("optimizer", experiment.optimizer), ("critic.optimizer", critic)):
-        if optimizer is not None and optimizer.schedule != "constant":
-            raise RunFolderError(
-                f"{run_path} holds this experiment with steps={steps}. It cannot go on to steps={experiment.steps}: "
-                f"{name}.schedule={optimizer.schedule!r} falls until the last step, so its learning rates would have "
-                "been others. Only a 'constant' schedule can get more steps; choose another --out"
-            )
-    return str(begun)

@@ -26,7 +26,7 @@ from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.profile import Profiler
 from rl_llm.runs.progress import Progress
-from rl_llm.runs.record import changed_surroundings, fewer_steps
+from rl_llm.runs.record import changed_surroundings
 from rl_llm.runs.state import restore_state, save_state
 from rl_llm.runs.tracking import UNWATCHED, Watching
 from rl_llm.types import Metrics, TrainState
@@ -191,12 +191,12 @@ def open_folder(
     keep: int,
     code: Code = NO_CODE,
     accept: bool = False,
-    experiment: Experiment | None = None,
+    begun: str | None = None,
 ) -> RunFolder:
     """Open a new run folder, or with `resume` an existing one (a new one if there is none).
 
-    A run may be resumed by its `experiment` with more steps (`fewer_steps`). Raises RunFolderError if processes were
-    given different runs, or if the code has changed and this is not accepted.
+    `begun` is the fingerprint of the same run with fewer steps, if the folder may hold that. Raises RunFolderError if
+    processes were given different runs, or if the code has changed and this is not accepted.
     """
     identities = hosts.gather([str(out), *(record[name] for name in (*IDENTITY, "code"))])
     if any(identity != identities[0] for identity in identities):
@@ -205,7 +205,6 @@ def open_folder(
 
     def open_it() -> None:
         if resume and (out / "experiment.json").exists():
-            begun = fewer_steps(experiment, out) if experiment else None
             opened.append(RunFolder.resume(out, record, keep, code, accept, begun))
         else:
             opened.append(RunFolder.create(out, record, keep, code))

@@ -168,9 +168,6 @@ class Mean:
     total: jax.Array
     count: jax.Array
 
-    def merge(self, other: "Mean") -> "Mean":
-        return Mean(self.total + other.total, self.count + other.count)
-
     def result(self) -> jax.Array:
         """total / count; 0 when nothing was counted."""
         return self.total / jnp.maximum(self.count, 1.0)
@@ -182,9 +179,6 @@ class Sum:
 
     total: jax.Array
 
-    def merge(self, other: "Sum") -> "Sum":
-        return Sum(self.total + other.total)
-
     def result(self) -> jax.Array:
         return self.total
 
@@ -194,9 +188,6 @@ class Max:
     """Largest value over the parts."""
 
     value: jax.Array
-
-    def merge(self, other: "Max") -> "Max":
-        return Max(jnp.maximum(self.value, other.value))
 
     def result(self) -> jax.Array:
         return self.value
@@ -212,4 +203,8 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> Mean:
 
 def merge_metrics(a: Metrics, b: Metrics) -> Metrics:
     """Merge the metrics of two parts of a batch."""
-    return jax.tree.map(lambda x, y: x.merge(y), a, b, is_leaf=lambda x: isinstance(x, Mean | Sum | Max))
+
+    def merge(x: Any, y: Any) -> Any:
+        return Max(jnp.maximum(x.value, y.value)) if isinstance(x, Max) else x + y
+
+    return jax.tree.map(merge, a, b, is_leaf=lambda x: isinstance(x, Max))

@@ -27,11 +27,12 @@ TEXTS = [
 LABORATORY = {
     "__main__": "cli",
     "cli": "commands plan",
-    "commands": "config evaluation experiment learner model parallel plan prepare problem reports rewards rollout runs "
-    "studies tasks train",
+    "commands": "config evaluation experiment export learner model parallel plan prepare problem reports rewards "
+    "rollout runs studies tasks train",
     "evaluation": "algorithms config experiment learner model parallel prng problem rollout runs sampler tasks",
     "studies": "algorithms config experiment learner parallel plan reports rewards runs",
     "reports": "runs",
+    "export": "model",
     "plan": "experiment learner model parallel prepare prng runs sampler types update",
 }
 KNOWS_THE_EXPERIMENT = {

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, UsageError, positive
+from rl_llm.commands.common import DONE, UsageError, check_devices, positive
 
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
-    from rl_llm.model.huggingface.writing import Dtype
+    from rl_llm.export.writing import Dtype
 
 SUMMARY = "save a run's policy as a Hugging Face folder"
 EXAMPLES = """examples:
@@ -45,16 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     its licence. For any other policy, the folder limits texts to the length that the policy was trained on. The end
     tokens of the run are written into generation_config.json, and a model card into README.md.
     """
-    from rl_llm.parallel import hosts
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.load import RecordError
 
+    check_devices()
     try:
-        hosts.check_devices()
         exported = export(
             arguments.folder, arguments.out, arguments.like, arguments.dtype, arguments.adapter, arguments.step
         )
-    except (hosts.HostsError, RecordError, CheckpointError, ValueError, OSError) as error:
+    except (RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     print(*exported.notes, sep="\n", end="\n" if exported.notes else "")
     print(f"the {'adapters' if arguments.adapter else 'policy'} of step {exported.step}: {arguments.out}")
@@ -83,10 +82,10 @@ def export(
     bfloat16 and the length of texts is limited to `longest_text`. Raises RecordError, CheckpointError or ValueError.
     """
     from rl_llm.commands.model_card import CARD, model_card
+    from rl_llm.export import save, save_adapter
     from rl_llm.learner.state import policy_of
     from rl_llm.model.huggingface import is_multimodal, read_config
-    from rl_llm.model.huggingface.adapters import model_folder, save_adapter
-    from rl_llm.model.huggingface.writing import save
+    from rl_llm.model.huggingface.adapters import model_folder
     from rl_llm.parallel.mesh import make_meshes
     from rl_llm.runs.load import newest_state, recorded_experiment
 
@@ -169,7 +168,7 @@ def _check_adapter(experiment: "Experiment", run: Path, base: str | None) -> Non
 
 def files_beside(experiment: "Experiment", like: str | None, chosen: bool) -> dict[str, bytes]:
     """The files beside the weights: those of `like`, but the run's own tokenizer unless the user has chosen `like`."""
-    from rl_llm.model.huggingface.writing import TOKENIZER, files_beside_weights
+    from rl_llm.export.writing import TOKENIZER, files_beside_weights
     from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 
     files = files_beside_weights(like) if like else {}
@@ -212,8 +211,8 @@ def left_out(like: str) -> list[str]:
     from etils import epath
 
     from rl_llm.commands.model_card import CARD
+    from rl_llm.export.writing import files_beside_weights
     from rl_llm.model.huggingface.tensor_files import INDEX, first_few, weight_files
-    from rl_llm.model.huggingface.writing import files_beside_weights
 
     written = {"config.json", CARD, INDEX, *weight_files(epath.Path(like)), *files_beside_weights(like)}
     others = sorted(file.name for file in epath.Path(like).iterdir() if file.name not in written)

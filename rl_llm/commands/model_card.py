@@ -63,7 +63,7 @@ def _licence(base: str) -> list[str]:
     import yaml
     from etils import epath
 
-    from rl_llm.model.huggingface.writing import files_beside_weights
+    from rl_llm.export.writing import files_beside_weights
 
     card = epath.Path(base) / CARD
     text = card.read_bytes().decode("utf-8-sig", "replace") if card.exists() else ""

@@ -88,7 +88,7 @@ class Optimizer:
         adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps)
         adamw = optax.chain(
             adam if settings.moments_dtype == "float32" else stored_in_bfloat16(adam),
-            decayed_weights(settings.weight_decay),
+            optax.add_decayed_weights(settings.weight_decay, is_decayed),
             optax.scale_by_learning_rate(settings.rate(self.updates)),
         )
         chain = optax.chain(optax.clip_by_global_norm(settings.max_gradient_norm), adamw)
@@ -105,16 +105,12 @@ class Optimizer:
         return self.chain().update(gradient, state, params)
 
 
-def decayed_weights(weight_decay: float) -> optax.GradientTransformation:
-    """Add `weight_decay` times each weight to its update, except for norms and biases.
+def is_decayed(params: optax.Params) -> Any:
+    """Whether each weight decays: norms and biases do not.
 
     The last part of a weight's path tells its kind: stacked over layers, a norm has two axes like a matrix.
     """
-
-    def decay(path: tuple, update: jax.Array, weight: jax.Array) -> jax.Array:
-        return update if path[-1].key.endswith(("norm", "bias")) else update + weight_decay * weight
-
-    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(decay, updates, params))
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path[-1].key.endswith(("norm", "bias")), params)
 
 
 def stored_in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:

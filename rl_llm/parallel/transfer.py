@@ -7,7 +7,6 @@ after the other, and stacked weights a few layers at a time, to bound the memory
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from math import prod
 from typing import Any
 
 import jax
@@ -49,17 +48,6 @@ def entries_at_once(array: Any, sharding: NamedSharding, at_once: int = AT_ONCE)
     if any(place.shard_shape(array.shape)[0] < entries for place in (array.sharding, sharding)):
         return None
     return max(1, at_once * entries // size)
-
-
-def bytes_at_once(tree: Any, shardings: Any) -> int:
-    """Peak bytes of `move` on a source device with several processes: part of an array, and a target's shard of it."""
-
-    def part_bytes(array: Any, sharding: NamedSharding) -> int:
-        count = entries_at_once(array, sharding)
-        whole = bytes_of(array) if count is None else bytes_of(array) // array.shape[0] * count
-        return whole + whole * prod(sharding.shard_shape(array.shape)) // max(1, array.size)
-
-    return max(jax.tree.leaves(jax.tree.map(part_bytes, tree, shardings)))
 
 
 def bytes_of(array: Any) -> int:

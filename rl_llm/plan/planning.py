@@ -9,7 +9,6 @@ from rl_llm.experiment import Conversations, Experiment
 from rl_llm.learner.state import policy_of
 from rl_llm.model import split_params
 from rl_llm.parallel.mesh import MeshShape, make_meshes
-from rl_llm.parallel.transfer import bytes_at_once
 from rl_llm.plan import PlanError
 from rl_llm.plan.cost import Efficiency, StepCost, sent_by_programs, step_cost
 from rl_llm.plan.programs import (
@@ -17,6 +16,7 @@ from rl_llm.plan.programs import (
     WARM_START,
     AbstractRun,
     CompiledProgram,
+    bytes_at_once,
     bytes_per_chip,
     cache_bytes_per_chip,
     compile_and_measure,

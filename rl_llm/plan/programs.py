@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from rl_llm import prng
 from rl_llm.experiment import Conversations, Experiment
@@ -18,6 +18,7 @@ from rl_llm.learner.state import Update, abstract_state, policy_of
 from rl_llm.model import ModelConfig, Weight, weight_table
 from rl_llm.parallel.mesh import HOST, RULES, Meshes, data_parallel_size, weight_shardings
 from rl_llm.parallel.programs import BoundProgram
+from rl_llm.parallel.transfer import bytes_of, entries_at_once
 from rl_llm.plan.collectives import Collective, read_collectives
 from rl_llm.prepare import check_shares
 from rl_llm.prng import Purpose
@@ -181,6 +182,17 @@ def bytes_per_chip(tree: Any) -> int:
         return prod(shape) * jnp.dtype(x.dtype).itemsize
 
     return sum(part(x) for x in jax.tree.leaves(tree))
+
+
+def bytes_at_once(tree: Any, shardings: Any) -> int:
+    """Peak bytes of `move` on a source device with several processes: part of an array, and a target's shard of it."""
+
+    def part_bytes(array: Any, sharding: NamedSharding) -> int:
+        count = entries_at_once(array, sharding)
+        whole = bytes_of(array) if count is None else bytes_of(array) // array.shape[0] * count
+        return whole + whole * prod(sharding.shard_shape(array.shape)) // max(1, array.size)
+
+    return max(jax.tree.leaves(jax.tree.map(part_bytes, tree, shardings)))
 
 
 def compute_itemsize(config: ModelConfig) -> int:

@@ -48,7 +48,6 @@ def main(folder: Path, action: str) -> dict:
         "moved": hosts.to_host(mixed)[:, 0].tolist(),
         "own": [own.tolist(), rows[:, 0].tolist()],
         "gathered": hosts.gather("x" * (5 * jax.process_index() + 1)),
-        "any": [hosts.any_of(jax.process_index() == 1), hosts.any_of(False)],
         "from_writer": hosts.on_writer(lambda: jax.process_index()),
     }
 

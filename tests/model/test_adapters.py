@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from etils import epath
 
+from rl_llm.export import save_adapter
+from rl_llm.export.writing import make_header, write_file
 from rl_llm.model import Lora, add_adapters, forward, init, load
 from rl_llm.model.config import ADAPTABLE
 from rl_llm.model.huggingface import read_config
-from rl_llm.model.huggingface.adapters import base_folder, is_adapter, read_adapted, read_lora, save_adapter
-from rl_llm.model.huggingface.tensor_files import make_header, tensors_in, write_file
+from rl_llm.model.huggingface.adapters import base_folder, is_adapter, read_adapted, read_lora
+from rl_llm.model.huggingface.tensor_files import tensors_in
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rl_llm.export.config_json import config_to_json
 from rl_llm.model import YarnScaling, from_folder, load
 from rl_llm.model.families import QWEN3_4B
 from rl_llm.model.huggingface import readable_positions
 from rl_llm.model.huggingface.config_fields import ConfigError
-from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 

@@ -17,9 +17,10 @@ from rl_llm.commands.export import export, longest_text
 from rl_llm.commands.model_card import _front_matter
 from rl_llm.config import load_experiment, override
 from rl_llm.experiment import Conversations, Experiment, WarmStart
+from rl_llm.export import save
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import init_state, policy_of
-from rl_llm.model import add_adapters, forward, init, join_params, load, save
+from rl_llm.model import add_adapters, forward, init, join_params, load
 from rl_llm.model.huggingface.adapters import read_adapted
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.runs.folder import RunFolder

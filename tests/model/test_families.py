@@ -2,8 +2,9 @@
 
 import pytest
 
+from rl_llm.export.config_json import config_to_json
 from rl_llm.model import ModelConfig, families, parameter_count
-from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json
 
 PRESETS = {name: value for name, value in vars(families).items() if isinstance(value, ModelConfig) and name[0] != "_"}
 

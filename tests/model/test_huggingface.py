@@ -19,9 +19,11 @@ from jax.sharding import Mesh
 from ml_dtypes import float8_e4m3fn
 
 from rl_llm import prng
-from rl_llm.model import ModelConfig, forward, init, load, save
+from rl_llm.export import save
+from rl_llm.export.config_json import config_to_json
+from rl_llm.model import ModelConfig, forward, init, load
 from rl_llm.model.huggingface import read_model
-from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json
 from rl_llm.model.huggingface.tensor_files import WeightsError, tensors_in
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.sampler import Sampling, compile_sampler
@@ -139,7 +141,7 @@ def test_the_safetensors_library_reads_our_files(tmp_path: Path) -> None:
 
 def test_large_models_are_written_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, params = load(GOLDEN / "qwen3")
-    monkeypatch.setattr("rl_llm.model.huggingface.writing.LARGEST_FILE", 15_000)
+    monkeypatch.setattr("rl_llm.export.writing.LARGEST_FILE", 15_000)
     save(config, params, tmp_path / "ours")
     index = json.loads((tmp_path / "ours" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2

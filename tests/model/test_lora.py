@@ -14,6 +14,7 @@ from test_learner import ONE_DEVICE, PROMPTS, REWARD, TEMPERATURE, K, T, V, rand
 
 from rl_llm import prng
 from rl_llm.algorithms import LITE_PPO
+from rl_llm.export import save
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.packing import compile_packed_step, packed_loss
 from rl_llm.learner.state import Draw, init_state
@@ -28,7 +29,6 @@ from rl_llm.model import (
     join_params,
     load,
     merge_adapters,
-    save,
     split_params,
     weight_table,
 )

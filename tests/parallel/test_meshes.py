@@ -14,7 +14,7 @@ from test_techniques import WARM_STEPS, train
 from rl_llm.config import fingerprint, load_experiment
 from rl_llm.model import Lora, init, join_params, split_params, weight_table
 from rl_llm.parallel.mesh import MeshShape, make_meshes, weight_shardings
-from rl_llm.parallel.transfer import bytes_at_once
+from rl_llm.plan.programs import bytes_at_once
 from rl_llm.rollout.engine import compile_policy_sampler, open_engine
 from rl_llm.rollout.text import encode_prompts
 from rl_llm.runs.load import SourceModels

@@ -10,7 +10,8 @@ import pytest
 
 from experiments.qwen3_4b_gsm8k import chats, smoke
 from rl_llm.experiment import Experiment
-from rl_llm.model import YarnScaling, from_folder, init, save
+from rl_llm.export import save
+from rl_llm.model import YarnScaling, from_folder, init
 from rl_llm.prepare import prepare
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
 

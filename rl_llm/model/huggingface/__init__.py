@@ -1,4 +1,4 @@
-"""Hugging Face folders: read and write config.json and safetensors, tensor by tensor, straight from and to a mesh."""
+"""Hugging Face folders: config.json and safetensors, read tensor by tensor, straight to a mesh."""
 
 from rl_llm.model.huggingface.reading import (
     from_folder,
@@ -11,4 +11,3 @@ from rl_llm.model.huggingface.reading import (
     readable_positions,
     yarn_fields,
 )
-from rl_llm.model.huggingface.writing import save

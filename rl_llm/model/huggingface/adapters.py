@@ -4,24 +4,19 @@ The tensors hold A transposed, [rank, inputs], and B transposed, [outputs, rank]
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from rl_llm.config.hub import download_command, folder_path
-from rl_llm.model.config import ADAPTABLE, Lora, ModelConfig
+from rl_llm.model.config import ADAPTABLE, Lora
 from rl_llm.model.huggingface import reading, tensor_files
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, read_object
 from rl_llm.model.huggingface.reading import ADAPTER_CONFIG, LoadedModel, Watch, is_huggingface
-from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, SINGLE, StoredTensor, WeightsError, first_few
-from rl_llm.model.huggingface.writing import Dtype, check_same_model, make_writer
+from rl_llm.model.huggingface.tensor_files import INDEX, SINGLE, StoredTensor, WeightsError, first_few
 from rl_llm.model.lora import join_params, merge_adapters, split_flat
 from rl_llm.model.weights import LORA_B, weight_table
 from rl_llm.parallel.mesh import weight_shardings
@@ -117,38 +112,6 @@ def read_adapted(
     factor = lora.scale / wanted.scale
     scaled = {name: factor * w if name.endswith(LORA_B) else w for name, w in params["layers"].items()}
     return LoadedModel(replace(config, lora=wanted), {**params, "layers": scaled}, digest.hexdigest())
-
-
-def save_adapter(
-    config: ModelConfig,
-    params: dict,
-    folder: epath.PathLike,
-    base: str,
-    dtype: Dtype = "float32",
-    beside: Mapping[str, bytes] | None = None,
-) -> None:
-    """Write a model's adapters as a folder that PEFT loads over the Hugging Face folder `base`.
-
-    `beside` has other files. adapter_config.json is written last: a folder without it was cut off. Raises ValueError if
-    the folder has files already, the model has no adapters, or `base` has other weights than those beneath them.
-    """
-    writer, lora = make_writer(config, params, folder, dtype), config.lora
-    if lora is None:
-        raise ValueError("the model has no adapters: export the model itself")
-    check_same_model(config, base, "merge the adapters")
-    path = epath.Path(base)
-    for name, tensor in reading.match_tensors(path, config.base, tensor_files.read_headers(path)).items():
-        if not np.array_equal(writer.value(name).astype(DTYPES[tensor.dtype]), tensor.read()):
-            raise ValueError(
-                f"{name} beneath the adapters is not that of {base}: they belong to other weights. Merge them: export "
-                "the model itself"
-            )
-    writer.write_file(ADAPTER_WEIGHTS, sorted(reading.stored_shapes(split_flat(config, weight_table(config))[0])))
-    values: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", BASE: base, "bias": "none"}
-    values |= {"r": lora.rank, "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha}
-    values |= {"target_modules": [MODULES[target] for target in lora.targets], "lora_dropout": 0.0}
-    for name, content in {**(beside or {}), ADAPTER_CONFIG: (json.dumps(values, indent=2) + "\n").encode()}.items():
-        (writer.folder / name).write_bytes(content)
 
 
 def _stored(path: epath.Path) -> dict[str, StoredTensor]:

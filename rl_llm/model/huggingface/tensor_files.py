@@ -1,13 +1,13 @@
 """Safetensors files: 8 bytes of header length, a JSON header, raw little-endian bytes. No pickle, ever.
 
-The format's own library maps whole files into memory and writes whole models. This module reads and writes one tensor
-at a time, on a disk or in a bucket. Its files are byte for byte those of the library.
+The format's own library maps whole files into memory and writes whole models. This module reads one tensor at a
+time, on a disk or in a bucket; `rl_llm.export.writing` writes the same bytes as the library.
 """
 
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from etils import epath
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-ALIGNMENT = 8
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -153,37 +152,6 @@ def _parse_entry(file: epath.Path, name: str, entry: Mapping[str, Any], offset: 
     if tensor.size != math.prod(tensor.shape) * WIDTHS.get(tensor.dtype, 1):
         raise ValueError(f"{name} {tensor.shape} of {tensor.dtype} cannot have {tensor.size} bytes")
     return tensor
-
-
-def make_header(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> bytes:
-    """The bytes before tensors (name, shape) of one dtype, which follow in the order of their names."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in sorted(tensors):
-        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
-
-
-def write_file(
-    file: epath.Path, header: bytes, tensors: Sequence[tuple[str, str]], value: Callable[[str], np.ndarray]
-) -> None:
-    """Write a header and tensors (name, dtype) in their order, with one value in memory at a time.
-
-    Raises WeightsError for a value that is not finite in its dtype.
-    """
-    with file.open("wb") as stream:
-        stream.write(header)
-        for name, dtype in tensors:
-            values = value(name)
-            with np.errstate(over="ignore"):  # refused below, by name
-                stored = np.ascontiguousarray(values).astype(DTYPES[dtype])
-            if not np.isfinite(stored.astype(np.float32)).all():
-                reason = f"does not fit into {dtype}" if np.isfinite(values).all() else "is not finite"
-                raise WeightsError(f"{name} {reason}: {file} is incomplete and cannot be loaded")
-            stream.write(stored.tobytes())
 
 
 def first_few(items: Sequence[str], limit: int = 4, separator: str = ", ") -> str:

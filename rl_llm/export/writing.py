@@ -4,7 +4,8 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -15,14 +16,16 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rl_llm.export.config_json import config_to_json
 from rl_llm.model.config import ModelConfig
 from rl_llm.model.huggingface import reading, tensor_files
-from rl_llm.model.huggingface.config_json import config_from_json, config_to_json
+from rl_llm.model.huggingface.config_json import config_from_json
 from rl_llm.model.huggingface.reading import CONFIG, is_huggingface
-from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, NAMES, SINGLE
+from rl_llm.model.huggingface.tensor_files import DTYPES, INDEX, NAMES, SINGLE, WeightsError
 from rl_llm.model.lora import merge_adapters
 from rl_llm.model.weights import Weight, weight_table
 
+ALIGNMENT = 8  # of the first tensor in a file, in bytes
 LARGEST_FILE = 5_000_000_000  # bytes; larger models are written in several files
 GENERATION = "generation_config.json"
 TOKENIZER = (
@@ -150,8 +153,8 @@ class Writer:
     def write_file(self, file: str, names: Sequence[str]) -> None:
         """Write one file of the tensors with these sorted names."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        header = tensor_files.make_header([(name, self._shape(name)) for name in names], self.dtype)
-        tensor_files.write_file(self.folder / file, header, [(name, self.dtype) for name in names], self.value)
+        header = make_header([(name, self._shape(name)) for name in names], self.dtype)
+        write_file(self.folder / file, header, [(name, self.dtype) for name in names], self.value)
 
     def write_like(self, like: epath.Path) -> None:
         """Write the tensors in the files of another folder of this model, with their index."""
@@ -161,9 +164,40 @@ class Writer:
         writer = replace(self, tensors=tied | self.tensors)
         for name, file in tensor_files.weight_files(like).items():
             tensors = [(tensor.name, tensor.dtype) for tensor in tensor_files.tensors_in(file)]
-            tensor_files.write_file(self.folder / name, tensor_files.header_bytes(file), tensors, writer.value)
+            write_file(self.folder / name, tensor_files.header_bytes(file), tensors, writer.value)
         if (like / INDEX).exists():
             (self.folder / INDEX).write_bytes((like / INDEX).read_bytes())
+
+
+def make_header(tensors: Iterable[tuple[str, tuple[int, ...]]], dtype: str) -> bytes:
+    """The bytes before tensors (name, shape) of one dtype, which follow in the order of their names."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in sorted(tensors):
+        start, end = end, end + prod(shape) * DTYPES[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_file(
+    file: epath.Path, header: bytes, tensors: Sequence[tuple[str, str]], value: Callable[[str], np.ndarray]
+) -> None:
+    """Write a header and tensors (name, dtype) in their order, with one value in memory at a time.
+
+    Raises WeightsError for a value that is not finite in its dtype.
+    """
+    with file.open("wb") as stream:
+        stream.write(header)
+        for name, dtype in tensors:
+            values = value(name)
+            with np.errstate(over="ignore"):  # refused below, by name
+                stored = np.ascontiguousarray(values).astype(DTYPES[dtype])
+            if not np.isfinite(stored.astype(np.float32)).all():
+                reason = f"does not fit into {dtype}" if np.isfinite(values).all() else "is not finite"
+                raise WeightsError(f"{name} {reason}: {file} is incomplete and cannot be loaded")
+            stream.write(stored.tobytes())
 
 
 @functools.cache

@@ -125,7 +125,8 @@ def test_equal_arms_are_bitwise_equal_and_seeds_can_be_added(study: Finished):
     after = results(study.folder)
     for arm, states in before["states"].items():
         assert states.items() <= after["states"][arm].items()
-    assert "seed 2" in again.stderr
+    assert f"fast seed 2: started; log {study.folder / 'logs' / 'fast-seed2.log'}\n" in again.stderr
+    assert "run folder" in (study.folder / "logs" / "fast-seed2.log").read_text()
     assert "seed 0" not in again.stderr
     events = [entry["event"] for entry in Ledger.verify(study.folder / "ledger.jsonl")]
     assert events.count("member") == 4 * 3
@@ -133,13 +134,15 @@ def test_equal_arms_are_bitwise_equal_and_seeds_can_be_added(study: Finished):
 
 @pytest.mark.slow
 def test_a_stopped_study_resumes_to_the_same_numbers(study: Finished, tmp_path: Path):
+    """A terminal sends Ctrl-C to the workers and their graders as well; the members still save their states."""
     folder = tmp_path / "study"
     process = start(*arguments(folder, shared_folder(tmp_path), "--seeds", "2"))
     warm = tmp_path / "shared" / "starts"
     wait_until(process, lambda: any(steps_done(run) > 3 for run in warm.glob("*")) if warm.exists() else False)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)
     code, _, stderr = finish(process)
-    assert code == 143, stderr
+    assert code == 130, stderr
+    assert "stopped by SIGINT with 0 of 8 members done; running members saved their state" in stderr
     assert "resume with the same command and --resume" in stderr
     ablate(folder, "--seeds", "2", "--resume")
     of = {arm: {seed: states[seed] for seed in ("0", "1")} for arm, states in results(study.folder)["states"].items()}

@@ -170,6 +170,24 @@ def test_wrong_usage_of_a_real_process_is_one_message(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_says_at_once_where_it_is_and_what_takes_time(run: Finished):
+    """In this order; the lines of RL keep the last validation accuracy."""
+    said = (
+        f"run folder  {run.folder}\n",
+        "preparing: devices, problems, weights ...\n",
+        "checking the verifier with the problems' own answers ...\n",
+        "warm start: compiling the update in the first step ...\n",
+        "compiling the sampler, and evaluating the policy before RL ...\n",
+        "reinforcement learning: compiling the updates in the first step ...\n",
+    )
+    places = [run.stderr.find(text) for text in said]
+    assert places == sorted(places), run.stderr
+    assert places[0] == 0
+    lines = re.findall(r"^reinforcement learning (\d)/6 (.*)$", run.stderr, flags=re.MULTILINE)
+    assert [("validation" in text) for step, text in lines] == [int(step) >= 2 for step, _ in lines]
+    assert lines
+
+
 def test_evaluate_repeats_the_accuracy_of_the_run(run: Finished):
     """The same checkpoint, problems and noise give the same numbers in another process."""
     before = {path.name for path in run.folder.iterdir()}

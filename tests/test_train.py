@@ -257,7 +257,7 @@ def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
     assert sum(line["grading/error"] for line in run.metrics) > 1
     assert stderr.count("could not be graded, error: ValueError: odd") == 1
     assert [e["data"]["failure"] for e in ledger(run) if e["event"] == "grading_failed"] == ["error: ValueError: odd"]
-    assert "ungraded (step 2)" in stderr
+    assert "ungraded (RL step 2)" in stderr
     assert [finding["name"] for finding in run.summary["findings"]] == ["ungraded"]
     assert re.search(
         r"\d\d\.\d% of the responses could not be graded \(error \d+\)", run.summary["findings"][0]["text"]

@@ -118,7 +118,9 @@ def _evaluation(run: Path, experiment: "Experiment", step: int) -> str:
     text += f"\n\nSampled: {experiment.responses_per_prompt} responses to each problem. Greedy: one."
     if summary["steps"] != step:
         text += f" The policy after RL is that of step {summary['steps']}, not the one in this folder."
-    findings = [f"* {finding['name']} (step {finding['step']}): {finding['text']}" for finding in summary["findings"]]
+    findings = [
+        f"* {finding['name']} (RL step {finding['step']}): {finding['text']}" for finding in summary["findings"]
+    ]
     return "\n".join([text, *(["", "Warnings derived from the run's own metrics:", ""] if findings else []), *findings])
 
 

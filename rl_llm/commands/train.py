@@ -141,10 +141,10 @@ def _train(
     watching: "Watching",
 ) -> dict[str, Any]:
     """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
+    from rl_llm.commands.gate import pass_gate
     from rl_llm.commands.more_steps import fewer_steps
     from rl_llm.evaluation.shared import shared_problems
     from rl_llm.parallel import hosts
-    from rl_llm.prepare import pass_gate
     from rl_llm.reports.run_report import write_report
     from rl_llm.rewards.grader import GradingError
     from rl_llm.rollout.engine import open_grader

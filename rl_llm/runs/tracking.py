@@ -8,6 +8,7 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,17 @@ class Tracker(Protocol):
         """Write everything that is left."""
 
 
+@dataclass(frozen=True)
+class Watching:
+    """How a run is watched: `trackers` beside TensorBoard, and the RL steps to trace, counted from 1 (None: none)."""
+
+    trackers: tuple[Tracker, ...] = ()
+    traced: range | None = None
+
+
+UNWATCHED = Watching()
+
+
 class Mirror:
     """Copies the steps of metrics.jsonl to one tracker, in a thread of its own. `say` receives its error, if any."""
 
@@ -44,13 +56,13 @@ class Mirror:
         """Say that metrics.jsonl has a new line; returns at once."""
         self._wake.set()
 
-    def close(self, patience: float = PATIENCE) -> None:
-        """Wait until the tracker has all steps, at most `patience` seconds."""
+    def close(self) -> None:
+        """Wait until the tracker has all steps, at most PATIENCE seconds."""
         self._closing = True
         self._wake.set()
-        self._thread.join(patience)
+        self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            self._say(f"{self._tracker.name} lacks the last steps: it was still busy after {patience:g} s")
+            self._say(f"{self._tracker.name} lacks the last steps: it was still busy after {PATIENCE:g} s")
 
     def _serve(self) -> None:
         try:

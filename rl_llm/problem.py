@@ -22,7 +22,7 @@ class Problem:
 class Task(Protocol):
     """Source of problems. `verify` runs in worker processes, so a task must be picklable (a frozen dataclass is).
 
-    Before a run, its verifier is tried on right and wrong answers (`rewards.gate`), written as the shown prompt asks:
+    Before a run, its verifier is tried on right and wrong answers (`commands.gate`), written as the shown prompt asks:
     in \\boxed{}, in <answer>, after ####, or bare. A task with answers of another form writes them itself, with a
     method `write_answer(problem, shown_prompt) -> str` that returns a response with `problem.answer` as the final
     answer.

@@ -27,7 +27,7 @@ TEXTS = [
 LABORATORY = {
     "__main__": "cli",
     "cli": "commands plan",
-    "commands": "config evaluation experiment export learner model parallel plan prepare problem reports rewards "
+    "commands": "config evaluation experiment export learner model parallel plan prepare prng problem reports rewards "
     "rollout runs studies tasks train",
     "evaluation": "algorithms config experiment learner model parallel prng problem rollout runs sampler tasks",
     "studies": "algorithms config experiment learner parallel plan reports rewards runs",
@@ -37,7 +37,7 @@ LABORATORY = {
 }
 KNOWS_THE_EXPERIMENT = {
     "train": "experiment learner parallel prng problem rewards rollout runs types update",
-    "prepare": "experiment model parallel prng problem rewards rollout runs tasks",
+    "prepare": "experiment model parallel prng problem rollout runs tasks",
     "update": "algorithms experiment learner model parallel prng problem rollout runs types",
     "rollout": "algorithms experiment learner model parallel prng problem rewards runs sampler types",
     "runs": "config experiment learner model parallel problem rewards sampler types",

@@ -69,9 +69,9 @@ class Evaluation(Checked):
 class Grading(Checked):
     """Number of grading processes, seconds allowed for one response, and how much may go wrong.
 
-    A run is refused if more than the share `failing_problems` of its problems fail the gate (`rewards.gate`): their own
-    answers are not graded right, or wrong ones are. It stops if more than the share `ungraded` of a rollout or of an
-    evaluation cannot be graded. Not in the fingerprint.
+    A run is refused if more than the share `failing_problems` of its problems fail the gate (`commands.gate`): their
+    own answers are not graded right, or wrong ones are. It stops if more than the share `ungraded` of a rollout or of
+    an evaluation cannot be graded. Not in the fingerprint.
     """
 
     workers: PositiveInt = 2

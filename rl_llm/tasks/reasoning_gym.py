@@ -84,7 +84,7 @@ def check_repeats(task: ReasoningGym, problems: Sequence[Problem]) -> None:
     """Refuse a data set that draws other problems in a new process, judged by a sample of its problems.
 
     Raises ValueError naming the data set and the problem. Whether its verifier is sound is checked before a run, as for
-    every task (`rewards.gate`).
+    every task (`commands.gate`).
     """
     places = [(problem.metadata["seed"], problem.metadata["index"]) for problem in problems]
     # The order of a set of strings differs between processes, not within one.

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from rl_llm.commands.gate import GateReport, check_task
 from rl_llm.problem import split_of
 from rl_llm.rewards.components import Reward
-from rl_llm.rewards.gate import GateReport, check_task
 from rl_llm.rewards.grader import Grader
 from rl_llm.tasks.reasoning_gym import ReasoningGym, check_repeats
 

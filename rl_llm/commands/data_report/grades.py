@@ -10,8 +10,8 @@ from rl_llm.problem import Problem, Task
 from rl_llm.tasks.answers import written_as_asked
 
 if TYPE_CHECKING:
+    from rl_llm.commands.gate import GateReport
     from rl_llm.experiment import Experiment
-    from rl_llm.rewards.gate import GateReport
 
 ALLOWED = 0.01  # share of failing problems that a run allows by default
 SEED = 0
@@ -20,8 +20,8 @@ SECONDS = 20.0  # a report may take longer than the gate of a run
 
 
 def check_experiment(experiment: "Experiment", pools: Mapping[str, Sequence[Problem]]) -> tuple[Check, str]:
-    """Grade the answers of all splits, written as the experiment's prompts ask, and wrong ones (`rewards.gate`)."""
-    from rl_llm.prepare import check_answers
+    """Grade the answers of all splits, written as the experiment's prompts ask, and wrong ones (`commands.gate`)."""
+    from rl_llm.commands.gate import check_answers
     from rl_llm.rewards.grader import Grader
 
     grading = experiment.grading
@@ -32,8 +32,8 @@ def check_experiment(experiment: "Experiment", pools: Mapping[str, Sequence[Prob
 
 def check_file(task: Task, problems: Sequence[Problem]) -> tuple[Check, str]:
     r"""Grade the answers of a file, written as each question asks, or else in a \boxed{}, and wrong ones."""
+    from rl_llm.commands.gate import check_task
     from rl_llm.rewards.components import Reward
-    from rl_llm.rewards.gate import check_task
     from rl_llm.rewards.grader import Grader
 
     def write(problem: Problem) -> str:

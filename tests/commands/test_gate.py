@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from rl_llm.commands.gate import JUNK_RESPONSES, GateReport, check_task
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
-from rl_llm.rewards.gate import JUNK_RESPONSES, GateReport, check_task
 from rl_llm.rewards.grader import Grader
 
 BOX = re.compile(r"\\boxed\{(.*)\}\Z", re.DOTALL)

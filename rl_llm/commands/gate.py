@@ -4,17 +4,26 @@ A verifier that rewards nonsense teaches nonsense, and one that cannot read the 
 The gate grades, in the grading processes, responses that are known to be right or wrong.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import groupby
 
+from rl_llm.experiment import Experiment
+from rl_llm.parallel import population
+from rl_llm.prepare import Problems, counts
+from rl_llm.prng import Purpose, generator
 from rl_llm.problem import Problem
 from rl_llm.rewards.grader import Grader
 from rl_llm.rewards.worker import Grade
+from rl_llm.rollout.text import encode_shown
+from rl_llm.tasks.answers import written_as_asked
 
+PROBLEMS = 256  # of each split; a verifier may fail on only a few percent of them
 SECONDS = 2.0  # after which no further problems are taken
 FIRST, MOST = 4, 64  # problems that are taken in any case, one by one; most of a later round
 STUCK = 3  # responses that hang or end their process, after which no further ones are graded
@@ -88,6 +97,73 @@ class GateReport:
         listed = ", such as" * bool(self.failures) + "".join(f"\n    {probe}" for probe in self.failures[:EXAMPLES])
         part = f"; checked {self.checked} of {self.given}" if self.checked < self.given else ""
         return f"{len(self.failures)} of {self.checked} problems fail ({self.share:.1%}{part}){listed}"
+
+
+def pass_gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> str:
+    """Check the answers of a run's problems before it starts; returns the problems that fail, if they are few.
+
+    Members of a population pass once. Raises ValueError if splits share problems, or if more than
+    `grading.failing_problems` of a sample fail (`check_answers`).
+    """
+    key = grader.key, experiment.tokenizer.fingerprint(), experiment.grading.failing_problems
+    with population.shared(_gate(experiment, problems, seed, grader), key) as said:
+        return said
+
+
+@contextmanager
+def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader) -> Iterator[str]:
+    name, allowed = experiment.task.name, experiment.grading.failing_problems
+    first: dict[str, str] = {}
+    for split in counts(experiment):
+        for problem in problems[split]:
+            if (other := first.setdefault(problem.prompt, split)) != split:
+                raise ValueError(
+                    f"task {name}: {problem.prompt[:200]!r} is in the splits {other} and {split}; accuracy on problems "
+                    "of the training says nothing about new ones: give each problem to one split (problem.split_of; a "
+                    "file: task.held_out=FILE or task.validation=FILE)"
+                )
+    report = check_answers(experiment, problems, seed, grader)
+    if report.share > allowed:
+        raise ValueError(
+            f"task {name}: {report}{report.causes}\nA gold, written as the prompt asks, must be graded right; junk, "
+            "the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system "
+            "message, the task's marks, its verify. If `answer` ends no response, give the task a method "
+            "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
+            f"{math.ceil(100 * report.share) / 100}"
+        )
+    yield f"task {name}: {report}" if report.failures or report.few else ""
+
+
+def check_answers(
+    experiment: Experiment, problems: Problems, seed: int, grader: Grader, seconds: float = SECONDS
+) -> GateReport:
+    """Probe task and reward with a sample of the problems of every split, in random order."""
+    draw = generator(seed, Purpose.GATE)
+    others = {"conversations", *(suite.key for suite in experiment.evaluation.suites)}
+    graded = (found for name, found in problems.items() if name not in others)
+    pools = [[problem for problem in found if "rewards" not in problem.metadata] for found in graded]
+    sample = [pool[index] for pool in pools for index in draw.permutation(len(pool))[:PROBLEMS]]
+    order = draw.permutation(len(sample))
+    return check_task(grader, [sample[index] for index in order], answer_writer(experiment), seconds)
+
+
+def answer_writer(experiment: Experiment) -> Write:
+    """Return the function that writes a problem's answer as the prompt asks for it."""
+    write_answer = getattr(experiment.task, "write_answer", None)
+
+    def write(problem: Problem) -> str:
+        shown = shown_prompt(experiment, problem)
+        return written_as_asked(shown, problem.answer) if write_answer is None else write_answer(problem, shown)
+
+    return write
+
+
+def shown_prompt(experiment: Experiment, problem: Problem) -> str:
+    """All that the model is shown of a problem, such as a system message, as text."""
+    tokenizer = experiment.tokenizer
+    ids = encode_shown(tokenizer, problem)
+    turns = groupby(ids, lambda token: token in tokenizer.stop_ids)  # `decode` ends where a turn does
+    return "".join(tokenizer.decode(list(turn)) for is_stop, turn in turns if not is_stop)
 
 
 def check_task(grader: Grader, problems: Sequence[Problem], write: Write, seconds: float = SECONDS) -> GateReport:

@@ -4,7 +4,19 @@ import argparse
 import inspect
 import sys
 
-from rl_llm.commands import ablate, data_report, evaluate, export, grade, plan, report, train
+from rl_llm.commands import (
+    ablate,
+    compare,
+    data_report,
+    evaluate,
+    export,
+    generate,
+    grade,
+    plan,
+    report,
+    samples,
+    train,
+)
 from rl_llm.commands.common import (
     DONE,
     FAILED,
@@ -23,6 +35,9 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "ablate": ablate,
     "evaluate": evaluate,
+    "compare": compare,
+    "samples": samples,
+    "generate": generate,
     "export": export,
     "plan": plan,
     "report": report,
@@ -39,6 +54,8 @@ EXAMPLES = """examples, in the order of a project:
   rl-llm train experiments/quickstart.py --out runs/slower --resume      resume after an interruption
   rl-llm report runs/slower                                    write report.html again
   rl-llm evaluate runs/slower --problems 500                   evaluate the newest checkpoint on more problems
+  rl-llm samples runs/slower --when after --max-reward 0       read wrong responses
+  rl-llm generate runs/slower "17+25="                         ask the policy
   rl-llm export runs/slower --out exported/slower              save the policy for Hugging Face transformers
   rl-llm ablate experiments/paper/controls.py                  compare variants over several seeds
 

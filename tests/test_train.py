@@ -84,8 +84,18 @@ def test_the_run_folder_has_the_documented_files(run: Finished):
     }
 
 
-def test_the_newest_checkpoints_are_kept(run: Finished):
-    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["16", "20", "22"]
+def checkpoints(run: Finished) -> list[str]:
+    return sorted(path.name for path in (run.folder / "checkpoints").iterdir())
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(run: Finished, again: tuple):
+    """The best, of step 18, is saved besides those of every fifth step, and outlives newer ones."""
+    accuracies = {line["step"]: line.get("evaluation/accuracy", 0.0) for line in run.metrics}
+    best = max(accuracies, key=lambda step: accuracies[step])
+    assert run.summary["best"] == {"step": best, "accuracy": accuracies[best], "kept": True}
+    assert best == 18
+    assert checkpoints(run) == ["18", "20", "22"]
+    assert checkpoints(again[0]) == ["18", "20", "21", "22"]
 
 
 def test_standard_output_shows_the_outcome_and_the_folder(run: Finished):

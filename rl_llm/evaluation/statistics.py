@@ -161,8 +161,11 @@ def interval(
 
 def _sign_flipped(differences: np.ndarray) -> np.ndarray:
     """Sums f64[DRAWS] of the differences with random signs."""
-    signs = np.random.default_rng(1).integers(0, 2, (DRAWS, len(differences)), dtype=np.int8)
-    return (2 * signs - 1) @ differences
+    noise, sums = np.random.default_rng(1), np.zeros(DRAWS)
+    for start in range(0, len(differences), CHUNK):
+        part = differences[start : start + CHUNK]
+        sums += part @ (2.0 * noise.integers(0, 2, (len(part), DRAWS), dtype=np.int8) - 1.0)
+    return sums
 
 
 def _checked(right: Grades, k: int = 1) -> Grades:

@@ -45,7 +45,7 @@ base = Experiment(
     train_problems=40,
     max_prompt_tokens=9,
     evaluation=Evaluation(problems=9, every=2),
-    checkpointing=Checkpointing(every=5, keep=3),
+    checkpointing=Checkpointing(every=5, keep=3, keep_best=True),
 )
 
 cold = replace(base, warm_start=None)

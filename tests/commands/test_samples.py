@@ -12,12 +12,28 @@ from rl_llm.commands.samples import escaped
 
 LINES = [
     {"step": 4, "when": "before", "prompt": "1+1=", "answer": "2", "response": "it is 3", "reward": 0.0},
-    {"step": 4, "when": "ungraded", "prompt": "1+2=", "answer": "3", "response": "?", "status": "error", "message": "m"},
+    {
+        "step": 4,
+        "when": "ungraded",
+        "prompt": "1+2=",
+        "answer": "3",
+        "response": "?",
+        "status": "error",
+        "message": "m",
+    },
     {"step": 9, "when": "after", "prompt": "1+1=", "answer": "2", "response": "it\nis \x1b[31m2\x07", "reward": 1.0},
 ]
 EVALUATED = {
     **{"suite": "gsm8k", "problem": 7, "sample": 1, "prompt": [{"role": "user", "content": "2+2?"}], "gold": "4"},
-    **{"response": "5", "answer": "5", "grade": 0.0, "reward": 0.0, "status": "ok", "tokens": 3, "finish_reason": "stop"},
+    **{
+        "response": "5",
+        "answer": "5",
+        "grade": 0.0,
+        "reward": 0.0,
+        "status": "ok",
+        "tokens": 3,
+        "finish_reason": "stop",
+    },
 }
 
 

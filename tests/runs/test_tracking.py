@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from rl_llm.cli import main
 from rl_llm.commands.trackers import TRACKERS, run_id
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.metrics import MetricsLog, read_metrics
@@ -213,3 +214,11 @@ def test_events_torn_by_a_kill_are_written_again(tmp_path: Path):
     torn.unlink()
     assert [step for step, _ in in_tensorboard(tmp_path / "run")] == list(range(20, 26))
     assert rest.name.endswith(".after_20")
+
+
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("rl_llm.commands.trackers.find_spec", lambda name: None)
+    assert main(["train", "tests/data/tiny.py", "--track", "wandb"]) == 2
+    assert 'wandb not installed; pip install "rl-llm[wandb]"' in capsys.readouterr().err

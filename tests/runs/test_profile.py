@@ -1,0 +1,60 @@
+"""Traces of RL steps."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rl_llm.cli import main
+from rl_llm.runs.folder import RunFolder, RunFolderError
+from rl_llm.runs.profile import Profiler
+
+EXPERIMENT = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
+
+
+def traced(run: Path) -> list[int]:
+    """Numbers of the RL steps in the only trace of a run."""
+    [file] = (run / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    return sorted({int(event["args"]["step_num"]) for event in events if event.get("name") == "RL step"})
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(range(5), [2, 3]), (range(2), [2])])
+def test_the_asked_steps_are_traced_though_a_run_may_end_early(
+    tmp_path: Path, steps: range, expected: list[int]
+) -> None:
+    said: list[str] = []
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
+        with Profiler(folder, range(2, 4), 0, said.append) as profiler:
+            assert list(profiler.name_steps(steps)) == list(steps)
+        assert traced(folder.path) == expected
+    assert "https://ui.perfetto.dev" in said[0]
+
+
+def test_nothing_is_traced_unless_asked(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
+        with Profiler(folder, None, 0, print) as profiler:
+            assert list(profiler.name_steps(range(3))) == [0, 1, 2]
+        assert not (folder.path / "profile").exists()
+
+
+def test_steps_made_before_a_resume_are_refused(tmp_path: Path) -> None:
+    with (
+        RunFolder.create(tmp_path / "run", EXPERIMENT) as folder,
+        pytest.raises(RunFolderError, match="--profile 2:3: 2 RL steps of .* are done; choose later steps"),
+    ):
+        Profiler(folder, range(2, 4), 2, print)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [("3:9", "the experiment has RL steps 1 to 6"), ("5:3", "must be FIRST:LAST"), ("0:2", "must be FIRST:LAST")],
+)
+def test_a_wrong_range_is_refused(steps: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(["train", "tests/data/tiny.py", "--profile", steps])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_nothing_is_traced_unless_asked(tmp_path: Path) -> None:
 def test_steps_made_before_a_resume_are_refused(tmp_path: Path) -> None:
     with (
         RunFolder.create(tmp_path / "run", EXPERIMENT) as folder,
-        pytest.raises(RunFolderError, match="--profile 2:3: 2 RL steps of .* are done; choose later steps"),
+        pytest.raises(RunFolderError, match=r"--profile 2:3: 2 RL steps of .* are done; choose later steps"),
     ):
         Profiler(folder, range(2, 4), 2, print)
 

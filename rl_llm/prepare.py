@@ -77,19 +77,6 @@ def counts(experiment: Experiment) -> dict[Split, int]:
     }
 
 
-def problems_of_split(experiment: Experiment, split: Split, count: int, seed: int) -> Sequence[Problem]:
-    """Take `count` problems of a split for an evaluation, the run's own ones first.
-
-    Raises ValueError for more training problems than the run trained on.
-    """
-    own = counts(experiment)[split]
-    if split == "train" and count > own:
-        raise ValueError(
-            f"count={count} train problems is out of range; expected at most the {own} that the run trained on"
-        )
-    return experiment.task.problems(split, max(count, own), seed)[:count]
-
-
 def problems_fingerprint(problems: Problems, sources: SourceModels) -> str:
     """SHA-256 over the problems of every split and the source models; a resumed run must find the same."""
     content: dict[str, list] = {

@@ -13,7 +13,7 @@ from rl_llm.commands.common import DONE, FAILED, UsageError, check_devices, chec
 if TYPE_CHECKING:
     from rl_llm.evaluation.run import Plan
     from rl_llm.evaluation.subject import Subject
-    from rl_llm.experiment import Suite
+    from rl_llm.experiment import Experiment, Suite
     from rl_llm.problem import Problem, Split
 
 SUMMARY = "evaluate a run or a Hugging Face folder, on benchmarks or on a run's own problems"
@@ -149,7 +149,7 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
     """Read the problems and decide how they are asked. Raises UsageError, ValueError or OSError."""
     from rl_llm.evaluation.run import Plan
     from rl_llm.experiment import Suite
-    from rl_llm.prepare import check_suite, problems_of_split
+    from rl_llm.prepare import check_suite
 
     experiment = subject.experiment
     if not 0 <= arguments.logits <= experiment.model.vocabulary:
@@ -180,11 +180,25 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
     return Plan(asked, ks, seed, arguments.rows or 0, *files)
 
 
+def problems_of_split(experiment: "Experiment", split: "Split", count: int, seed: int) -> "Sequence[Problem]":
+    """Take `count` problems of a split for an evaluation, the run's own ones first.
+
+    Raises ValueError for more training problems than the run trained on.
+    """
+    from rl_llm.prepare import counts
+
+    own = counts(experiment)[split]
+    if split == "train" and count > own:
+        raise ValueError(
+            f"count={count} train problems is out of range; expected at most the {own} that the run trained on"
+        )
+    return experiment.task.problems(split, max(count, own), seed)[:count]
+
+
 def _note_shared(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Problem]]]") -> None:
     """Say on standard error which suites have training problems of the run."""
     from rl_llm.evaluation.shared import shared_problems
     from rl_llm.parallel import hosts
-    from rl_llm.prepare import problems_of_split
 
     experiment = subject.experiment
     try:

@@ -13,7 +13,7 @@ import pytest
 from program import EXPERIMENT, ROOT, TINY, Finished, rl_llm, uninterrupted
 
 from rl_llm.cli import main
-from rl_llm.prepare import problems_of_split
+from rl_llm.commands.evaluate import problems_of_split
 
 # Every case in a fresh, empty folder, but all in one process: the imports take longer than the cases.
 TRY = """

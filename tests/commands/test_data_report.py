@@ -273,3 +273,18 @@ def test_the_report_says_how_many_answers_were_graded(tmp_path: Path):
     assert report(path, "--out", tmp_path / "data.md") == 0
     assert "| graded answers | ok | 0 of 256 fail (0.0%)" in (page := (tmp_path / "data.md").read_text())
     assert "; checked 256 of 300 |" in page
+
+
+def test_a_suite_in_the_training_data_is_found_and_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    suite = tmp_path / "test.jsonl"
+    rows = [{"question": "1+2=", "answer": "#### 3"}, {"question": "Is there a day like it?", "answer": "#### 0"}]
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = tmp_path / "page.md"
+    assert report(TINY, "--suite", f"gsm8k={suite}", "--out", page) == 0
+    assert "| suite gsm8k | warning | 1 of 2 problems (50.0%) are in the training data |" in page.read_text()
+    assert "'1+2=': '1 2' in '1+2='" in page.read_text()
+
+
+def test_a_suite_cannot_act_on_a_data_file(biased: Path, capsys: pytest.CaptureFixture[str]):
+    assert report(biased, "--suite", "gsm8k=test.jsonl") == 2
+    assert "--suite gsm8k=test.jsonl cannot act on a data file; use --without FILE" in capsys.readouterr().err

@@ -23,6 +23,7 @@ SEED = 0  # of the problems; the default of `rl-llm train`
 EXAMPLES = """examples:
   rl-llm data-report experiments/quickstart.py
   rl-llm data-report experiments/qwen3_4b_gsm8k.py:smoke --out data.md
+  rl-llm data-report experiments/qwen3_4b_gsm8k.py --suite gsm8k=test.jsonl --suite math500=math500.jsonl
   rl-llm data-report train.parquet --without test.jsonl --clean clean.jsonl
   rl-llm data-report experiments/qwen3_4b_gsm8k.py:smoke --clean clean.jsonl --max-guesses 0.05"""
 
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", type=positive, metavar="N", help="number of problems (default: the experiment's)")
     without = "with a data file: also find the problems that stand in this file, such as a test set"
     parser.add_argument("--without", metavar="FILE", help=without)
+    suite = "with an experiment: find the problems of this benchmark in its training data; may be repeated"
+    parser.add_argument("--suite", action="append", default=[], metavar="NAME=FILE", help=suite)
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report to this file, as Markdown")
     clean = "write the remaining problems, and those of the run's other splits, to this file: a JSONL task"
     parser.add_argument("--clean", type=Path, metavar="FILE", help=clean)
@@ -60,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.clean is not None and arguments.clean.suffix not in (".jsonl", ".json"):
         raise UsageError(f"--clean {arguments.clean}: lines of JSON are written; choose a name that ends in .jsonl")
     is_file = _is_data_file(arguments.experiment)
+    if is_file and arguments.suite:
+        raise UsageError(f"--suite {arguments.suite[0]} cannot act on a data file; use --without FILE")
     for option in ("split", "problems") if is_file else ("without",):
         if getattr(arguments, option):
             where = "a data file, which is one split" if is_file else "an experiment; set task.held_out=FILE"
@@ -101,6 +106,11 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
     prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
     found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
     found = _with(found, *check_experiment(experiment, pools))
+    if arguments.suite:
+        from rl_llm.commands.data_report.suites import check_suites
+
+        for check, note in check_suites(experiment, arguments.suite, SEED):
+            found = _with(found, check, note)
     title = f"{experiment.task.name}, {len(problems)} {split} problems"
     kept = [problem for index, problem in enumerate(problems) if index not in found.removed]
     _publish(arguments, title, f"{arguments.experiment}, {name}", found, len(problems))

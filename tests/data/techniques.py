@@ -43,7 +43,12 @@ from rl_llm.model import Lora
 from rl_llm.parallel.mesh import MeshShape
 from tests.data import tiny
 
-base = replace(tiny.base, steps=4, evaluation=replace(tiny.base.evaluation, every=0))
+base = replace(
+    tiny.base,
+    steps=4,
+    evaluation=replace(tiny.base.evaluation, every=0),
+    checkpointing=replace(tiny.base.checkpointing, keep_best=False),
+)
 CRITIC = Critic(AdamW(1e-2))
 
 # All that a train state can carry, at once.

@@ -146,6 +146,7 @@ FIRST = replace(
     staleness=1,
     steps=3,
     evaluation=replace(tiny.base.evaluation, every=0),
+    checkpointing=replace(tiny.base.checkpointing, keep_best=False),
 )
 # Other numbers everywhere.
 SECOND = replace(

@@ -36,7 +36,8 @@ class Length:
     def __call__(self, problem, response, accuracy):
         return score.score(response)
 
-cold = replace(tiny.cold, steps=2, evaluation=replace(tiny.cold.evaluation, every=0))
+evaluation, checkpointing = replace(tiny.cold.evaluation, every=0), replace(tiny.cold.checkpointing, keep_best=False)
+cold = replace(tiny.cold, steps=2, evaluation=evaluation, checkpointing=checkpointing)
 base = replace(cold, reward=Reward((Length(),)))
 """
 CHANGES = {

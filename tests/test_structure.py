@@ -28,7 +28,7 @@ LABORATORY = {
     "__main__": "cli",
     "cli": "commands plan",
     "commands": "config evaluation experiment export learner model parallel plan prepare prng problem reports rewards "
-    "rollout runs studies tasks train",
+    "rollout runs sampler studies tasks train",
     "evaluation": "algorithms config experiment learner model parallel prng problem rollout runs sampler tasks",
     "studies": "algorithms config experiment learner parallel plan reports rewards runs",
     "reports": "runs",

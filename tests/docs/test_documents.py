@@ -31,7 +31,7 @@ from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.tokenizer import CharacterTokenizer
 
 EXTERNAL = {"curl", "docker", "eval", "export", "gcloud", "git", "hf", "kubectl", "source", "ssh-add"}
-COMMANDS = ("train", "ablate", "evaluate", "export", "plan", "report", "data_report", "grade")
+COMMANDS = ("train", "ablate", "evaluate", "export", "plan", "report", "data_report", "grade", "generate", "samples")
 README = ROOT / "README.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

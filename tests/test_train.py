@@ -363,3 +363,15 @@ def test_an_experiment_with_a_value_that_cannot_act_is_refused(changes: dict[str
 
 def ledger(run: Finished) -> list[dict[str, Any]]:
     return Ledger.verify(run.folder / "ledger.jsonl")
+
+
+def test_a_kept_step_is_exported_and_one_that_is_gone_is_refused_by_name(run: Finished, tmp_path: Path):
+    code, stdout, stderr = rl_llm("export", run.folder, "--out", tmp_path / "best", "--step", "18")
+    assert (code, "the policy of step 18" in stdout) == (0, True), stderr
+    code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "gone", "--step", "3")
+    assert (code, "has no step 3; it has 22, 20, 18" in stderr) == (2, True), stderr
+
+
+def test_keeping_the_best_cannot_act_without_validation(tmp_path: Path):
+    code, _, stderr = rl_llm("train", TINY, "--out", tmp_path / "run", "--set", "evaluation.every=0")
+    assert (code, "checkpointing.keep_best=True cannot act: evaluation.every=0" in stderr) == (2, True), stderr

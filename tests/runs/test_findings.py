@@ -253,6 +253,16 @@ def test_a_reward_may_lead_at_first_and_mislead_later(reward: float, found: set[
     assert set(named(lines)) == found
 
 
+def test_a_loss_of_accuracy_names_the_best_checkpoint_or_the_field_that_keeps_it():
+    lines = collapsing(COLLAPSES["at once, in the middle"])
+    kept, lost = (find(lines, Sampled(256, 8, keeps_best=keeps))[0].text for keeps in (True, False))
+    best = max(lines, key=lambda line: line.get("evaluation/accuracy", 0.0))["step"]
+    assert kept.endswith(
+        f"The checkpoint of step {best} has the best validation accuracy: rl-llm export RUN --step {best}"
+    )
+    assert lost.endswith("The best one is kept with checkpointing.keep_best=True and evaluation.every")
+
+
 def test_overfitting_does_not_hide_a_later_loss_of_accuracy():
     both = dict.fromkeys(("reward__accuracy", "reward__mean"), lambda done: 0.95 if done < 0.6 else 0.8)
     lines = run_of(evaluation__accuracy=lambda done: 0.8 if done < 0.6 else 0.3, **both)

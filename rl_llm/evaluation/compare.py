@@ -60,7 +60,7 @@ class Comparison:
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read the folder of `rl-llm evaluate --out`, or one of its files. Raises CompareError naming file and line."""
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.is_file() else path
     for name in (RESULT, SAMPLES):
         if not (folder / name).is_file():
             raise CompareError(

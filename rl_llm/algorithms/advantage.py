@@ -29,6 +29,7 @@ class ResponseAdvantage(Advantage):
         return frozenset({"group"})
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one response, which has no others to be compared with."""
         if run.responses_per_prompt == 1:
             raise ValueError(
                 f"{type(self).__name__} compares the responses to one prompt and cannot act with "
@@ -92,6 +93,7 @@ class Normalize(ResponseAdvantage):
         return ("moments",) if "running" in (self.mean, self.std) else ()
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for a mean or std over a single reward, and for `std_of` with a single group."""
         if run.prompts_per_step == 1:
             refuse(self, ("std_of",), "with prompts_per_step=1: the group's mean is that of the batch")
         for name, level in (("mean", self.mean), ("std", self.std)):
@@ -237,6 +239,7 @@ class PassAtK(ResponseAdvantage):
     k: PositiveInt = 4
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups that hold only one set of k responses."""
         super().check(run)
         if self.k >= run.responses_per_prompt:
             raise ValueError(

@@ -40,6 +40,7 @@ class TokenMean(Aggregate):
             )
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for mini-batches other than the updates', and for scope "group" with a single prompt."""
         if self.scope == "group" and run.prompts_per_step == 1:
             refuse(self, ("scope",), "with prompts_per_step=1: the group is the batch")
         if self.scope == "mini-batch" and self.mini_batches != run.updates_per_rollout:
@@ -129,6 +130,7 @@ class Balanced(Aggregate):
     """
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one, which have one sign: every response would count the same."""
         if run.responses_per_prompt == 1:
             raise ValueError(
                 "Balanced with responses_per_prompt=1: a group of one has no two signs to balance; use SequenceMean"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from rl_llm.algorithms.controller import AdaptiveKL, EntropyTarget
-from rl_llm.algorithms.run_shape import RunShape, refuse
+from rl_llm.algorithms.run_shape import RunShape
 from rl_llm.config import Checked
 from rl_llm.types import Batch, Metrics
 
@@ -31,7 +31,6 @@ class Component(Checked, ABC):
     reads_advantage: bool = True  # of an objective
     reads_reward: bool = False  # reads batch.reward itself, not only through the advantage
     from_sampler: bool = False  # an objective whose ratio is to the sampler's distribution
-    off_policy: tuple[str, ...] = ()  # fields that act only where this ratio, or pi / pi_old, leaves 1
     aggregates: tuple[type, ...] = ()  # the only aggregates that make it exact; empty: any
     learns_from_dropped: bool = False  # of a critic: filters apply to the policy only
     after_token: bool = False  # of a critic: the value at a token is read after the token, not before
@@ -72,15 +71,7 @@ class Component(Checked, ABC):
         return self.controller.measures
 
     def check(self, run: RunShape) -> None:
-        """Raise ValueError naming a field that cannot act in this run; by default, one of `off_policy`."""
-        if self.off_policy and run.updates_per_rollout == 1 and not (self.from_sampler and run.sampler_differs):
-            where = "with one on-policy update per rollout (no ratio leaves 1): set updates_per_rollout"
-            if self.from_sampler:
-                where = (
-                    "with one update per rollout and a sampler equal to the policy (no ratio leaves 1): set "
-                    "updates_per_rollout, or let the sampler lag some steps"
-                )
-            refuse(self, self.off_policy, where)
+        """Acts in every run."""
 
 
 class Filter(Component):

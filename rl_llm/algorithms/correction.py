@@ -28,6 +28,7 @@ class SamplerCorrection(Correction):
     """A correction that does nothing if the sampler is the policy."""
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if the sampler is the policy itself: every ratio is 1."""
         if not run.sampler_differs:
             raise ValueError(
                 f"{type(self).__name__} cannot act where the sampler is the policy itself: every ratio is 1; let the "

@@ -72,6 +72,7 @@ class ClipCov(RatioObjective):
             raise ValueError(f"ClipCov needs floor < ceiling, not floor={self.floor}, ceiling={self.ceiling}")
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError with micro-batches, and for bounds set in a run in which no ratio leaves 1."""
         refuse_parts(self, run)
         super().check(run)
 
@@ -95,6 +96,7 @@ class KLCov(Objective):
     coefficient: PositiveFloat = 1.0
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError with micro-batches, and in a run in which no ratio leaves 1: nothing to hold."""
         refuse_parts(self, run)
         if run.updates_per_rollout == 1:
             raise ValueError(

@@ -11,7 +11,7 @@ from rl_llm.algorithms.aggregate import SequenceSum
 from rl_llm.algorithms.component import CriticLoss, Loss
 from rl_llm.algorithms.preference import bradley_terry, check_groups, mean_over_pairs, over_tokens, preferred
 from rl_llm.algorithms.returns import at_last_token
-from rl_llm.algorithms.run_shape import RunShape, require
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy, require
 from rl_llm.config.fields import PositiveFloat
 from rl_llm.types import Batch, Metrics, masked_mean
 
@@ -27,9 +27,12 @@ class ValueLoss(CriticLoss):
     clip: PositiveFloat | None = None
 
     needs = ("value", "returns")
-    off_policy = ("clip",)  # no value has moved when the first update begins
     reads_reward = True
     learns_from_dropped = True  # responses that a filter keeps from the policy still show the value of a state
+
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError for a clip with one update per rollout: no value has moved when it begins."""
+        refuse_on_policy(self, ("clip",), run)
 
     def __call__(self, value: jax.Array, batch: Batch) -> Loss:
         returns = require(batch, self, "returns")
@@ -61,6 +64,7 @@ class BradleyTerry(CriticLoss):
     after_token = True  # a response is judged after its end
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one, which have no pairs."""
         check_groups(self, run)
 
     def __call__(self, value: jax.Array, batch: Batch) -> Loss:

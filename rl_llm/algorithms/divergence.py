@@ -119,6 +119,7 @@ class DriftPenalty(Regularizer):
     origin: Literal["sampler", "old"] = "sampler"
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if pi equals its origin at every update, or `origin` is set and the sampler is pi_old."""
         if run.updates_per_rollout == 1 and not (self.origin == "sampler" and run.sampler_differs):
             raise ValueError(
                 f"DriftPenalty.origin={self.origin!r} with one on-policy update per rollout: there is no drift and no "

@@ -61,6 +61,7 @@ class ZeroVariance(Filter):
     drops_groups = True
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one: every group would be dropped."""
         if run.responses_per_prompt == 1:
             raise ValueError(
                 "ZeroVariance with responses_per_prompt=1 drops every group, as one reward has no variance; sample "

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from msgspec import Meta
 
 from rl_llm.algorithms.component import Loss, Objective
+from rl_llm.algorithms.run_shape import RunShape, refuse_on_policy, refuse_without_drift
 from rl_llm.config.fields import PositiveFloat, PositiveOrInfinite, PositiveShare
 from rl_llm.types import Batch, Max, Metrics, masked_mean
 
@@ -25,18 +26,27 @@ OpenShare = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class RatioObjective(Objective):
-    """An objective of pi / pi_old."""
+    """An objective of pi / pi_old: the fields `off_policy` act only at a ratio other than 1."""
 
     off_policy: tuple[str, ...] = ("low", "high")
 
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError for fields set in a run with one on-policy update per rollout: no ratio leaves 1."""
+        refuse_on_policy(self, self.off_policy, run)
+
 
 class SamplerObjective(Objective):
-    """An objective of pi / mu, mu the sampler's distribution.
+    """An objective of pi / mu, mu the sampler's distribution: the fields `off_policy` act only at a ratio other than 1.
 
     It corrects for an older sampler and for several updates alike, so it excludes a correction.
     """
 
     from_sampler = True
+    off_policy: tuple[str, ...]
+
+    def check(self, run: RunShape) -> None:
+        """Raises ValueError for fields set in a run in which pi is the sampler's distribution at every update."""
+        refuse_without_drift(self, self.off_policy, run)
 
 
 def log_ratio(logp: jax.Array, base: jax.Array) -> jax.Array:

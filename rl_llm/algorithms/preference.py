@@ -143,6 +143,7 @@ class Pairwise(Objective):
     reads_reward = True
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one, which have no pairs."""
         check_groups(self, run)
 
     def __call__(self, logp: jax.Array, batch: Batch) -> Loss:
@@ -177,6 +178,7 @@ class Unpaired(Objective):
     reads_reward = True
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for one prompt: there is no other to pair its responses with."""
         if run.prompts_per_step == 1:
             raise ValueError("Unpaired with prompts_per_step=1: the KL is estimated on responses to other prompts")
 

@@ -79,6 +79,7 @@ class RewardToGo(Advantage):
         return frozenset() if self.outcome is None else self.outcome.statistics
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if the outcome does."""
         if self.outcome is not None:
             self.outcome.check(run)
 
@@ -108,6 +109,7 @@ class LengthAdaptive(Checked):
     alpha: PositiveFloat = 0.05
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if even the longest response has lam = 0."""
         if 0 < run.max_tokens * self.alpha <= 1:
             raise ValueError(
                 f"LengthAdaptive.alpha={self.alpha} cannot act on responses of {run.max_tokens} tokens: every lam "
@@ -136,6 +138,7 @@ class GAE(Advantage):
     needs = ("value",)
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if a length-adaptive lambda cannot act."""
         if isinstance(self.lam, LengthAdaptive):
             self.lam.check(run)
 

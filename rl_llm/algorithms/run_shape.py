@@ -34,6 +34,19 @@ def refuse(component: Any, names: tuple[str, ...], where: str) -> None:
             raise ValueError(f"{place} cannot act {where}; leave it at its default {field.default!r}")
 
 
+def refuse_on_policy(component: Any, names: tuple[str, ...], run: RunShape) -> None:
+    """Refuse these fields if a rollout has one update, which starts at pi = pi_old."""
+    if run.updates_per_rollout == 1:
+        refuse(component, names, "with one on-policy update per rollout (no ratio leaves 1): set updates_per_rollout")
+
+
+def refuse_without_drift(component: Any, names: tuple[str, ...], run: RunShape) -> None:
+    """Refuse these fields if pi equals the sampler's distribution at every update."""
+    if run.updates_per_rollout == 1 and not run.sampler_differs:
+        where = "with one update per rollout and a sampler equal to the policy (no ratio leaves 1)"
+        refuse(component, names, f"{where}: set updates_per_rollout, or let the sampler lag some steps")
+
+
 def require(batch: Batch, component: Any, name: str) -> Any:
     """Read an optional field of a batch; raises ValueError if it is missing."""
     value = getattr(batch, name)

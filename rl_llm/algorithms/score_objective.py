@@ -58,6 +58,7 @@ class AIPO(SamplerObjective):
     off_policy = ("cap",)
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for a cap >= 1 set in a run in which no ratio leaves 1."""
         if self.cap >= 1:
             super().check(run)
 

@@ -51,6 +51,7 @@ class SoftOverlong(Shaping):
             )
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if no response is long enough for the penalty, or `capped` is set and none for the cap."""
         longest = run.max_tokens or self.max_length + 1
         if longest <= self.max_length - self.buffer:
             raise ValueError(
@@ -73,6 +74,7 @@ class RepetitionPenalty(Shaping):
     n: PositiveInt = 4
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if no two n-grams fit into a response."""
         if 0 < run.max_tokens <= self.n:
             raise ValueError(
                 f"RepetitionPenalty.n={self.n} cannot act on responses of at most {run.max_tokens} tokens: no two "

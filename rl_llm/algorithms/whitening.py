@@ -33,6 +33,7 @@ class Wrapper(Advantage):
         return self.advantage.statistics
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError if the inner advantage does."""
         self.advantage.check(run)
 
     def returns(self, batch: Batch) -> jax.Array:
@@ -130,6 +131,7 @@ class GDPO(ResponseAdvantage):
             raise ValueError(f"GDPO.weights={self.weights}: every advantage would be 0")
 
     def check(self, run: RunShape) -> None:
+        """Raises ValueError for groups of one, and unless there is one weight per reward."""
         super().check(run)
         if run.components not in (0, len(self.weights)):
             raise ValueError(f"GDPO.weights={self.weights} for {run.components} rewards: one weight for each")

@@ -31,7 +31,7 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.run import Run, open_run
 from rl_llm.runs.state import state_spec
-from rl_llm.runs.tracking import UNWATCHED, Watching
+from rl_llm.runs.watcher import Watcher
 from rl_llm.types import Metrics, TrainState
 from rl_llm.update.step import compile_learning, push_past_params, sampler_params
 from rl_llm.update.warm_start import warm_start
@@ -53,17 +53,17 @@ def train(
     folder: RunFolder,
     started: float,
     grader: Grader | None = None,
-    watching: Watching = UNWATCHED,
+    watchers: Sequence[Watcher] = (),
 ) -> dict[str, Any]:
     """Run an experiment in an open folder, from its newest state on, and return its summary.
 
     `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
-    `grader` is running, or is started; `watching` names trackers and steps to trace. Raises GateError if the warm start
+    `grader` is running, or is started; `watchers` see the run. Raises GateError if the warm start
     did not teach the base skill, GradingError if too many responses cannot be graded (the state is saved), and
     Preempted after a SIGTERM (the state is saved: resume).
     """
     with (
-        open_run(experiment, seed, folder, started, meshes.learner, watching) as (run, state),
+        open_run(experiment, seed, folder, started, meshes.learner, watchers) as (run, state),
         open_engine(experiment, meshes, grader) as engine,
     ):
         if "stored" in problems:
@@ -98,7 +98,7 @@ def reinforce(
     pending = None
     accuracy: dict[str, float] = {}  # of the last validation
     with run.display.phase("reinforcement learning", experiment.steps, first, compiles="the updates") as phase:
-        for step in run.profiler.name_steps(range(first, experiment.steps)):
+        for step in run.watched(range(first, experiment.steps)):
             if run.spends_budget():
                 break
             start = time.perf_counter()

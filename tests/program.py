@@ -14,8 +14,8 @@ from typing import Any
 import warm
 
 from rl_llm.config import load_experiment
+from rl_llm.runs.folder import read_metrics
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.folder import COMPILED
 
 ROOT = Path(__file__).parent.parent

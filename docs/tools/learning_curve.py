@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rl_llm.runs.metrics import read_metrics
+from rl_llm.runs.folder import read_metrics
 
 SVG = Path(__file__).parents[1] / "learning_curve.svg"
 INK, LINE, TRAINING, OTHER = "#57606a", "#d8dee4", "#0969da", "#bc4c00"

@@ -22,7 +22,7 @@ from statistics import median
 import jax
 
 from rl_llm.commands.ablate import train_members
-from rl_llm.runs.metrics import read_metrics
+from rl_llm.runs.folder import read_metrics
 from rl_llm.studies.workers import printing_to, thread_logs
 
 

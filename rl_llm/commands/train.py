@@ -17,7 +17,7 @@ from rl_llm.commands.common import (
     check_devices,
     resolve_experiment,
 )
-from rl_llm.commands.trackers import add_watching, watching_of
+from rl_llm.commands.watching import add_watching, watchers_of
 
 if TYPE_CHECKING:
     from rl_llm.config import Code
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rl_llm.parallel.mesh import Meshes
     from rl_llm.prepare import Problems
     from rl_llm.runs.load import SourceModels
-    from rl_llm.runs.tracking import Watching
+    from rl_llm.runs.watcher import Watcher
 
 SUMMARY = "train a model with RL: run one experiment"
 EXAMPLES = """examples:
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     spec, out = arguments.experiment, arguments.out or _default_folder(arguments.experiment, name, arguments.seed)
     if arguments.smoke:
         experiment, out = _smoke(arguments, experiment, out)
-    watching = watching_of(arguments, experiment.steps)
+    watchers = watchers_of(arguments, experiment.steps)
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.load import RecordError
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.train import GateError
 
     try:
-        summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started, watching)
+        summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started, watchers)
     except Preempted as stop:
         again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
         again += "".join(f" --set {item}" for item in arguments.overrides)
@@ -138,7 +138,7 @@ def _train(
     record: dict[str, Any],
     code: "Code",
     started: float,
-    watching: "Watching",
+    watchers: "list[Watcher]",
 ) -> dict[str, Any]:
     """Start the grading processes, pass the gate, open the folder, train. A refusal leaves no folder."""
     from rl_llm.commands.gate import pass_gate
@@ -171,7 +171,7 @@ def _train(
         for note in filter(None, notes) if hosts.writes() else ():
             print(note)
         try:
-            summary = train(experiment, seed, *prepared, folder, started, grader, watching)
+            summary = train(experiment, seed, *prepared, folder, started, grader, watchers)
             return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
         except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
             raise

@@ -10,8 +10,7 @@ from rl_llm.reports.page import duration, number, percent, render_page
 from rl_llm.reports.run_report import REPORT, read_object, run_name
 from rl_llm.reports.settings import brief, varying
 from rl_llm.runs.files import write_atomically
-from rl_llm.runs.folder import EXPERIMENT, METRICS, SUMMARY
-from rl_llm.runs.metrics import read_metrics
+from rl_llm.runs.folder import EXPERIMENT, METRICS, SUMMARY, read_metrics
 
 # Of experiment.json. Its fingerprint follows from the experiment, and spec and folder are only where that was written.
 SURROUNDINGS = ("seed", "problems", "tokenizer", "sources", "versions", "python", "devices", "commit", "code")

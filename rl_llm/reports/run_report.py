@@ -15,9 +15,8 @@ from rl_llm.reports.charts import draw_charts, warm_steps
 from rl_llm.reports.page import as_float, duration, number, percent, render_page
 from rl_llm.reports.settings import hyperparameters
 from rl_llm.runs.files import read_records, write_atomically
-from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY
+from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY, read_metrics
 from rl_llm.runs.ledger import Ledger, LedgerError
-from rl_llm.runs.metrics import read_metrics
 
 REPORT = "report.html"
 

@@ -228,6 +228,16 @@ def check_format(record: dict[str, Any], path: Path) -> None:
         )
 
 
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Read the records of a run folder or a metrics.jsonl, in order; "nan" and "inf" become floats.
+
+    The run may still be writing, so an incomplete last line is skipped. Raises ValueError for another damaged line.
+    """
+    records = read_records(Path(path) / METRICS if Path(path).is_dir() else Path(path))
+    not_finite = ("nan", "inf", "-inf")
+    return [{key: float(value) if value in not_finite else value for key, value in one.items()} for one in records]
+
+
 def _take_lock(path: Path) -> Any:
     from filelock import FileLock, Timeout
 

@@ -1,7 +1,7 @@
 """A run in progress on the host: its folder, metrics, display, stop signal and resumable progress."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,15 +20,13 @@ from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
 from rl_llm.runs.curves import Sampled
 from rl_llm.runs.findings import Finding, find, find_all
-from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderError
+from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderError, read_metrics
 from rl_llm.runs.ledger import GENESIS, Ledger
-from rl_llm.runs.metrics import MetricsLog, read_metrics
 from rl_llm.runs.preemption import Preempted, StopSignal
-from rl_llm.runs.profile import Profiler
 from rl_llm.runs.progress import Progress
 from rl_llm.runs.record import changed_surroundings
 from rl_llm.runs.state import restore_state, save_state
-from rl_llm.runs.tracking import UNWATCHED, Watching
+from rl_llm.runs.watcher import Watcher
 from rl_llm.types import Metrics, TrainState
 
 NOTHING_DONE = {"tokens": 0, "tokens_evaluated": 0, "flops": 0.0, "seconds": 0.0}
@@ -44,11 +42,10 @@ class Run:
     experiment: Experiment
     seed: int
     folder: RunFolder
-    metrics: MetricsLog
     display: Progress
-    profiler: Profiler
     stop: StopSignal
     started: float
+    watchers: Sequence[Watcher] = ()
     step: int = 0
     progress: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_DONE))
     saved: int | None = None
@@ -62,12 +59,20 @@ class Run:
         self.progress["flops"] += values.get("flops/generate", 0.0) + values.get("flops/update", 0.0)
         totals = {"tokens/total": self.progress["tokens"], "flops/total": self.progress["flops"]}
         line = {"step": self.step, "phase": phase, **values, **results, **totals, **seconds}
-        self.metrics.write(line)
+        self.folder.log(line)
+        for watcher in self.watchers:
+            watcher.wrote()
         if line.get("evaluation/accuracy", -1.0) > self.progress.get("best", {"accuracy": -1.0})["accuracy"]:
             self.progress["best"] = {"step": self.step, "accuracy": line["evaluation/accuracy"]}
         if "evaluation/accuracy" in line and self.folder.writes:
             self._report_findings(find(read_metrics(self.folder.path), sampled_in(self.experiment)))
         return line
+
+    def watched(self, steps: Iterable[int]) -> Iterable[int]:
+        """RL steps, counted from 0, as the watchers pass them on."""
+        for watcher in self.watchers:
+            steps = watcher.steps(steps)
+        return steps
 
     def spends_budget(self, values: JsonValues | None = None) -> bool:
         """Whether the token budget is reached, counting the step with these values too."""
@@ -220,7 +225,7 @@ def open_folder(
 
 @contextmanager
 def open_run(
-    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh, watching: Watching = UNWATCHED
+    experiment: Experiment, seed: int, folder: RunFolder, started: float, mesh: Mesh, watchers: Sequence[Watcher] = ()
 ) -> Iterator[tuple[Run, TrainState | None]]:
     """Open the run of a folder, with its newest good state if it has one.
 
@@ -231,8 +236,8 @@ def open_run(
         resumed = folder.ledger.head != GENESIS
         restored = restore_state(experiment, folder.path, mesh) if resumed else None
         step = restored.step if restored else 0
-        done = max(0, step - experiment.warm_steps)
-        profiler = stack.enter_context(Profiler(folder, watching.traced, done, display.say))
+        for watcher in watchers:  # one may refuse, before anything is written
+            watcher.open(folder, step, max(0, step - experiment.warm_steps), display.say)
         if resumed:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
@@ -245,9 +250,10 @@ def open_run(
             folder.ledger.append("started", seed=seed)
         for note in folder.notes:
             display.say(note)
-        metrics = stack.enter_context(MetricsLog(folder, step if resumed else None, watching.trackers, display.say))
+        for watcher in watchers:
+            stack.callback(watcher.close)
         stop = stack.enter_context(StopSignal())
-        run = Run(experiment, seed, folder, metrics, display, profiler, stop, started, step)
+        run = Run(experiment, seed, folder, display, stop, started, watchers, step)
         if restored:
             run.progress, run.saved = dict(restored.progress), step
             if step < experiment.warm_steps + experiment.steps and not run.spends_budget():

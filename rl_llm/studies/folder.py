@@ -18,9 +18,8 @@ from rl_llm import config
 from rl_llm.config import Code, code_of
 from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_copy, take_code
 from rl_llm.runs.files import json_line, write_atomically
-from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format
+from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format, read_metrics
 from rl_llm.runs.ledger import GENESIS, Ledger
-from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS = "study.json", "results.json"

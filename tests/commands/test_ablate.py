@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from program import Finished, finish, outcome, rl_llm, shared_folder, start, steps_done, wait_until, without_time
 
+from rl_llm.runs.folder import read_metrics
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.workers import Ended, Job, Workers, open_workers
 
 MODULE = "tests/data/study.py"

@@ -11,8 +11,7 @@ import pytest
 
 from rl_llm.reports.charts import CHARTS, Series, _series, line_chart
 from rl_llm.reports.run_report import write_report
-from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.metrics import read_metrics
+from rl_llm.runs.folder import RunFolder, read_metrics
 
 HOSTILE = "<script>alert('x')</script>&amp;"
 WARM_START_STEPS, STEPS = 20, 30

@@ -9,25 +9,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.metrics import MetricsLog, read_metrics
+from rl_llm.runs.folder import RunFolder, read_metrics
 from rl_llm.runs.progress import Progress
 
 EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
-
-
-def tensorboard_events(run: Path) -> list[Event]:
-    """Every event, oldest first. A record is length (8 bytes), check sum (4), event, check sum (4)."""
-    events = []
-    for file in sorted(run.glob("tensorboard/events*"), key=lambda path: path.stat().st_mtime_ns):
-        content = file.read_bytes()
-        while content:
-            length = int.from_bytes(content[:8], "little")
-            events.append(Event.FromString(content[12 : 12 + length]))
-            content = content[16 + length :]
-    return events
 
 
 def test_metrics_read_back_as_written(tmp_path: Path) -> None:
@@ -35,9 +21,9 @@ def test_metrics_read_back_as_written(tmp_path: Path) -> None:
         {"step": 1, "phase": "warm_start", "loss": 0.1 + 0.2},
         {"step": 2, "phase": "rl", "loss": float("inf"), "update/skipped": 1},
     ]
-    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder, MetricsLog(folder) as log:
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
         for record in records:
-            log.write(record)
+            folder.log(record)
     assert read_metrics(tmp_path / "run") == records
     assert read_metrics(tmp_path / "run" / "metrics.jsonl") == records
 
@@ -53,23 +39,6 @@ def test_a_damaged_line_is_an_error_naming_it(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2,, "loss": 3}\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_metrics(tmp_path)
-
-
-def test_tensorboard_shows_the_numbers_and_purges_on_resume(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder, MetricsLog(folder) as log:
-        folder.ledger.append("started")
-        for step in (1, 2, 3):
-            log.write({"step": step, "phase": "rl", "reward/mean": step / 2, "loss": float("nan")})
-    with RunFolder.resume(tmp_path / "run", EXPERIMENT) as folder:
-        folder.truncate_after(2)
-        with MetricsLog(folder, resumed_from=2) as log:
-            log.write({"step": 3, "phase": "rl", "reward/mean": 7.0})
-    events = tensorboard_events(tmp_path / "run")
-    scalars = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
-    tag = "reward/mean"
-    assert scalars == [(1, tag, 0.5), (2, tag, 1.0), (3, tag, 1.5), (3, tag, 7.0)]
-    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [3]
-    assert [record[tag] for record in read_metrics(tmp_path / "run")] == [0.5, 1.0, 7.0]
 
 
 def lines_of_progress(total: int, done: int = 0) -> list[str]:

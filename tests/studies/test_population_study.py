@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from program import finish, rl_llm, start, steps_done, wait_until
 
+from rl_llm.runs.folder import read_metrics
 from rl_llm.runs.ledger import Ledger
-from rl_llm.runs.metrics import read_metrics
 from rl_llm.studies.hardware import fitting, needed_bytes
 from tests.data import tiny
 

@@ -20,9 +20,8 @@ from rl_llm.model import Lora
 from rl_llm.parallel.mesh import MeshShape, make_mesh
 from rl_llm.prepare import prepare, problems_fingerprint
 from rl_llm.prng import Purpose, key
-from rl_llm.runs.folder import RunFolderError
+from rl_llm.runs.folder import RunFolderError, read_metrics
 from rl_llm.runs.load import SourceModels
-from rl_llm.runs.metrics import read_metrics
 from rl_llm.runs.preemption import Preempted
 from rl_llm.runs.record import experiment_record
 from rl_llm.runs.run import Run, open_folder, open_run

@@ -1,4 +1,4 @@
-"""Trackers show the numbers of metrics.jsonl elsewhere: TensorBoard, Weights & Biases, MLflow.
+"""Mirrors copy the numbers of metrics.jsonl to trackers: TensorBoard, Weights & Biases, MLflow.
 
 metrics.jsonl stays the record. Each tracker has a thread that reads new lines from it, so a slow tracker falls behind
 instead of slowing the run, and a failed one is dropped. A resumed run sends each tracker exactly the steps it lacks.
@@ -8,11 +8,11 @@ import json
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl_llm.runs.folder import METRICS
+from rl_llm.runs.folder import METRICS, RunFolder
+from rl_llm.runs.watcher import Watcher
 
 PATIENCE = 60.0  # seconds that the end of a run waits for a tracker
 
@@ -32,35 +32,29 @@ class Tracker(Protocol):
         """Write everything that is left."""
 
 
-@dataclass(frozen=True)
-class Watching:
-    """How a run is watched: `trackers` beside TensorBoard, and the RL steps to trace, counted from 1 (None: none)."""
+class Mirror(Watcher):
+    """Copies the steps of metrics.jsonl to one tracker, in a thread of its own. An error of the tracker is said."""
 
-    trackers: tuple[Tracker, ...] = ()
-    traced: range | None = None
-
-
-UNWATCHED = Watching()
-
-
-class Mirror:
-    """Copies the steps of metrics.jsonl to one tracker, in a thread of its own. `say` receives its error, if any."""
-
-    def __init__(self, tracker: Tracker, run: Path, restored: int, say: Callable[[str], None]) -> None:
-        self._tracker, self._run, self._restored, self._say = tracker, run, restored, say
-        self._wake, self._closing, self._read = threading.Event(), False, 0
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker, self._wake, self._closing, self._read = tracker, threading.Event(), False, 0
         self._thread = threading.Thread(target=self._serve, name=f"tracker {tracker.name}", daemon=True)
-        self._thread.start()
 
-    def wake(self) -> None:
-        """Say that metrics.jsonl has a new line; returns at once."""
+    def open(self, folder: RunFolder, restored: int, done: int, say: Callable[[str], None]) -> None:
+        """Remember the run; the thread starts with its first line."""
+        self._writes, self._run, self._restored, self._say = folder.writes, folder.path, restored, say
+
+    def wrote(self) -> None:
+        """Wake the thread."""
+        if self._writes and self._thread.ident is None:
+            self._thread.start()
         self._wake.set()
 
     def close(self) -> None:
         """Wait until the tracker has all steps, at most PATIENCE seconds."""
         self._closing = True
-        self._wake.set()
-        self._thread.join(PATIENCE)
+        self.wrote()
+        if self._writes:
+            self._thread.join(PATIENCE)
         if self._thread.is_alive():
             self._say(f"{self._tracker.name} lacks the last steps: it was still busy after {PATIENCE:g} s")
 

@@ -8,7 +8,7 @@ import pytest
 
 from rl_llm.cli import main
 from rl_llm.runs.folder import RunFolder, RunFolderError
-from rl_llm.runs.profile import Profiler
+from rl_llm.watching.profile import Profiler
 
 EXPERIMENT = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
 
@@ -26,17 +26,12 @@ def test_the_asked_steps_are_traced_though_a_run_may_end_early(
 ) -> None:
     said: list[str] = []
     with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
-        with Profiler(folder, range(2, 4), 0, said.append) as profiler:
-            assert list(profiler.name_steps(steps)) == list(steps)
+        profiler = Profiler(range(2, 4))
+        profiler.open(folder, 0, 0, said.append)
+        assert list(profiler.steps(steps)) == list(steps)
+        profiler.close()
         assert traced(folder.path) == expected
     assert "https://ui.perfetto.dev" in said[0]
-
-
-def test_nothing_is_traced_unless_asked(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
-        with Profiler(folder, None, 0, print) as profiler:
-            assert list(profiler.name_steps(range(3))) == [0, 1, 2]
-        assert not (folder.path / "profile").exists()
 
 
 def test_steps_made_before_a_resume_are_refused(tmp_path: Path) -> None:
@@ -44,7 +39,7 @@ def test_steps_made_before_a_resume_are_refused(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "run", EXPERIMENT) as folder,
         pytest.raises(RunFolderError, match=r"--profile 2:3: 2 RL steps of .* are done; choose later steps"),
     ):
-        Profiler(folder, range(2, 4), 2, print)
+        Profiler(range(2, 4)).open(folder, 0, 2, print)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +17,42 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from rl_llm.cli import main
-from rl_llm.commands.trackers import TRACKERS, run_id
-from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.metrics import MetricsLog, read_metrics
-from rl_llm.runs.tracking import Tracker
+from rl_llm.runs.folder import RunFolder, read_metrics
+from rl_llm.watching.mirror import Mirror, Tracker
+from rl_llm.watching.trackers import TRACKERS, run_id
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
+Line = dict[str, Any]
 LONG_NAME = "component/" + "a" * 200  # makes W&B's files longer than one of its blocks
 
 # A session of a run: FOLDER RESTORED LAST TRACKERS END. It goes on after RESTORED and writes steps up to LAST.
 SESSION = """
 import os, signal, sys
 from pathlib import Path
-from rl_llm.commands.trackers import TRACKERS
 from rl_llm.runs.folder import RunFolder
-from rl_llm.runs.metrics import MetricsLog
+from rl_llm.watching.mirror import Mirror, TensorBoard
+from rl_llm.watching.trackers import TRACKERS
 folder, restored, last, names, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 EXPERIMENT = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
 opened = RunFolder.resume(folder, EXPERIMENT) if Path(folder).exists() else RunFolder.create(folder, EXPERIMENT)
 with opened as run:
     run.ledger.append("session")
     run.truncate_after(restored)
-    trackers = [TRACKERS[name]() for name in names.split(",") if name]
-    with MetricsLog(run, restored or None, trackers, lambda text: print(text, file=sys.stderr)) as log:
-        for step in range(restored + 1, last + 1):
-            log.write({"step": step, "phase": "rl", "reward/mean": step / 4, "tokens/total": 10 * step, LONG: 0.0})
-        if end == "late":
-            log._mirrors[-1].close()
-        if end != "whole":
-            os.kill(os.getpid(), signal.SIGKILL)
-        run.write_summary({})
+    mirrors = [Mirror(tracker) for tracker in (TensorBoard(), *(TRACKERS[name]() for name in names.split(",") if name))]
+    for mirror in mirrors:
+        mirror.open(run, restored, 0, lambda text: print(text, file=sys.stderr))
+    for step in range(restored + 1, last + 1):
+        run.log({"step": step, "phase": "rl", "reward/mean": step / 4, "tokens/total": 10 * step, LONG: 0.0})
+        for mirror in mirrors:
+            mirror.wrote()
+    if end == "late":
+        mirrors[-1].close()
+    if end != "whole":
+        os.kill(os.getpid(), signal.SIGKILL)
+    run.write_summary({})
+    for mirror in mirrors:
+        mirror.close()
 """.replace("LONG", repr(LONG_NAME))
 
 
@@ -78,7 +85,7 @@ def in_wandb(run: Path) -> list[tuple[int, float]]:
     """Steps and rewards of all offline files of a run, in W&B's own records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    from rl_llm.commands.trackers import _records
+    from rl_llm.watching.trackers import _records
 
     shown = []
     for file in sorted(run.glob(f"wandb/offline-run-*/run-{run_id(run)}.wandb")):
@@ -148,14 +155,28 @@ class Recorder:
         self.closed = True
 
 
+@contextmanager
+def mirrored(folder: RunFolder, tracker: Tracker, say: Callable[[str], None]) -> Iterator[Callable[[Line], None]]:
+    """Write lines of metrics that a tracker gets."""
+    mirror = Mirror(tracker)
+    mirror.open(folder, 0, 0, say)
+
+    def write(line: Line) -> None:
+        folder.log(line)
+        mirror.wrote()
+
+    yield write
+    mirror.close()
+
+
 def followed(tmp_path: Path, tracker: Tracker, steps: int = 20) -> list[str]:
     """Errors said while a tracker follows a run of some steps."""
     said: list[str] = []
     with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
         folder.ledger.append("started")
-        with MetricsLog(folder, None, [tracker], said.append) as log:
+        with mirrored(folder, tracker, said.append) as write:
             for step in range(1, steps + 1):
-                log.write({"step": step, "phase": "rl", "reward/mean": step / 2, "loss": float("nan")})
+                write({"step": step, "phase": "rl", "reward/mean": step / 2, "loss": float("nan")})
             if isinstance(tracker, Recorder) and tracker.go is not None:
                 assert tracker.steps == []
                 tracker.go.set()
@@ -194,11 +215,11 @@ def test_a_slow_tracker_does_not_slow_the_run(tmp_path: Path):
 
 
 def test_the_end_of_a_run_does_not_wait_for_a_tracker_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rl_llm.runs.tracking.PATIENCE", 2.0)
+    monkeypatch.setattr("rl_llm.watching.mirror.PATIENCE", 2.0)
     tracker, said = Recorder(go=threading.Event()), list[str]()
     start = time.monotonic()
-    with RunFolder.create(tmp_path / "run", EXPERIMENT) as run, MetricsLog(run, None, [tracker], said.append) as log:
-        log.write({"step": 1, "reward/mean": 0.0})
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as run, mirrored(run, tracker, said.append) as write:
+        write({"step": 1, "reward/mean": 0.0})
     assert time.monotonic() - start < 30
     assert tracker.go is not None
     tracker.go.set()
@@ -219,6 +240,6 @@ def test_events_torn_by_a_kill_are_written_again(tmp_path: Path):
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("rl_llm.commands.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("rl_llm.commands.watching.find_spec", lambda name: None)
     assert main(["train", "tests/data/tiny.py", "--track", "wandb"]) == 2
     assert 'wandb not installed; pip install "rl-llm[wandb]"' in capsys.readouterr().err

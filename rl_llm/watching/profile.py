@@ -2,39 +2,37 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
 
 import jax
 
 from rl_llm.runs.folder import RunFolder, RunFolderError
+from rl_llm.runs.watcher import Watcher
 
 
-class Profiler:
-    """Traces the RL steps `traced`, counted from 1, into `profile/` of a run folder. Use it in a `with` statement.
+class Profiler(Watcher):
+    """Traces the RL steps `traced`, counted from 1, into `profile/` of the run folder."""
 
-    `done` RL steps were made before a resume. Without `traced` it does nothing. Raises RunFolderError if the first of
-    the steps is already done.
-    """
+    def __init__(self, traced: range) -> None:
+        self._traced, self._running = traced, False
 
-    def __init__(self, folder: RunFolder, traced: range | None, done: int, say: Callable[[str], None]) -> None:
-        if traced and traced.start <= done:
+    def open(self, folder: RunFolder, restored: int, done: int, say: Callable[[str], None]) -> None:
+        """Raise RunFolderError if the first of the steps is already done."""
+        if self._traced.start <= done:
             raise RunFolderError(
-                f"--profile {traced.start}:{traced[-1]}: {done} RL steps of {folder.path} are done; choose later steps"
+                f"--profile {self._traced.start}:{self._traced[-1]}: {done} RL steps of {folder.path} are done; choose "
+                "later steps"
             )
-        self._folder, self._say, self._running = folder.path / "profile", say, False
-        self._traced = traced if folder.writes and traced else range(0)
+        self._writes, self._folder, self._say = folder.writes, folder.path / "profile", say
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Stop the trace of a run that ends early."""
         if self._running:
             self._stop()
 
-    def name_steps(self, steps: Iterable[int]) -> Iterator[int]:
-        """Yield RL steps, counted from 0, each named in the trace; start and stop the trace between them."""
+    def steps(self, steps: Iterable[int]) -> Iterator[int]:
+        """Name RL steps in the trace; start and stop it between them."""
         for step in steps:
-            if self._traced and step + 1 == self._traced.start:
+            if self._writes and step + 1 == self._traced.start:
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0  # every Python call would slow the steps and hide their phases
                 jax.profiler.start_trace(self._folder, profiler_options=options)

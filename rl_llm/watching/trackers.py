@@ -1,20 +1,12 @@
-"""What `--track` and `--profile` ask for: trackers of other libraries, and RL steps to trace."""
+"""Trackers of other libraries, by name: Weights & Biases and MLflow."""
 
-import argparse
 import json
 import os
-import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-from rl_llm.commands.common import UsageError
-
-if TYPE_CHECKING:
-    from rl_llm.runs.tracking import Watching
 
 PROJECT = "rl-llm"  # the project in W&B and the experiment in MLflow, unless their environment variables name another
 TOTAL = "tokens/total"  # a number that every line of metrics.jsonl has
@@ -156,33 +148,3 @@ def _records(file: Path) -> Iterator[bytes]:
         record, place = (b"" if kind in (1, 2) else record) + content[place + 7 : end], end
         if kind in (1, 4):
             yield record
-
-
-def add_watching(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how a run is watched."""
-    track = "show the metrics in this tracker, beside TensorBoard; may be repeated"
-    parser.add_argument("--track", action="append", default=[], choices=TRACKERS, help=track)
-    profile = "trace these RL steps, counted from 1, with JAX's profiler into profile/ in the run folder"
-    parser.add_argument("--profile", type=_steps, metavar="FIRST:LAST", help=profile)
-
-
-def _steps(text: str) -> range:
-    match = re.fullmatch(r"(\d+)(?::(\d+))?", text)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= first <= last:
-        raise argparse.ArgumentTypeError(f"must be FIRST:LAST with 1 <= FIRST <= LAST, such as 3:5, not {text!r}")
-    return range(first, last + 1)
-
-
-def watching_of(arguments: argparse.Namespace, steps: int) -> "Watching":
-    """How the arguments ask to watch a run of so many RL steps. Raises UsageError."""
-    from rl_llm.runs.tracking import Watching
-
-    names, traced = dict.fromkeys(arguments.track), arguments.profile
-    for name in names:
-        missing = [package for package in TRACKERS[name].packages if find_spec(package) is None]
-        if missing:
-            raise UsageError(f'--track {name}: {", ".join(missing)} not installed; pip install "rl-llm[{name}]"')
-    if traced and traced[-1] > steps:
-        raise UsageError(f"--profile {traced[0]}:{traced[-1]}: the experiment has RL steps 1 to {steps}")
-    return Watching(tuple(TRACKERS[name]() for name in names), traced)

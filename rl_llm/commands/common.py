@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -137,7 +138,8 @@ def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experimen
         raise UsageError(f"{spec}: {error}; {remedy}") from error
     for field, kind in (("task", Task), ("tokenizer", Tokenizer)):
         value, members = getattr(experiment, field), {*vars(kind), *kind.__annotations__}
-        missing = [name for name in sorted(members) if not name.startswith("_") and not hasattr(value, name)]
+        public = [name for name in sorted(members) if not name.startswith("_")]
+        missing = [name for name in public if getattr_static(value, name, None) is None]  # reads no property
         if isinstance(value, type):
             name = value.__name__
             raise UsageError(f"{spec}: {field} is the class {name}; expected a value of it: {name}()")

@@ -10,7 +10,7 @@ from rl_llm.commands.common import DONE, UsageError
 
 if TYPE_CHECKING:
     from rl_llm.evaluation.compare import Comparison
-    from rl_llm.evaluation.statistics import Estimate
+    from rl_llm.evaluation.statistics import MeanEstimate
 
 SUMMARY = "compare two evaluations, paired by problem"
 SHOWN = 3  # problems that only one evaluation has
@@ -67,5 +67,5 @@ def _show(found: "list[Comparison]") -> None:
             console.print(f"{one.suite}: {note}", highlight=False, markup=False)
 
 
-def _percent(estimate: "Estimate", sign: str = "") -> str:
+def _percent(estimate: "MeanEstimate", sign: str = "") -> str:
     return f"{estimate.value:{sign}.1%} ({estimate.low:{sign}.1%} to {estimate.high:{sign}.1%})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rl_llm.commands.common import DONE, FAILED, UsageError, check_devices, check_output, positive
 
 if TYPE_CHECKING:
-    from rl_llm.evaluation.run import Plan
+    from rl_llm.evaluation.run import EvaluationPlan
     from rl_llm.evaluation.subject import Subject
     from rl_llm.experiment import Experiment, Suite
     from rl_llm.problem import Problem, Split
@@ -111,7 +111,9 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _own_numbers(subject: "Subject", plan: "Plan", result: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+def _own_numbers(
+    subject: "Subject", plan: "EvaluationPlan", result: dict[str, Any], numbers: dict[str, Any]
+) -> dict[str, Any]:
     """Numbers of a run's own evaluation, under the names that its summary has."""
     suite, problems = plan.asked[0]
     assert suite.sampling is not None
@@ -145,9 +147,9 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--seed {arguments.seed} is out of range; expected 0 to {2**32 - 1}")
 
 
-def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite]") -> "Plan":
+def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite]") -> "EvaluationPlan":
     """Read the problems and decide how they are asked. Raises UsageError, ValueError or OSError."""
-    from rl_llm.evaluation.run import Plan
+    from rl_llm.evaluation.run import EvaluationPlan
     from rl_llm.experiment import Suite
     from rl_llm.prepare import check_suite
 
@@ -177,7 +179,7 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
         _note_shared(subject, asked)
     seed = subject.seed if arguments.seed is None else arguments.seed
     files = arguments.out, arguments.parquet, arguments.responses, arguments.logits
-    return Plan(asked, ks, seed, arguments.rows or 0, *files)
+    return EvaluationPlan(asked, ks, seed, arguments.rows or 0, *files)
 
 
 def problems_of_split(experiment: "Experiment", split: "Split", count: int, seed: int) -> "Sequence[Problem]":

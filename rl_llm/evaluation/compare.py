@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_llm.evaluation.statistics import Estimate, bounded_mean, paired_difference
+from rl_llm.evaluation.statistics import MeanEstimate, bounded_mean, paired_difference
 
 RESULT, SAMPLES = "evaluation.json", "samples.jsonl"
 MUST_AGREE = ("sampling",)  # of a suite; what else differs is noted
@@ -29,7 +29,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ReadEvaluation:
     """An evaluation that was read: of each suite its part of evaluation.json, and its problems by id."""
 
     name: str
@@ -46,9 +46,9 @@ class Comparison:
     """
 
     suite: str
-    first: Estimate
-    second: Estimate
-    difference: Estimate
+    first: MeanEstimate
+    second: MeanEstimate
+    difference: MeanEstimate
     p_value: float
     better: int
     worse: int
@@ -58,7 +58,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> ReadEvaluation:
     """Read the folder of `rl-llm evaluate --out`, or one of its files. Raises CompareError naming file and line."""
     folder = path.parent if path.is_file() else path
     for name in (RESULT, SAMPLES):
@@ -94,10 +94,10 @@ def read_evaluation(path: Path) -> Evaluation:
         name: {problem: Answered(*texts[problem], float(np.mean(found))) for problem, found in of.items()}
         for name, of in grades.items()
     }
-    return Evaluation(str(path), suites, problems)
+    return ReadEvaluation(str(path), suites, problems)
 
 
-def compare(first: Evaluation, second: Evaluation) -> list[Comparison]:
+def compare(first: ReadEvaluation, second: ReadEvaluation) -> list[Comparison]:
     """Compare two evaluations suite by suite. Raises CompareError for other suites or another sampling, by name."""
     lacking = [
         f"{one.name} has no suite {name}, which {other.name} has"
@@ -110,7 +110,7 @@ def compare(first: Evaluation, second: Evaluation) -> list[Comparison]:
     return [_compare_suite(name, first, second) for name in first.suites]
 
 
-def _compare_suite(name: str, first: Evaluation, second: Evaluation) -> Comparison:
+def _compare_suite(name: str, first: ReadEvaluation, second: ReadEvaluation) -> Comparison:
     described = first.suites[name], second.suites[name]
     for field in MUST_AGREE:
         if wrong := _differences(field, described[0].get(field), described[1].get(field)):

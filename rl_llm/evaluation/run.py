@@ -33,7 +33,7 @@ RESULT = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What to ask and where to write: suites with their problems, the k of pass@k and maj@k, the seed of the noise.
 
     `rows` responses are sampled at once (0: as the experiment does). `out` is a folder for the result and all samples.
@@ -50,7 +50,7 @@ class Plan:
     logits: int = 0
 
 
-def evaluate_suites(subject: Subject, meshes: Meshes, plan: Plan) -> tuple[dict[str, Any], Evaluated]:
+def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> tuple[dict[str, Any], Evaluated]:
     """Evaluate a policy on suites; returns the result as JSON values, and the first suite's numbers as a run has them.
 
     With several processes all call it, and the first one writes. Raises CheckpointError, RecordError, GradingError or
@@ -93,7 +93,12 @@ def evaluate_suites(subject: Subject, meshes: Meshes, plan: Plan) -> tuple[dict[
 
 
 def _ask(
-    engine: RolloutEngine, params: dict, suite: Suite, problems: Sequence[Problem], plan: Plan, display: Progress
+    engine: RolloutEngine,
+    params: dict,
+    suite: Suite,
+    problems: Sequence[Problem],
+    plan: EvaluationPlan,
+    display: Progress,
 ) -> tuple[Evaluated, list[Line]]:
     """Sample and grade the responses to a suite; returns them a line each."""
     lines: list[Line] = []
@@ -121,7 +126,7 @@ def _ask(
 
 
 def _summary(
-    tokenizer: Any, suite: Suite, problems: Sequence[Problem], lines: Sequence[Line], plan: Plan
+    tokenizer: Any, suite: Suite, problems: Sequence[Problem], lines: Sequence[Line], plan: EvaluationPlan
 ) -> dict[str, Any]:
     """Result of one suite as JSON values: estimates with intervals, and everything that decided them."""
     grades, votes = by_problem(lines)

@@ -21,7 +21,7 @@ Answers = Sequence[Sequence[Hashable | None]]  # the answer extracted from each 
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over `problems` problems with its 95 % interval (low, high)."""
 
     value: float
@@ -30,12 +30,12 @@ class Estimate:
     problems: int
 
 
-def average(right: Grades) -> Estimate:
+def average(right: Grades) -> MeanEstimate:
     """avg@k: mean grade of all k samples of a problem, averaged over problems."""
     return bounded_mean(np.array([np.mean(grades, dtype=np.float64) for grades in _checked(right)]))
 
 
-def pass_at(right: Grades, k: int) -> Estimate:
+def pass_at(right: Grades, k: int) -> MeanEstimate:
     """pass@k: chance that one of k samples of a problem is right (a grade of 1).
 
     Unbiased for any k up to the number of samples n (arXiv 2107.03374, eq. 1), without the noise of choosing k of n.
@@ -47,7 +47,7 @@ def pass_at(right: Grades, k: int) -> Estimate:
     return bounded_mean(np.array(values))
 
 
-def majority_at(right: Grades, answers: Answers, k: int) -> Estimate:
+def majority_at(right: Grades, answers: Answers, k: int) -> MeanEstimate:
     """maj@k: expected grade of the most frequent answer among k samples of a problem, ties broken at random.
 
     The expectation is over the choice of k of the n samples and over the breaking of ties; nothing is drawn. Samples
@@ -105,7 +105,7 @@ def _won_with(groups: Sequence[tuple[int, float]], silent: int, k: int, chance: 
     return float((won[k, 1:] / np.arange(1, ties + 1)).sum())
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Estimate, float]:
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[MeanEstimate, float]:
     """Mean of second - first over the same problems, f64[problems] each, with its interval and p-value.
 
     The p-value is that of a sign-flip test: if it made no difference which of the two a value came from, a mean this
@@ -127,12 +127,12 @@ def differences_bound(differences: np.ndarray) -> np.ndarray:
     return np.where(seen > 0, np.minimum(1.5 * seen, 1.0), 1.0)
 
 
-def bounded_mean(values: np.ndarray, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0) -> Estimate:
+def bounded_mean(values: np.ndarray, low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0) -> MeanEstimate:
     """Mean of independent values f64[problems] in [`low`, `high`] with its `interval`."""
     if not len(values):
         raise ValueError("there are no problems; expected at least one")
     bottom, top = interval(np.asarray(values, np.float64), low, high)
-    return Estimate(float(np.mean(values)), float(bottom), float(top), len(values))
+    return MeanEstimate(float(np.mean(values)), float(bottom), float(top), len(values))
 
 
 def interval(

@@ -57,7 +57,7 @@ def test_removed_moved_and_repeated_lines_are_detected(ledger: Ledger, kept: tup
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(b'"index":0', b'"index": 0'), (b"2.5", b"2.50"), (b"\\u00e4", "ä".encode()), (b'"nan"', b"NaN")],
+    [(b'"index":0', b'"index": 0'), (b",2.5", b",2.50"), (b"\\u00e4", "ä".encode()), (b'"nan"', b"NaN")],
 )
 def test_another_spelling_of_the_same_values_is_detected(ledger: Ledger, before: bytes, after: bytes) -> None:
     content = ledger.path.read_bytes()

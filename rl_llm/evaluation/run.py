@@ -15,6 +15,7 @@ import jax
 
 from rl_llm.evaluation.samples import PARQUET, SAMPLES, Line, by_problem, lines_of, shown, write_parquet
 from rl_llm.evaluation.statistics import average, majority_at, pass_at
+from rl_llm.evaluation.stored import SamplesFile
 from rl_llm.evaluation.subject import Subject
 from rl_llm.experiment.suite import SUITE, Suite
 from rl_llm.parallel import hosts
@@ -23,7 +24,6 @@ from rl_llm.prng import Purpose, key
 from rl_llm.problem import Problem
 from rl_llm.rollout.engine import GradedRollout, RolloutEngine, open_engine
 from rl_llm.rollout.evaluate import Evaluated, engine_of, evaluate
-from rl_llm.rollout.samples import SamplesFile
 from rl_llm.runs.checkpoint import state_sha256
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.progress import Progress

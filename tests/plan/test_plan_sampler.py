@@ -35,7 +35,8 @@ def planned(experiment: Experiment, gib: float) -> Plan:
 def test_a_sampler_holds_trained_parameters_twice_if_it_evaluates_while_sampling_ahead(
     experiment: Experiment, every: int
 ):
-    changed = replace(experiment, evaluation=replace(experiment.evaluation, every=every))
+    evaluation, saved = replace(experiment.evaluation, every=every), replace(experiment.checkpointing, keep_best=False)
+    changed = replace(experiment, evaluation=evaluation, checkpointing=saved)
     need = planned(changed, 1.0).needs["sample"]
     once = 4 * parameter_count(experiment.model)
     trained = once - (PARAMETERS if experiment.model.lora else 0)

@@ -347,10 +347,10 @@ def events(run: Finished) -> list[Line]:
 @pytest.mark.slow
 def test_a_run_prints_records_and_reports_its_findings(cut_off: Finished):
     (finding,) = cut_off.summary["findings"]
-    assert (finding["name"], finding["step"]) == ("truncation", WARM_STEPS + 12)
+    assert (finding["name"], finding["step"]) == ("truncation", 12)
     assert events(cut_off) == [finding]
     assert cut_off.stderr.count(finding["text"]) == 1
-    assert "findings    truncation (step 28)" in cut_off.stdout
+    assert "findings    truncation (RL step 12)" in cut_off.stdout
     assert finding["text"] in (cut_off.folder / "report.html").read_text()
 
 

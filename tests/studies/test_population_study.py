@@ -82,7 +82,7 @@ def test_a_member_of_a_population_is_close_to_a_single_run(
 
 def test_all_members_share_one_program_of_each_kind(study: tuple[Path, str]):
     compiled = Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", study[1]))
-    # One for the 3 members of the warm start and one for the 9 of RL; both use the samplers (one is greedy) and the batch.
+    # One for the 3 members of the warm start and one for the 9 of RL; both use the batch and two samplers, one greedy.
     assert (compiled["train_step"], compiled["_generate"], compiled["_make_batch"]) == (3, 4, 2)
 
 

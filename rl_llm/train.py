@@ -58,9 +58,9 @@ def train(
     """Run an experiment in an open folder, from its newest state on, and return its summary.
 
     `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
-    `grader` is running, or is started; `watchers` see the run. Raises GateError if the warm start
-    did not teach the base skill, GradingError if too many responses cannot be graded (the state is saved), and
-    Preempted after a SIGTERM (the state is saved: resume).
+    `grader` is running, or is started; `watchers` see the run. Raises GateError if the warm start did not teach the
+    base skill, GradingError if too many responses cannot be graded (the state is saved), and Preempted after a SIGTERM
+    or Ctrl-C (the state is saved: resume).
     """
     with (
         open_run(experiment, seed, folder, started, meshes.learner, watchers) as (run, state),

@@ -49,7 +49,7 @@ def make_small(
 
 
 def _changes(experiment: "Experiment", devices: int) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """Changes in the order in which the checks of an experiment allow them: choices, of which the first possible acts.
+    """Yield changes as lists of choices; the first choice that the experiment's checks allow is taken.
 
     What happens in certain steps comes before their number, what is divided before the number that divides it.
     """

@@ -1,4 +1,4 @@
-"""What `--track` and `--profile` ask for: trackers of other libraries, and RL steps to trace."""
+"""The arguments `--track` and `--profile`, and the watchers they ask for."""
 
 import argparse
 import re

@@ -34,7 +34,7 @@ RESULT = "evaluation.json"
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to ask and where to write: suites with their problems, the k of pass@k and maj@k, the seed of the noise.
+    """Suites with their problems, the `ks` of pass@k and maj@k, the seed of the noise, and the files to write.
 
     `rows` responses are sampled at once (0: as the experiment does). `out` is a folder for the result and all samples.
     `responses` is a file of the first suite's responses for `StoredResponses`, with `logits` likeliest tokens each.

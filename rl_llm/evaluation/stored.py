@@ -7,6 +7,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 import numpy as np
 
+from rl_llm.evaluation.samples import shown
 from rl_llm.learner.logprobs import compile_over_rows, likeliest
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
@@ -57,8 +58,7 @@ class SamplesFile:
             return
         for n, problem in enumerate(problems):
             rows = slice(n * K, (n + 1) * K)
-            shown = problem.metadata.get("messages", problem.prompt)
-            line = {"prompt": shown, "tokenizer": self._tokenizer, "temperature": self._temperature}
+            line = {"prompt": shown(problem), "tokenizer": self._tokenizer, "temperature": self._temperature}
             line |= {name: list(column[rows]) for name, column in columns.items()}
             self._file.write(json_line(line))
 

@@ -1,4 +1,4 @@
-"""What may watch a run from outside: trackers of its metrics, a profiler of its steps (`rl_llm.watching`)."""
+"""The interface of watchers: trackers of a run's metrics, a profiler of its steps (`rl_llm.watching`)."""
 
 from collections.abc import Callable, Iterable
 

@@ -14,7 +14,10 @@ _CHARACTERS = _SIGNS | str.maketrans(_LATEX | _EXPONENTS | _FRACTIONS)
 
 _STYLES = r"text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|underline|operatorname|rm|bf"
 TEXT_COMMAND = re.compile(rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}")
-_NOISE = re.compile(r"(?<!\\)\\(?:left|right|displaystyle|[bB]ig[lr]?|!)(?![A-Za-z])|(?<!\\)\\[()\[\]]|\*\*|`")
+_NOISE = re.compile(
+    r"(?<!\\)\\(?:left|right|displaystyle|[bB]ig[lr]?|[lL]arge|LARGE|[hH]uge|!)(?![A-Za-z])|(?<!\\)\\[()\[\]]|\*\*|`"
+    r"|\\(?:text)?color\s*\{[^{}]*\}"
+)
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|(?<!\\)~|\s+")
 _MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?")
 _ALIAS_PAIRS = r"leq \le; geq \ge; neq \ne; lbrace \{; rbrace \}; mid |; vert |; lvert |; rvert |; varnothing \emptyset"
@@ -35,6 +38,6 @@ def undress(text: str) -> str:
     text = plain_characters(text).replace("{,}", ",").replace("{:}", ":").replace(r",\!", ",")
     text = _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text)))
     text = _ALIAS.sub(lambda m: _ALIASES[m[1]], text).strip().removesuffix(".").strip()
-    while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{([^{}]*)\}", text):
+    while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{((?:[^{}]|\{[^{}]*\})*)\}", text):
         text = wrapped[1].strip().removesuffix(".").strip()
     return text

@@ -161,6 +161,8 @@ def _problem(fields: Mapping[str, Any], known: "Callable[[], Mapping[str, Proble
 
 
 def _response(fields: Mapping[str, Any]) -> str:
+    if all(fields.get(name) is not None for name in RESPONSES):
+        raise ValueError(f"a line has either {' or '.join(map(repr, RESPONSES))}; remove one")
     response = _first(fields, RESPONSES)
     if isinstance(response, list) and response and isinstance(response[-1], dict):  # messages
         response = response[-1].get("content")

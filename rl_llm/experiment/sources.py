@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,8 +176,9 @@ class StoredResponses(Checked):
                 f'{place}: {reason}; a row is {{"prompt": ..., "responses": [...], "rewards": [...]}}, or has a gold '
                 '"answer" instead of rewards, or is {"prompt": ..., "chosen": ..., "rejected": ...}'
             ) from error
-        if not _all(responses, str) or not _all(rewards, int, float, type(None)):
+        if not _all(responses, str) or not _all(rewards, int, float, Decimal, type(None)):
             raise ValueError(f"{place}: responses must be a list of texts, rewards a list of numbers")
+        rewards = [float(reward) if isinstance(reward, Decimal) else reward for reward in rewards]
         if not all(abs(reward) <= LARGEST_REWARD for reward in rewards if reward is not None):
             raise ValueError(f"{place}: rewards must be finite, at most {LARGEST_REWARD:g} in size: {rewards}")
         if not len(responses) == len(rewards) == K:
@@ -193,6 +195,7 @@ class StoredResponses(Checked):
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
         names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *teaching)
         kept = {name: item[name] for name in names if name in item} | {"place": place}
+        kept |= {"rewards": rewards} if "rewards" in item else {}
         kept |= {"messages": messages} if messages else {}
         return Problem(problem_id(str(number), prompt), prompt, answer, metadata=kept)
 

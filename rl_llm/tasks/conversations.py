@@ -19,7 +19,7 @@ from rl_llm.tasks.prepared import prepare_copy
 from rl_llm.tasks.tables import Fields, TextRecord, parse_rows, read_files, text_of
 
 FIELD, PLACE = "conversation", "place"  # of a prepared record: the row's JSON, reduced to what is read, and its place
-PARSER = 2  # raised with every change of code that makes other records of the same file
+PARSER = 3  # raised with every change of code that makes other records of the same file
 SPEAKERS = {"human": "user", "gpt": "assistant"}  # of ShareGPT
 
 
@@ -84,7 +84,7 @@ def _parse(row: Fields) -> TextRecord:
 def _from_messages(row: Fields) -> dict[str, Any]:
     messages = messages_of(row["messages"])
     asked = next((message["content"] for message in messages if message["role"] == "user"), None)
-    if _response(row) in row or row.get("prompt", asked) != asked:
+    if row.get(_response(row)) is not None or row.get("prompt") not in (None, asked):
         raise ValueError("a line has either 'messages', or 'prompt' and 'response'")
     return _conversation(messages)
 
@@ -110,6 +110,8 @@ def _from_alpaca(row: Fields) -> dict[str, Any]:
 def _from_pair(row: Fields) -> dict[str, Any]:
     prompt, messages = prompt_of(row["prompt"])
     name = _response(row)
+    if None not in (row.get("completion"), row.get("response")):
+        raise ValueError("a line has either 'completion' or 'response'; remove one")
     if not isinstance(row.get(name), list):
         response = text_of(row, name)
     else:
@@ -131,7 +133,7 @@ _FORMS = {
 
 
 def _response(row: Fields) -> str:
-    return "completion" if "completion" in row else "response"
+    return "completion" if row.get("completion") is not None else "response"
 
 
 def _with_system(row: Fields, kept: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ question. A question that stands in a file several times is one problem.
 """
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +16,17 @@ from typing import Any, Literal, NamedTuple
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, needs_math, require_math_verify, split_gold
+from rl_llm.tasks.answers.spelling import plain_characters
 from rl_llm.tasks.layouts import GSM8K, PRESETS, Layout, advice
 from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
 from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
 
+logger = logging.getLogger(__name__)
+
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
 _SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
-PARSER = 3  # raised with every change of code that makes other records of the same file, that of answers included
+PARSER = 4  # raised with every change of code that makes other records of the same file, that of answers included
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class JsonlProblems(Checked):
     file of its own, `validation` or `held_out`, is that whole file, and its share of `path` goes to train. With
     `split="all"` every split without a file of its own is the whole of `path`: to evaluate, not to train.
 
-    A question that is repeated within a file counts once. One with two different answers, or in two files, is refused.
+    A question that is repeated within a file counts once, and one with several answers is left out, both whatever its
+    case and spacing. One in the files of two splits is refused.
     `data_dir` keeps prepared copies, by default in the folder `.tfds` beside the file.
     """
 
@@ -133,15 +138,18 @@ class JsonlProblems(Checked):
 
     def _splits(self, files: Mapping[str, Files]) -> Splits:
         """Records of all splits. Raises ValueError for a malformed row, and for a question in two files."""
-        splits: dict[str, list[TextRecord]] = {}
         questions = Questions()
         for source, found in files.items():
             for place, _, record in self.parse(found):
                 if isinstance(record, ValueError):
                     remedy = f"rl-llm data-report {next(iter(found))} counts such rows; if others remain, --clean CLEAN"
                     raise ValueError(f"{record}\n  mend it: {remedy} writes those") from record
-                if questions.is_new(source, place, record):
-                    splits.setdefault(self._split(source, record["question"]), []).append(record)
+                questions.add(source, place, record, {})
+        if questions.disputed:
+            logger.warning("%s: %s", self.path, questions.left_out)
+        splits: dict[str, list[TextRecord]] = {}
+        for first in questions.undisputed:
+            splits.setdefault(self._split(first.source, first.record["question"]), []).append(first.record)
         return splits
 
     def _split(self, source: str, question: str) -> str:
@@ -166,37 +174,64 @@ class JsonlProblems(Checked):
 
 
 class First(NamedTuple):
-    """First row with a question."""
+    """First row with a question: its record, and the row itself."""
 
     source: str
     place: str
-    answer: str
+    record: TextRecord
+    fields: Fields
 
 
 class Questions:
-    """Questions that have been read, to tell new ones from repeated ones."""
+    """Questions that have been read, each once.
+
+    `repeated` counts further rows with the same answer. `disputed` has questions with several answers, by key, with the
+    places of two.
+    """
 
     def __init__(self) -> None:
         self._first: dict[str, First] = {}
+        self.disputed: dict[str, str] = {}
+        self.repeated = 0
 
-    def is_new(self, source: str, place: str, record: TextRecord) -> bool:
-        """Whether a question is read for the first time.
-
-        Raises ValueError if it has another answer than before, or stands in another source.
-        """
-        answer = record["answer"]
-        first = self._first.setdefault(record["question"], First(source, place, answer))
+    def add(self, source: str, place: str, record: TextRecord, fields: Fields) -> None:
+        """Take a row. Raises ValueError if its question stands in another source."""
+        key, answer = normalize_text(record["question"]), record["answer"]
+        first = self._first.setdefault(key, First(source, place, record, fields))
+        known = first.record["answer"]
         if first.source != source:
             raise ValueError(
                 f"{place}: the question stands in {first.place} as well, and no problem may be in two splits; take it "
                 "out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
             )
-        if answer != first.answer and not equal_answers(answer, first.answer):
-            raise ValueError(
-                f"{place}: the question has the answer {answer!r}, but {first.answer!r} in {first.place}; remove one "
-                "(`rl-llm data-report FILE --clean CLEAN` leaves both out)"
-            )
-        return first.place == place
+        if answer != known and not equal_answers(answer, known):
+            two = f"{place}: the question has the answer {answer!r}, but {known!r} in {first.place}"
+            self.disputed.setdefault(key, two)
+        else:
+            self.repeated += first.place != place
+
+    @property
+    def undisputed(self) -> list[First]:
+        """First rows of the questions with one answer, in order."""
+        return [first for key, first in self._first.items() if key not in self.disputed]
+
+    @property
+    def left_out(self) -> str:
+        """Sentence on the disputed questions."""
+        two = next(iter(self.disputed.values()))
+        return f"{len(self.disputed)} questions with several answers are left out, such as {two}"
+
+
+def normalize_text(text: str) -> str:
+    """Remove case, character variants, extra spacing and closing punctuation.
+
+    "!" after a digit or a parenthesis is a factorial and stays.
+    """
+    text = " ".join(plain_characters(text).casefold().split())
+    asked = text.rstrip(" .?!:=")
+    marks = text[len(asked) :]
+    factorial = len(marks) - len(marks.lstrip("!")) if re.search(r"[\d)]$", asked) else 0
+    return asked + marks[:factorial]
 
 
 def problem_of(task: str, record: TextRecord) -> Problem:

@@ -10,11 +10,13 @@ Message = Mapping[str, str]  # role and content
 ROLES = ("system", "user", "assistant")
 SHOWN = (
     *("tools", "functions", "chat_template_kwargs", "documents", "system", "system_prompt", "history"),
-    *("image", "images", "audio", "audios", "video", "videos"),
+    *("image", "images", "audio", "audios", "video", "videos", "multi_modal_data"),
+    *("agent_name", "extra_info.tools_kwargs", "extra_info.need_tools_kwargs", "extra_info.interaction_kwargs"),  # verl
 )
 """Fields of a row that change what a model is shown. A row that fills one is never read as if it were not there."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
-NEUTRAL = {"weight": (*EMPTY, 1)}  # values of a message's further fields that change nothing, if others than EMPTY
+NEUTRAL = {"weight": 1, "agent_name": "single_turn_agent", "need_tools_kwargs": False}
+"""Values of further fields that change nothing, as the EMPTY ones do."""
 REMEDIES = {
     "chat_template_kwargs": "set its values in the tokenizer (thinking, date)",
     "system": "set tokenizer.system",
@@ -30,11 +32,20 @@ def refuse_shown(
 ) -> None:
     """Raise ValueError if one of the fields `names` is filled but not `used`."""
     for name in names:
-        if name not in used and found.get(name) not in EMPTY:
+        parent, _, field = name.rpartition(".")
+        holder = found.get(parent) if parent else found
+        if name not in used and isinstance(holder, Mapping) and not _is_neutral(field, holder.get(field)):
             raise ValueError(
                 f"the field {name!r} would change what the model is shown, and nothing uses it; "
                 f"{REMEDIES.get(name, remedy)}"
             )
+
+
+def _is_neutral(field: str, value: Any) -> bool:
+    """Whether a field changes nothing. Parquet gives every object all fields, with None where it has none."""
+    if isinstance(value, Mapping):
+        return all(_is_neutral("", part) for part in value.values())
+    return value in EMPTY or (field in NEUTRAL and value == NEUTRAL[field])
 
 
 def messages_of(found: Any, name: str = "messages") -> list[Message]:
@@ -66,9 +77,8 @@ def _message(place: str, message: Any) -> Message:
     try:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ValueError(f"expected a role among {', '.join(ROLES)}, not {message!r}")
-        # Parquet gives every message all fields, with None where a message has none.
         further = set(message) - {"role", "content"}
-        if extra := sorted(key for key in further if message[key] not in NEUTRAL.get(key, EMPTY)):
+        if extra := sorted(key for key in further if not _is_neutral(key, message[key])):
             raise ValueError(f"unknown {', '.join(map(repr, extra))}; expected only 'role' and 'content'")
         return {"role": message["role"], "content": text_of({"content": _content(message)}, "content")}
     except ValueError as error:

@@ -19,6 +19,10 @@ def judged_pair(row: Fields) -> dict[str, Any]:
         prompt, responses = row["prompt"], [text_of(row, side) for side in ("chosen", "rejected")]
     else:
         prompt, responses = _of_transcripts(row)
+    if responses[0] == responses[1]:
+        raise ValueError(
+            "'chosen' and 'rejected' are the same text, which teaches nothing; take the row out of the file"
+        )
     return {"prompt": prompt, "responses": responses, "rewards": [1.0, 0.0]}
 
 

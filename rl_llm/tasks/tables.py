@@ -13,6 +13,7 @@ import sys
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -108,7 +109,13 @@ def _saved_to_disk(folder: Path) -> list[Path]:
             f"{folder} is a folder (with {names or 'nothing'}); name a file in it, or several by a pattern such as "
             f"{folder / 'train-*.parquet'}"
         )
-    return [folder / file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+    state = json.loads((folder / "state.json").read_text())
+    if state.get("_indices_data_files"):
+        raise ValueError(
+            f"{folder / 'state.json'} selects rows by _indices_data_files, which would be ignored; save the data set "
+            "again after dataset.flatten_indices()"
+        )
+    return [folder / file["filename"] for file in state["_data_files"]]
 
 
 def _unpacked(path: Path, packed: bytes) -> bytes:
@@ -136,9 +143,33 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
 
 def _json(line: bytes) -> Fields | ValueError:
     try:
-        return _object(json.loads(line.decode()), line)
-    except (ValueError, RecursionError) as error:
+        return _object(_loads(line), line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         return ValueError(f"{error}; expected one JSON object per line, in UTF-8")
+    except ValueError as error:
+        return error
+
+
+def _loads(content: bytes) -> Any:
+    return json.loads(content.decode(), parse_float=_number, object_pairs_hook=_fields)
+
+
+def _number(text: str) -> float | Decimal:
+    """Read a number: a Decimal if a float would lose digits, as 0.1000000000000000055 does."""
+    try:
+        value, exact = float(text), Decimal(text)
+    except ArithmeticError as error:  # an exponent of 19 digits
+        raise ValueError(f"{text[:60]} is no number that can be read") from error
+    return value if exact in (Decimal(repr(value)), Decimal(f"{value:.17g}")) else exact
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> Fields:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in the object {str(found)[:60]}; remove one")
+    return found
 
 
 def _object(found: Any, source: bytes) -> Fields | ValueError:
@@ -155,9 +186,9 @@ def _object(found: Any, source: bytes) -> Fields | ValueError:
 
 def _list_items(path: Path, content: bytes) -> Iterator[Row]:
     try:
-        items = json.loads(content.decode())
+        items = _loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} begins as a JSON list, but is none: {error}") from error
+        raise ValueError(f"{path} begins as a JSON list, but cannot be read as one: {error}") from error
     for number, item in enumerate(items, 1):
         yield Row(f"{path}, item {number}", _object(item, content))
 

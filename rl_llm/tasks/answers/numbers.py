@@ -38,9 +38,9 @@ _SUBSCRIPT_OR_ARGUMENT = re.compile(rf"{TEXT_COMMAND.pattern}|\([^()]*\)|_\w|_?\
 
 _UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹;
     mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers;
-    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; sq square; kg kilogram kilograms; mg; mph; ml;
+    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml;
     lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours;
-    day days; week weeks; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
+    day days; week weeks; sq square; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
 _UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(";") for name in names.split()}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNIT = re.compile(

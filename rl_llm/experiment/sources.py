@@ -12,8 +12,7 @@ from rl_llm.config.fields import Checked, NonNegativeInt, PositiveFloat, Positiv
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.problem import Problem, problem_id
 from rl_llm.rewards.worker import LARGEST_REWARD
-from rl_llm.tasks.messages import prompt_of, refuse_shown
-from rl_llm.tasks.preferences import judged_pair
+from rl_llm.tasks.messages import judged_pair, prompt_of, refuse_shown
 from rl_llm.tasks.tables import Fields, read_files, rows_of
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, needs_math, require_math_verify, split_gold
-from rl_llm.tasks.answers.spelling import plain_characters
+from rl_llm.tasks.answers.numbers import plain_characters
 from rl_llm.tasks.layouts import GSM8K, PRESETS, Layout, advice
 from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
 from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
+_CLOSING = re.compile(r"(?:(?<![\d)!])!+|[ .?:=])+$")
 _SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
 PARSER = 4  # raised with every change of code that makes other records of the same file, that of answers included
 
@@ -145,8 +146,8 @@ class JsonlProblems(Checked):
                     remedy = f"rl-llm data-report {next(iter(found))} counts such rows; if others remain, --clean CLEAN"
                     raise ValueError(f"{record}\n  mend it: {remedy} writes those") from record
                 questions.add(source, place, record, {})
-        if questions.disputed:
-            logger.warning("%s: %s", self.path, questions.left_out)
+        if disputed := [*questions.disputed.values()]:
+            logger.warning("%d questions with several answers are left out, such as %s", len(disputed), disputed[0])
         splits: dict[str, list[TextRecord]] = {}
         for first in questions.undisputed:
             splits.setdefault(self._split(first.source, first.record["question"]), []).append(first.record)
@@ -215,23 +216,13 @@ class Questions:
         """First rows of the questions with one answer, in order."""
         return [first for key, first in self._first.items() if key not in self.disputed]
 
-    @property
-    def left_out(self) -> str:
-        """Sentence on the disputed questions."""
-        two = next(iter(self.disputed.values()))
-        return f"{len(self.disputed)} questions with several answers are left out, such as {two}"
-
 
 def normalize_text(text: str) -> str:
     """Remove case, character variants, extra spacing and closing punctuation.
 
     "!" after a digit or a parenthesis is a factorial and stays.
     """
-    text = " ".join(plain_characters(text).casefold().split())
-    asked = text.rstrip(" .?!:=")
-    marks = text[len(asked) :]
-    factorial = len(marks) - len(marks.lstrip("!")) if re.search(r"[\d)]$", asked) else 0
-    return asked + marks[:factorial]
+    return _CLOSING.sub("", " ".join(plain_characters(text).casefold().split()))
 
 
 def problem_of(task: str, record: TextRecord) -> Problem:

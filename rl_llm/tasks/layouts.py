@@ -168,6 +168,6 @@ def written_answer(answer: Any, field: str) -> str:
         return ", ".join(written_answer(part, field) for part in answer)
     if isinstance(answer, float) and answer.is_integer():
         return str(int(Decimal(repr(answer))))  # int(1e23) is 99999999999999991611392
-    if isinstance(answer, bool | int | Decimal) or (isinstance(answer, float) and math.isfinite(answer)):
+    if isinstance(answer, bool | int | float | Decimal) and math.isfinite(answer):
         return str(answer)
     return text_of({field: answer}, field)

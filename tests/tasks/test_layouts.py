@@ -87,6 +87,7 @@ def test_several_messages_are_kept():
         ({"prompt": "q", "answer": None}, "the field 'answer' is None"),
         ({"prompt": "q", "answer": ""}, "the field 'answer' is ''"),
         ({"prompt": "q", "answer": float("nan")}, "the field 'answer' is nan"),
+        ({"prompt": "q", "answer": Decimal("Infinity")}, "the field 'answer' is Decimal('Infinity')"),
         ({"prompt": "q", "answer": []}, "the field 'answer' is []"),
         ({"prompt": " ", "answer": "1"}, "the field 'prompt' is ' '"),
         ({"prompt": [], "answer": "1"}, "'prompt' is []; expected a list of messages"),

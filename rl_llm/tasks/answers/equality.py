@@ -4,8 +4,7 @@ import re
 from typing import NamedTuple
 
 from rl_llm.tasks.answers import expressions
-from rl_llm.tasks.answers.numbers import Quantity, read_number, read_time, same_number
-from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
+from rl_llm.tasks.answers.numbers import TEXT_COMMAND, Quantity, read_number, read_time, same_number, undress
 
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 

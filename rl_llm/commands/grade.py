@@ -115,9 +115,7 @@ def _read(path: Path, known: "Callable[[], Mapping[str, Problem]] | None") -> It
     """Read the lines of a file. Raises ValueError naming the place and the remedy, and FileNotFoundError."""
     from rl_llm.tasks.tables import read_files, rows_of
 
-    files = read_files(path)
-    if not files:
-        raise FileNotFoundError(f"{path} is not a file; give a file with a response on each line")
+    files = read_files(path, f"{path} is not a file; give a file with a response on each line")
     for place, fields in rows_of(files):
         try:
             if isinstance(fields, ValueError):

@@ -154,10 +154,8 @@ class StoredResponses(Checked):
 
         Raises ValueError naming the file and the invalid row, and FileNotFoundError if there is no file.
         """
-        files = read_files(self.path)
-        if not files:
-            raise FileNotFoundError(f"responses.path={self.path!r} is not a file; set it to one of stored responses")
-        rows = enumerate(rows_of(files), 1)
+        missing = f"responses.path={self.path!r} is not a file; set it to one of stored responses"
+        rows = enumerate(rows_of(read_files(self.path, missing)), 1)
         return [self._problem(place, fields, number, responses_per_prompt) for number, (place, fields) in rows]
 
     def _problem(self, place: str, fields: Fields | ValueError, number: int, K: int) -> Problem:

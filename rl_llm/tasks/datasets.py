@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
@@ -141,16 +141,16 @@ class JsonlProblems(Checked):
         """Records of all splits. Raises ValueError for a malformed row, and for a question in two files."""
         questions = Questions()
         for source, found in files.items():
-            for place, _, record in self.parse(found):
-                if isinstance(record, ValueError):
+            for row in self.parse(found):
+                if isinstance(record := row.record, ValueError):
                     remedy = f"rl-llm data-report {next(iter(found))} counts such rows; if others remain, --clean CLEAN"
                     raise ValueError(f"{record}\n  mend it: {remedy} writes those") from record
-                questions.add(source, place, record, {})
+                questions.add(source, row, record)
         if disputed := [*questions.disputed.values()]:
             logger.warning("%d questions with several answers are left out, such as %s", len(disputed), disputed[0])
         splits: dict[str, list[TextRecord]] = {}
-        for first in questions.undisputed:
-            splits.setdefault(self._split(first.source, first.record["question"]), []).append(first.record)
+        for source, _, record in questions.undisputed:
+            splits.setdefault(self._split(source, record["question"]), []).append(record)
         return splits
 
     def _split(self, source: str, question: str) -> str:
@@ -174,46 +174,32 @@ class JsonlProblems(Checked):
         return {"question": question, "messages": said, "solution": solution, "answer": answer}
 
 
-class First(NamedTuple):
-    """First row with a question: its record, and the row itself."""
-
-    source: str
-    place: str
-    record: TextRecord
-    fields: Fields
-
-
 class Questions:
-    """Questions that have been read, each once.
-
-    `repeated` counts further rows with the same answer. `disputed` has questions with several answers, by key, with the
-    places of two.
-    """
+    """Questions that have been read: `repeated` counts further rows of one, `disputed` names two rows that disagree."""
 
     def __init__(self) -> None:
-        self._first: dict[str, First] = {}
+        self._first: dict[str, tuple[str, Parsed, TextRecord]] = {}
         self.disputed: dict[str, str] = {}
         self.repeated = 0
 
-    def add(self, source: str, place: str, record: TextRecord, fields: Fields) -> None:
+    def add(self, source: str, row: Parsed, record: TextRecord) -> None:
         """Take a row. Raises ValueError if its question stands in another source."""
         key, answer = normalize_text(record["question"]), record["answer"]
-        first = self._first.setdefault(key, First(source, place, record, fields))
-        known = first.record["answer"]
-        if first.source != source:
+        first_source, first, known = self._first.setdefault(key, (source, row, record))
+        if first_source != source:
             raise ValueError(
-                f"{place}: the question stands in {first.place} as well, and no problem may be in two splits; take it "
-                "out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
+                f"{row.place}: the question stands in {first.place} as well, and no problem may be in two splits; take "
+                "it out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
             )
-        if answer != known and not equal_answers(answer, known):
-            two = f"{place}: the question has the answer {answer!r}, but {known!r} in {first.place}"
+        if answer != known["answer"] and not equal_answers(answer, known["answer"]):
+            two = f"{row.place}: the question has the answer {answer!r}, but {known['answer']!r} in {first.place}"
             self.disputed.setdefault(key, two)
         else:
-            self.repeated += first.place != place
+            self.repeated += first is not row
 
     @property
-    def undisputed(self) -> list[First]:
-        """First rows of the questions with one answer, in order."""
+    def undisputed(self) -> list[tuple[str, Parsed, TextRecord]]:
+        """Source, first row and record of the questions with one answer, in order."""
         return [first for key, first in self._first.items() if key not in self.disputed]
 
 
@@ -236,11 +222,6 @@ def problem_of(task: str, record: TextRecord) -> Problem:
 
 def read_problem_files(path: str | Path, field: str) -> Files:
     """Read the files of a path. Raises FileNotFoundError naming the field that holds the path."""
-    files = read_files(path)
-    if not files:
-        raise FileNotFoundError(
-            f"{field}={str(path)!r} is not a file; set it to a file of questions and answers, e.g. GSM8K's\n"
-            "  curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
-            "train.jsonl"
-        )
-    return files
+    gsm8k = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl"
+    remedy = f"set it to a file of questions and answers, e.g. GSM8K's\n  curl -LO {gsm8k}"
+    return read_files(path, f"{field}={str(path)!r} is not a file; {remedy}")

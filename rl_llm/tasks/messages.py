@@ -16,8 +16,7 @@ SHOWN = (
 )
 """Fields of a row that change what a model is shown. A row that fills one is never read as if it were not there."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
-NEUTRAL = {"weight": 1, "agent_name": "single_turn_agent", "need_tools_kwargs": False}
-"""Values of further fields that change nothing, as the EMPTY ones do."""
+NEUTRAL = {"weight": 1, "agent_name": "single_turn_agent", "need_tools_kwargs": False}  # change nothing, as EMPTY ones
 REMEDIES = {
     "chat_template_kwargs": "set its values in the tokenizer (thinking, date)",
     "system": "set tokenizer.system",

@@ -83,8 +83,7 @@ class ReasoningGym:
 def check_repeats(task: ReasoningGym, problems: Sequence[Problem]) -> None:
     """Refuse a data set that draws other problems in a new process, judged by a sample of its problems.
 
-    Raises ValueError naming the data set and the problem. Whether its verifier is sound is checked before a run, as for
-    every task (`commands.gate`).
+    Raises ValueError naming the data set and the problem.
     """
     seeds, indices = ([problem.metadata[name] for problem in problems] for name in ("seed", "index"))
     # The order of a set of strings differs between processes, not within one.

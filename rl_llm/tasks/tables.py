@@ -42,16 +42,20 @@ class Parsed(NamedTuple):
     record: TextRecord | ValueError
 
 
-def read_files(path: str | Path) -> Files:
+def read_files(path: str | Path, missing: str = "") -> Files:
     """Read the file of a path, all files of a pattern such as `train-*.parquet`, or a folder of `save_to_disk`.
 
-    The result is empty if there is no such file. Raises ValueError for a folder of another kind.
+    If there is no such file, raises FileNotFoundError with the text `missing`, or returns nothing without that text.
+    Raises ValueError for a folder of another kind.
     """
     path = Path(path)
     if path.is_dir():
         return {file: file.read_bytes() for file in _saved_to_disk(path)}
     found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    return {file: file.read_bytes() for file in found if file.is_file()}
+    files = {file: file.read_bytes() for file in found if file.is_file()}
+    if missing and not files:
+        raise FileNotFoundError(missing)
+    return files
 
 
 def rows_of(files: Files) -> Iterator[Row]:
@@ -144,13 +148,9 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
 
 def _json(line: bytes) -> Fields | ValueError:
     try:
-        return _object(_load(line.decode()), line)
+        return _object(_DECODER.decode(line.decode()), line)
     except (ValueError, RecursionError) as error:
         return ValueError(f"{error}; expected one JSON object per line, in UTF-8")
-
-
-def _load(text: str) -> Any:
-    return json.loads(text, parse_float=_number, object_pairs_hook=_unique)
 
 
 def _number(text: str) -> float | Decimal:
@@ -168,6 +168,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> Fields:
     return found
 
 
+_DECODER = json.JSONDecoder(parse_float=_number, object_pairs_hook=_unique)
+
+
 def _object(found: Any, source: bytes) -> Fields | ValueError:
     """Return a JSON object, or the reason why it is none. One half of a surrogate pair is no text in any encoding."""
     if not isinstance(found, dict):
@@ -182,7 +185,7 @@ def _object(found: Any, source: bytes) -> Fields | ValueError:
 
 def _list_items(path: Path, content: bytes) -> Iterator[Row]:
     try:
-        items = _load(content.decode())
+        items = _DECODER.decode(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} begins as a JSON list, but cannot be read as one: {error}") from error
     for number, item in enumerate(items, 1):

@@ -97,13 +97,13 @@ def _misfit(row: Fields | ValueError) -> str:
 def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:
     questions, refused = Questions(), list[str]()
     rows = unread = 0
-    for place, fields, record in task.parse(files):
+    for row in task.parse(files):
         rows += 1
-        if isinstance(record, ValueError):
+        if isinstance(record := row.record, ValueError):
             unread += 1
             refused += [str(record)] if len(refused) < EXAMPLES else []
         else:
-            questions.add("path", place, record, fields)
+            questions.add("path", row, record)
     kept, disputed = questions.undisputed, questions.disputed
     if not kept:
         reasons = "\n".join([*refused[:1], *islice(disputed.values(), 1)])
@@ -118,5 +118,5 @@ def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:
         Check("questions with several answers", str(len(disputed)), "mend them or use --clean" if disputed else ""),
     ]
     notes = (layout, *refused, *islice(disputed.values(), EXAMPLES))
-    problems = [problem_of(task.name, first.record) for first in kept]
-    return FileReport(task, problems, [first.fields for first in kept], tuple(checks), notes)
+    problems = [problem_of(task.name, record) for _, _, record in kept]
+    return FileReport(task, problems, [row.fields for _, row, _ in kept], tuple(checks), notes)

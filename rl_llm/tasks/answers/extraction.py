@@ -30,9 +30,9 @@ _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
 _LIST_MARK = re.compile(r"(?i)^\s*(?:\d+[.)](?= +\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)")
 _RETRACTED = re.compile(  # "5. No, 6", "not B, it is A": the later claim counts
-    r"(?is)(?:.*[.!] +(?:no|wait|sorry|oops|actually|correction)\b[,.:!]* +|not [^.\n]{1,40}?,? but +)"
+    r"(?is)\A(?:(?:.*[.!] +(?:no|wait|sorry|oops|actually|correction)\b[,.:!]* +|not [^.\n]{1,40}?,? but +)"
     r"(?:(?:it|that|the answer)(?:'s| is| should be) +)?(?=[\s$*(]{0,3}(?:(?-i:[A-J])(?:[.):,]|\W*$)|[-+]?\$?\d))"
-    r"|not [^.\n]{1,40}?, (?:it|that|the answer)(?:'s| is) +"
+    r"|not [^.\n]{1,40}?, (?:it|that|the answer)(?:'s| is) +)"
 )
 _CONCLUSION = re.compile(r"(?i)\b(?:so|thus|hence|therefore)\b")
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
@@ -106,8 +106,7 @@ def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
 
 def _answer(mark: Mark, text: str, numeric: bool) -> str | None:
     """Return the answer in a marked text; None for a placeholder, or a sentence without a digit for a number."""
-    if mark != "boxed" and (retracted := _RETRACTED.match(text)):
-        text = text[retracted.end() :]
+    text = _RETRACTED.sub("", text)
     if _PLACEHOLDER.fullmatch(text):
         return None
     if numeric and mark in ("hashes", "phrase", "answer_tag"):

@@ -84,6 +84,6 @@ class CharacterTokenizer:
 
     @cached_property
     def _longest_symbol(self) -> re.Pattern[str]:
-        # An alternation takes the first branch that matches, so longer symbols come first, and any other character last.
+        # An alternation takes the first branch that matches, so longer symbols come first, any other character last.
         longest_first = sorted(self.symbols, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) + "|.", re.DOTALL)

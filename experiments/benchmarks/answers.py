@@ -2,12 +2,14 @@
 
 Run:    python experiments/benchmarks/answers.py FOLDER              (all data files in FOLDER)
         python experiments/benchmarks/answers.py --responses FILE    (lines {"gold": ..., "response": ...})
+        python experiments/benchmarks/answers.py --hostile
 
 The first puts every gold answer back as \\boxed{gold} and grades it: a verifier that does not find a gold answer equal
 to itself pays nothing for right answers. The table has the layout that fits each file, its golds, the share that is
 graded right, and the golds that math-verify decides on. Golds that fail and rows without an answer follow below.
 
-The second times the verifier on stored responses in CPU seconds, in this process and through a grading process.
+The second times the verifier on stored responses in CPU seconds, in this process and through a grading process. The
+third times it on long hostile responses of two lengths: twice the length takes twice the time.
 docs/rewards.md has the measured figures.
 """
 
@@ -27,15 +29,25 @@ from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.layouts import PRESETS, fitting
 from rl_llm.tasks.tables import read_files, rows_of
 
+REPEATED = (50_000, 100_000)
+HOSTILE = (
+    *("\\boxed{", "<answer>", "</answer>", "#### ", "answer is ", "1 ", "1/", "\\", "{", "}", "(1, ", "-"),
+    *("1. No, ", "answer is not 1, ", "so 1 x ", "0.\\dot{1}", "\\color{"),
+)
+
 
 def main() -> int:
     """Measure a folder of gold answers, or stored responses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder of JSONL, JSON, CSV or parquet")
     parser.add_argument("--responses", type=Path, metavar="FILE", help="stored responses to time the verifier on")
+    parser.add_argument("--hostile", action="store_true", help="time the verifier on long hostile responses")
     arguments = parser.parse_args()
-    if (arguments.folder is None) == (arguments.responses is None):
-        parser.error("give either FOLDER or --responses FILE")
+    if [arguments.folder is None, arguments.responses is None, not arguments.hostile].count(False) != 1:
+        parser.error("give one of FOLDER, --responses FILE and --hostile")
+    if arguments.hostile:
+        time_hostile()
+        return 0
     if arguments.responses is not None:
         time_responses(arguments.responses)
         return 0
@@ -71,6 +83,18 @@ def put_back(path: Path) -> list[str]:
     right, expressions = 1 - len(failed) / len(golds), sum(map(needs_math, golds.values()))
     print(f"| {path.name} | {name} | {len(golds)} | {right:.2%} | {expressions} |", flush=True)
     return failed + findings
+
+
+def time_hostile() -> None:
+    """Print CPU seconds for repetitions of each hostile text."""
+    print(f"| repeated | {' | '.join(f'{count} times' for count in REPEATED)} |\n|---|---|---|")
+    for text in HOSTILE:
+        seconds = []
+        for count in REPEATED:
+            start = time.process_time()
+            grade_answer(text * count, "7")
+            seconds.append(time.process_time() - start)
+        print(f"| {text!r} | " + " | ".join(f"{value:.2f} s" for value in seconds) + " |", flush=True)
 
 
 def time_responses(path: Path) -> None:

@@ -115,9 +115,7 @@ def _read(path: Path, known: "Callable[[], Mapping[str, Problem]] | None") -> It
     """Read the lines of a file. Raises ValueError naming the place and the remedy, and FileNotFoundError."""
     from rl_llm.tasks.tables import read_files, rows_of
 
-    files = read_files(path)
-    if not files:
-        raise FileNotFoundError(f"{path} is not a file; give a file with a response on each line")
+    files = read_files(path, f"{path} is not a file; give a file with a response on each line")
     for place, fields in rows_of(files):
         try:
             if isinstance(fields, ValueError):
@@ -161,6 +159,8 @@ def _problem(fields: Mapping[str, Any], known: "Callable[[], Mapping[str, Proble
 
 
 def _response(fields: Mapping[str, Any]) -> str:
+    if all(fields.get(name) is not None for name in RESPONSES):
+        raise ValueError(f"a line has either {' or '.join(map(repr, RESPONSES))}; remove one")
     response = _first(fields, RESPONSES)
     if isinstance(response, list) and response and isinstance(response[-1], dict):  # messages
         response = response[-1].get("content")

@@ -12,7 +12,7 @@ from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
 from rl_llm.rollout.engine import GradedRollout
 from rl_llm.tasks.answers import extract_answer, is_numeric
-from rl_llm.tasks.answers.spelling import undress
+from rl_llm.tasks.answers.numbers import undress
 from rl_llm.tasks.tables import import_extra
 
 SAMPLES, PARQUET = "samples.jsonl", "samples.parquet"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,7 @@ from rl_llm.config.fields import Checked, NonNegativeInt, PositiveFloat, Positiv
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.problem import Problem, problem_id
 from rl_llm.rewards.worker import LARGEST_REWARD
-from rl_llm.tasks.messages import prompt_of, refuse_shown
-from rl_llm.tasks.preferences import judged_pair
+from rl_llm.tasks.messages import judged_pair, prompt_of, refuse_shown
 from rl_llm.tasks.tables import Fields, read_files, rows_of
 
 
@@ -154,10 +154,8 @@ class StoredResponses(Checked):
 
         Raises ValueError naming the file and the invalid row, and FileNotFoundError if there is no file.
         """
-        files = read_files(self.path)
-        if not files:
-            raise FileNotFoundError(f"responses.path={self.path!r} is not a file; set it to one of stored responses")
-        rows = enumerate(rows_of(files), 1)
+        missing = f"responses.path={self.path!r} is not a file; set it to one of stored responses"
+        rows = enumerate(rows_of(read_files(self.path, missing)), 1)
         return [self._problem(place, fields, number, responses_per_prompt) for number, (place, fields) in rows]
 
     def _problem(self, place: str, fields: Fields | ValueError, number: int, K: int) -> Problem:
@@ -175,8 +173,9 @@ class StoredResponses(Checked):
                 f'{place}: {reason}; a row is {{"prompt": ..., "responses": [...], "rewards": [...]}}, or has a gold '
                 '"answer" instead of rewards, or is {"prompt": ..., "chosen": ..., "rejected": ...}'
             ) from error
-        if not _all(responses, str) or not _all(rewards, int, float, type(None)):
+        if not _all(responses, str) or not _all(rewards, int, float, Decimal, type(None)):
             raise ValueError(f"{place}: responses must be a list of texts, rewards a list of numbers")
+        rewards = [float(reward) if isinstance(reward, Decimal) else reward for reward in rewards]
         if not all(abs(reward) <= LARGEST_REWARD for reward in rewards if reward is not None):
             raise ValueError(f"{place}: rewards must be finite, at most {LARGEST_REWARD:g} in size: {rewards}")
         if not len(responses) == len(rewards) == K:
@@ -193,6 +192,7 @@ class StoredResponses(Checked):
                 raise ValueError(f"{place}: {name} must have an entry for each of the {K} responses")
         names = ("responses", "rewards", "tokens", "tokenizer", "temperature", *teaching)
         kept = {name: item[name] for name in names if name in item} | {"place": place}
+        kept |= {"rewards": rewards} if "rewards" in item else {}
         kept |= {"messages": messages} if messages else {}
         return Problem(problem_id(str(number), prompt), prompt, answer, metadata=kept)
 

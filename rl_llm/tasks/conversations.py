@@ -19,7 +19,8 @@ from rl_llm.tasks.prepared import prepare_copy
 from rl_llm.tasks.tables import Fields, TextRecord, parse_rows, read_files, text_of
 
 FIELD, PLACE = "conversation", "place"  # of a prepared record: the row's JSON, reduced to what is read, and its place
-PARSER = 2  # raised with every change of code that makes other records of the same file
+PARSER = 3  # raised with every change of code that makes other records of the same file
+RESPONSES = ("completion", "response")
 SPEAKERS = {"human": "user", "gpt": "assistant"}  # of ShareGPT
 
 
@@ -47,12 +48,11 @@ def read_conversations(
     Raises FileNotFoundError, or ValueError naming a row that is malformed, that the tokenizer refuses, or that has
     more than `row_tokens` tokens.
     """
-    files = read_files(path)
-    if not files:
-        raise FileNotFoundError(
-            f"warm_start.demonstrations.path={str(path)!r} is not a file; set it to a file of conversations, e.g. with "
-            'lines {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
-        )
+    files = read_files(
+        path,
+        f"warm_start.demonstrations.path={str(path)!r} is not a file; set it to a file of conversations, e.g. with "
+        'lines {"prompt": "...", "response": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}',
+    )
 
     def records() -> Mapping[str, list[TextRecord]]:
         found: list[TextRecord] = []
@@ -84,7 +84,7 @@ def _parse(row: Fields) -> TextRecord:
 def _from_messages(row: Fields) -> dict[str, Any]:
     messages = messages_of(row["messages"])
     asked = next((message["content"] for message in messages if message["role"] == "user"), None)
-    if _response(row) in row or row.get("prompt", asked) != asked:
+    if any(row.get(name) is not None for name in RESPONSES) or row.get("prompt") not in (None, asked):
         raise ValueError("a line has either 'messages', or 'prompt' and 'response'")
     return _conversation(messages)
 
@@ -109,7 +109,9 @@ def _from_alpaca(row: Fields) -> dict[str, Any]:
 
 def _from_pair(row: Fields) -> dict[str, Any]:
     prompt, messages = prompt_of(row["prompt"])
-    name = _response(row)
+    name = next((name for name in RESPONSES if row.get(name) is not None), "response")
+    if all(row.get(name) is not None for name in RESPONSES):
+        raise ValueError("a line has either 'completion' or 'response'; remove one")
     if not isinstance(row.get(name), list):
         response = text_of(row, name)
     else:
@@ -128,10 +130,6 @@ _FORMS = {
     "instruction": _from_alpaca,
     "prompt": _from_pair,
 }
-
-
-def _response(row: Fields) -> str:
-    return "completion" if "completion" in row else "response"
 
 
 def _with_system(row: Fields, kept: dict[str, Any]) -> dict[str, Any]:

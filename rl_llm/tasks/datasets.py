@@ -5,24 +5,29 @@ question. A question that stands in a file several times is one problem.
 """
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answers import MARKS, Mark, equal_answers, grade_answer, needs_math, require_math_verify, split_gold
+from rl_llm.tasks.answers.numbers import plain_characters
 from rl_llm.tasks.layouts import GSM8K, PRESETS, Layout, advice
 from rl_llm.tasks.prepared import PreparedCopy, Splits, prepare_copy
 from rl_llm.tasks.tables import Fields, Files, Parsed, TextRecord, parse_rows, read_files
 
+logger = logging.getLogger(__name__)
+
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
+_CLOSING = re.compile(r"(?:(?<![\d)!])!+|[ .?:=])+$")
 _SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
-PARSER = 3  # raised with every change of code that makes other records of the same file, that of answers included
+PARSER = 4  # raised with every change of code that makes other records of the same file, that of answers included
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class JsonlProblems(Checked):
     file of its own, `validation` or `held_out`, is that whole file, and its share of `path` goes to train. With
     `split="all"` every split without a file of its own is the whole of `path`: to evaluate, not to train.
 
-    A question that is repeated within a file counts once. One with two different answers, or in two files, is refused.
+    A question that is repeated within a file counts once, and one with several answers is left out, both whatever its
+    case and spacing. One in the files of two splits is refused.
     `data_dir` keeps prepared copies, by default in the folder `.tfds` beside the file.
     """
 
@@ -133,15 +139,18 @@ class JsonlProblems(Checked):
 
     def _splits(self, files: Mapping[str, Files]) -> Splits:
         """Records of all splits. Raises ValueError for a malformed row, and for a question in two files."""
-        splits: dict[str, list[TextRecord]] = {}
         questions = Questions()
         for source, found in files.items():
-            for place, _, record in self.parse(found):
-                if isinstance(record, ValueError):
+            for row in self.parse(found):
+                if isinstance(record := row.record, ValueError):
                     remedy = f"rl-llm data-report {next(iter(found))} counts such rows; if others remain, --clean CLEAN"
                     raise ValueError(f"{record}\n  mend it: {remedy} writes those") from record
-                if questions.is_new(source, place, record):
-                    splits.setdefault(self._split(source, record["question"]), []).append(record)
+                questions.add(source, row, record)
+        if disputed := [*questions.disputed.values()]:
+            logger.warning("%d questions with several answers are left out, such as %s", len(disputed), disputed[0])
+        splits: dict[str, list[TextRecord]] = {}
+        for source, _, record in questions.undisputed:
+            splits.setdefault(self._split(source, record["question"]), []).append(record)
         return splits
 
     def _split(self, source: str, question: str) -> str:
@@ -165,38 +174,41 @@ class JsonlProblems(Checked):
         return {"question": question, "messages": said, "solution": solution, "answer": answer}
 
 
-class First(NamedTuple):
-    """First row with a question."""
-
-    source: str
-    place: str
-    answer: str
-
-
 class Questions:
-    """Questions that have been read, to tell new ones from repeated ones."""
+    """Questions that have been read: `repeated` counts further rows of one, `disputed` names two rows that disagree."""
 
     def __init__(self) -> None:
-        self._first: dict[str, First] = {}
+        self._first: dict[str, tuple[str, Parsed, TextRecord]] = {}
+        self.disputed: dict[str, str] = {}
+        self.repeated = 0
 
-    def is_new(self, source: str, place: str, record: TextRecord) -> bool:
-        """Whether a question is read for the first time.
+    def add(self, source: str, row: Parsed, record: TextRecord) -> None:
+        """Take a row. Raises ValueError if its question stands in another source."""
+        key, answer = normalize_text(record["question"]), record["answer"]
+        first_source, first, known = self._first.setdefault(key, (source, row, record))
+        if first_source != source:
+            raise ValueError(
+                f"{row.place}: the question stands in {first.place} as well, and no problem may be in two splits; take "
+                "it out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
+            )
+        if answer != known["answer"] and not equal_answers(answer, known["answer"]):
+            two = f"{row.place}: the question has the answer {answer!r}, but {known['answer']!r} in {first.place}"
+            self.disputed.setdefault(key, two)
+        else:
+            self.repeated += first is not row
 
-        Raises ValueError if it has another answer than before, or stands in another source.
-        """
-        answer = record["answer"]
-        first = self._first.setdefault(record["question"], First(source, place, answer))
-        if first.source != source:
-            raise ValueError(
-                f"{place}: the question stands in {first.place} as well, and no problem may be in two splits; take it "
-                "out of one file (`rl-llm data-report FILE --without OTHER --clean CLEAN`)"
-            )
-        if answer != first.answer and not equal_answers(answer, first.answer):
-            raise ValueError(
-                f"{place}: the question has the answer {answer!r}, but {first.answer!r} in {first.place}; remove one "
-                "(`rl-llm data-report FILE --clean CLEAN` leaves both out)"
-            )
-        return first.place == place
+    @property
+    def undisputed(self) -> list[tuple[str, Parsed, TextRecord]]:
+        """Source, first row and record of the questions with one answer, in order."""
+        return [first for key, first in self._first.items() if key not in self.disputed]
+
+
+def normalize_text(text: str) -> str:
+    """Remove case, character variants, extra spacing and closing punctuation.
+
+    "!" after a digit or a parenthesis is a factorial and stays.
+    """
+    return _CLOSING.sub("", " ".join(plain_characters(text).casefold().split()))
 
 
 def problem_of(task: str, record: TextRecord) -> Problem:
@@ -210,11 +222,6 @@ def problem_of(task: str, record: TextRecord) -> Problem:
 
 def read_problem_files(path: str | Path, field: str) -> Files:
     """Read the files of a path. Raises FileNotFoundError naming the field that holds the path."""
-    files = read_files(path)
-    if not files:
-        raise FileNotFoundError(
-            f"{field}={str(path)!r} is not a file; set it to a file of questions and answers, e.g. GSM8K's\n"
-            "  curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
-            "train.jsonl"
-        )
-    return files
+    gsm8k = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl"
+    remedy = f"set it to a file of questions and answers, e.g. GSM8K's\n  curl -LO {gsm8k}"
+    return read_files(path, f"{field}={str(path)!r} is not a file; {remedy}")

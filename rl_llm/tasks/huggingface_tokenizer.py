@@ -110,8 +110,6 @@ class HuggingFaceTokenizer:
 
     def encode_messages(self, messages: Sequence[Message]) -> list[int]:
         """Encode a prompt of several messages. Raises ValueError without `chat`."""
-        if not self.chat:
-            raise ValueError("messages need a chat template; set tokenizer.chat=true")
         return self.encode(self._render_messages(self._template, messages))
 
     def encode_chat(self, before: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
@@ -119,8 +117,6 @@ class HuggingFaceTokenizer:
 
         Raises ValueError without `chat`, and if the template does not separate the response from the text around it.
         """
-        if not self.chat:
-            raise ValueError("messages need a chat template; set tokenizer.chat=true")
         shown = self._render_messages(self._template, before)
         whole = self._render_messages(self._template, [*before, {"role": "assistant", "content": response}])
         if not whole.startswith(shown):
@@ -174,6 +170,8 @@ class HuggingFaceTokenizer:
     @cached_property
     def _template(self) -> str:
         """Chat template of the folder, after a check that every field changes its output."""
+        if not self.chat:
+            raise ValueError("messages need a chat template; set tokenizer.chat=true")
         template = self._files.template
         if template is None:
             raise ValueError(

@@ -56,7 +56,7 @@ class Layout(Checked):
         answer = value_at(row, self.answer)
         options = _options(value_at(row, self.options)) if self.options else []
         used = [*self.parts, self.answer, *([self.options] if self.options else []), *self.left_out]
-        read = {name.partition(".")[0] for name in used}
+        read = {part for name in used for part in (name, name.partition(".")[0])}
         refuse_shown(row, read)
         refuse_shown(row, read, QUESTION_PARTS, "add it to the layout, or to layout.left_out")
         answer = written_answer(_letter(answer, options) if options else answer, self.answer)
@@ -167,7 +167,7 @@ def written_answer(answer: Any, field: str) -> str:
     if isinstance(answer, list) and answer:
         return ", ".join(written_answer(part, field) for part in answer)
     if isinstance(answer, float) and answer.is_integer():
-        return str(int(answer))
-    if isinstance(answer, bool | int | Decimal) or (isinstance(answer, float) and math.isfinite(answer)):
+        return str(int(Decimal(repr(answer))))  # int(1e23) is 99999999999999991611392
+    if isinstance(answer, bool | int | float | Decimal) and math.isfinite(answer):
         return str(answer)
     return text_of({field: answer}, field)

@@ -44,18 +44,16 @@ class PreparedCopy:
         try:
             records = grain.MapDataset.source(self.builder.as_data_source(split))
             records = records if seed is None else records.seed(seed).shuffle()
-            return [self._decode(record) for record in records[:count].to_iter_dataset(threads)]
+            found = list(records[:count].to_iter_dataset(threads))
+            # A truncated ArrayRecord file gives None for its fields, without an error.
+            if any(record.get(field) is None for record in found for field in self.fields):
+                raise ValueError("a record has lost its text")
+            return [{field: record[field].decode() for field in self.fields} for record in found]
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(
                 f"the prepared copy of {self.path} is damaged ({error}); delete {self.builder.data_path} to prepare it "
                 "again"
             ) from error
-
-    def _decode(self, record: Mapping[str, bytes | None]) -> TextRecord:
-        # A truncated ArrayRecord file gives None for its fields, without an error.
-        if any(record.get(field) is None for field in self.fields):
-            raise ValueError(f"a record has lost its text: {dict(record)}")
-        return {field: (record[field] or b"").decode() for field in self.fields}
 
 
 def prepare_copy(

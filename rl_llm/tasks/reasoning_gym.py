@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -83,16 +83,16 @@ class ReasoningGym:
 def check_repeats(task: ReasoningGym, problems: Sequence[Problem]) -> None:
     """Refuse a data set that draws other problems in a new process, judged by a sample of its problems.
 
-    Raises ValueError naming the data set and the problem. Whether its verifier is sound is checked before a run, as for
-    every task (`commands.gate`).
+    Raises ValueError naming the data set and the problem.
     """
-    places = [(problem.metadata["seed"], problem.metadata["index"]) for problem in problems]
+    seeds, indices = ([problem.metadata[name] for problem in problems] for name in ("seed", "index"))
     # The order of a set of strings differs between processes, not within one.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        again = process.submit(_contents, task, places).result()
-    for problem, content, (seed, index) in zip(problems, again, places, strict=True):
-        if content != (problem.prompt, problem.answer):
-            raise _refusal(task, f"its problem {index} under seed {seed} does not repeat in another process")
+        again = [*process.map(partial(_problem, task), seeds, indices, chunksize=SAMPLE)]
+    for problem, other in zip(problems, again, strict=True):
+        if (other.prompt, other.answer) != (problem.prompt, problem.answer):
+            place = "its problem {index} under seed {seed}".format_map(problem.metadata)
+            raise _refusal(task, f"{place} does not repeat in another process")
 
 
 @lru_cache(maxsize=64)
@@ -117,11 +117,6 @@ def _draw(task: ReasoningGym, split: Split | None, count: int, seed: int) -> lis
             found[problem.prompt] = problem
             last_new = index
     return list(found.values())
-
-
-def _contents(task: ReasoningGym, places: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
-    problems = [_problem(task, seed, index) for seed, index in places]
-    return [(problem.prompt, problem.answer) for problem in problems]
 
 
 def _problem(task: ReasoningGym, seed: int, index: int) -> Problem:

@@ -13,6 +13,7 @@ import sys
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Context, Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ Files = Mapping[Path, bytes]
 Fields = Mapping[str, Any]
 
 GZIP, PARQUET, ARROW_FILE = b"\x1f\x8b", b"PAR1", b"ARROW1"
+EXACT = Context(prec=10_000, Emax=10**6, Emin=-(10**6), traps=[])  # digits of numbers in JSON
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -40,16 +42,20 @@ class Parsed(NamedTuple):
     record: TextRecord | ValueError
 
 
-def read_files(path: str | Path) -> Files:
+def read_files(path: str | Path, missing: str = "") -> Files:
     """Read the file of a path, all files of a pattern such as `train-*.parquet`, or a folder of `save_to_disk`.
 
-    The result is empty if there is no such file. Raises ValueError for a folder of another kind.
+    If there is no such file, raises FileNotFoundError with the text `missing`, or returns nothing without that text.
+    Raises ValueError for a folder of another kind.
     """
     path = Path(path)
     if path.is_dir():
         return {file: file.read_bytes() for file in _saved_to_disk(path)}
     found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    return {file: file.read_bytes() for file in found if file.is_file()}
+    files = {file: file.read_bytes() for file in found if file.is_file()}
+    if missing and not files:
+        raise FileNotFoundError(missing)
+    return files
 
 
 def rows_of(files: Files) -> Iterator[Row]:
@@ -108,7 +114,13 @@ def _saved_to_disk(folder: Path) -> list[Path]:
             f"{folder} is a folder (with {names or 'nothing'}); name a file in it, or several by a pattern such as "
             f"{folder / 'train-*.parquet'}"
         )
-    return [folder / file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+    state = json.loads((folder / "state.json").read_text())
+    if state.get("_indices_data_files"):
+        raise ValueError(
+            f"{folder / 'state.json'} selects rows by _indices_data_files, which would be ignored; save the data set "
+            "again after dataset.flatten_indices()"
+        )
+    return [folder / file["filename"] for file in state["_data_files"]]
 
 
 def _unpacked(path: Path, packed: bytes) -> bytes:
@@ -136,9 +148,27 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
 
 def _json(line: bytes) -> Fields | ValueError:
     try:
-        return _object(json.loads(line.decode()), line)
+        return _object(_DECODER.decode(line.decode()), line)
     except (ValueError, RecursionError) as error:
         return ValueError(f"{error}; expected one JSON object per line, in UTF-8")
+
+
+def _number(text: str) -> float | Decimal:
+    """Read a number: a Decimal if a float would lose digits, as 0.1000000000000000055 does."""
+    value, exact = float(text), EXACT.create_decimal(text)
+    return value if exact in (Decimal(repr(value)), Decimal(f"{value:.17g}")) else exact
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Fields:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in the object {str(found)[:60]}")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_float=_number, object_pairs_hook=_unique)
 
 
 def _object(found: Any, source: bytes) -> Fields | ValueError:
@@ -155,9 +185,9 @@ def _object(found: Any, source: bytes) -> Fields | ValueError:
 
 def _list_items(path: Path, content: bytes) -> Iterator[Row]:
     try:
-        items = json.loads(content.decode())
+        items = _DECODER.decode(content.decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} begins as a JSON list, but is none: {error}") from error
+        raise ValueError(f"{path} begins as a JSON list, but cannot be read as one: {error}") from error
     for number, item in enumerate(items, 1):
         yield Row(f"{path}, item {number}", _object(item, content))
 

@@ -51,16 +51,13 @@ class CharacterTokenizer:
         Raises ValueError where no symbol matches.
         """
         ids = []
-        position = 0
-        while position < len(text):
-            match = self._longest_symbol.match(text, position)
-            if match is None:
+        for match in self._longest_symbol.finditer(text):
+            if match[0] not in self._ids:
                 raise ValueError(
-                    f"character {text[position]!r} at position {position} of {text[:80]!r} starts no symbol of this "
+                    f"character {match[0]!r} at position {match.start()} of {text[:80]!r} starts no symbol of this "
                     f"tokenizer; its symbols are {' '.join(self.symbols)}"
                 )
-            ids.append(self._ids[match.group()])
-            position = match.end()
+            ids.append(self._ids[match[0]])
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -87,5 +84,6 @@ class CharacterTokenizer:
 
     @cached_property
     def _longest_symbol(self) -> re.Pattern[str]:
-        # An alternation takes the first branch that matches, so longer symbols come first.
-        return re.compile("|".join(re.escape(symbol) for symbol in sorted(self.symbols, key=len, reverse=True)))
+        # An alternation takes the first branch that matches, so longer symbols come first, any other character last.
+        longest_first = sorted(self.symbols, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) + "|.", re.DOTALL)

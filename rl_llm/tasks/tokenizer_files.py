@@ -34,11 +34,9 @@ def read_files(folder: str | Path) -> TokenizerFiles:
     """Read a folder. Raises FileNotFoundError saying how to get a missing file, ValueError naming a damaged one."""
     path = folder_path(folder)
     if not str(folder) or not path.is_dir():
-        if hub := download_command(folder):
-            raise FileNotFoundError(
-                f"tokenizer.folder={str(folder)!r} is not a folder: {hub.command}, then tokenizer.folder={hub.folder}"
-            )
-        raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is not a folder{_way_out('DIR')}")
+        hub = download_command(folder)
+        way_out = f": {hub.command}, then tokenizer.folder={hub.folder}" if hub else _way_out("DIR")
+        raise FileNotFoundError(f"tokenizer.folder={str(folder)!r} is not a folder{way_out}")
     content = _read(path / "tokenizer.json")
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)

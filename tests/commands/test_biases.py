@@ -1,6 +1,7 @@
 """Biases of problems: planted ones are found, no others are, and cleaning removes them."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -9,11 +10,21 @@ from hypothesis import strategies as st
 
 from rl_llm.commands.data_report.biases import Limits, Survey, guess_of, survey
 from rl_llm.problem import Problem, problem_id
+from rl_llm.rewards.components import Reward
+from rl_llm.rewards.grader import Grader
+from rl_llm.rewards.worker import Verify
 from rl_llm.tasks.datasets import JsonlProblems
 
 TASK = JsonlProblems("never_read.jsonl")
 LIMITS = Limits()
+GRADER = Grader(TASK.verify, Reward(), workers=1)
 PLACES = ("harbour", "market", "station", "library", "garden", "bridge", "tower", "valley")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running() -> Iterator[None]:
+    with GRADER:
+        yield
 
 
 def problem(prompt: str, answer: str, difficulty: float = 0.0) -> Problem:
@@ -32,7 +43,7 @@ def surveyed(
     problems: Sequence[Problem], others: Mapping[str, Sequence[Problem]] | None = None, limits: Limits = LIMITS
 ) -> Survey:
     lengths = [len(one.prompt.split()) for one in problems]
-    return survey(TASK, problems, others or {"validation": sound(20, 5000)}, lengths, 40, limits)
+    return survey(GRADER, problems, others or {"validation": sound(20, 5000)}, lengths, 40, limits)
 
 
 def warnings(found: Survey) -> list[str]:
@@ -188,31 +199,44 @@ def test_an_answer_after_a_mark_is_given_away(prompt: str, answer: str, given: b
     assert ("answers given away" in warnings(surveyed([*sound(), problem(prompt, answer)]))) == given
 
 
-def test_a_lenient_verifier_is_found_out():
-    class Lenient(JsonlProblems):
-        def verify(self, problem: Problem, response: str) -> float:
-            return 1.0 if "199" in response or problem.answer in response else 0.0
+def lenient(problem: Problem, response: str) -> float:
+    return 1.0 if "199" in response or problem.answer in response else 0.0
 
+
+def zero_or_not(problem: Problem, response: str) -> float:
+    return float((problem.answer == "0") == ("<answer>0</answer>" in response))
+
+
+def hanging(problem: Problem, response: str) -> float:
+    while True:
+        time.sleep(1)
+
+
+def survey_by(verify: Verify, problems: Sequence[Problem], time_limit: float = 5.0) -> Survey:
+    with Grader(verify, Reward(), workers=1, time_limit=time_limit) as grader:
+        return survey(grader, problems, {}, [1] * len(problems), 9, LIMITS)
+
+
+def test_a_lenient_verifier_is_found_out():
     problems = [*sound(), problem("And how many are there?", str(199 * (7 * 199 + 3)))]
-    lengths = [1] * len(problems)
-    found = survey(
-        Lenient("x"), [problem("First?", "199"), problem("Same?", "199"), *problems], {}, [1, 1, *lengths], 9, LIMITS
-    )
+    found = survey_by(lenient, [problem("First?", "199"), problem("Same?", "199"), *problems])
     assert warnings(found) == ["balance of answers"]
     assert "always answering '199' earns 100.0%" in said(found, "balance of answers")
 
 
 def test_an_answer_accepted_for_others_is_found_even_if_another_is_more_frequent():
-    class ZeroOrNot(JsonlProblems):
-        def verify(self, problem: Problem, response: str) -> float:
-            return float((problem.answer == "0") == ("<answer>0</answer>" in response))
-
     problems = [problem(f"{n}?", str(max(0, n % 10 - 1))) for n in range(100)]
-    found = survey(ZeroOrNot("x"), problems, {}, [1] * 100, 9, LIMITS)
+    found = survey_by(zero_or_not, problems)
     assert warnings(found) == ["balance of answers"]
     assert "the most frequent, '0', answers 20.0%; always answering '1' earns 80.0%" in said(
         found, "balance of answers"
     )
+
+
+@pytest.mark.slow
+def test_a_verifier_that_hangs_costs_a_few_time_limits():
+    found = survey_by(hanging, [problem(f"{n}?", "7") for n in range(100)], time_limit=0.2)
+    assert "always answering '7' earns 0.0%" in said(found, "balance of answers")
 
 
 @given(st.lists(st.sampled_from(["yes", "true", "b", "1", "2", "3", "4", "5", "6", "7"]), min_size=1, max_size=200))

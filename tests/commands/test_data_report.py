@@ -20,11 +20,11 @@ SIZES = ("--set", "prompts_per_step=2", "--set", "evaluation.problems=10", "--se
 
 @pytest.fixture(scope="module")
 def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 300 lines: 100 sound ones, 180 answered by yes or no, and 20 of the first again in capitals."""
+    """A file of 300 lines: 100 sound ones, 180 answered by yes or no, and 20 of the first again, reworded."""
     path = tmp_path_factory.mktemp("data") / "biased.jsonl"
     lines = [(f"Ann walks {n} miles a day. How many in {n + 9} days?", str(n * (n + 9))) for n in range(100)]
     lines += [(f"Is {n} times {n + 3} odd?", ("Yes", "No")[n % 2]) for n in range(180)]
-    lines += [(question.upper(), answer) for question, answer in lines[:20]]
+    lines += [(f"So {question}", answer) for question, answer in lines[:20]]
     path.write_text("".join(json.dumps({"question": q, "answer": f"...\n#### {a}"}) + "\n" for q, a in lines))
     return path
 
@@ -68,12 +68,12 @@ def test_biases_are_reported_and_cleaned_into_a_task(biased: Path, tmp_path: Pat
     said = capsys.readouterr().out
     found = verdicts(tmp_path / "data.md")
     assert {check for check, verdict in found.items() if verdict == "warning"} >= {
-        "duplicates",
+        "near-duplicates",
         "answers by a guess",
         "balance of answers",
     }
     assert "train problems left out: answered by a guess, beyond 10%" in said
-    assert "train problems left out: a duplicate" in said
+    assert "train problems left out: a near-duplicate" in said
 
     cleaned = JsonlProblems(tmp_path / "clean.jsonl")
     train = cleaned.problems("train", 10**6, 0)
@@ -168,7 +168,7 @@ def test_a_file_is_reported_on_with_the_layout_that_fits_and_cleaned_in_its_own_
     assert f"{path}:162: the field 'solution': no final answer" in printed
     assert f"{path}:161: the question has the answer '4', but '3.5' in {path}:4" in printed
     page = (tmp_path / "data.md").read_text()
-    assert "162, with 59 problems; 100 repeat another word for word" in page
+    assert "162, with 59 problems; 100 repeat another but for case and spacing" in page
     assert "| graded answers | ok | 0 of 59 fail (0.0%)" in page
     found = verdicts(tmp_path / "data.md")
     assert (found["rows that cannot be read"], found["questions with several answers"]) == ("warning", "warning")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, normalize_text
+from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates
+from rl_llm.tasks.datasets import normalize_text
 
 WORDS = [a + b for a in "bdfgklmnprst" for b in ("a", "em", "il", "o", "und")]
 

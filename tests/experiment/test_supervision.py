@@ -163,6 +163,7 @@ def test_several_messages_of_a_prompt_are_kept_for_the_chat_template(tmp_path: P
         ({"prompt": "1", "chosen": "2"}, "'rejected' is missing"),
         ({"prompt": "1", "chosen": "2", "rejected": ""}, "the field 'rejected' is ''"),
         ({"chosen": "2", "rejected": "0"}, "there is no 'prompt'"),
+        ({"prompt": "1", "chosen": "2", "rejected": "2"}, "'chosen' and 'rejected' are the same text"),
         ({"chosen": answered("2"), "rejected": answered("0", *answered("1"))}, "answer different prompts"),
         ({"prompt": "2+2=", "chosen": answered("2"), "rejected": answered("0")}, "'prompt' is not the prompt that"),
         ({"chosen": ASKED, "rejected": ASKED}, "'chosen' ends with a message of the user; expected the assistant's"),

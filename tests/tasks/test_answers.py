@@ -1,7 +1,5 @@
 """Final answers are found where responses put them; a number that stands elsewhere is never paid."""
 
-import time
-
 import pytest
 
 from rl_llm.tasks.answers import (
@@ -36,6 +34,8 @@ from rl_llm.tasks.answers import (
         ("6", r"\boxed{\boxed{6}}", 1.0),
         ("6", r"\boxed{6} and then \boxed{7", 1.0),
         ("6", r"\\boxed{6}", 1.0),
+        ("6", r"\boxed{\text{Answer: }6}", 1.0),
+        ("B", r"\boxed{\text{The answer is } B}", 1.0),
         (r"\{1, 2\}", r"\boxed{\{2, 1\}}", 1.0),
         (r"\{1, 2\}", r"\boxed{\left\{ 1,2 \right\}} } }", 1.0),
         ("6", r"\boxedsomething{6} 7", 0.0),
@@ -96,6 +96,13 @@ def test_text_around_a_marked_answer_does_no_harm(gold, response):
         ("18", "The answer is 18, not 19."),
         ("yes", "Answer: Yes, because"),
         ("6", "The answer is 5. Wait, the answer is 6."),
+        ("6", "The answer is 5. No, 6."),
+        ("6", "#### 5. Wait, it is 6"),
+        ("6", "The answer is not 5 but 6."),
+        ("C", "The answer is A. No, C."),
+        ("A", "The answer is not B, it is A."),
+        ("London", "The answer is not Paris, it is London."),
+        ("B", "The answer is B. Actually a dog is C"),
         ("C", "The answer is A. The answer is C."),
         ("x^2", "Final Answer: The final answer is $x^2$. I hope it is correct."),
         ("B", "Answer: The correct answer is B"),
@@ -128,6 +135,12 @@ def test_a_phrase_marks_the_answer(gold, response):
         ("7", "The answer is 7 and a half."),
         ("7", "<answer>the square root of 7</answer>"),
         ("A", "Answer: (A) B C D"),
+        ("A", "The answer is A. No, C."),
+        ("5", "The answer is 5. No, 6."),
+        ("B", "The answer is not B, it is A."),
+        ("6", "<answer>5, 6</answer>"),
+        ("3", r"The answer is \frac{1}{2}, 3"),
+        ("7", "#### 7 quarters"),
     ],
 )
 def test_a_marked_answer_that_says_two_things_or_another_is_wrong(gold, response):
@@ -189,6 +202,11 @@ def test_a_marked_answer_that_says_two_things_or_another_is_wrong(gold, response
         ("$3.50", "$3.50"),
         ("12cm", "12cm"),
         ("no digits", None),
+        ("5. So \u221a7", None),
+        ("5 left, so he needs \u221a7", None),
+        ("5. So 7", "7"),
+        ("on the 7th", None),
+        (r"so x = $0.\overline{3}$", r"$0.\overline{3}"),
     ],
 )
 def test_the_last_number_is_a_complete_one(response, number):
@@ -272,12 +290,16 @@ def test_a_prompt_without_a_mark_asks_for_the_bare_answer():
         "}",
         "(1, ",
         "-",
+        "1. No, ",
+        "answer is not 1, ",
+        "so 1 x ",
+        "0.\\dot{1}",
+        "\\color{",
     ],
 )
-def test_a_long_hostile_response_takes_linear_time(unit):
-    start = time.process_time()
+def test_a_long_hostile_response_is_wrong(unit):
+    """A search of quadratic time would take hours here; experiments/benchmarks/answers.py --hostile measures it."""
     assert grade_answer(unit * 100_000, "7") == 0.0
-    assert time.process_time() - start < 4
 
 
 @pytest.mark.parametrize(("response", "answer"), [(" (B) ", "(B)"), ("x^2", "x^2"), ("I see.\nB", None), ("", None)])

@@ -95,6 +95,25 @@ NUMBERS = r"""
     7 months ~ 7
     41 ~ 41 (fourth graders)
     9 ~ 9 (quarters)
+    9 quarters ~ 9 (quarters)
+    9 \text{ quarters} ~ 9 (quarters)
+    0.\overline{3} ~ 1/3
+    1/3 ~ 0.\dot{3}
+    0.1\overline{6} ~ 1/6
+    0.\dot{1}4285\dot{7} ~ 1/7
+    -3.\overline{3} ~ -10/3
+    33.\overline{3}\% ~ 1/3
+    -\frac{-3}{4} ~ 3/4
+    -\frac{-3}{-4} ~ -3/4
+    2 h ~ 2 hours
+    5m ~ 5 meters
+    10 ~ 10 sq ft
+    3rd ~ 3
+    3 ~ 3^{\text{rd}}
+    \color{red}{5} ~ 5
+    \textcolor{blue}{\frac{1}{2}} ~ 0.5
+    \Large 18 ~ 18
+    m+n = 63 + 64 = 127 ~ 127
 """
 OTHER_NUMBERS = r"""
     1/2 ~ 2
@@ -174,6 +193,17 @@ OTHER_NUMBERS = r"""
     7 plus two ~ 7
     7 point five ~ 7
     7 \text{ squared} ~ 7
+    7 quarters ~ 7
+    0.\overline{34} ~ 1/3
+    3.\overline{3} ~ 1/3
+    1 0.\overline{3} ~ 1/3
+    -\frac{-3}{4} ~ -3/4
+    2 m ~ 2 hours
+    5 x ~ 5 meters
+    5 m ~ 5
+    4th ~ 3rd
+    \textcolor{red}{15} ~ 5
+    f(x)=x, f(x)=0 ~ 0
 """
 TEXTS = r"""
     (A) ~ A
@@ -195,6 +225,7 @@ TEXTS = r"""
     "Monday" ~ Monday
     no ~ No
     \text{no  solution} ~ No solution
+    x\text{-axis} ~ x-axis
 """
 OTHER_TEXTS = r"""
     B ~ A
@@ -240,6 +271,8 @@ LISTS = r"""
     \{x \mid x>2\} ~ (2, \infty)
     x\in[1,2] ~ [1,2]
     (-\infty,1)\cup(2,\infty) ~ (2,\infty) \cup (-\infty, 1)
+    x<1 \text{ or } x>2 ~ (-\infty,1)\cup(2,\infty)
+    f(x)=0 \text{ and } f(x)=x ~ f(x)=x, f(x)=0
     \emptyset ~ \emptyset
     \varnothing ~ ∅
 """
@@ -264,6 +297,8 @@ OTHER_LISTS = r"""
     x=1,y=2 ~ (2,1)
     (2,\infty) ~ [2,\infty)
     (-\infty,1)\cup(2,\infty) ~ (-\infty,1)\cup[2,\infty)
+    x<1 \text{ and } x>2 ~ (-\infty,1)\cup(2,\infty)
+    x<1 \text{ or } x\ge2 ~ (-\infty,1)\cup(2,\infty)
     \begin{pmatrix}1\\2\end{pmatrix} ~ \begin{pmatrix}1&2\end{pmatrix}
     \begin{pmatrix}1&2\\3&4\end{pmatrix} ~ \begin{pmatrix}1&3\\2&4\end{pmatrix}
 """

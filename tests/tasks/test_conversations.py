@@ -138,7 +138,7 @@ def test_records_change_only_with_the_version_of_the_parser():
     """If this fails, raise PARSER in rl_llm/tasks/conversations.py, so that no prepared copy outlives its parser."""
     lines = (PAIR, said("1?", "2", system="3"), {"prompt": said("1?", "2", "3?")["messages"], "completion": "4"})
     digest = hashlib.sha256(json.dumps([dict(conversations._parse(line)) for line in lines]).encode()).hexdigest()
-    assert (conversations.PARSER, digest[:16]) == (2, "71b56860b7b29640")
+    assert (conversations.PARSER, digest[:16]) == (3, "71b56860b7b29640")
 
 
 def with_template(folder: Path, template: str) -> HuggingFaceTokenizer:
@@ -158,6 +158,7 @@ GOOD = {"prompt": "1=", "response": "1"}
         ("[1]", "list instead of a JSON object"),
         ({"text": "1"}, "none of 'messages', 'conversations', 'instruction', 'prompt' is filled; there are 'text'"),
         ({"prompt": "1="}, "the field 'response' is missing"),
+        (GOOD | {"completion": "1"}, "a line has either 'completion' or 'response'; remove one"),
         ({"prompt": "1=", "response": ""}, "the field 'response' is ''"),
         (GOOD | said("1", "2"), "a line has either 'messages', or 'prompt' and 'response'"),
         ({"messages": "hello"}, "'messages' is 'hello'; expected a list"),

@@ -144,6 +144,14 @@ def test_a_question_in_two_files_is_refused_with_both_places(tmp_path):
         task.problems("train", 1, seed=0)
 
 
+def test_a_question_in_two_files_is_found_in_any_case_and_spacing(tmp_path):
+    write(tmp_path / "train.jsonl", line(0), line(1))
+    write(tmp_path / "test.jsonl", {**line(1), "question": "WHAT IS 1  + 1 ?"})
+    task = JsonlProblems(tmp_path / "train.jsonl", held_out=tmp_path / "test.jsonl")
+    with pytest.raises(ValueError, match=r"test.jsonl:1: the question stands in .*train.jsonl:2 as well"):
+        task.problems("train", 1, seed=0)
+
+
 def test_a_repeated_question_counts_once(tmp_path):
     once = JsonlProblems(write(tmp_path / "sums.jsonl", *map(line, range(30))))
     again = {**line(3), "answer": "So it is #### 4.0"}
@@ -178,7 +186,7 @@ def test_records_change_only_with_the_version_of_the_parser():
     task = JsonlProblems("unused.jsonl")
     found = [dict(task._record(row)) for row in rows]
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-    assert (datasets.PARSER, digest) == (3, "1dc78286ec1edb58")
+    assert (datasets.PARSER, digest) == (4, "1dc78286ec1edb58")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,7 @@ def test_records_change_only_with_the_version_of_the_parser():
         ({"question": " ", "answer": "#### 1"}, "the field 'question' is ' '"),
         ({"question": "What?", "answer": "It is\n1"}, "the field 'answer': no final answer"),
         ({"question": "What?", "answer": "It is 1."}, "the answer 'It is 1.' is a sentence without a mark"),
-        ({**line(0), "answer": "#### 2"}, "the question has the answer '2', but '1' in"),
+        ('{"question": "What?", "answer": "1", "answer": "2"}', "the key 'answer' stands twice in the object"),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_place(tmp_path, broken, reason):
@@ -210,11 +218,16 @@ def test_a_line_of_invalid_text_is_refused_with_its_place(tmp_path):
         JsonlProblems(tmp_path / "sums.jsonl").problems("train", 1, seed=0)
 
 
-@pytest.mark.parametrize("question", ["Caf\u00e9?", "Cafe\u0301? ", " Caf\u00e9?"])
-def test_spellings_of_one_question_are_one_problem(tmp_path, question):
-    path = write(tmp_path / "sums.jsonl", {**line(0), "question": "Caf\u00e9?"}, {**line(1), "question": question})
-    with pytest.raises(ValueError, match=r"sums.jsonl:2: the question has the answer '2', but '1' in .*sums.jsonl:1"):
-        JsonlProblems(path).problems("train", 1, seed=0)
+@pytest.mark.parametrize("question", ["Caf\u00e9?", "Cafe\u0301? ", " CAF\u00c9"])
+def test_spellings_of_one_question_with_several_answers_are_left_out_with_a_word(tmp_path, question, caplog):
+    disputed = [{**line(0), "question": "Caf\u00e9?"}, {**line(1), "question": question}]
+    task = JsonlProblems(write(tmp_path / "sums.jsonl", *disputed, *map(line, range(5))), split="all")
+    assert {problem.prompt for problem in task.problems("train", 10, seed=0)} == {
+        line(number)["question"] for number in range(5)
+    }
+    place = tmp_path / "sums.jsonl"
+    assert f"1 questions with several answers are left out, such as {place}:2: the question has" in caplog.text
+    assert f"the answer '2', but '1' in {place}:1" in caplog.text
 
 
 def test_lone_surrogates_and_deep_nesting_are_refused_with_their_place(tmp_path):

@@ -1,6 +1,7 @@
 """Layouts of questions and answers: presets read rows as they are published, and nothing of a question is left out."""
 
 import shlex
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -57,6 +58,8 @@ def test_its_assignments_set_a_preset_on_a_command_line(name: str):
         (PUBLISHED["ARC"], PRESETS["ARC"], "1 + 2?\nA) 2\nB) 3", "B"),
         ({"question": "q", "answer": 27.0}, GSM8K, "q", "27"),
         ({"question": "q", "answer": 0.5}, GSM8K, "q", "0.5"),
+        ({"question": "q", "answer": 1e23}, GSM8K, "q", "1" + "0" * 23),
+        ({"question": "q", "answer": Decimal("1234567890123456.789")}, GSM8K, "q", "1234567890123456.789"),
         ({"question": "q", "answer": 7}, GSM8K, "q", "7"),
         ({"question": "q", "answer": ["1", 2.0]}, GSM8K, "q", "1, 2"),
         ({"a.b": "q", "answer": "1"}, Layout("a.b"), "q", "1"),
@@ -84,6 +87,7 @@ def test_several_messages_are_kept():
         ({"prompt": "q", "answer": None}, "the field 'answer' is None"),
         ({"prompt": "q", "answer": ""}, "the field 'answer' is ''"),
         ({"prompt": "q", "answer": float("nan")}, "the field 'answer' is nan"),
+        ({"prompt": "q", "answer": Decimal("Infinity")}, "the field 'answer' is Decimal('Infinity')"),
         ({"prompt": "q", "answer": []}, "the field 'answer' is []"),
         ({"prompt": " ", "answer": "1"}, "the field 'prompt' is ' '"),
         ({"prompt": [], "answer": "1"}, "'prompt' is []; expected a list of messages"),
@@ -94,6 +98,9 @@ def test_several_messages_are_kept():
         ({"prompt": "q", "answer": "1", "tools": [{"name": "x"}]}, "nothing uses it; take it out of the file"),
         ({"prompt": "q", "answer": "1", "chat_template_kwargs": {"enable_thinking": False}}, "in the tokenizer"),
         ({"prompt": "q", "answer": "1", "system": "Be brief."}, "set tokenizer.system"),
+        ({"prompt": "q", "answer": "1", "extra_info": {"tools_kwargs": {"f": {"x": 1}}}}, "'extra_info.tools_kwargs'"),
+        ({"prompt": "q", "answer": "1", "extra_info": {"need_tools_kwargs": True}}, "extra_info.need_tools_kwargs"),
+        ({"prompt": "q", "answer": "1", "agent_name": "tool_agent"}, "the field 'agent_name' would change"),
         ({"prompt": "q", "answer": "1", "options": ["1", "2"]}, "add it to the layout, or to layout.left_out"),
     ],
 )
@@ -106,6 +113,10 @@ def test_an_unfit_row_is_refused_by_name(row: dict, reason: str):
 def test_empty_fields_and_those_left_out_are_no_obstacle():
     nothing = {"tools": None, "images": [], "context": "", "options": {}, "chat_template_kwargs": None}
     assert GSM8K.read({"question": "q", "answer": "1", **nothing}).question == "q"
+    info = {"tools_kwargs": {"f": {"x": None}}, "need_tools_kwargs": False, "index": 3}
+    assert GSM8K.read({"question": "q", "answer": "1", "extra_info": info, "agent_name": "single_turn_agent"})
+    noted = {"question": "q", "answer": "1", "extra_info": {"tools_kwargs": {"f": 1}}}
+    assert Layout(left_out=("extra_info.tools_kwargs",)).read(noted).question == "q"
     assert TRL.read({"prompt": [{**USER, "tool_calls": [], "name": None}], "answer": "1"}).question == USER["content"]
     assert Layout(left_out=("context",)).read({"question": "q", "answer": "1", "context": "x"}).question == "q"
 

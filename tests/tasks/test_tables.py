@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_a_pattern_reads_all_its_files_in_order(tmp_path: Path):
         (b'{"a": ', "Expecting value: line 1 column 7"),
         (b"[" * 100_000, "recursion"),
         (b'{"a": "\xff"}', "expected one JSON object per line, in UTF-8"),
+        (b'{"a": [{"b": 1, "b": 2}]}', "the key 'b' stands twice in the object {'b': 2}; expected one JSON object"),
         (b'{"a": ["\\ud800"]}', "not one half of its surrogate pair"),
         (b'{"a": "\\uDC00\\uD83D"}', "not one half of its surrogate pair"),
     ],
@@ -155,7 +157,8 @@ def test_values_of_csv_must_fit_the_header(tmp_path: Path):
         ("a.csv", b"q,q\n1,2\n", "names a column twice: q, q"),
         ("a.csv", b'q\n"1', "cannot be read as CSV"),
         ("a.csv", b"q\n\xff\n", "cannot be read as CSV"),
-        ("a.json", b'[{"a": 1}', "begins as a JSON list, but is none"),
+        ("a.json", b'[{"a": 1}', "begins as a JSON list, but cannot be read as one"),
+        ("a.json", b'[{"a": 1, "a": 2}]', "the key 'a' stands twice in the object {'a': 2}"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}', mtime=0)[:-9], "cannot be unpacked"),
         ("a.parquet", b"PAR1 and no more", "cannot be read after row 0"),
         ("a.arrow", b"nothing", "cannot be read after row 0"),
@@ -166,6 +169,33 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, reas
     with pytest.raises(ValueError, match=f"{name} ") as caught:
         read(tmp_path / name)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("0.1", 0.1),
+        ("27.0", 27.0),
+        ("0.10000000000000001", 0.1),
+        ("12345678901234567.89", Decimal("12345678901234567.89")),
+        ("0.1000000000000000055", Decimal("0.1000000000000000055")),
+        ("1e400", Decimal("1e400")),
+        ("9007199254740993", 2**53 + 1),
+    ],
+)
+def test_numbers_of_json_are_exact(tmp_path: Path, written: str, read_as: object):
+    for name, text in (("a.jsonl", f'{{"a": {written}}}'), ("a.json", f'[{{"a": {written}}}]')):
+        (tmp_path / name).write_text(text)
+        ((found,),) = (row.values() for row in read(tmp_path / name))
+        assert (found, type(found)) == (read_as, type(read_as))
+
+
+def test_a_saved_selection_of_rows_is_refused(tmp_path: Path):
+    save_to_disk(tmp_path / "a", ROWS)
+    state = json.loads((tmp_path / "a" / "state.json").read_text())
+    (tmp_path / "a" / "state.json").write_text(json.dumps(state | {"_indices_data_files": [{"filename": "i.arrow"}]}))
+    with pytest.raises(ValueError, match=r"state.json selects rows by _indices_data_files.*flatten_indices"):
+        read(tmp_path / "a")
 
 
 def test_a_folder_of_splits_and_one_of_files_say_what_to_name(tmp_path: Path):

@@ -92,6 +92,7 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, survey
     from rl_llm.commands.data_report.grades import check_experiment
     from rl_llm.prepare import counts
+    from rl_llm.rewards.grader import Grader
     from rl_llm.rollout.text import encode_shown
 
     name, experiment = resolve_experiment(arguments.experiment, arguments.overrides)
@@ -104,8 +105,10 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
     limits = Limits(arguments.max_guesses, arguments.max_answer)
     trained_on = split == "train" and arguments.problems is None
     prompts = experiment.steps * experiment.prompts_per_step if trained_on else 0
-    found = survey(experiment.task, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
-    found = _with(found, *check_experiment(experiment, pools))
+    grading = experiment.grading
+    with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
+        found = survey(grader, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
+        found = _with(found, *check_experiment(experiment, pools, grader))
     if arguments.suite:
         from rl_llm.commands.data_report.suites import check_suites
 
@@ -123,13 +126,16 @@ def _report_file(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, Survey, survey
     from rl_llm.commands.data_report.files import read_data_file, write_rows
     from rl_llm.commands.data_report.grades import check_file
+    from rl_llm.rewards.components import Reward
+    from rl_llm.rewards.grader import Grader
 
     report = read_data_file(arguments.experiment, arguments.overrides)
     others = {arguments.without: read_data_file(arguments.without).problems} if arguments.without else {}
     limits = Limits(arguments.max_guesses, arguments.max_answer)
-    found = survey(report.task, report.problems, others, [], 0, limits)
-    found = Survey((*report.checks, *found.checks), found.removed, report.notes)
-    found = _with(found, *check_file(report.task, report.problems))
+    with Grader(report.task.verify, Reward()) as grader:
+        found = survey(grader, report.problems, others, [], 0, limits)
+        found = Survey((*report.checks, *found.checks), found.removed, report.notes)
+        found = _with(found, *check_file(grader, report.problems))
     title = f"{report.task.name}, {len(report.problems)} problems"
     _publish(arguments, title, arguments.experiment, found, len(report.problems))
     if arguments.clean is not None:

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates, normalize_text
+from rl_llm.commands.data_report.duplicates import SHINGLE, SIMILAR, first_of_each, near_duplicates
+from rl_llm.commands.gate import STUCK
 from rl_llm.config.fields import Checked, PositiveShare
-from rl_llm.problem import Problem, Task
+from rl_llm.problem import Problem
+from rl_llm.rewards.grader import Grader
+from rl_llm.rewards.worker import Grade
 from rl_llm.tasks.answers import ANSWER_CLOSING, ANSWER_OPENING
 from rl_llm.tasks.answers.numbers import read_number
+from rl_llm.tasks.datasets import normalize_text
 
 REPEATED = 0.01  # share of duplicates, exact or near, that is tolerated
 COINCIDENCE = 0.10  # tolerated excess over chance of prompts that contain their answer
@@ -63,7 +67,7 @@ class Survey:
 
 
 def survey(
-    task: Task,
+    grader: Grader,
     problems: Sequence[Problem],
     others: Mapping[str, Sequence[Problem]],
     lengths: Sequence[int],
@@ -73,11 +77,13 @@ def survey(
 ) -> Survey:
     """Check the problems of one split against themselves and against the `others`, by split.
 
+    `grader` runs with the task's verifier.
+
     `lengths` are the token counts of their prompts, empty if unknown; at most `longest` is allowed. A whole run asks
     `prompts` prompts; 0 if unknown. Raises ValueError if there are no problems.
     """
     if not problems:
-        raise ValueError(f"the task {task.name} has no problems to check")
+        raise ValueError("the task has no problems to check")
     removed: dict[int, str] = {}
     checks = [
         *([_length(lengths, longest, removed)] if lengths else []),
@@ -85,7 +91,7 @@ def survey(
         *_duplicates(problems, removed),
         *_leaks(problems, others, removed),
         _guesses(problems, limits),
-        _balance(task, problems, limits),
+        _balance(grader, problems, limits),
         _coincidence(problems),
         _difficulty(problems),
         *([_number(problems, prompts)] if prompts else []),
@@ -189,13 +195,13 @@ def _guesses(problems: Sequence[Problem], limits: Limits) -> Check:
     return Check("answers by a guess", found, advice if share > limits.guess else "")
 
 
-def _balance(task: Task, problems: Sequence[Problem], limits: Limits) -> Check:
+def _balance(grader: Grader, problems: Sequence[Problem], limits: Limits) -> Check:
     answers = [answer_key(problem.answer) for problem in problems]
     counts = Counter(answers)
     shares = np.array(list(counts.values())) / len(problems)
     bits = max(0.0, float(-(shares * np.log2(shares)).sum()))
     frequent = [problems[answers.index(answer)].answer.strip() for answer, _ in counts.most_common(FREQUENT)]
-    earned = [_earned(task, problems, answer) for answer in frequent]
+    earned = [_earned(grader, problems, answer) for answer in frequent]
     share, earns = float(shares.max()), max(earned)
     found = (
         f"{len(counts)} different ones, {bits:.2f} bits of entropy; the most frequent, {frequent[0][:40]!r}, answers "
@@ -239,15 +245,17 @@ def _cap(counts: Sequence[int], share: float) -> int:
     return bisect_left(caps, True, key=lambda cap: bool(cap > share * np.minimum(kept, cap).sum() + 1e-9))
 
 
-def _earned(task: Task, problems: Sequence[Problem], answer: str) -> float:
-    """Mean score of one answer to the first ASKED problems; it shows a lenient verifier."""
-    scores = []
-    for problem in problems[:ASKED]:
-        try:
-            scores.append(task.verify(problem, f"{ANSWER_OPENING}{answer}{ANSWER_CLOSING}"))
-        except Exception:  # a verifier is foreign code; an answer that it cannot grade is not right
-            scores.append(0.0)
-    return float(np.mean(scores))
+def _earned(grader: Grader, problems: Sequence[Problem], answer: str) -> float:
+    """Mean accuracy of one answer to the first ASKED problems; it shows a lenient verifier.
+
+    An answer that cannot be graded is not right. After STUCK that hang or end their process no further ones are asked.
+    """
+    asked, grades = problems[:ASKED], list[Grade]()
+    response = f"{ANSWER_OPENING}{answer}{ANSWER_CLOSING}"
+    while len(grades) < len(asked) and sum(grade.status in ("timeout", "crashed") for grade in grades) < STUCK:
+        part = asked[len(grades) : 2 * len(grades) + 1]  # one by one at first: each that hangs takes the time limit
+        grades += grader.grade(part, [response] * len(part))
+    return float(np.mean([grade.accuracy for grade in grades]))
 
 
 def _coincidence(problems: Sequence[Problem]) -> Check:

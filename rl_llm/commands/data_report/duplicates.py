@@ -1,10 +1,9 @@
-"""Duplicate and near-duplicate texts: normalisation, shingles, MinHash with bands, Jaccard coefficient.
+"""Duplicate and near-duplicate texts: shingles, MinHash with bands, Jaccard coefficient.
 
 The number of comparisons grows with the number of similar texts, not with the square of all texts.
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -20,18 +19,6 @@ BUCKET_EXAMPLES = 16  # texts of a bucket that the others are compared with; too
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?!*")  # with its factorial
-
-
-def normalize_text(text: str) -> str:
-    """Remove case, character variants, extra spacing and closing punctuation.
-
-    "!" after a digit or a parenthesis is a factorial and stays.
-    """
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    asked = text.rstrip(" .?!:=")
-    marks = text[len(asked) :]
-    factorial = len(marks) - len(marks.lstrip("!")) if re.search(r"[\d)]$", asked) else 0
-    return asked + marks[:factorial]
 
 
 def first_of_each(texts: Sequence[Hashable]) -> list[int]:

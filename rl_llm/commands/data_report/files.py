@@ -95,32 +95,28 @@ def _misfit(row: Fields | ValueError) -> str:
 
 
 def _read(task: JsonlProblems, files: Files, layout: str) -> FileReport:
-    kept: dict[str, tuple[Problem, Fields]] = {}
-    questions, disputed = Questions(), dict[str, str]()
-    refused: list[str] = []
-    rows = repeated = unread = 0
-    for place, fields, record in task.parse(files):
+    questions, refused = Questions(), list[str]()
+    rows = unread = 0
+    for row in task.parse(files):
         rows += 1
-        if isinstance(record, ValueError):
+        if isinstance(record := row.record, ValueError):
             unread += 1
             refused += [str(record)] if len(refused) < EXAMPLES else []
-            continue
-        try:
-            if questions.is_new("path", place, record):
-                kept[record["question"]] = problem_of(task.name, record), fields
-            else:
-                repeated += 1
-        except ValueError as error:
-            disputed.setdefault(record["question"], str(error))
-    for question in disputed:
-        kept.pop(question, None)
+        else:
+            questions.add("path", row, record)
+    kept, disputed = questions.undisputed, questions.disputed
     if not kept:
-        raise ValueError(f"{task.path} has no problems: {rows} rows that cannot be read, such as\n{refused[0]}")
+        reasons = "\n".join([*refused[:1], *islice(disputed.values(), 1)])
+        raise ValueError(
+            f"{task.path} has no problems, but {unread} rows that cannot be read and {len(disputed)} questions with "
+            f"several answers, such as\n{reasons}"
+        )
+    repeated = f"{questions.repeated} repeat another but for case and spacing, and count once"
     checks = [
-        Check("rows", f"{rows}, with {len(kept)} problems; {repeated} repeat another word for word and count once"),
+        Check("rows", f"{rows}, with {len(kept)} problems; {repeated}"),
         Check("rows that cannot be read", str(unread), "mend them or use --clean" if unread else ""),
         Check("questions with several answers", str(len(disputed)), "mend them or use --clean" if disputed else ""),
     ]
     notes = (layout, *refused, *islice(disputed.values(), EXAMPLES))
-    problems = [problem for problem, _ in kept.values()]
-    return FileReport(task, problems, [row for _, row in kept.values()], tuple(checks), notes)
+    problems = [problem_of(task.name, record) for _, _, record in kept]
+    return FileReport(task, problems, [row.fields for _, row, _ in kept], tuple(checks), notes)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_llm.commands.data_report.biases import Check
-from rl_llm.problem import Problem, Task
+from rl_llm.problem import Problem
 from rl_llm.tasks.answers import written_as_asked
 
 if TYPE_CHECKING:
     from rl_llm.commands.gate import GateReport
     from rl_llm.experiment import Experiment
+    from rl_llm.rewards.grader import Grader
 
 ALLOWED = 0.01  # share of failing problems that a run allows by default
 SEED = 0
@@ -19,30 +20,26 @@ PROBLEMS = 256  # of a file
 SECONDS = 20.0  # a report may take longer than the gate of a run
 
 
-def check_experiment(experiment: "Experiment", pools: Mapping[str, Sequence[Problem]]) -> tuple[Check, str]:
+def check_experiment(
+    experiment: "Experiment", pools: Mapping[str, Sequence[Problem]], grader: "Grader"
+) -> tuple[Check, str]:
     """Grade the answers of all splits, written as the experiment's prompts ask, and wrong ones (`commands.gate`)."""
     from rl_llm.commands.gate import check_answers
-    from rl_llm.rewards.grader import Grader
 
-    grading = experiment.grading
-    with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
-        report = check_answers(experiment, pools, SEED, grader, SECONDS)
-    return _as_check(report, sum(map(len, pools.values())), grading.failing_problems)
+    report = check_answers(experiment, pools, SEED, grader, SECONDS)
+    return _as_check(report, sum(map(len, pools.values())), experiment.grading.failing_problems)
 
 
-def check_file(task: Task, problems: Sequence[Problem]) -> tuple[Check, str]:
+def check_file(grader: "Grader", problems: Sequence[Problem]) -> tuple[Check, str]:
     r"""Grade the answers of a file, written as each question asks, or else in a \boxed{}, and wrong ones."""
     from rl_llm.commands.gate import check_task
-    from rl_llm.rewards.components import Reward
-    from rl_llm.rewards.grader import Grader
 
     def write(problem: Problem) -> str:
         written = written_as_asked(problem.prompt, problem.answer)
         return rf"\boxed{{{written}}}" if written == problem.answer else written
 
     order = np.random.default_rng(SEED).permutation(len(problems))[:PROBLEMS]
-    with Grader(task.verify, Reward()) as grader:
-        report = check_task(grader, [problems[index] for index in order], write, SECONDS)
+    report = check_task(grader, [problems[index] for index in order], write, SECONDS)
     return _as_check(report, len(problems), ALLOWED)
 
 

@@ -4,8 +4,7 @@ import re
 from typing import NamedTuple
 
 from rl_llm.tasks.answers import expressions
-from rl_llm.tasks.answers.numbers import read_number, read_time, same_number
-from rl_llm.tasks.answers.spelling import TEXT_COMMAND, undress
+from rl_llm.tasks.answers.numbers import TEXT_COMMAND, Quantity, read_number, read_time, same_number, undress
 
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
@@ -22,8 +21,11 @@ _SET_BUILDER = re.compile(r"\\\{ ?\w ?(?:\\in ?\\mathbb ?\{?R\}? ?)?[|:] ?(.+)\\
 _MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
 _COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+_OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 _UNION = r"\\cup(?![A-Za-z])"
 _WITH_UNIT = re.compile(r"(.*[\w)}]) ?\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?: ?\^ ?\{?\d\}?)?", re.DOTALL)
+_LETTER = re.compile(r"(?<=\d) ?([a-z])$")
+_NOUN = re.compile(r"\(([A-Za-z ]+)\)$")  # 9 (quarters): bare quarters are fourths
 _INTERVALS = {"()", "[]", "(]", "[)", "union"}
 
 
@@ -45,7 +47,8 @@ def equal_answers(given: str, gold: str) -> bool:
     if max(len(given), len(gold)) > LONGEST_ANSWER:
         return given.strip() == gold.strip()
     if number := read_number(gold):
-        other = read_number(given)
+        given = given.replace(noun[0], "").replace(noun[1], "") if (noun := _NOUN.search(gold)) else given
+        other = read_number(given) or _in_unit_of(number, given)
         names = {_named(text)[1] for text in (given, gold) if "=" in text} - {""}
         return other is not None and same_number(other, number) and len(names) < 2
     if time := read_time(gold):
@@ -54,6 +57,12 @@ def equal_answers(given: str, gold: str) -> bool:
     if choice := choice_of(gold):
         return choice == choice_of(given if len(given) > 3 else given.upper())
     return _key(given) == _key(gold) or (needs_math(gold) and _equal_items(given, gold))
+
+
+def _in_unit_of(gold: Quantity, given: str) -> Quantity | None:
+    """Read a number before a single letter (2 h) if the letter is the unit of the gold number, and no variable."""
+    number = read_number(_LETTER.sub(r" \\text{\1}", given))
+    return number if number and gold.unit and number.unit == gold.unit else None
 
 
 def needs_math(gold: str) -> bool:
@@ -70,6 +79,7 @@ def choice_of(text: str) -> str | None:
 def _key(text: str) -> str:
     """Spelling that equal texts share: without spaces beside signs, and for words without case."""
     text = re.sub(r"\s+", " ", TEXT_COMMAND.sub(r" \1 ", undress(text))).strip(" \"'.")
+    text = re.sub(r"(?<=\w) ?- ?(?=[^\W\d_]{2})", "-", text)  # x \text{-axis}
     if _WORDS.fullmatch(text):
         return text.casefold()
     return re.sub(r"(?<![A-Za-z\d]) | (?![A-Za-z\d])", "", re.sub(r"([_^])\{(\w)\}", r"\1\2", text))
@@ -82,14 +92,16 @@ def _equal_items(given: str, gold: str) -> bool:
         given, gold = value, gold_value
     left, right = _items(given), _items(gold)
     left, right = _tuple_of_named(left, right), _tuple_of_named(right, left)
-    if left.kind == right.kind or {left.kind, right.kind} == {"", "{}"}:
+    kinds = {left.kind, right.kind}
+    alternatives = kinds == {"", "union"} and any(map(_OR.search, (given, gold)))  # x < 1 or x > 2
+    if left.kind == right.kind or kinds == {"", "{}"} or alternatives:
         if len(left.parts) == len(right.parts) == 1:
             return _equal_expressions(left.parts[0], right.parts[0])
         if right.kind not in ("", "{}", "union"):
             return len(left.parts) == len(right.parts) and all(map(equal_answers, left.parts, right.parts))
         if _same_parts(left.parts, right.parts):
             return True
-    return bool({left.kind, right.kind} & _INTERVALS) and expressions.equal(given, gold, as_sets=True)
+    return bool(kinds & _INTERVALS) and expressions.equal(given, gold, as_sets=True)
 
 
 def _same_parts(given: list[str], gold: list[str]) -> bool:

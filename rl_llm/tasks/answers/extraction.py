@@ -25,12 +25,19 @@ _HEADING = re.compile(  # behind ####: "1. Add", "Step 1", "Conclusion:"
 )
 _SUBJECT = r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?"
 _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
-    rf"(?im){_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+"
+    rf"(?im){_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:}}]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+"
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
 _LIST_MARK = re.compile(r"(?i)^\s*(?:\d+[.)](?= +\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)")
+_RETRACTED = re.compile(  # "5. No, 6", "not B, it is A": the later claim counts
+    r"(?is)\A(?:(?:.*[.!] +(?:no|wait|sorry|oops|actually|correction)\b[,.:!]* +|not [^.\n]{1,40}?,? but +)"
+    r"(?:(?:it|that|the answer)(?:'s| is| should be) +)?(?=[\s$*(]{0,3}(?:(?-i:[A-J])(?:[.):,]|\W*$)|[-+]?\$?\d))"
+    r"|not [^.\n]{1,40}?, (?:it|that|the answer)(?:'s| is) +)"
+)
+_CONCLUSION = re.compile(r"(?i)\b(?:so|thus|hence|therefore)\b")
 _FORMULA = re.compile(r"\$([^$]+)\$(?![\d.])|\\\((.+?)\\\)|\\\[([\s\S]+?)\\\]")
 _END = re.compile(r"\*\*|[.。!](?:\s|$)|。|,? (?:because|since)\b")
+_COMMAND, _LETTER, _DIGIT = re.compile(r"\\[A-Za-z]+"), re.compile("[A-Za-z=]"), re.compile(r"\d")
 _FURTHER = re.compile(r"(?i)[\s$*]*(?:and|to|,(?! not )|[;/-])(?![a-z])|.*(?:\bor\b|(?:\band|\bto|,) \W?\d)")
 
 
@@ -99,6 +106,7 @@ def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
 
 def _answer(mark: Mark, text: str, numeric: bool) -> str | None:
     """Return the answer in a marked text; None for a placeholder, or a sentence without a digit for a number."""
+    text = _RETRACTED.sub("", text)
     if _PLACEHOLDER.fullmatch(text):
         return None
     if numeric and mark in ("hashes", "phrase", "answer_tag"):
@@ -125,9 +133,13 @@ def _boxes(response: str) -> Iterator[str]:
 
 
 def _last_numbers(response: str) -> list[str]:
-    """Numbers of the last line that has one."""
-    lines = (_LIST_MARK.sub("", line) for line in reversed(response.splitlines()))
-    return next(filter(None, map(complete_numbers, lines)), [])
+    """Numbers of the last line that has one; none if it concludes in something else ("5. So √7")."""
+    for line in reversed(response.splitlines()):
+        *_, conclusion = _CONCLUSION.split(line)
+        if numbers := complete_numbers(_LIST_MARK.sub("", line)):
+            denied = conclusion != line and any(map(str.isdigit, conclusion)) and not complete_numbers(conclusion)
+            return [] if denied else numbers
+    return []
 
 
 def _sentence(text: str) -> str:
@@ -140,6 +152,9 @@ def _number_of(line: str) -> str | None:
     """Return the line if it is a number, else its only number or the one it begins with, else None."""
     if is_numeric(line):
         return line.rstrip(" .")
+    parts = _COMMAND.sub("", line).split(", ")
+    if len(parts) > 1 and not any(map(_LETTER.search, parts)) and all(map(_DIGIT.search, parts)):
+        return None
     numbers = complete_numbers(line)
     start = _END.split(line.lstrip("$* "), maxsplit=1)[0]
     first = numbers and start.startswith(numbers[0]) and not _FURTHER.match(start, len(numbers[0]))

@@ -5,11 +5,30 @@ none. `complete_numbers` finds the numbers in a longer text that are no part of 
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from rl_llm.tasks.answers.spelling import TEXT_COMMAND, plain_characters, undress
+_LATEX = {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "π": r"\pi ", "√": r"\sqrt "}
+_LATEX |= {"∪": r"\cup ", "°": r"^\circ", "∅": r"\emptyset", "\u200b": "", "\ufeff": ""}
+# NFKC makes full-width characters and odd spaces ASCII. It would lose these: the exponent of 2², the space in 1½.
+_EXPONENTS = {character: f"^{digit}" for digit, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_FRACTIONS = {character: f" {character}" for character in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
+_SIGNS = str.maketrans("\u2212\u2010\u2011\u2012\u2013\ufe63\u2215÷×·⋅、。", "------//***,.")
+_CHARACTERS = _SIGNS | str.maketrans(_LATEX | _EXPONENTS | _FRACTIONS)
+
+_STYLES = r"text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|underline|operatorname|rm|bf"
+TEXT_COMMAND = re.compile(rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}")
+_NOISE = re.compile(
+    r"(?<!\\)\\(?:left|right|displaystyle|[bB]ig[lr]?|[lL]arge|LARGE|[hH]uge|!)(?![A-Za-z])|(?<!\\)\\[()\[\]]|\*\*|`"
+    r"|\\(?:text)?color\s*\{[^{}]*\}"
+)
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|(?<!\\)~|\s+")
+_MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?")
+_ALIAS_PAIRS = r"leq \le; geq \ge; neq \ne; lbrace \{; rbrace \}; mid |; vert |; lvert |; rvert |; varnothing \emptyset"
+_ALIASES = dict(pair.split() for pair in rf"{_ALIAS_PAIRS}; dfrac \frac; tfrac \frac; cfrac \frac".split(";"))
+_ALIAS = re.compile(rf"\\({'|'.join(_ALIASES)})(?![A-Za-z])")
 
 LONGEST_NUMBER = 200  # characters
 LARGEST_EXPONENT = 1000  # 1e999999999 would fill the memory
@@ -26,6 +45,10 @@ _NUMBER = re.compile(
 )
 # LaTeX that has a plain spelling: \frac12 is 1/2, 3 \times 10^{2} is 3e2, 30^\circ is 30 degrees.
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_REPEATING = re.compile(  # 0.1\overline{6}, 0.\dot{1}4285\dot{7}
+    r"(?<![\d.,])(?<!\d )(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?"
+)
+_ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(?:\\text\{ ?)?(?:st|nd|rd|th) ?\}*$")
 _TEN_TO = re.compile(r"((?<=\d) ?(?:\*|\\times|\\cdot|x) ?)?(?<![\d.])10 ?\^ ?(\{ ?[-+]? ?\d+ ?\}|[-+]?\d+)(?! ?[\d^])")
 _DEGREE = re.compile(r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF]\b)?")
 _EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
@@ -36,7 +59,7 @@ _UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cent
     mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers;
     in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml;
     lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours;
-    day days; week weeks; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
+    day days; week weeks; sq square; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
 _UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(";") for name in names.split()}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNIT = re.compile(
@@ -48,7 +71,8 @@ _CARDINAL = (
     r"|(?:twen|thir|four?|fif|six|seven|eigh|nine)(?:teen|ty)|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
 )
 _FACTOR = (  # behind a number these make another one of it
-    rf"(?:{_CARDINAL}|half|halves|quarter|(?:third|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)(?:s|(?! \w))"
+    rf"(?:{_CARDINAL}|half|halves|(?<!\()quarters?"
+    r"|(?:third|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)(?:s|(?! \w))"
     r"|squared|cubed|factorial|choose|root|recurring|repeating)"
 )
 _JOINT = r"(?:or|and|to|through|times|plus|minus|over|mod(?:ulo)?|(?:divided|multiplied) by)"
@@ -75,7 +99,7 @@ _FROM_BEHIND = re.compile(  # the same behind a number
     r"!|[$)}*,]*\s*(?:[<>](?![/b])|\\(?:over|choose|pm|mp|leq?|geq?|neq?|lt|gt|sqrt|[pb]?mod|to)(?![A-Za-z]))"
     rf"|[$)}}*,]*\s+(?:[-$\\(]*\d|{_JOINT} (?:[-$\\(]*\d|{_CARDINAL}\b|an? )|{_FACTOR}\b)"
 )
-_CLOCK = re.compile(r"0*(\d+)((?::\d\d)*)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"0*(\d+)((?::\d\d)*)(?: *([ap])\.?m\.?)?", re.IGNORECASE)
 
 
 class Quantity(NamedTuple):
@@ -83,6 +107,24 @@ class Quantity(NamedTuple):
 
     value: Fraction
     unit: str = ""
+
+
+def plain_characters(text: str) -> str:
+    """Replace full-width digits, typographic signs and spaces by their ASCII or LaTeX counterparts."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).replace("\u2044", "/")
+
+
+@lru_cache(maxsize=4096)
+def undress(text: str) -> str:
+    """Remove math and bold marks, LaTeX spacing, \\text{...} around all of it, and a last full stop."""
+    text = plain_characters(text).replace("{,}", ",").replace("{:}", ":").replace(r",\!", ",")
+    text = _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text)))
+    text = _ALIAS.sub(lambda m: _ALIASES[m[1]], text).strip().removesuffix(".").strip()
+    while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{((?:[^{}]|\{[^{}]*\})*)\}", text):
+        text = wrapped[1].strip().removesuffix(".").strip()
+    return text
 
 
 @lru_cache(maxsize=4096)
@@ -93,18 +135,19 @@ def read_number(text: str) -> Quantity | None:
     """
     if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in plain_characters(text)):
         return None
-    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", undress(text))
+    text = _REPEATING.sub(_repeating, _ORDINAL.sub("", undress(text)))
+    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     text = _TEN_TO.sub(lambda m: ("e" if m[1] else "1e") + m[2].strip("{ }").replace(" ", ""), text)
     *lefts, right = _EQUALS.split(" ".join(_DEGREE.sub(" degrees", text).split()))
     if enclosed := _ENCLOSED.fullmatch(right.strip()):  # -(-5)
-        right = (enclosed[1] + enclosed[2].strip()).removeprefix("--")
-    number = _quantity(right.strip())
+        right = enclosed[1] + enclosed[2].strip()
+    number = _quantity(re.sub(r"^- ?-", "", right.strip()))
     return number if number and all(_may_equal(left.strip(), number) for left in lefts) else None
 
 
 def read_time(text: str) -> tuple[str, str, str] | None:
     """Return hour, minutes and half of the day ("a", "p" or "") of a time ("03:30 p.m.", "5 PM"), or None."""
-    match = _CLOCK.fullmatch(TEXT_COMMAND.sub(r"\1", undress(text)).replace("  ", " ").strip())
+    match = _CLOCK.fullmatch(TEXT_COMMAND.sub(r"\1", undress(text)).strip())
     if match is None or not (match[2] or match[3]):
         return None
     return match[1], match[2] or ":00", (match[3] or "").lower()
@@ -124,10 +167,11 @@ def complete_numbers(line: str) -> list[str]:
 
 
 def is_numeric(text: str) -> bool:
-    """Whether a text is one number (also 1/2, 50%, $3) or a time such as 3:30."""
+    """Whether a text is one number (also 1/2, 50%, $3; not 3rd) or a time such as 3:30."""
     if len(text) > LONGEST_NUMBER or not any(c.isdigit() for c in text):
         return False
-    return read_number(text) is not None or re.fullmatch(r"\d+(?::\d\d)+", text) is not None
+    number = None if _ORDINAL.search(undress(text)) else read_number(text)  # "on the 5th" counts nothing
+    return number is not None or re.fullmatch(r"\d+(?::\d\d)+", text) is not None
 
 
 def same_number(given: Quantity, gold: Quantity) -> bool:
@@ -158,16 +202,24 @@ def _quantity(text: str) -> Quantity | None:
     return Quantity(sign * size * unit.value, currency or unit.unit)
 
 
+def _repeating(match: re.Match[str]) -> str:
+    """Write a repeating decimal as a fraction: 0.1666... is (16 - 1)/90."""
+    whole, fixed, *period = (part or "" for part in match.groups())
+    repeated = "".join(period)
+    top = int(whole + fixed + repeated) - int(whole + fixed or "0")
+    return f"{top}/{10 ** len(fixed) * (10 ** len(repeated) - 1)}"
+
+
 def _exact(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", ""))
 
 
 def _may_equal(left: str, number: Quantity) -> bool:
-    """Whether the left side of an equation is a name, arithmetic, or a number equal to the right side."""
+    """Whether the left side of an equation is a name, a sum of names, arithmetic, or a number equal to the right."""
     if other := _quantity(left):
         return other.value == number.value
     name = _SUBSCRIPT_OR_ARGUMENT.sub("", left)
-    return not (re.search("[A-Za-z]", name) and re.search(r"[-+*/^\d]", name))
+    return not (re.search("[A-Za-z]", name) and re.search(r"[-*/^\d,;]", name))
 
 
 def _unit(text: str) -> Quantity | None:

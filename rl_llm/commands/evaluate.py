@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pass-at", type=_numbers, metavar="K,K", help=ks)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for evaluation.json and samples.jsonl")
     parser.add_argument("--parquet", action="store_true", help="with --out: also write samples.parquet")
+    lm_eval = "with --out: also write samples_SUITE_TIME.jsonl, as lm-evaluation-harness does with --log_samples"
+    parser.add_argument("--lm-eval", action="store_true", help=lm_eval)
     parser.add_argument("--step", type=positive, metavar="N", help="checkpoint of a run (default: the newest good one)")
     temperature = "sampling temperature, 0 for greedy (default: the run's; 0.6 for a folder)"
     parser.add_argument("--temperature", type=float, metavar="T", help=temperature)
@@ -127,9 +129,10 @@ def _own_numbers(
 
 def _check_options(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options that cannot act together, and for files that are there or cannot be written."""
-    for option, needed in (("logits", "responses"), ("stop", "prompt"), ("parquet", "out"), ("prompt", "suite")):
+    needs = {"logits": "responses", "stop": "prompt", "parquet": "out", "lm_eval": "out", "prompt": "suite"}
+    for option, needed in needs.items():
         if getattr(arguments, option) and not getattr(arguments, needed):
-            raise UsageError(f"--{option} cannot act without --{needed}")
+            raise UsageError(f"--{option.replace('_', '-')} cannot act without --{needed}")
     if arguments.suite and arguments.split:
         raise UsageError(f"--split {arguments.split} cannot act with --suite: a suite's file is asked as a whole")
     if arguments.responses and len(arguments.suite) > 1:
@@ -178,7 +181,7 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
     if record is not None and suites:
         _note_shared(subject, asked)
     seed = subject.seed if arguments.seed is None else arguments.seed
-    files = arguments.out, arguments.parquet, arguments.responses, arguments.logits
+    files = arguments.out, arguments.parquet, arguments.lm_eval, arguments.responses, arguments.logits
     return EvaluationPlan(asked, ks, seed, arguments.rows or 0, *files)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from rl_llm.evaluation.samples import PARQUET, SAMPLES, Line, by_problem, lines_of, shown, write_parquet
+from rl_llm.evaluation.samples import PARQUET, SAMPLES, Line, by_problem, lines_of, shown, write_lm_eval, write_parquet
 from rl_llm.evaluation.statistics import average, majority_at, pass_at
 from rl_llm.evaluation.stored import SamplesFile
 from rl_llm.evaluation.subject import Subject
@@ -46,6 +46,7 @@ class EvaluationPlan:
     rows: int = 0
     out: Path | None = None
     parquet: bool = False
+    lm_eval: bool = False
     responses: Path | None = None
     logits: int = 0
 
@@ -87,6 +88,8 @@ def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> t
     if writes and plan.out is not None:
         if plan.parquet:
             write_parquet(plan.out / PARQUET, lines)
+        if plan.lm_eval:
+            write_lm_eval(plan.out, lines)
         write_atomically(plan.out / RESULT, json.dumps(result, indent=2).encode() + b"\n")
     assert first is not None
     return result, first

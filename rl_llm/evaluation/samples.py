@@ -1,7 +1,8 @@
-"""One line per sampled response of an evaluation, as JSONL and as parquet."""
+"""One line per sampled response of an evaluation: as JSONL, as parquet, and as lm-evaluation-harness writes them."""
 
 import json
 from collections.abc import Hashable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rl_llm.experiment.suite import SHOWN, Suite
 from rl_llm.parallel import hosts
 from rl_llm.problem import Problem
 from rl_llm.rollout.engine import GradedRollout
+from rl_llm.runs.files import json_line
 from rl_llm.tasks.answers import extract_answer, is_numeric
 from rl_llm.tasks.answers.numbers import undress
 from rl_llm.tasks.tables import import_extra
@@ -92,3 +94,31 @@ def write_parquet(path: Path, lines: Iterable[Line]) -> None:
     ]
     schema = pyarrow.schema([(name, kinds.get(name, text)) for name in rows[0]])
     import_extra("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+
+
+def write_lm_eval(folder: Path, lines: Sequence[Line]) -> None:
+    """Write samples_SUITE_TIME.jsonl for each suite, as `lm_eval --log_samples` does.
+
+    A line is one sample of one problem. The k-th samples of all problems have the filter "sample-k".
+    """
+    time = datetime.now().isoformat(timespec="microseconds").replace(":", "-")
+    for suite in dict.fromkeys(line["suite"] for line in lines):
+        own = [line for line in lines if line["suite"] == suite]
+        ids = {problem: index for index, problem in enumerate(dict.fromkeys(line["problem"] for line in own))}
+        rows = [_lm_eval_line(ids[line["problem"]], line) for line in own]
+        (folder / f"samples_{suite}_{time}.jsonl").write_bytes(b"".join(map(json_line, rows)))
+
+
+def _lm_eval_line(index: int, line: Line) -> Line:
+    prompt = line["prompt"] if isinstance(line["prompt"], str) else json.dumps(line["prompt"])
+    return {
+        "doc_id": index,
+        "doc": {"question": line["prompt"], "answer": line["gold"]},
+        "target": line["gold"],
+        "arguments": [[prompt, {}]],
+        "resps": [[line["response"]]],
+        "filtered_resps": [line["answer"] or "[invalid]"],
+        "filter": f"sample-{line['sample']}",
+        "metrics": ["exact_match"],
+        "exact_match": line["grade"] or 0.0,
+    }

@@ -105,6 +105,11 @@ def test_a_config_field_that_changes_nothing_is_read_over(fields: dict) -> None:
     assert config_from_json(values | fields) == config_from_json(values)
 
 
+def test_an_epsilon_that_was_stored_as_float32_is_the_decimal_that_it_was() -> None:
+    values = json.loads((GOLDEN / "qwen3" / "config.json").read_text())
+    assert config_from_json(values | {"rms_norm_eps": 9.999999747378752e-06}).norm_epsilon == 1e-05
+
+
 def test_a_mixture_without_a_shared_expert_may_say_so() -> None:
     values = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
     assert config_from_json(values | {"shared_expert_intermediate_size": 0}) == config_from_json(values)

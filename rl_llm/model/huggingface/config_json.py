@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from math import isclose
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rl_llm.model.config import Experts, Family, ModelConfig, RopeScaling, SlidingWindow, YarnScaling
 from rl_llm.model.huggingface.config_fields import ConfigError, ConfigFields, as_object
 from rl_llm.model.layers import yarn_magnitude
@@ -69,7 +71,8 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
         "family": family,
         "kv_heads": fields.count("num_key_value_heads", sizes["heads"]),
         "head_width": fields.count("head_dim", sizes["width"] // sizes["heads"]),
-        "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
+        # A folder that was converted from GGUF holds the float32, 9.999999747378752e-06, not 1e-05.
+        "norm_epsilon": float(str(np.float32(fields.number("rms_norm_eps", 1e-6)))),
         "tied_embeddings": fields.flag("tie_word_embeddings", family == "gemma3"),
         "activation": _activation(fields, family),
     }

@@ -1,0 +1,132 @@
+"""Train a real pretrained model on two CPU cores: SmolLM2-135M-Instruct learns one-step word problems.
+
+Weights, tokenizer and problems are not part of this repository. Any word problems in a question-answer file will do,
+such as GSM8K's, of which the experiment keeps those that one calculation solves:
+
+    hf download HuggingFaceTB/SmolLM2-135M-Instruct --local-dir smollm2
+    curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl
+
+Smoke:  rl-llm train experiments/smollm2_words.py:smoke
+Form:   rl-llm train experiments/smollm2_words.py:warm --out runs/smollm2_words/warm \
+            --set start=smollm2 --set tokenizer.folder=smollm2 --set task.path=train.jsonl
+Run:    rl-llm train experiments/smollm2_words.py:lite_ppo --seed 0 --set tokenizer.folder=smollm2 \
+            --set task.path=train.jsonl
+        rl-llm train experiments/smollm2_words.py:rejection_sampling --seed 0 ... (the same)
+
+--set task.held_out=test.jsonl evaluates on a test set of its own. The model can calculate a little, but does not come
+to the point: asked with GSM8K's prompt, most of its responses end without an answer. So `warm` first teaches the form,
+"18 - 11 = 7", by 512 calculations made from question and answer. What RL adds is measured from there: the choice of
+numbers and operation, and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same
+problems in the same order, and end at the same number of generated tokens.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import permutations
+from operator import add, mul, sub, truediv
+from pathlib import Path
+from re import findall
+
+import numpy as np
+
+from experiments.qwen3_4b_gsm8k import smoke as tiny
+from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING
+from rl_llm.experiment import Checkpointing, Evaluation, Experiment, WarmStart
+from rl_llm.learner.optimizer import AdamW
+from rl_llm.model.families import LLAMA3_2_1B
+from rl_llm.problem import Problem, Split
+from rl_llm.sampler import Sampling
+from rl_llm.tasks.datasets import JsonlProblems
+from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
+
+DATA = Path(__file__).parent.parent / "tests" / "data"
+OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
+
+SMOLLM2_135M = replace(
+    LLAMA3_2_1B,
+    vocabulary=49_152,
+    width=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    feed_forward=1536,
+    rope_base=100_000.0,
+    rope_scaling=None,
+)
+
+
+def calculations(problem: Problem) -> Iterator[str]:
+    """Yield the calculations with two numbers of the question that give its answer, as "18 - 11 = 7"."""
+    found = (number.replace(",", "") for number in findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", problem.prompt))
+    for first, second in permutations(dict.fromkeys(found), 2):
+        a, b, answer = Fraction(first), Fraction(second), Fraction(problem.answer)
+        for sign, operation in OPERATIONS.items():
+            ordered = a < b or sign in "-/"  # a + b and b + a are one calculation
+            if ordered and (b or sign != "/") and operation(a, b) == answer:
+                yield f"{first} {sign} {second} = {problem.answer}"
+
+
+@dataclass(frozen=True)
+class OneStep(JsonlProblems):
+    """The problems of a file that exactly one calculation solves, with questions of at most `words` words."""
+
+    words: int = 40
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """Return up to `count` problems of a split, shuffled by the seed."""
+        found = (problem for problem in super().problems(split, 10**6, seed) if self._fits(problem))
+        return [problem for problem, _ in zip(found, range(count), strict=False)]
+
+    def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
+        """Write the calculation."""
+        return next(calculations(problem))
+
+    def _fits(self, problem: Problem) -> bool:
+        numeric = problem.answer.replace(".", "", 1).isdigit()
+        return numeric and len(problem.prompt.split()) <= self.words and len([*calculations(problem)]) == 1
+
+
+warm = Experiment(
+    task=OneStep(path=""),
+    tokenizer=HuggingFaceTokenizer(folder=""),
+    model=SMOLLM2_135M,
+    start="",
+    warm_start=WarmStart(steps=32, optimizer=AdamW(3e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=24),
+    algorithm=LITE_PPO,
+    optimizer=AdamW(0.0),
+    sampling=Sampling(max_tokens=20),
+    steps=1,
+    prompts_per_step=8,
+    responses_per_prompt=8,
+    updates_per_rollout=2,
+    train_problems=1024,
+    max_prompt_tokens=72,
+    evaluation=Evaluation(problems=24),
+    checkpointing=Checkpointing(every=8, keep=1),
+)
+
+lite_ppo = replace(
+    warm,
+    start="runs/smollm2_words/warm",
+    warm_start=None,
+    optimizer=AdamW(2e-5, warmup_updates=2),
+    steps=24,
+    token_budget=12_000,
+)
+rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)
+
+smoke = replace(
+    warm,
+    task=OneStep(path=DATA / "gsm8k_style.jsonl"),
+    tokenizer=HuggingFaceTokenizer(folder=DATA / "tokenizers" / "qwen3"),
+    model=tiny.model,
+    start=tiny.start,
+    warm_start=WarmStart(steps=2, optimizer=AdamW(1e-3), demonstrations_per_step=4, max_tokens=64),
+    optimizer=AdamW(1e-3),
+    prompts_per_step=4,
+    responses_per_prompt=2,
+    train_problems=8,
+    max_prompt_tokens=128,
+    evaluation=Evaluation(problems=2),
+)

@@ -71,8 +71,7 @@ def config_from_json(values: Mapping[str, Any], place: str = "config.json") -> M
         "family": family,
         "kv_heads": fields.count("num_key_value_heads", sizes["heads"]),
         "head_width": fields.count("head_dim", sizes["width"] // sizes["heads"]),
-        # A folder that was converted from GGUF holds the float32, 9.999999747378752e-06, not 1e-05.
-        "norm_epsilon": float(str(np.float32(fields.number("rms_norm_eps", 1e-6)))),
+        "norm_epsilon": float(str(np.float32(fields.number("rms_norm_eps", 1e-6)))),  # 9.999999747378752e-06 is 1e-05
         "tied_embeddings": fields.flag("tie_word_embeddings", family == "gemma3"),
         "activation": _activation(fields, family),
     }

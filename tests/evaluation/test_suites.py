@@ -197,8 +197,11 @@ def test_samples_do_not_depend_on_how_many_are_asked_at_once(evaluated: Any, fil
     """Nor on the other suites, nor on the number of samples."""
     out, suite = files / "again", f"gsm8k={files / 'gsm8k.jsonl'}"
     options = ("--samples", "2", "--max-tokens", "8", "--rows", "2", "--seed", "5", "--out", out)
-    code, _, stderr = rl_llm("evaluate", files / "model", "--suite", suite, *options)
+    stored = files / "stored.jsonl"
+    code, _, stderr = rl_llm("evaluate", files / "model", "--suite", suite, *options, "--responses", stored)
     assert code == 0, stderr
+    prompts = [json.loads(line)["prompt"] for line in stored.read_text().splitlines()]
+    assert prompts == [line["prompt"] for line in kept(out)[::2]]  # as they were shown
     again = {(line["problem"], line["sample"]): line for line in kept(out)}
     first = {(line["problem"], line["sample"]): line for line in evaluated[1]}
     assert len(again) == 6

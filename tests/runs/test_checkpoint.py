@@ -268,16 +268,17 @@ def test_unsupported_values_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("moment", ["3.unfinished", "3.unfinished/state"])
-def test_a_process_killed_during_a_save_leaves_the_previous_step(tmp_path: Path, moment: str) -> None:
+def test_a_process_killed_during_a_save_leaves_a_whole_step(tmp_path: Path, moment: str) -> None:
+    """The previous one, or the new one if a busy machine kills too late."""
     folder = tmp_path / "checkpoints"
     with subprocess.Popen([sys.executable, "-c", SAVE_THREE_STEPS, str(folder)]) as saver:
-        while saver.poll() is None and not (folder / moment).exists():
+        while saver.poll() is None and not ((folder / moment).exists() or (folder / "3").exists()):
             time.sleep(0.0005)
         saver.send_signal(signal.SIGKILL)
     assert saver.returncode == -signal.SIGKILL
     restored = Checkpoints(folder).restore_newest(template_of({"x": jnp.zeros((64, 64), jnp.int32)}))
     assert restored is not None
-    assert restored.step == 2 or (moment.endswith("state") and restored.step == 3)
+    assert restored.step in (2, 3)
     assert restored.progress == {"step": restored.step}
     assert np.asarray(restored.state["x"] == restored.step).all()
 

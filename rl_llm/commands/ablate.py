@@ -22,6 +22,7 @@ from rl_llm.commands.common import (
     no_device,
     positive,
 )
+from rl_llm.commands.watching import add_track, check_trackers
 
 if TYPE_CHECKING:
     from rl_llm.studies.hardware import Hardware
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shared", type=Path, metavar="DIR", help=shared)
     parser.add_argument("--resume", action="store_true", help="resume the study in --out; start one if there is none")
     add_accept(parser)
+    add_track(parser)
     tokens = "end every member when it has generated N tokens, or after its steps"
     parser.add_argument("--budget-tokens", type=positive, metavar="N", help=tokens)
     minutes = "start no member that would end after M minutes"
@@ -88,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     seconds, accept = _seconds(arguments), arguments.accept_code_changes
     check_accept(arguments)
+    check_trackers(arguments.track)
     try:
         study, prefix = load_study(arguments.module, arguments.scale)
         study = study.with_budget(arguments.budget_tokens) if arguments.budget_tokens else study
@@ -110,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     compiled = (arguments.shared or out) / COMPILED
     runs = members(study, out, seeds, arguments.shared)
     structures = {name: partition(arm)[1] for name, arm in study.experiments.items()}
-    settings = cores, compiled, overrides, seconds, population, structures, code, accept
+    settings = cores, compiled, overrides, seconds, population, structures, code, accept, arguments.track
     schedule = StudySchedule(out, prefix, runs, train_members, *settings)
     try:
         outcome = run_study(schedule, ledger)
@@ -186,6 +189,10 @@ def _population(here: "Hardware", arguments: argparse.Namespace) -> int:
     from rl_llm.studies.hardware import members_that_fit
 
     asked: int | None = arguments.population
+    if "wandb" in arguments.track:
+        if asked not in (None, 1):
+            raise UsageError(f"--population {asked} cannot act with --track wandb, which follows one run per process")
+        return 1
     if here.devices > 1:
         if asked not in (None, 1):
             raise UsageError(

@@ -17,7 +17,7 @@ from rl_llm.commands.common import (
     check_devices,
     resolve_experiment,
 )
-from rl_llm.commands.watching import add_watching, watchers_of
+from rl_llm.commands.watching import add_profile, add_track, watchers_of
 
 if TYPE_CHECKING:
     from rl_llm.config import Code
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     smoke = "make it a run of seconds: few steps, problems and tokens, and a tiny model unless there is a start"
     parser.add_argument("--smoke", action="store_true", help=f"{smoke} (default --out: runs/smoke/...)")
     add_accept(parser)
-    add_watching(parser)
+    add_track(parser)
+    add_profile(parser)
 
 
 def _seed(text: str) -> int:

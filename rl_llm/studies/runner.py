@@ -31,7 +31,7 @@ class StudySchedule:
     `rl-llm train` commands and their log files, returns exit codes. cores: those of each worker. compiled: the
     persistent cache folder. overrides: applied to every arm. seconds: the time budget. population: how many members may
     run as one, if their experiments have equal `structures`. code: of the study. accept: members may go on with code
-    that has changed since they began.
+    that has changed since they began. trackers: of every member.
     """
 
     out: Path
@@ -46,6 +46,7 @@ class StudySchedule:
     structures: Mapping[str, Hashable] = field(default_factory=dict)
     code: Code = NO_CODE
     accept: bool = False
+    trackers: Sequence[str] = ()
 
     def job(self, group: Group) -> Job:
         """The job that runs a group."""
@@ -57,6 +58,7 @@ class StudySchedule:
         arguments = [f"{self.prefix}{member.name}", "--seed", str(member.seed), "--out", str(member.folder), "--resume"]
         overrides = [*(self.overrides if member.is_arm else ()), *([f"start={member.start}"] if member.start else [])]
         arguments += [ACCEPT] if self.accept else []
+        arguments += [part for tracker in self.trackers for part in ("--track", tracker)]
         return arguments + [part for override in overrides for part in ("--set", override)]
 
     def first_group(self, ready: Sequence[Member]) -> Group:

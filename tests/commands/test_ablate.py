@@ -4,15 +4,23 @@ import json
 import os
 import signal
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import Finished, finish, outcome, rl_llm, shared_folder, start, steps_done, wait_until, without_time
 
+from rl_llm.cli import main
+from rl_llm.commands import train
+from rl_llm.commands.ablate import train_members
 from rl_llm.runs.folder import read_metrics
 from rl_llm.runs.ledger import Ledger
+from rl_llm.studies.folder import Member
+from rl_llm.studies.runner import StudySchedule
 from rl_llm.studies.workers import Ended, Job, Workers, open_workers
+from rl_llm.watching.trackers import WeightsAndBiases
 
 MODULE = "tests/data/study.py"
 
@@ -80,6 +88,21 @@ def test_wrong_usage_is_refused_before_anything_is_written(arguments: list[str],
     code, _, stderr = rl_llm("ablate", *arguments, "--out", tmp_path / "study")
     assert code == 2
     assert all(word in stderr for word in words), stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_every_member_is_shown_in_the_trackers():
+    plan = StudySchedule(Path(), "study.py:", [], train_members, [None], Path(), trackers=("wandb", "mlflow"))
+    parser = ArgumentParser()
+    train.add_arguments(parser)
+    assert parser.parse_args(plan.command(Member("fast", 0, Path("run")))).track == ["wandb", "mlflow"]
+
+
+def test_a_population_is_refused_for_a_tracker_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr(WeightsAndBiases, "packages", ())
+    study = ("ablate", MODULE, "--scale", "smoke", "--out", str(tmp_path / "study"))
+    assert main([*study, "--track", "wandb", "--population", "2"]) == 2
+    assert "--population 2 cannot act with --track wandb" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
 
 

@@ -102,7 +102,7 @@ warm = Experiment(
     updates_per_rollout=2,
     train_problems=1024,
     max_prompt_tokens=72,
-    evaluation=Evaluation(problems=64),
+    evaluation=Evaluation(problems=24),
     checkpointing=Checkpointing(every=8, keep=1),
 )
 
@@ -113,7 +113,7 @@ lite_ppo = replace(
     optimizer=AdamW(2e-5, warmup_updates=2),
     steps=60,
     token_budget=32_000,
-    evaluation=replace(warm.evaluation, every=10),
+    evaluation=Evaluation(problems=64, every=10),
 )
 rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)
 

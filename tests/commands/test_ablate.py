@@ -6,6 +6,7 @@ import signal
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_workers_report_exit_codes_and_survive_a_killed_task(tmp_path: Path):
 
 
 def test_stopping_workers_signals_them_and_waits(tmp_path: Path):
+    resource_tracker.ensure_running()  # its start unblocks the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: the job waits for it
     try:
         with open_workers([[min(os.sched_getaffinity(0))]], tmp_path) as workers:

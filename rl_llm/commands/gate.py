@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import groupby
 
-from rl_llm.experiment import Experiment
+from rl_llm.experiment import Experiment, Suite
 from rl_llm.parallel import population
 from rl_llm.prepare import Problems, counts
 from rl_llm.prng import Purpose, generator
-from rl_llm.problem import Problem
+from rl_llm.problem import Problem, Task
 from rl_llm.rewards.grader import Grader
 from rl_llm.rewards.worker import Grade
 from rl_llm.rollout.text import encode_shown
@@ -131,7 +131,17 @@ def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader)
             "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
             f"{math.ceil(100 * report.share) / 100}"
         )
-    yield f"task {name}: {report}" if report.failures or report.few else ""
+    said = [f"task {name}: {report}"] if report.failures or report.few else []
+    for suite in experiment.evaluation.suites:
+        report = check_suite_answers(experiment, suite, problems[suite.key], seed, grader)
+        if report.share > allowed:
+            raise ValueError(
+                f"suite {suite.name}: {report}{report.causes}\nIts accuracy would say nothing. Make its prompt and the "
+                "verifier of its task agree, or take it out of evaluation.suites. To accept this: --set "
+                f"grading.failing_problems={math.ceil(100 * report.share) / 100}"
+            )
+        said += [f"suite {suite.name}: {report}"] if report.failures else []
+    yield "\n".join(said)
 
 
 def check_answers(
@@ -144,12 +154,27 @@ def check_answers(
     pools = [[problem for problem in found if "rewards" not in problem.metadata] for found in graded]
     sample = [pool[index] for pool in pools for index in draw.permutation(len(pool))[:PROBLEMS]]
     order = draw.permutation(len(sample))
-    return check_task(grader, [sample[index] for index in order], answer_writer(experiment), seconds)
+    write = answer_writer(experiment, experiment.task)
+    return check_task(grader, [sample[index] for index in order], write, seconds)
 
 
-def answer_writer(experiment: Experiment) -> Write:
-    """Return the function that writes a problem's answer as the prompt asks for it."""
-    write_answer = getattr(experiment.task, "write_answer", None)
+def check_suite_answers(
+    experiment: Experiment, suite: Suite, problems: Sequence[Problem], seed: int, grader: Grader
+) -> GateReport:
+    r"""Probe a suite's verifier with a sample of its problems. An answer is boxed where the prompt asks for no form."""
+    write_as_asked, marks = answer_writer(experiment, suite.task), getattr(suite.task, "marks", ())
+
+    def write(problem: Problem) -> str:
+        written = write_as_asked(problem)
+        return rf"\boxed{{{written}}}" if written == problem.answer and "boxed" in marks else written
+
+    order = generator(seed, Purpose.GATE).permutation(len(problems))[:PROBLEMS]
+    return check_task(grader, [problems[index] for index in order], write)
+
+
+def answer_writer(experiment: Experiment, task: Task) -> Write:
+    """Return the function that writes the answer of a task's problem as the experiment's prompt asks for it."""
+    write_answer = getattr(task, "write_answer", None)
 
     def write(problem: Problem) -> str:
         shown = shown_prompt(experiment, problem)

@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 from program import Finished, finished, rl_llm
 
+from rl_llm.commands.gate import check_suite_answers, pass_gate
 from rl_llm.config import fingerprint, load_experiment
 from rl_llm.evaluation.presets import BENCHMARKS, benchmark, parse_suites
 from rl_llm.evaluation.run import suite_fingerprint
 from rl_llm.evaluation.samples import by_problem
 from rl_llm.experiment import Evaluation, Experiment, Suite
 from rl_llm.experiment.suite import OwnReward, Verifiers
+from rl_llm.prepare import counts
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
+from rl_llm.rewards.grader import Grader
+from rl_llm.rollout.engine import open_grader
 from rl_llm.sampler import Sampling
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.modular_sum import ModularSum
@@ -25,6 +29,7 @@ from rl_llm.tasks.reasoning_gym import ReasoningGym
 FILE = "tests/data/suites.py"
 MODEL = Path(__file__).parents[1] / "data" / "tokenizers" / "qwen3"  # a whole, tiny Hugging Face folder
 TASK = ModularSum(min_terms=2, max_terms=3, modulus=3)
+TINY = load_experiment(f"{FILE}:base")[1]
 ROWS = {
     "gsm8k": {"question": "Two and two?", "answer": "2 + 2 = 4\n#### 4"},
     "math500": {"problem": "Half of one?", "solution": "So \\boxed{\\frac12}.", "answer": "\\frac{1}{2}", "level": 1},
@@ -97,6 +102,36 @@ def test_a_suite_is_graded_by_its_own_task_up_to_the_stop():
         *(1.0, 1.0, 0.0)
     ]
     assert verify(own, f"<answer>{own.answer}</answer>") == 0.0
+
+
+class NeverRight(ModularSum):
+    def verify(self, problem: Problem, response: str) -> float:
+        return 0.0
+
+
+def gate(*suites: Suite) -> str:
+    """What the gate says of the tiny experiment with these suites."""
+    experiment = replace(TINY, evaluation=replace(TINY.evaluation, suites=suites))
+    problems: Any = {split: experiment.task.problems(split, count, 0) for split, count in counts(experiment).items()}
+    with open_grader(experiment) as grader:
+        return pass_gate(experiment, problems | {suite.key: suite.ask() for suite in suites}, 0, grader)
+
+
+def test_a_suite_with_a_verifier_that_cannot_be_passed_is_refused_before_the_run():
+    sound = Suite("sound", TASK, "train", problems=3)
+    assert "suite" not in gate(sound)
+    with pytest.raises(ValueError, match=r"suite broken: 3 of 3 problems fail[\s\S]*take it out of evaluation.suites"):
+        gate(sound, Suite("broken", NeverRight(max_terms=3, modulus=3), "train", problems=3))
+
+
+def test_a_gold_that_no_prompt_asks_to_mark_is_probed_in_a_box(tmp_path: Path):
+    """As after a few-shot prompt: an expression without a mark is no answer."""
+    experiment = load_experiment("experiments/qwen3_4b_gsm8k.py:smoke")[1]
+    experiment = replace(experiment, tokenizer=replace(experiment.tokenizer, system=None))
+    task = JsonlProblems(write(tmp_path / "file.jsonl", {"question": "Half?", "answer": "#### x^2"}), split="all")
+    suite = Suite("few", task, prompt="{question}")
+    with Grader(task.verify, Reward(), workers=1) as grader:
+        assert check_suite_answers(experiment, suite, suite.ask(), 0, grader).failures == ()
 
 
 def test_a_suite_has_no_components_of_the_runs_reward():

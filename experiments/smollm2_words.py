@@ -1,7 +1,7 @@
-"""Train a real pretrained model on two CPU cores: SmolLM2-135M-Instruct learns one-step word problems.
+"""Train a real pretrained model on two CPU cores: SmolLM2-135M-Instruct on one-step word problems.
 
-Weights, tokenizer and problems are not part of this repository. Any word problems in a question-answer file will do,
-such as GSM8K's, of which the experiment keeps those that one calculation solves:
+Weights, tokenizer and problems are not part of this repository. Any file of word problems in GSM8K's layout will do.
+The experiment keeps the problems that one calculation solves:
 
     hf download HuggingFaceTB/SmolLM2-135M-Instruct --local-dir smollm2
     curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl
@@ -13,20 +13,20 @@ Run:    rl-llm train experiments/smollm2_words.py:lite_ppo --seed 0 --set tokeni
             --set task.path=train.jsonl
         rl-llm train experiments/smollm2_words.py:rejection_sampling --seed 0 ... (the same)
 
---set task.held_out=test.jsonl evaluates on a test set of its own. The model can calculate a little, but does not come
-to the point: asked with GSM8K's prompt, most of its responses end without an answer. So `warm` first teaches the form,
-"18 - 11 = 7", by 512 calculations made from question and answer. What RL adds is measured from there: the choice of
-numbers and operation, and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same
-problems in the same order, and end at the same number of generated tokens.
+--set task.held_out=test.jsonl evaluates on a test set of its own. `warm` first teaches the form, "18 - 11 = 7", by 512
+calculations made from question and answer. What RL adds is measured from there: the choice of numbers and operation,
+and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same problems in the same order, and
+end at the same number of generated tokens. Not measured yet: no run has reached that number.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import permutations
+from itertools import islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import Path
 from re import findall
+from sys import maxsize
 
 import numpy as np
 
@@ -59,8 +59,9 @@ SMOLLM2_135M = replace(
 def calculations(problem: Problem) -> Iterator[str]:
     """Yield the calculations with two numbers of the question that give its answer, as "18 - 11 = 7"."""
     found = (number.replace(",", "") for number in findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", problem.prompt))
+    answer = Fraction(problem.answer)
     for first, second in permutations(dict.fromkeys(found), 2):
-        a, b, answer = Fraction(first), Fraction(second), Fraction(problem.answer)
+        a, b = Fraction(first), Fraction(second)
         for sign, operation in OPERATIONS.items():
             ordered = a < b or sign in "-/"  # a + b and b + a are one calculation
             if ordered and (b or sign != "/") and operation(a, b) == answer:
@@ -75,8 +76,7 @@ class OneStep(JsonlProblems):
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return up to `count` problems of a split, shuffled by the seed."""
-        found = (problem for problem in super().problems(split, 10**6, seed) if self._fits(problem))
-        return [problem for problem, _ in zip(found, range(count), strict=False)]
+        return list(islice(filter(self._fits, super().problems(split, maxsize, seed)), count))
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
         """Write the calculation."""

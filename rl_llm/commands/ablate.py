@@ -191,7 +191,7 @@ def _population(here: "Hardware", arguments: argparse.Namespace) -> int:
     asked: int | None = arguments.population
     if "wandb" in arguments.track:
         if asked not in (None, 1):
-            raise UsageError(f"--population {asked} cannot act with --track wandb, which follows one run per process")
+            raise UsageError(f"--population {asked} cannot act with --track wandb: a process shows one run; drop one")
         return 1
     if here.devices > 1:
         if asked not in (None, 1):

@@ -161,13 +161,9 @@ def check_answers(
 def check_suite_answers(
     experiment: Experiment, suite: Suite, problems: Sequence[Problem], seed: int, grader: Grader
 ) -> GateReport:
-    r"""Probe a suite's verifier with a sample of its problems. An answer is boxed where the prompt asks for no form."""
-    write_as_asked, marks = answer_writer(experiment, suite.task), getattr(suite.task, "marks", ())
-
-    def write(problem: Problem) -> str:
-        written = write_as_asked(problem)
-        return rf"\boxed{{{written}}}" if written == problem.answer and "boxed" in marks else written
-
+    """Probe a suite's verifier with a sample of its problems. An answer is boxed where the prompt asks for no form."""
+    write = answer_writer(experiment, suite.task)
+    write = boxed_if_bare(write) if "boxed" in getattr(suite.task, "marks", ()) else write
     order = generator(seed, Purpose.GATE).permutation(len(problems))[:PROBLEMS]
     return check_task(grader, [problems[index] for index in order], write)
 
@@ -181,6 +177,16 @@ def answer_writer(experiment: Experiment, task: Task) -> Write:
         return written_as_asked(shown, problem.answer) if write_answer is None else write_answer(problem, shown)
 
     return write
+
+
+def boxed_if_bare(write: Write) -> Write:
+    """Return a function that puts answers into a box if `write` leaves them bare."""
+
+    def write_boxed(problem: Problem) -> str:
+        written = write(problem)
+        return rf"\boxed{{{written}}}" if written == problem.answer else written
+
+    return write_boxed
 
 
 def shown_prompt(experiment: Experiment, problem: Problem) -> str:

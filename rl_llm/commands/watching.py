@@ -47,7 +47,7 @@ def watchers_of(arguments: argparse.Namespace, steps: int) -> "list[Watcher]":
     from rl_llm.watching.profile import Profiler
 
     names, traced = dict.fromkeys(arguments.track), arguments.profile
-    check_trackers([*names])
+    check_trackers(arguments.track)
     if traced and traced[-1] > steps:
         raise UsageError(f"--profile {traced[0]}:{traced[-1]}: the experiment has RL steps 1 to {steps}")
     mirrors = [Mirror(tracker) for tracker in (TensorBoard(), *(TRACKERS[name]() for name in names))]

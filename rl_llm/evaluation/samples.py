@@ -87,7 +87,7 @@ def write_parquet(path: Path, lines: Iterable[Line]) -> None:
     rows = [
         {
             **line,
-            "prompt": line["prompt"] if isinstance(line["prompt"], str) else json.dumps(line["prompt"]),
+            "prompt": _as_text(line["prompt"]),
             "components": list(line["components"].items()),
         }
         for line in lines
@@ -110,15 +110,18 @@ def write_lm_eval(folder: Path, lines: Sequence[Line]) -> None:
 
 
 def _lm_eval_line(index: int, line: Line) -> Line:
-    prompt = line["prompt"] if isinstance(line["prompt"], str) else json.dumps(line["prompt"])
     return {
         "doc_id": index,
         "doc": {"question": line["prompt"], "answer": line["gold"]},
         "target": line["gold"],
-        "arguments": [[prompt, {}]],
+        "arguments": [[_as_text(line["prompt"]), {}]],
         "resps": [[line["response"]]],
         "filtered_resps": [line["answer"] or "[invalid]"],
         "filter": f"sample-{line['sample']}",
         "metrics": ["exact_match"],
         "exact_match": line["grade"] or 0.0,
     }
+
+
+def _as_text(prompt: str | list[dict[str, str]]) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt)

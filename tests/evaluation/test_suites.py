@@ -110,7 +110,7 @@ class NeverRight(ModularSum):
 
 
 def gate(*suites: Suite) -> str:
-    """What the gate says of the tiny experiment with these suites."""
+    """Pass the gate with the tiny experiment and these suites; returns its message."""
     experiment = replace(TINY, evaluation=replace(TINY.evaluation, suites=suites))
     problems: Any = {split: experiment.task.problems(split, count, 0) for split, count in counts(experiment).items()}
     with open_grader(experiment) as grader:

@@ -278,7 +278,7 @@ def test_a_process_killed_during_a_save_leaves_a_whole_step(tmp_path: Path, mome
     assert saver.returncode == -signal.SIGKILL
     restored = Checkpoints(folder).restore_newest(template_of({"x": jnp.zeros((64, 64), jnp.int32)}))
     assert restored is not None
-    assert restored.step in (2, 3)
+    assert restored.step == (3 if (folder / "3").exists() else 2)
     assert restored.progress == {"step": restored.step}
     assert np.asarray(restored.state["x"] == restored.step).all()
 

@@ -32,12 +32,9 @@ def check_experiment(
 
 def check_file(grader: "Grader", problems: Sequence[Problem]) -> tuple[Check, str]:
     r"""Grade the answers of a file, written as each question asks, or else in a \boxed{}, and wrong ones."""
-    from rl_llm.commands.gate import check_task
+    from rl_llm.commands.gate import boxed_if_bare, check_task
 
-    def write(problem: Problem) -> str:
-        written = written_as_asked(problem.prompt, problem.answer)
-        return rf"\boxed{{{written}}}" if written == problem.answer else written
-
+    write = boxed_if_bare(lambda problem: written_as_asked(problem.prompt, problem.answer))
     order = np.random.default_rng(SEED).permutation(len(problems))[:PROBLEMS]
     report = check_task(grader, [problems[index] for index in order], write, SECONDS)
     return _as_check(report, len(problems), ALLOWED)

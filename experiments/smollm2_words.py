@@ -15,8 +15,8 @@ Run:    rl-llm train experiments/smollm2_words.py:lite_ppo --seed 0 --set tokeni
 
 --set task.held_out=test.jsonl evaluates on a test set of its own. `warm` first teaches the form, "18 - 11 = 7", by 512
 calculations made from question and answer. What RL adds is measured from there: the choice of numbers and operation,
-and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same problems in the same order, and
-end at the same number of generated tokens. Not measured yet: no run has reached that number.
+and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same problems in the same order,
+and end at the same number of generated tokens. Not measured yet: no run has reached that number.
 """
 
 from collections.abc import Iterator

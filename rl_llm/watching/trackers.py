@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PROJECT = "rl-llm"  # the project in W&B and the experiment in MLflow, unless their environment variables name another
+ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 5, 2.0  # to open a store that another process may be creating
 TOTAL = "tokens/total"  # a number that every line of metrics.jsonl has
 
 
@@ -47,9 +49,7 @@ class MLflow:
 
     def open(self, run: Path, restored: int) -> int:
         """Open the run that has this folder's id as a tag, or create it."""
-        from mlflow import MlflowClient
-
-        self._client, self._run = MlflowClient(), run
+        self._client, self._run = self._open_store(), run
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
         found = self._client.search_runs([experiment], f"tags.`rl_llm.run` = '{run_id(run)}'")
         if found:
@@ -61,6 +61,17 @@ class MLflow:
         for name, value in _flat("", json.loads((run / "experiment.json").read_text())):
             self._client.log_param(self._id, name, str(value)[:500])
         return 0
+
+    def _open_store(self) -> Any:
+        """Open the store. Of processes that create its tables at the same moment, all but one fail and try again."""
+        from mlflow import MlflowClient
+
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return MlflowClient()
+            except Exception:  # of SQLAlchemy, Alembic or MLflow, whichever step came second
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+        return MlflowClient()
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

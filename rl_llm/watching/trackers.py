@@ -1,16 +1,16 @@
 """Trackers of other libraries, by name: Weights & Biases and MLflow."""
 
+import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 from urllib.parse import urlsplit
 
 PROJECT = "rl-llm"  # the project in W&B and the experiment in MLflow, unless their environment variables name another
-ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 5, 2.0  # to open a store that another process may be creating
 TOTAL = "tokens/total"  # a number that every line of metrics.jsonl has
 
 
@@ -63,15 +63,12 @@ class MLflow:
         return 0
 
     def _open_store(self) -> Any:
-        """Open the store. Of processes that create its tables at the same moment, all but one fail and try again."""
+        """Open the store, one process of this machine at a time: two that create its tables at once would break it."""
         from mlflow import MlflowClient
 
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return MlflowClient()
-            except Exception:  # of SQLAlchemy, Alembic or MLflow, whichever step came second
-                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-        return MlflowClient()
+        with (Path(gettempdir()) / f"rl_llm-mlflow-{os.getuid()}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return MlflowClient()
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -9,7 +9,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from rl_llm.cli import main
 from rl_llm.runs.folder import RunFolder, read_metrics
 from rl_llm.watching.mirror import Mirror, Tracker
-from rl_llm.watching.trackers import TRACKERS, run_id
+from rl_llm.watching.trackers import TRACKERS, MLflow, run_id
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT: dict[str, Any] = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
@@ -127,6 +129,19 @@ def test_a_run_killed_twice_shows_every_step_once(tmp_path: Path, name: str):
     session(run, 250, 400, names, "whole")
     assert [line["step"] for line in read_metrics(run)] == list(range(1, 401))
     assert SHOWN[name](run) == [(step, step / 4) for step in range(1, 401)]
+
+
+def open_mlflow(_: int) -> int:
+    return len(MLflow()._open_store().search_experiments())
+
+
+@pytest.mark.slow
+def test_processes_that_create_one_store_at_once_all_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the members of a study do. Without a lock, MLflow's store was broken for good."""
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
+        assert list(processes.map(open_mlflow, range(3))) == [1, 1, 1]
 
 
 class Recorder:

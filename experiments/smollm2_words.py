@@ -31,8 +31,8 @@ from sys import maxsize
 import numpy as np
 
 from experiments.qwen3_4b_gsm8k import smoke as tiny
-from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING
-from rl_llm.experiment import Checkpointing, Evaluation, Experiment, WarmStart
+from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING, RewardAtLeast, ZeroVariance
+from rl_llm.experiment import Checkpointing, DynamicSampling, Evaluation, Experiment, WarmStart
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.model.families import LLAMA3_2_1B
 from rl_llm.problem import Problem, Split
@@ -110,12 +110,16 @@ lite_ppo = replace(
     warm,
     start="runs/smollm2_words/warm",
     warm_start=None,
-    optimizer=AdamW(2e-5, warmup_updates=2),
-    steps=60,
-    token_budget=32_000,
+    algorithm=replace(LITE_PPO, filters=(ZeroVariance(),)),
+    optimizer=AdamW(5e-5, warmup_updates=2),
+    dynamic_sampling=DynamicSampling(max_rollouts=4),
+    steps=40,
+    token_budget=45_000,
     evaluation=Evaluation(problems=64, every=10),
 )
-rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)
+rejection_sampling = replace(
+    lite_ppo, algorithm=replace(REJECTION_SAMPLING, filters=(RewardAtLeast(1.0), ZeroVariance()))
+)
 
 smoke = replace(
     warm,

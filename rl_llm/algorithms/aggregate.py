@@ -63,14 +63,15 @@ class TokenMean(Aggregate):
 class SequenceMean(Aggregate):
     """Every response counts the same, shared among its tokens: 1 / (rows |o|) (GRPO, arXiv 2402.03300, eq. 3).
 
-    rows are those with a token that counts (sum: 1). With `empty` "counted" they are all rows of the batch, including
-    those emptied by a filter, as in ROLL and TRL (sum: the share of rows that are not empty).
+    rows are those with a token that counts (sum: 1). With `empty` "counted" they include those emptied by a filter, as
+    in ROLL and TRL (sum: the share of rows that are not empty), but not those that `batch.counted` leaves out: a response
+    that could not be graded is as if it had not been sampled.
     """
 
     empty: Literal["ignored", "counted"] = "ignored"
 
     def __call__(self, mask: jax.Array, batch: Batch) -> jax.Array:
-        return mask / jnp.maximum(_lengths(mask), 1.0) / _rows(mask, self.empty)
+        return mask / jnp.maximum(_lengths(mask), 1.0) / _rows(mask, batch, self.empty)
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,14 @@ class SequenceSum(Aggregate):
     empty: Literal["ignored", "counted"] = "ignored"
 
     def __call__(self, mask: jax.Array, batch: Batch) -> jax.Array:
-        return mask / _rows(mask, self.empty)
+        return mask / _rows(mask, batch, self.empty)
 
 
 @dataclass(frozen=True)
 class FixedLength(Aggregate):
     """A constant instead of every length: 1 / (B length) (Dr. GRPO, arXiv 2503.20783, section 3.2).
 
-    With rows="sum" 1 / length, the norm variant of verl and ROLL. Sum: mean length / length, or all tokens / length.
+    B are the rows that `batch.counted` does not leave out. With rows="sum" 1 / length, the norm variant of verl and ROLL. Sum: mean length / length, or all tokens / length.
     """
 
     length: PositiveInt
@@ -98,7 +99,7 @@ class FixedLength(Aggregate):
 
     def __call__(self, mask: jax.Array, batch: Batch) -> jax.Array:
         chex.assert_equal_shape([mask, batch.mask])
-        return mask / self.length / (mask.shape[0] if self.rows == "mean" else 1)
+        return mask / self.length / (_rows(mask, batch, "counted") if self.rows == "mean" else 1)
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ def _lengths(mask: jax.Array) -> jax.Array:
     return jnp.sum(mask, axis=1, keepdims=True)
 
 
-def _rows(mask: jax.Array, empty: str) -> jax.Array | int:
+def _rows(mask: jax.Array, batch: Batch, empty: str) -> jax.Array | int:
     """Number of rows that a mean over rows divides by."""
-    return mask.shape[0] if empty == "counted" else jnp.maximum(jnp.sum(_lengths(mask) > 0), 1)
+    if empty == "ignored":
+        return jnp.maximum(jnp.sum(_lengths(mask) > 0), 1)
+    return mask.shape[0] if batch.counted is None else jnp.maximum(jnp.sum(batch.counted), 1)

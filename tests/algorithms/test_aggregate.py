@@ -100,6 +100,16 @@ def test_each_aggregate_gives_equal_weight_to_its_unit():
     np.testing.assert_allclose(weigh(VLNorm(6, alpha=0.0), source), weigh(SequenceSum(), source) / 6, rtol=1e-6)
 
 
+@given(some_lengths)
+@pytest.mark.parametrize("component", [each for each in ALL if each != TokenMean("mini-batch", 2)], **ids)
+def test_a_group_that_is_not_counted_is_as_if_it_had_not_been_sampled(component, lengths: np.ndarray):
+    counted = np.repeat([True, True, True, False], K)
+    advantage = np.where(np.arange(N * K) % 2, -1.0, 1.0)
+    whole = replace(of(lengths * counted, advantage), counted=jax.numpy.asarray(counted))
+    rest = of(lengths[counted], advantage[counted])
+    np.testing.assert_allclose(weigh(component, whole)[counted], weigh(component, rest), rtol=1e-6)
+
+
 def test_the_mini_batch_token_mean_matches_the_mini_batches_of_updates():
     source = of(np.random.default_rng(0).integers(1, T + 1, N * K))
     whole = replace(source, weight=apply(TokenMean("mini-batch", 2), source))

@@ -45,7 +45,8 @@ def override(value: _Value, assignments: Sequence[str]) -> _Value:
 
     A path walks the fields of the actual components, and tuples by index. The text is one of none/true/false/inf, JSON,
     or plain text, whichever first fits the field's annotation. An integer fits a float field; no other type is
-    converted. Assignments are applied together, so a component checks its final values only.
+    converted. A component whose annotation brings presets, `Annotated[Layout, PRESETS]`, is set by the name of one.
+    Assignments are applied together, so a component checks its final values only.
     Raises `OverrideError` for an unknown name, a wrong type, structure instead of a plain value, a place set twice, or
     values that a component refuses (a ValueError of its `__post_init__`).
     """
@@ -94,12 +95,17 @@ def _assign(value: Any, annotation: Any, assignments: Sequence[_Assignment], dep
 def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     """Convert the text of an assignment to the annotated type."""
     place, text = ".".join(assignment.path), assignment.text
+    presets = _presets(annotation)
+    if text in presets:
+        return presets[text]
     wanted = None if is_component(current) else _plain(annotation)
     if wanted in (None, types.NoneType):
         names = ", ".join(f"{place}.{name}" for name in children(current, annotation))
         now = type(current).__name__ if names else repr(current)
         made = _in_python([assignment], annotation, len(assignment.path)) if current is None else ""
         made = made or f"use dataclasses.replace in the experiment's file{names and f', or set a value in it: {names}'}"
+        if presets:
+            made = f"give the name of a preset{nearest(text, presets)}: {', '.join(presets)}; or {made}"
         raise assignment.refuse(f"{place} is structure (now {now}), and only Python changes structure; {made}")
     candidates: list[Any] = [_CONSTANTS[text.lower()]] if text.lower() in _CONSTANTS else []
     with contextlib.suppress(msgspec.DecodeError):
@@ -108,6 +114,12 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(candidate, wanted, dec_hook=lambda kind, raw: kind(raw))
     raise assignment.refuse(f"expected {describe_type(wanted)}, got {text!r}")
+
+
+def _presets(annotation: Any) -> Mapping[str, Any]:
+    """Values by name that stand beside a component's type: `Annotated[Layout, PRESETS]`."""
+    beside = getattr(annotation, "__metadata__", ())
+    return next((part for part in beside if isinstance(part, Mapping)), {})
 
 
 def _plain(annotation: Any) -> Any:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rl_llm.config.fields import Checked
 from rl_llm.problem import Problem, Split, problem_id, split_of
@@ -48,7 +48,7 @@ class JsonlProblems(Checked):
 
     path: str | Path
     marks: tuple[Mark, ...] = MARKS
-    layout: Layout = GSM8K
+    layout: Annotated[Layout, PRESETS] = GSM8K
     validation: str | Path | None = None
     held_out: str | Path | None = None
     split: Literal["hash", "all"] = "hash"

@@ -1,13 +1,12 @@
 """Layouts of question-answer files: which fields hold the question and its answer, as values.
 
-A layout is named by a Python value (`JsonlProblems("math.jsonl", layout=MATH)`) or set field by field on a command line
-(`--set task.layout.question=problem`). `rl-llm data-report FILE` says which preset fits a file.
+A layout is a Python value (`JsonlProblems("math.jsonl", layout=MATH)`). A command line names a preset
+(`--set task.layout=MATH`) or sets field by field (`--set task.layout.question=problem`). `rl-llm data-report FILE` says
+which preset fits a file.
 """
 
-import json
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -40,15 +39,6 @@ class Layout(Checked):
     def parts(self) -> tuple[str, ...]:
         """Fields of the question."""
         return (self.question,) if isinstance(self.question, str) else self.question
-
-    def assignments(self, current: "Layout | None" = None) -> str:
-        """Command-line arguments that set this layout where it differs from the current one."""
-        values = {"question": self.question, "answer": self.answer, "options": self.options}
-        return " ".join(
-            f"--set task.layout.{name}={shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
-            for name, value in values.items()
-            if value != getattr(current, name, None)
-        )
 
     def read(self, row: Fields) -> "Found":
         """Take question and answer out of a row. Raises ValueError naming the field that is missing or unfit."""
@@ -113,7 +103,7 @@ def fitting(row: Fields) -> list[str]:
 def advice(row: Fields, layout: Layout) -> str:
     """Name the preset that fits a row which a layout cannot read; empty if none does."""
     name = next((name for name in fitting(row) if PRESETS[name] != layout), None)
-    return f"; PRESETS['{name}'] of rl_llm.tasks.layouts fits: {PRESETS[name].assignments(layout)}" if name else ""
+    return f"; PRESETS['{name}'] of rl_llm.tasks.layouts fits: --set task.layout={name}" if name else ""
 
 
 def value_at(row: Fields, path: str) -> Any:

@@ -164,7 +164,7 @@ def test_a_file_is_reported_on_with_the_layout_that_fits_and_cleaned_in_its_own_
     assert report(path, "--out", tmp_path / "data.md", "--clean", tmp_path / "clean.jsonl") == 0
     printed = capsys.readouterr().out
     assert "math, 59 problems" in printed
-    assert "layout: MATH fits: --set task.layout.question=problem --set task.layout.answer=solution" in printed
+    assert "layout: MATH fits: --set task.layout=MATH" in printed
     assert f"{path}:162: the field 'solution': no final answer" in printed
     assert f"{path}:161: the question has the answer '4', but '3.5' in {path}:4" in printed
     page = (tmp_path / "data.md").read_text()

@@ -1,12 +1,11 @@
 """Layouts of questions and answers: presets read rows as they are published, and nothing of a question is left out."""
 
-import shlex
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from rl_llm.config import override
+from rl_llm.config import OverrideError, override
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.layouts import DAPO, GSM8K, MATH, PRESETS, TRL, Layout, advice, fitting
 
@@ -38,13 +37,13 @@ def test_a_preset_fits_first_what_is_published_in_it(name: str):
     assert "1 + 2?" in PRESETS[name].read(PUBLISHED[name]).question
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_its_assignments_set_a_preset_on_a_command_line(name: str):
-    for current in (GSM8K, PRESETS["SVAMP"], PRESETS["AQUA"]):
-        arguments = shlex.split(PRESETS[name].assignments(current).replace("task.", ""))
-        task = override(JsonlProblems("a.jsonl", layout=current), [part for part in arguments if part != "--set"])
-        assert task.layout == PRESETS[name]
-    assert "--set task.layout.answer=" in PRESETS[name].assignments()
+def test_a_command_line_sets_a_preset_by_its_name():
+    for name, preset in PRESETS.items():
+        assert override(JsonlProblems("a.jsonl", layout=PRESETS["AQUA"]), [f"layout={name}"]).layout == preset
+    with pytest.raises(
+        OverrideError, match=r"give the name of a preset \(did you mean 'MATH'\?\): DAPO, .*CARP; or use"
+    ):
+        override(JsonlProblems("a.jsonl"), ["layout=MATHS"])
 
 
 @pytest.mark.parametrize(
@@ -135,12 +134,7 @@ def test_an_index_beyond_the_options_is_refused(answer: int, options: list[str])
 
 def test_advice_names_the_preset_that_fits():
     said = advice(PUBLISHED["MATH"], GSM8K)
-    assert said == (
-        "; PRESETS['MATH'] of rl_llm.tasks.layouts fits: --set task.layout.question=problem --set "
-        "task.layout.answer=solution"
-    )
+    assert said == "; PRESETS['MATH'] of rl_llm.tasks.layouts fits: --set task.layout=MATH"
     assert advice({"text": "1"}, GSM8K) == ""
     assert advice(PUBLISHED["MATH"], MATH) == ""
-    assert advice(PUBLISHED["GSM8K"], MATH).endswith(
-        "--set task.layout.question=question --set task.layout.answer=answer"
-    )
+    assert advice(PUBLISHED["GSM8K"], MATH).endswith("--set task.layout=GSM8K")

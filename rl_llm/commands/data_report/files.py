@@ -30,18 +30,19 @@ class FileReport:
 
 
 def read_data_file(path: str, assignments: Sequence[str] = ()) -> FileReport:
-    """Read a file by the layout that fits most of its rows, unless `assignments` set another (`layout.answer=gold`).
+    """Read a file by the layout that fits most of its rows, unless `assignments` set another.
 
+    Assignments are those of a command line: `layout=MATH`, `layout.answer=gold`.
     Raises ValueError or FileNotFoundError for a file that cannot be read, or that no layout fits.
     """
     files = read_problem_files(path, "the data file")
     short = [assignment.removeprefix("task.") for assignment in assignments]
     task, found = JsonlProblems(path), f"given by {', '.join(short)}"
-    if not any(assignment.startswith("layout.") for assignment in short):
+    if not any(assignment.startswith(("layout.", "layout=")) for assignment in short):
         presets = _presets(files)
         task = replace(task, layout=PRESETS[presets[0]])
         also = f" (so would {', '.join(presets[1:])})" if presets[1:] else ""
-        found = f"{presets[0]} fits{also}: {task.layout.assignments()}"
+        found = f"{presets[0]} fits{also}: --set task.layout={presets[0]}"
     try:
         task = override(task, short)
     except OverrideError as error:

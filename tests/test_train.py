@@ -123,6 +123,7 @@ def test_the_record_of_the_experiment_is_complete(run: Finished):
     assert (record["spec"], record["overrides"], record["seed"]) == (TINY, [], 0)
     assert record["experiment"]["sampling"]["max_tokens"] == 16
     assert {"jax", "jaxlib", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
+    assert {"math-verify", "sympy"} <= set(record["versions"])  # of the extra `math`: they decide grades
 
 
 def test_every_step_has_one_line(run: Finished):

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from rl_llm.rollout.evaluate import Evaluated, engine_of, evaluate
 from rl_llm.runs.checkpoint import state_sha256
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.progress import Progress
-from rl_llm.runs.record import PACKAGES
+from rl_llm.runs.record import package_versions
 
 RESULT = "evaluation.json"
 
@@ -81,7 +80,7 @@ def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> t
     result = {
         "model": {**model, "weights": weights, "tokenizer": experiment.tokenizer.fingerprint()},
         "suites": results,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "python": platform.python_version(),
         "devices": sorted({device.device_kind for device in jax.devices()}),
     }

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from rl_llm.config.source import NO_CODE, Code, commit_of
 from rl_llm.experiment import Experiment
 
 PACKAGES = ("rl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # can change a run's bits
+GRADING_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")  # extras that can change a grade
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a result: name -> version, without extras that are not installed."""
+    extras = {name: version(name) for name in GRADING_PACKAGES if any(distributions(name=name))}
+    return {name: version(name) for name in PACKAGES} | extras
 
 
 def experiment_record(
@@ -39,7 +46,7 @@ def experiment_record(
         "sources": list(sources),
         "tokenizer": experiment.tokenizer.fingerprint(),
         "experiment": config.to_json(experiment),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "python": platform.python_version(),
         "devices": [str(device) for device in jax.devices()],
         "commit": commit_of(Path(__file__).parent),
@@ -53,7 +60,7 @@ def changed_surroundings(run_path: Path) -> dict[str, tuple[str, str]]:
     record = read_experiment_record(run_path)
     then = {**record["versions"], "Python": record["python"], "devices": ", ".join(record["devices"])}
     then["commit of rl-llm"] = str(record.get("commit"))
-    now = {name: version(name) for name in PACKAGES}
+    now = dict.fromkeys(record["versions"], "not installed") | package_versions()
     now |= {"Python": platform.python_version(), "devices": ", ".join(map(str, jax.devices()))}
     now["commit of rl-llm"] = str(commit_of(Path(__file__).parent))
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}

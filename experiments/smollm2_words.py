@@ -31,8 +31,8 @@ from sys import maxsize
 import numpy as np
 
 from experiments.qwen3_4b_gsm8k import smoke as tiny
-from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING, RewardAtLeast, ZeroVariance
-from rl_llm.experiment import Checkpointing, DynamicSampling, Evaluation, Experiment, WarmStart
+from rl_llm.algorithms import LITE_PPO, REJECTION_SAMPLING
+from rl_llm.experiment import Checkpointing, Evaluation, Experiment, WarmStart
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.model.families import LLAMA3_2_1B
 from rl_llm.problem import Problem, Split
@@ -56,31 +56,39 @@ SMOLLM2_135M = replace(
 )
 
 
-def calculations(problem: Problem) -> Iterator[str]:
-    """Yield the calculations with two numbers of the question that give its answer, as "18 - 11 = 7"."""
-    found = (number.replace(",", "") for number in findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", problem.prompt))
-    answer = Fraction(problem.answer)
+def operations(question: str) -> Iterator[tuple[str, Fraction]]:
+    """Yield each operation on two numbers of the question with its value, as ("18 - 11", 7)."""
+    found = (number.replace(",", "") for number in findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", question))
     for first, second in permutations(dict.fromkeys(found), 2):
         a, b = Fraction(first), Fraction(second)
         for sign, operation in OPERATIONS.items():
             ordered = a < b or sign in "-/"  # a + b and b + a are one calculation
-            if ordered and (b or sign != "/") and operation(a, b) == answer:
-                yield f"{first} {sign} {second} = {problem.answer}"
+            if ordered and (b or sign != "/"):
+                yield f"{first} {sign} {second}", operation(a, b)
+
+
+def calculations(problem: Problem) -> Iterator[str]:
+    """Yield the calculations with two numbers of the question that give its answer, as "18 - 11 = 7"."""
+    answer = Fraction(problem.answer)
+    return (f"{left} = {problem.answer}" for left, value in operations(problem.prompt) if value == answer)
 
 
 @dataclass(frozen=True)
 class OneStep(JsonlProblems):
     """The problems of a file that exactly one calculation solves, with questions of at most `words` words."""
 
-    words: int = 40
+    words: int = 28
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return up to `count` problems of a split, shuffled by the seed."""
         return list(islice(filter(self._fits, super().problems(split, maxsize, seed)), count))
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
-        """Write the calculation."""
-        return next(calculations(problem))
+        """Write some calculation with two numbers of the question, seldom the right one: its form, not its choice."""
+        whole = [
+            f"{left} = {value}" for left, value in operations(problem.prompt) if value >= 0 and value.denominator == 1
+        ]
+        return str(generator.choice(whole or [*calculations(problem)]))
 
     def _fits(self, problem: Problem) -> bool:
         numeric = problem.answer.replace(".", "", 1).isdigit()
@@ -92,16 +100,16 @@ warm = Experiment(
     tokenizer=HuggingFaceTokenizer(folder=""),
     model=SMOLLM2_135M,
     start="",
-    warm_start=WarmStart(steps=32, optimizer=AdamW(3e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=24),
+    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=20),
     algorithm=LITE_PPO,
     optimizer=AdamW(0.0),
-    sampling=Sampling(max_tokens=20),
+    sampling=Sampling(max_tokens=18),
     steps=1,
     prompts_per_step=8,
     responses_per_prompt=8,
     updates_per_rollout=2,
     train_problems=1024,
-    max_prompt_tokens=72,
+    max_prompt_tokens=48,
     evaluation=Evaluation(problems=24),
     checkpointing=Checkpointing(every=8, keep=1),
 )
@@ -110,16 +118,12 @@ lite_ppo = replace(
     warm,
     start="runs/smollm2_words/warm",
     warm_start=None,
-    algorithm=replace(LITE_PPO, filters=(ZeroVariance(),)),
-    optimizer=AdamW(5e-5, warmup_updates=2),
-    dynamic_sampling=DynamicSampling(max_rollouts=4),
-    steps=40,
-    token_budget=45_000,
+    optimizer=AdamW(3e-5, warmup_updates=2),
+    steps=60,
+    token_budget=24_000,
     evaluation=Evaluation(problems=64, every=10),
 )
-rejection_sampling = replace(
-    lite_ppo, algorithm=replace(REJECTION_SAMPLING, filters=(RewardAtLeast(1.0), ZeroVariance()))
-)
+rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)
 
 smoke = replace(
     warm,

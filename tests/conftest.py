@@ -9,6 +9,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# The code that tests run is remembered beside the compiled programs, not in the state of the user who runs them.
+os.environ["XDG_STATE_HOME"] = str(Path(__file__).parent.parent / ".cache" / "state")
+
 # Most of the time is compilation, and LLVM's and XLA's expensive passes do not pay on tiny programs: compiling takes a
 # fifth of the time without them. Later versions of jaxlib lack a flag, and round differently on each mesh at level 0.
 # `make nightly` sets XLA_FLAGS to nothing and compiles as users do.

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import time
 from inspect import getattr_static
 from pathlib import Path
@@ -62,6 +63,34 @@ def check_accept(arguments: argparse.Namespace) -> None:
     """Raise UsageError for --accept-code-changes without --resume."""
     if arguments.accept_code_changes and not arguments.resume:
         raise UsageError("--accept-code-changes cannot act without --resume: a new run records the code that it runs")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that lets the code of a received folder run."""
+    trust = "let code run that a folder names and that was never run by this user: its files are shown with their "
+    trust += "SHA-256 and remembered. Folders of your own runs, and those without classes of their own, need no --trust"
+    parser.add_argument("--trust", action="store_true", help=trust)
+
+
+def trust_folders(*folders: Path | str) -> None:
+    """Show and trust the code of run and study folders. Raises UsageError if none has code of its own."""
+    from rl_llm.config.trust import listed, remember
+    from rl_llm.runs.load import RecordError
+    from rl_llm.runs.load import untrusted_code as code_of_run
+    from rl_llm.studies.folder import REGISTERED, StudyFolderError
+    from rl_llm.studies.folder import untrusted_code as code_of_study
+
+    refusals = []
+    for folder in map(Path, folders):
+        try:
+            files = code_of_study(folder) if (folder / REGISTERED).is_file() else code_of_run(folder)
+            if files:
+                print(f"trusted from now on, for {folder}:\n{listed(files)}", file=sys.stderr)
+            remember(files.values())
+        except (RecordError, StudyFolderError, ValueError, OSError, KeyError, TypeError) as error:
+            refusals.append(str(error))
+    if len(refusals) == len(folders):
+        raise UsageError(f"--trust cannot act: {'; '.join(refusals) or 'no run folder is loaded'}")
 
 
 def no_device(error: Exception) -> UsageError:

@@ -8,7 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, FAILED, UsageError, check_devices, check_output, positive
+from rl_llm.commands.common import (
+    DONE,
+    FAILED,
+    UsageError,
+    add_trust,
+    check_devices,
+    check_output,
+    positive,
+    trust_folders,
+)
 
 if TYPE_CHECKING:
     from rl_llm.evaluation.run import EvaluationPlan
@@ -59,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-chat", dest="chat", action="store_false", help=chat)
     rows = "responses that are sampled at once (default: as in the run; 64 for a folder)"
     parser.add_argument("--rows", type=positive, metavar="N", help=rows)
+    add_trust(parser)
     responses = "write all responses with their rewards to this file, as StoredResponses reads them"
     parser.add_argument("--responses", type=Path, metavar="FILE", help=responses)
     logits = "with --responses: also store the K likeliest tokens at each position"
@@ -92,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.load import RecordError
 
+    if arguments.trust:
+        trust_folders(arguments.folder)
     try:
         suites = parse_suites(arguments.suite)
         subject = open_subject(arguments.folder, arguments.step, arguments.chat, suites)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, UsageError, check_devices, positive
+from rl_llm.commands.common import DONE, UsageError, add_trust, check_devices, positive, trust_folders
 
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=dtypes, help=f"dtype of the weights (default: {default})")
     adapter = "save the LoRA adapters alone, as PEFT does, instead of merging them into the weights"
     parser.add_argument("--adapter", action="store_true", help=adapter)
+    add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.runs.load import RecordError
 
     check_devices()
+    if arguments.trust:
+        trust_folders(arguments.folder)
     try:
         exported = export(
             arguments.folder, arguments.out, arguments.like, arguments.dtype, arguments.adapter, arguments.step

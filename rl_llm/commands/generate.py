@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, UsageError, positive
+from rl_llm.commands.common import DONE, UsageError, add_trust, positive, trust_folders
 from rl_llm.commands.samples import escaped
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=positive, metavar="N", help="longest response (default: the run's; 512)")
     parser.add_argument("--samples", type=positive, default=1, metavar="N", help="number of responses (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.runs.checkpoint import CheckpointError
     from rl_llm.runs.load import RecordError
 
+    if arguments.trust:
+        trust_folders(arguments.folder)
     prompt = sys.stdin.read().removesuffix("\n") if arguments.prompt == "-" else arguments.prompt
     try:
         mesh = make_meshes(MeshShape(), None).learner

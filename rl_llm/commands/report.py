@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rl_llm.commands.common import DONE, FAILED, UsageError, check_output
+from rl_llm.commands.common import DONE, FAILED, UsageError, add_trust, check_output, trust_folders
 
 SUMMARY = "write the report of a run or of a study, or compare runs"
 EXAMPLES = """examples:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", type=Path, metavar="FOLDER", nargs="+", help=several)
     out = "page of a comparison (default: compared_with_OTHERS.html in the first folder)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=out)
+    add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,6 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     for folder in folders:
         if not ((folder / RUN).is_file() or (folder / STUDY).is_file()):
             raise UsageError(f"{folder} is not a run folder ({RUN}) or a study folder ({STUDY})")
+    if arguments.trust and (others or not (first / STUDY).is_file()):
+        raise UsageError("--trust cannot act: the report of a run runs none of its code; that of a study does")
+    if arguments.trust:
+        trust_folders(first)
     if not others:
         if arguments.out is not None:
             raise UsageError(f"--out {arguments.out} cannot act: the report of one folder is its report.html")

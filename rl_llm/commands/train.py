@@ -13,9 +13,11 @@ from rl_llm.commands.common import (
     UsageError,
     add_accept,
     add_experiment,
+    add_trust,
     check_accept,
     check_devices,
     resolve_experiment,
+    trust_folders,
 )
 from rl_llm.commands.watching import add_profile, add_track, watchers_of
 
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     smoke = "make it a run of seconds: few steps, problems and tokens, and a tiny model unless there is a start"
     parser.add_argument("--smoke", action="store_true", help=f"{smoke} (default --out: runs/smoke/...)")
     add_accept(parser)
+    add_trust(parser)
     add_track(parser)
     add_profile(parser)
 
@@ -98,6 +101,10 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.load import RecordError
 
+    if arguments.trust:
+        loaded = experiment.start, experiment.teacher and experiment.teacher.run
+        loaded = *loaded, experiment.reward_model and experiment.reward_model.run
+        trust_folders(*(folder for folder in loaded if folder and (Path(folder) / "experiment.json").is_file()))
     _say(f"run folder  {out}\npreparing: devices, problems, weights ...")
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
@@ -108,6 +115,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         raise UsageError(str(error)) from error
 
     from rl_llm.rewards.grader import GradingError
+    from rl_llm.runs.lock import FolderLostError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train import GateError
 
@@ -122,7 +130,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         return 128 + stop.signal
     except RunFolderError as error:
         raise UsageError(str(error)) from error
-    except (GateError, GradingError, CheckpointError) as error:
+    except (GateError, GradingError, CheckpointError, FolderLostError) as error:
         print(f"rl-llm train: {error}", file=sys.stderr)
         return FAILED
     if hosts.writes():
@@ -173,6 +181,7 @@ def _train(
             print(note)
         try:
             summary = train(experiment, seed, *prepared, folder, started, grader, watchers)
+            hosts.on_writer(folder.check)
             return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
         except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
             raise

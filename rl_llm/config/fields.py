@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import types
 import typing
@@ -38,13 +39,23 @@ def children(value: Any, annotation: Any) -> dict[str, tuple[Any, Any]]:
     if not is_component(value):
         return {}
     kind: Any = type(value)
-    hints = _hints(kind)
+    hints = field_types(kind)
     return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value) if f.init}
 
 
 @functools.lru_cache(maxsize=1024)
-def _hints(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
+    """Annotations of a class by field name."""
     return typing.get_type_hints(kind, include_extras=True)
+
+
+def missing_members(kind: Any, protocol: type) -> list[str]:
+    """Names of a protocol's members that a class, or a value, lacks. Reads no property."""
+    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    names = {
+        name for name in {*vars(protocol), *inspect.get_annotations(protocol)} if name == "__call__" or name[0] != "_"
+    }
+    return [name for name in sorted(names - fields) if inspect.getattr_static(kind, name, None) is None]
 
 
 def check_fields(value: Any) -> None:

@@ -50,22 +50,31 @@ def file_of(spec: str) -> str:
 
 def load_module(path: str) -> types.ModuleType:
     """Import a Python file. Raises ExperimentError if there is none or its import fails."""
+    return _import(find_file(path))
+
+
+def find_file(path: str) -> Path:
+    """The absolute path of a Python file. Raises ExperimentError if there is none."""
     file = Path(path)
     if file.suffix != ".py":
         raise ExperimentError(f"{path} is not a Python file; expected path/to/file.py")
     if not file.is_file():
         hint = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
         raise ExperimentError(f"{path}: there is no file {file}{hint}")
-    return _import(file.resolve())
+    return file.resolve()
 
 
-def _import(path: Path) -> types.ModuleType:
+def make_importable(path: Path) -> tuple[str, ...]:
+    """Let Python find a file and its neighbours; returns the names of the packages around it and its own."""
     root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent
     if str(root) not in sys.path:
         sys.path.append(str(root))
     importlib.invalidate_caches()
-    parts = path.relative_to(root).with_suffix("").parts
-    name = ".".join(parts)
+    return path.relative_to(root).with_suffix("").parts
+
+
+def _import(path: Path) -> types.ModuleType:
+    name = ".".join(parts := make_importable(path))
     try:
         found = importlib.util.find_spec(name) if all(part.isidentifier() for part in parts) else None
         if found is not None and found.origin is not None and Path(found.origin).resolve() == path:

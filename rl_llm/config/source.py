@@ -10,20 +10,22 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import site
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rl_llm.config.fields import is_component
-from rl_llm.config.loading import ExperimentError, file_of
+from rl_llm.config.loading import ExperimentError, file_of, find_file, make_importable
 
-_LIBRARY = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_INSTALLED = [Path(__file__).resolve().parents[1], *_LIBRARY]
+PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARY = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_INSTALLED = [PACKAGE, *(Path(folder).resolve() for folder in (*_LIBRARY, site.getusersitepackages()))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,24 +58,42 @@ def code_of(spec: str, value: Any) -> Code:
     path = Path(file_of(spec)).resolve()
     loaded = ((name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()))
     own = (name for name, file in loaded if file.endswith(path.name) and Path(file).resolve() == path)
-    components = {name: _file(name) for name in _modules(value) if name not in sys.stdlib_module_names}
-    waiting = {**components, next(own, path.stem): path}
-    files: dict[str, bytes | None] = {}
+    components = {name: module_file(name) for name in _modules(value) if name not in sys.stdlib_module_names}
+    files: dict[str, bytes | None] = {name: None for name, file in components.items() if file is None}  # of a notebook
     places: list[Path] = []
+    begin = {name: file for name, file in components.items() if file} | {next(own, path.stem): path}
+    for name, file, key, content in _follow(begin, _is_installed):
+        if (module := sys.modules.get(name)) and content != _first_read(file, module):
+            raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
+        places.append(file)
+        files[key] = content
+    return Code(files, commit_of(path.parent, places))
+
+
+def files_of(spec: str) -> dict[Path, bytes]:
+    """Files that importing `spec` would run, the packages around it included; nothing is imported to find them.
+
+    Raises ExperimentError if the file of `spec` is missing.
+    """
+    path = find_file(file_of(spec))
+    parts = make_importable(path)
+    around = (path.parents[level] / "__init__.py" for level in range(len(parts) - 1))
+    begin = {".".join(parts[: len(parts) - 1 - level]): file for level, file in enumerate(around) if file.is_file()}
+    found = _follow({**begin, ".".join(parts): path}, is_library)
+    return {file: content for _, file, _, content in found}
+
+
+def _follow(begin: Mapping[str, Path], skip: Callable[[Path], bool]) -> Iterator[tuple[str, Path, str, bytes]]:
+    """Yield modules and all that they import: name, file, path of the module as imported, and content."""
+    waiting, seen = dict(begin), set()
     while waiting:
         name, file = waiting.popitem()
-        if file is None:  # typed at a prompt or in a notebook
-            files[name] = None
-        elif not _is_installed(file) and file not in places:
-            places.append(file)
-            is_package, module = file.name == "__init__.py", sys.modules.get(name)
-            content = file.read_bytes()
-            if module and content != _first_read(file, module):
-                raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
+        if not skip(file) and file not in seen:
+            seen.add(file)
+            content, is_package = file.read_bytes(), file.name == "__init__.py"
             key = "/".join(file.parts[-1 - is_package - name.count(".") :])
-            files[key] = content
-            waiting |= {one: found for one in imports_of(content, key) if (found := _file(one))}
-    return Code(files, commit_of(path.parent, places))
+            yield name, file, key, content
+            waiting |= {one: found for one in imports_of(content, key) if (found := module_file(one))}
 
 
 def commit_of(folder: Path, files: Sequence[Path] = ()) -> str | None:
@@ -118,7 +138,7 @@ def imports_of(content: bytes, name: str) -> Iterator[str]:
         yield from (one[:end] for one in found for end, sign in enumerate(one + ".") if sign == ".")
 
 
-def _file(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """File of a module, which is not imported to find it; None if it has none."""
     top, *parts = name.split(".")
     place = getattr(sys.modules.get(name), "__file__", None)
@@ -134,8 +154,13 @@ def _file(name: str) -> Path | None:
     return Path(place).resolve() if place and Path(place).is_file() else None
 
 
+def is_library(file: Path) -> bool:
+    """Whether a file belongs to this package, an installed one or Python, in the folders of this interpreter."""
+    return any(map(file.is_relative_to, _INSTALLED))
+
+
 def _is_installed(file: Path) -> bool:
-    return any(map(file.is_relative_to, _INSTALLED)) or bool({"site-packages", "dist-packages"} & set(file.parts))
+    return is_library(file) or bool({"site-packages", "dist-packages"} & set(file.parts))
 
 
 @functools.cache

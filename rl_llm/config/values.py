@@ -98,7 +98,7 @@ def _convert(assignment: _Assignment, current: Any, annotation: Any) -> Any:
     presets = _presets(annotation)
     if text in presets:
         return presets[text]
-    wanted = None if is_component(current) else _plain(annotation)
+    wanted = None if is_component(current) else plain_type(annotation)
     if wanted in (None, types.NoneType):
         names = ", ".join(f"{place}.{name}" for name in children(current, annotation))
         now = type(current).__name__ if names else repr(current)
@@ -122,19 +122,19 @@ def _presets(annotation: Any) -> Mapping[str, Any]:
     return next((part for part in beside if isinstance(part, Mapping)), {})
 
 
-def _plain(annotation: Any) -> Any:
+def plain_type(annotation: Any) -> Any:
     """Reduce an annotation to the types that a command line can write, or to None if there are none."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal or annotation in (bool, int, float, str, Path, types.NoneType):
         return annotation
     if origin is Annotated:
-        return None if _plain(arguments[0]) is None else annotation
+        return None if plain_type(arguments[0]) is None else annotation
     if origin in (Union, types.UnionType):
-        members = tuple(part for part in map(_plain, arguments) if part is not None)
+        members = tuple(part for part in map(plain_type, arguments) if part is not None)
         if str in members:  # a path is written as text too: msgspec accepts no union with Path
             members = tuple(part for part in members if part is not Path)
         return Union[members] if members else None  # noqa: UP007 (the members are known only here)
-    if origin is tuple and all(part is Ellipsis or _plain(part) == part for part in arguments):
+    if origin is tuple and all(part is Ellipsis or plain_type(part) == part for part in arguments):
         return annotation
     return None
 

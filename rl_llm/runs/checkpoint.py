@@ -5,24 +5,28 @@ Orbax writes and shards the arrays, but silently reads flipped bits, empty folde
     <step>/state/      the files of Orbax
     <step>/seal.json   SHA-256 of every file, dtype and shape of every array, the caller's progress
 
-written as `<step>.unfinished` and renamed when sealed. A folder without a valid seal is not a checkpoint. Each process
-writes its shards of the arrays; the first process does everything else.
+written as `<step>.unfinished` and renamed when sealed. A folder without a valid seal is not a checkpoint: it counts for
+nothing, and is moved to `<folder>.damaged/`. Each process writes its shards of the arrays; the first process does
+everything else.
 """
 
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rl_llm.parallel import hosts
-from rl_llm.runs.files import canonical_json, synchronize_folder, write_atomically
+from rl_llm.runs.files import canonical_json, synchronize_folder
+from rl_llm.runs.seal import SEAL, defect, read_seal, seal_folder
 
 PyTree = Any
-SEAL = "seal.json"
 UNFINISHED = ".unfinished"
 logger = logging.getLogger(__name__)
 
@@ -42,20 +46,24 @@ class Restored:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run in one folder, and one that is spared. Created at the first save."""
+    """The newest `keep` good checkpoints of a run in one folder, and one that is spared. Created at the first save.
 
-    def __init__(self, folder: Path | str, keep: int = 3) -> None:
+    `check` raises if the folder must not be written any more; it is called before every write.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 3, check: Callable[[], None] = lambda: None) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}; otherwise nothing could be resumed")
         self.folder = Path(folder).absolute()
         self.keep = keep
-        self._damaged: set[int] = set()
+        self._check = check
+        self._verified: dict[int, str | None] = {}  # steps saved or verified here; None, or the damage
 
     def save(self, step: int, state: PyTree, progress: dict[str, Any], spare: int | None = None) -> None:
         """Write `state` (a pytree of jax arrays) and `progress` (JSON values) as the checkpoint of `step`.
 
-        Returns when the checkpoint is sealed and on disk; only then are steps beyond `keep` removed, but for `spare`.
-        Replaces a damaged checkpoint of the same step; raises CheckpointError for a good one.
+        Returns when the checkpoint is sealed and on disk; only then are steps beyond `keep` good ones removed, but for
+        `spare`. A damaged checkpoint of the same step is moved aside; a good one raises CheckpointError.
         """
         import orbax.checkpoint as ocp
 
@@ -64,38 +72,66 @@ class Checkpoints:
         final, unfinished = self.folder / str(step), self.folder / f"{step}{UNFINISHED}"
 
         def make_room() -> None:
-            if final.exists() and _defect(final) is None:
+            self._check()
+            if self.holds(step):
                 raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
+            self._names()  # refuses a file
+            self.folder.mkdir(exist_ok=True)
             _remove(unfinished)
-            unfinished.mkdir(parents=True)
+            unfinished.mkdir()
 
         hosts.on_writer(make_room)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
-        hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished, spare))
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
+            hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished, spare))
+        except Exception:
+            if hosts.writes():
+                _discard(unfinished)
+            self._check()  # a lost folder is the reason to name
+            raise
 
     def _seal(
         self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path, spare: int | None
     ) -> None:
         """Seal the files, move them into place and remove old steps."""
+        self._check()
         final = self.folder / str(step)
-        seal = {
-            "step": step,
-            "progress": progress,
-            "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
-            "files": {name: _file_sha256(unfinished / name) for name in _files(unfinished)},
-        }
-        write_atomically(unfinished / SEAL, _sealed(seal))
-        _remove(final)
+        described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
+        seal_folder(unfinished, {"step": step, "progress": progress, "leaves": described})
+        self._check()  # reading all files back may have taken long
         unfinished.rename(final)
         synchronize_folder(self.folder)
-        self._damaged.discard(step)
-        # Damaged steps stay, and do not count towards `keep`.
-        for old in [old for old in self._steps() if old not in self._damaged][self.keep :]:
-            if old != spare:
+        self._verified[step] = None
+        kept = 0
+        for old in self._steps():
+            if kept < self.keep or old == spare:
+                kept += self.holds(old)
+            else:
+                self._check()
                 _remove(self.folder / str(old))
         for killed in list(self.folder.glob(f"*{UNFINISHED}")):
             _remove(killed)
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a good checkpoint of `step`. A damaged one is moved aside."""
+        path = self.folder / str(step)
+        if not os.path.lexists(path):
+            return False
+        if step not in self._verified:
+            self._verified[step] = defect(path)
+        if (damage := self._verified[step]) is None:
+            return True
+        self._check()
+        folder = self.folder.resolve()  # beside the files themselves, where renaming is possible
+        aside = folder.with_name(f"{folder.name}.damaged")
+        aside.mkdir(exist_ok=True)
+        places = (aside / (f"{step}.{number}" if number else str(step)) for number in count())
+        place = next(place for place in places if not os.path.lexists(place))
+        path.rename(place)
+        del self._verified[step]
+        logger.warning("damaged checkpoint moved to %s: %s", place, damage)
+        return False
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree], step: int | None = None) -> Restored | None:
         """Restore the newest checkpoint with a valid seal, or that of `step`; None if no save has ever finished.
@@ -104,15 +140,15 @@ class Checkpoints:
         first device). Damaged and unfinished steps are skipped with a warning and listed in `rejected`. Raises
         CheckpointError if all are damaged, if there is none of `step`, or if the one found does not fit the template.
         """
-        found = hosts.on_writer(lambda: self._newest(step))
+        found = hosts.on_writer(lambda: self.newest(step))
         if found is None:
             return None
         step, seal, rejected = found
         state = _read_state(self.folder / str(step), seal, template(seal["progress"]))
         return Restored(step, state, seal["progress"], rejected)
 
-    def _newest(self, only: int | None) -> tuple[int, dict[str, Any], list[str]] | None:
-        """The newest good step (or `only` that one), its seal, and why others were rejected."""
+    def newest(self, only: int | None = None) -> tuple[int, dict[str, Any], list[str]] | None:
+        """The newest good step (or `only` that one), its seal, and why others were rejected; None without any step."""
         leftovers = (UNFINISHED, ".orbax-checkpoint-tmp")
         rejected = [
             f"{name}: " + ("left by a save that was killed" if name.endswith(leftovers) else "not the name of a step")
@@ -127,21 +163,26 @@ class Checkpoints:
         steps = steps if only is None else [only]
         for step in steps:
             folder = self.folder / str(step)
-            if (defect := _defect(folder)) is None:
-                return step, json.loads((folder / SEAL).read_bytes()), rejected
-            self._damaged.add(step)
-            rejected.append(f"{step}: {defect}")
-            logger.warning("checkpoint rejected: %s: %s", folder, defect)
+            self._verified[step] = damage = defect(folder)
+            if damage is None:
+                return step, read_seal(folder), rejected
+            rejected.append(f"{step}: {damage}")
+            logger.warning("checkpoint rejected: %s: %s", folder, damage)
         if steps:
             reasons = "\n  ".join(rejected)
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self.folder} is good:\n  {reasons}\n"
-                "Restore a good copy, or remove the folder to start again."
+                "Put a good copy back, or start again in another folder; nothing was changed."
             )
         return None
 
     def _names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        try:
+            return sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} cannot be read as a folder of checkpoints ({error.strerror}); put the folder back"
+            ) from error
 
     def _steps(self) -> list[int]:
         return sorted((int(name) for name in self._names() if _is_step(name)), reverse=True)
@@ -208,50 +249,23 @@ def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: di
         )
 
 
-def _defect(folder: Path) -> str | None:
-    """Why the step in `folder` is not good; None if its seal matches every byte."""
-    if not (folder / SEAL).is_file():
-        return f"has no {SEAL}: never finished, or damaged"
-    content = (folder / SEAL).read_bytes()
-    try:
-        seal = json.loads(content)
-        seal.pop("sha256")
-    except (ValueError, AttributeError, KeyError):
-        return f"{SEAL} is damaged: not the JSON object that was written"
-    if content != _sealed(seal):
-        return f"{SEAL} is damaged: it does not match its own digest"
-    if str(seal["step"]) != folder.name:
-        return f"is the checkpoint of step {seal['step']} under another name"
-    found, sealed = set(_files(folder)) - {SEAL}, set(seal["files"])
-    if found != sealed:
-        missing, extra = sorted(sealed - found), sorted(found - sealed)
-        return "; ".join([f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in extra])
-    changed = sorted(name for name in sealed if _file_sha256(folder / name) != seal["files"][name])
-    return "; ".join(f"{name} was changed after it was saved" for name in changed) or None
-
-
-def _sealed(seal: dict[str, Any]) -> bytes:
-    own_digest = hashlib.sha256(canonical_json(seal).encode()).hexdigest()
-    return canonical_json({**seal, "sha256": own_digest}).encode() + b"\n"
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name))
 
 
+def _discard(unfinished: Path) -> None:
+    """Remove a failed save, and the folders above if Orbax created them: it does so when the run folder is moved."""
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for folder in (unfinished.parent, unfinished.parent.parent):
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
 def _remove(path: Path) -> None:
-    """Remove a file or folder, the seal first, so that remains after a kill cannot pass for a checkpoint."""
-    (path / SEAL).unlink(missing_ok=True)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """Remove a file, link or folder, the seal first, so that remains after a kill cannot pass for a checkpoint."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    if (path / SEAL).is_file():
+        (path / SEAL).unlink()
+    shutil.rmtree(path)

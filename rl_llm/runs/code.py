@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl_llm.config.source import Code, imports_of, sha256
+from rl_llm.config.trust import remember
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.ledger import Ledger
 
@@ -73,7 +74,10 @@ def refusal(folder: Path, changes: Mapping[str, str]) -> str:
 
 
 def take_code(folder: Path, ledger: Ledger, recorded: Digests | None, code: Code) -> list[str]:
-    """Copy code into the folder, and enter changed and unrecorded files in its ledger; returns notes for the user."""
+    """Copy code into the folder, enter changed and unrecorded files in its ledger; returns notes for the user.
+
+    The user runs this code, so folders that name it may run it again (`config.trust`).
+    """
     changes, files = code_changes(folder, recorded, code), _as_recorded(code.files, recorded)
     known, now = recorded or {}, Code(files).digests
     new = {name: now.get(name) for name in {**now, **changes} if name in changes or name not in known}
@@ -86,11 +90,17 @@ def take_code(folder: Path, ledger: Ledger, recorded: Digests | None, code: Code
     if new:
         was = {name: known.get(name) for name in changes}
         ledger.append("code_recorded", code=new, was=was, commit=code.commit)
+    try:
+        remember(content for content in files.values() if content is not None)
+        forgotten = ""
+    except OSError as error:
+        forgotten = f"this code is not remembered as yours ({error}): commands on {folder} will ask for --trust"
     unseen = ", ".join(name for name, content in files.items() if content is None)
     notes = {
         "\n".join(["accepted code changes:", *changes.values()]): changes,
         f"{folder} recorded no code before this resume: earlier changes cannot be seen": files and recorded is None,
         f"{unseen} has no source file: changes of its code cannot be seen": unseen,
+        forgotten: forgotten,
     }
     return [note for note, holds in notes.items() if holds]
 

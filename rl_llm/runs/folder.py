@@ -2,6 +2,7 @@
 
     experiment.json   the resolved experiment          metrics.jsonl   one object per step
     checkpoints/      verified states                  samples.jsonl   prompts and responses
+    frozen/           untrained parameters, if any
     ledger.jsonl      hash-chained events              summary.json    the results of a finished run
     code/             the experiment's source files
 
@@ -9,22 +10,22 @@ A refused folder is left unchanged.
 """
 
 import json
-import os
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from rl_llm.config import differences
 from rl_llm.config.source import NO_CODE, Code
-from rl_llm.runs.checkpoint import Checkpoints
+from rl_llm.runs.checkpoint import CheckpointError, Checkpoints
 from rl_llm.runs.code import code_changes, recorded_code, refusal, take_code
 from rl_llm.runs.files import append_durably, json_line, read_records, strict, temporary_path, write_atomically
 from rl_llm.runs.ledger import Ledger
+from rl_llm.runs.lock import HOLDER, LOCK, FolderInUseError, FolderLock
 
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
-LEDGER, CHECKPOINTS = "ledger.jsonl", "checkpoints"
-LOCK, HOLDER = ".lock", ".holder.json"
+LEDGER, CHECKPOINTS, FROZEN = "ledger.jsonl", "checkpoints", "frozen"
+FIRST_CHECKPOINT = "first_checkpoint"  # event of the ledger
+AFTER_A_SAVE = {FIRST_CHECKPOINT, "preempted", "finished"}  # events that only a run with a checkpoint has
 IDENTITY = ("fingerprint", "seed", "problems", "tokenizer")  # of experiment.json, equal for a run and its resumption
 RAISED = ("spec", "folder", "overrides", "fingerprint", "experiment")  # change when a run gets more steps
 FORMAT = 2
@@ -38,19 +39,21 @@ class RunFolderError(Exception):
 class RunFolder:
     """An open run folder from `RunFolder.create`, `resume` or `follow`. Use it in a `with` statement.
 
-    The folder is locked until it is closed; the operating system frees the lock of a killed process. A follower has no
-    lock: it writes only its part of checkpoints and drops everything else.
+    The folder is locked until it is closed; the operating system frees the lock of a killed process. Everything that
+    writes checks the lock first (FolderLostError). A follower has no lock: it writes only its part of checkpoints and
+    drops everything else.
     """
 
-    def __init__(self, path: Path, lock: Any | None, checkpoints: Checkpoints) -> None:
+    def __init__(self, path: Path, lock: FolderLock | None, keep: int) -> None:
         self.path = path
         self.writes = lock is not None
-        self.ledger = Ledger(path / LEDGER, self.writes)
-        self.checkpoints = checkpoints
-        self.notes: list[str] = []  # for the user, on the code
         self._lock = lock
-        if self.writes:
-            write_atomically(path / HOLDER, json_line({"process": os.getpid(), "host": socket.gethostname()}))
+        self.ledger = Ledger(path / LEDGER, self.writes, self.check)
+        self.checkpoints = Checkpoints(path / CHECKPOINTS, keep, self.check)
+        self.frozen = Checkpoints(path / FROZEN, check=self.check)
+        self.notes: list[str] = []  # for the user, on the code
+        if lock is not None:
+            lock.sign()
 
     @classmethod
     def create(cls, path: Path | str, experiment: dict[str, Any], keep: int = 3, code: Code = NO_CODE) -> Self:
@@ -60,7 +63,6 @@ class RunFolder:
         if the folder holds anything.
         """
         path = Path(path).absolute()
-        checkpoints = Checkpoints(path / CHECKPOINTS, keep)
         _identity(experiment)
         content = _pretty({"format": FORMAT, **experiment})
         if path.exists() and not path.is_dir():
@@ -84,7 +86,7 @@ class RunFolder:
             lock.release()
             raise RunFolderError(f"{path} was just taken by another run; choose another --out")
         write_atomically(path / EXPERIMENT, content)
-        folder = cls(path, lock, checkpoints)
+        folder = cls(path, lock, keep)
         folder.notes = take_code(path, folder.ledger, code.digests, code)
         return folder
 
@@ -105,7 +107,6 @@ class RunFolder:
         or naming every difference in a field of IDENTITY or the code; LedgerError for a broken ledger.
         """
         path = Path(path).absolute()
-        checkpoints = Checkpoints(path / CHECKPOINTS, keep)
         identity = _identity(experiment)
         if not (path / EXPERIMENT).is_file():
             raise RunFolderError(f"{path} holds no run; leave out --resume to start one there, or correct --out")
@@ -129,7 +130,7 @@ class RunFolder:
         was_lockable = (path / LOCK).exists()
         lock = _take_lock(path)
         try:
-            folder = cls(path, lock, checkpoints)
+            folder = cls(path, lock, keep)
             recorded = recorded_code(stored, path / LEDGER)
             changes = code_changes(path, recorded, code)
             if changes and not accept:
@@ -139,7 +140,6 @@ class RunFolder:
                 folder._raise_steps(stored, experiment)
             return folder
         except BaseException:
-            (path / HOLDER).unlink(missing_ok=True)
             lock.release()
             if not was_lockable:
                 (path / LOCK).unlink()
@@ -151,7 +151,7 @@ class RunFolder:
         path = Path(path).absolute()
         if not (path / EXPERIMENT).is_file():
             raise RunFolderError(f"{path} is not visible to every process of the run; choose an --out that they share")
-        return cls(path, None, Checkpoints(path / CHECKPOINTS, keep))
+        return cls(path, None, keep)
 
     def __enter__(self) -> Self:
         return self
@@ -159,11 +159,30 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         """Free the folder for the next run. Everything written is already on disk."""
         if self._lock is not None:
-            (self.path / HOLDER).unlink(missing_ok=True)
             self._lock.release()
+
+    def check(self) -> None:
+        """Raise FolderLostError if the folder was moved, deleted or replaced. Call it before writing into it."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def saved(self, step: int) -> None:
+        """Enter in the ledger that the run has a checkpoint, once. From then on it is never begun again at 0."""
+        if FIRST_CHECKPOINT not in self.ledger.events:
+            self.ledger.append(FIRST_CHECKPOINT, step=step)
+
+    def check_never_saved(self) -> None:
+        """Raise CheckpointError if the run had a checkpoint, according to its ledger. Call it if none is left."""
+        if AFTER_A_SAVE & self.ledger.events:
+            raise CheckpointError(
+                f"{self.path / CHECKPOINTS} has no checkpoint any more, but {LEDGER} says that the run saved some. "
+                "Put one back and resume, or start again with another --out; nothing was changed"
+            )
 
     def _raise_steps(self, stored: dict[str, Any], experiment: dict[str, Any]) -> None:
         """Give the run more steps: its ledger says so, experiment.json changes, and its end is forgotten."""
+        if self.checkpoints.newest() is None:
+            self.check_never_saved()
         was, now = stored["experiment"]["steps"], experiment["experiment"]["steps"]
         self.ledger.append("steps_raised", was=was, steps=now, fingerprint=experiment["fingerprint"])
         changed = {name: experiment[name] for name in RAISED if name in experiment}
@@ -178,18 +197,21 @@ class RunFolder:
     def log(self, record: dict[str, Any]) -> None:
         """Append the JSON values of one step, including an integer `step`, to metrics.jsonl."""
         line = _line_of_step(record)
+        self.check()
         if self.writes:
             append_durably(self.path / METRICS, line)
 
     def samples(self, records: Iterable[dict[str, Any]]) -> None:
         """Append prompts with responses to samples.jsonl, each with an integer `step`."""
         lines = b"".join(map(_line_of_step, records))
+        self.check()
         if self.writes:
             append_durably(self.path / SAMPLES, lines)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write or replace summary.json."""
         content = _pretty(summary)
+        self.check()
         if self.writes:
             write_atomically(self.path / SUMMARY, content)
 
@@ -212,6 +234,7 @@ class RunFolder:
                         f"{path}, line {number} is damaged; the run cannot be resumed: {error}"
                     ) from error
             if len(kept) < len(lines):
+                self.check()
                 write_atomically(path, b"".join(kept))
             dropped += len(lines) - len(kept)
         return dropped
@@ -238,20 +261,11 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return [{key: float(value) if value in not_finite else value for key, value in one.items()} for one in records]
 
 
-def _take_lock(path: Path) -> Any:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path / LOCK, thread_local=False)
+def _take_lock(path: Path) -> FolderLock:
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        try:
-            holder = json.loads((path / HOLDER).read_bytes())
-            who = f"process {holder['process']} on host {holder['host']}"
-        except (OSError, ValueError):  # the holder has the lock but has not written its name yet
-            who = "another process"
-        raise RunFolderError(f"{path} is in use by {who}; wait for it to end, or choose another --out") from error
-    return lock
+        return FolderLock(path)
+    except FolderInUseError as error:
+        raise RunFolderError(f"{path} is in use by {error}; wait for it to end, or choose another --out") from error
 
 
 def _identity(experiment: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Editing, removing or moving an entry breaks the chain. Entries missing from its 
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,17 @@ class Ledger:
 
     Opening verifies the whole chain (LedgerError). A last line without a newline is from a write that was killed before
     it was acknowledged: it is cut off, and an event `repaired` is appended. With `write=False` the file never changes.
+    `check` raises if the file must not be written any more; `events` are the names of events so far.
     """
 
-    def __init__(self, path: Path | str, write: bool = True) -> None:
+    def __init__(self, path: Path | str, write: bool = True, check: Callable[[], None] = lambda: None) -> None:
         self.path = Path(path)
-        self._write = write
+        self._write, self._check = write, check
         content = self.path.read_bytes() if self.path.exists() else b""
         end_of_whole_lines = content.rfind(b"\n") + 1
         entries = _verified(self.path, content[:end_of_whole_lines])
         self._length = len(entries)
+        self.events = {entry["event"] for entry in entries}
         self.head: str = entries[-1]["sha256"] if entries else GENESIS  # digest of the newest entry; covers all before
         if write and (torn := content[end_of_whole_lines:]):
             with self.path.open("rb+") as stream:
@@ -51,8 +54,10 @@ class Ledger:
         }
         entry = {**body, "sha256": _digest(body)}
         if self._write:
+            self._check()
             append_durably(self.path, _line(entry))
         self._length, self.head = self._length + 1, entry["sha256"]
+        self.events.add(event)
         return entry
 
     @staticmethod

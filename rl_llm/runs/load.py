@@ -1,16 +1,19 @@
 """Load other runs from their folders: the recorded experiment and the newest good state."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
 
 from rl_llm.config import code_of, differences, file_of, fingerprint, load_experiment, override, to_json
 from rl_llm.config.hub import download_command
+from rl_llm.config.recorded import NeedsFileError, from_json
+from rl_llm.config.trust import check_trusted, untrusted_files
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
 from rl_llm.model import ModelConfig, merge_adapters, weight_table
@@ -18,9 +21,9 @@ from rl_llm.model.huggingface import read_config, read_model
 from rl_llm.model.huggingface.adapters import is_adapter, model_folder, read_adapted
 from rl_llm.parallel import hosts
 from rl_llm.parallel.mesh import weight_shardings
-from rl_llm.runs.checkpoint import CheckpointError, Restored
+from rl_llm.runs.checkpoint import CheckpointError, Checkpoints, Restored
 from rl_llm.runs.code import code_changes, recorded_code
-from rl_llm.runs.folder import LEDGER, SUMMARY, RunFolderError, check_format
+from rl_llm.runs.folder import CHECKPOINTS, FROZEN, LEDGER, SUMMARY, RunFolderError, check_format
 from rl_llm.runs.progress import Progress
 from rl_llm.runs.record import read_experiment_record
 from rl_llm.runs.state import restore_state
@@ -32,10 +35,11 @@ class RecordError(Exception):
 
 
 def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]:
-    """Load the experiment of a run folder again; returns it with experiment.json.
+    """Rebuild the experiment of a run folder from its record; returns it with experiment.json.
 
-    Says on standard error if its code has changed. Raises RecordError if loading fails, or if the values or the files
-    of the tokenizer have changed.
+    Classes outside installed packages need the experiment's file, which must be trusted (`config.trust`). Then
+    standard error says if the code has changed. Raises RecordError if the record cannot be loaded or the file is not
+    trusted, or if the values or the files of the tokenizer have changed.
     """
     if not (Path(folder) / "experiment.json").is_file():
         hub = download_command(folder)
@@ -44,9 +48,13 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     try:
         record = read_experiment_record(Path(folder))
         check_format(record, Path(folder))
-        _, experiment = load_experiment(_spec_of(record), Experiment)
+        experiment, own_code = _rebuilt(record), None
+        if experiment is None:
+            check_trusted(folder, spec := spec_of(record))
+            _, experiment = load_experiment(spec, Experiment)
+            own_code = code_of(spec, experiment)
         experiment = override(experiment, record["overrides"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RecordError(f"{folder}: experiment.json cannot be loaded: {error}") from error
     except RunFolderError as error:
         raise RecordError(str(error)) from error
@@ -67,8 +75,8 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
             f"something else. Put the files back ({experiment.tokenizer})"
         )
     try:
-        recorded = recorded_code(record, Path(folder) / LEDGER)
-        changes = code_changes(Path(folder), recorded, code_of(_spec_of(record), experiment))
+        recorded = recorded_code(record, Path(folder) / LEDGER) if own_code else None
+        changes = code_changes(Path(folder), recorded, own_code) if own_code else {}
     except ValueError as error:
         raise RecordError(str(error)) from error
     if changes and hosts.writes():
@@ -76,9 +84,32 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     return experiment, record
 
 
+def untrusted_code(folder: Path | str) -> dict[Path, bytes]:
+    """Files of a run folder's experiment that would run when it is loaded, and that were not trusted yet.
+
+    Raises RecordError if none has to run: the record names installed classes only.
+    """
+    try:
+        record = read_experiment_record(Path(folder))
+        if _rebuilt(record) is not None:
+            raise RecordError(f"{folder} needs no code of its own: its experiment is rebuilt from installed classes")
+        return untrusted_files(spec_of(record))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordError(f"{folder}: experiment.json cannot be loaded: {error}") from error
+
+
+def _rebuilt(record: Mapping[str, Any]) -> Experiment | None:
+    """The recorded experiment; None if it has classes or functions outside installed packages."""
+    try:
+        return cast(Experiment, from_json(record["experiment"], Experiment))
+    except NeedsFileError:
+        return None
+
+
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh, step: int | None = None) -> Restored:
     """Restore the newest good checkpoint of a run folder, or that of `step`; raises CheckpointError without one."""
-    restored = restore_state(experiment, Path(folder), mesh, step)
+    checkpoints, frozen = (Checkpoints(Path(folder) / name) for name in (CHECKPOINTS, FROZEN))
+    restored = restore_state(experiment, checkpoints, frozen, mesh, step)
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored
@@ -170,7 +201,7 @@ def _merged(experiment: Experiment, state: TrainState, mesh: Mesh) -> tuple[Expe
     return replace(experiment, model=model), jax.device_put(params, weight_shardings(mesh, weight_table(model)))
 
 
-def _spec_of(record: dict[str, Any]) -> str:
-    """Spec of a run, relative to the current folder or to the folder where it was given."""
+def spec_of(record: Mapping[str, Any]) -> str:
+    """Spec of a run or study, relative to the current folder or to the folder where it was given."""
     spec = str(record["spec"])
     return spec if Path(file_of(spec)).is_file() else str(Path(record["folder"]) / spec)

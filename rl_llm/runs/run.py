@@ -145,7 +145,8 @@ class Run:
         lines = read_metrics(self.folder.path) if self.folder.writes else []  # only the writer needs them
         findings = find_all(lines, sampled_in(self.experiment))
         self._report_findings(findings)
-        phases = ("generate", "grade", "update", "step")
+        best, phases = self.best_kept, ("generate", "grade", "update", "step")
+        keeps_best = best is not None and hosts.on_writer(lambda: self.folder.checkpoints.holds(best))
         suites = {
             name: {"before": before["suites"][name], "after": found} for name, found in after.get("suites", {}).items()
         }
@@ -157,7 +158,7 @@ class Run:
             "response_length_before": before["response_length"],
             "response_length_after": after["response_length"],
             **({"suites": suites} if suites else {}),
-            "best": {**self.progress["best"], "kept": self.best_kept is not None} if "best" in self.progress else None,
+            "best": {**self.progress["best"], "kept": keeps_best} if "best" in self.progress else None,
             "skill": self.progress.get("skill"),
             "tokens_generated": self.progress["tokens"],
             "tokens_evaluated": self.progress["tokens_evaluated"],
@@ -234,7 +235,9 @@ def open_run(
     with ExitStack() as stack:
         display = stack.enter_context(Progress(quiet=not folder.writes))
         resumed = folder.ledger.head != GENESIS
-        restored = restore_state(experiment, folder.path, mesh) if resumed else None
+        restored = restore_state(experiment, folder.checkpoints, folder.frozen, mesh) if resumed else None
+        if restored is None:
+            folder.check_never_saved()
         step = restored.step if restored else 0
         for watcher in watchers:  # one may refuse, before anything is written
             watcher.open(folder, step, max(0, step - experiment.warm_steps), display.say)

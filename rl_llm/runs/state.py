@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,32 +16,32 @@ from rl_llm.runs.folder import RunFolder
 from rl_llm.sampler import prompts_shape, rollout_shape
 from rl_llm.types import Rollout, TrainState
 
-FROZEN = "frozen"  # folder of the untrained parameters, beside "checkpoints"
-
 
 def save_state(
     folder: RunFolder, step: int, state: TrainState, progress: dict[str, Any], spare: int | None = None
 ) -> None:
     """Save a checkpoint of a state; before the first one, save its frozen parameters. `spare` is not removed."""
-    if state.frozen is not None and not hosts.on_writer((folder.path / FROZEN / "0").exists):
-        Checkpoints(folder.path / FROZEN).save(0, state.frozen, {})
+    if state.frozen is not None and not hosts.on_writer(lambda: folder.frozen.holds(0)):
+        folder.frozen.save(0, state.frozen, {})
     folder.checkpoints.save(step, replace(state, frozen=None), progress, spare)
+    folder.saved(step)
 
 
-def restore_state(experiment: Experiment, folder: Path, mesh: Mesh, step: int | None = None) -> Restored | None:
-    """Restore a run folder's newest good checkpoint, or that of `step`; None if there is none at all.
+def restore_state(
+    experiment: Experiment, checkpoints: Checkpoints, frozen: Checkpoints, mesh: Mesh, step: int | None = None
+) -> Restored | None:
+    """Restore the newest good one of `checkpoints`, or that of `step`; None if there is none at all.
 
     Raises CheckpointError if all are damaged or misfit, or if there is none of `step`.
     """
     template = partial(_state_template, experiment, mesh)
-    checkpoints = Checkpoints(folder / "checkpoints")
     restored = checkpoints.restore_newest(lambda saved: replace(template(saved), frozen=None), step)
     if restored is None or experiment.model.lora is None:
         return restored
-    frozen = Checkpoints(folder / FROZEN).restore_newest(lambda _: template({}).frozen)
-    if frozen is None:
-        raise CheckpointError(f"{folder / FROZEN} is missing: the weights that the adapters in {folder} belong to")
-    return replace(restored, state=replace(restored.state, frozen=frozen.state))
+    base = frozen.restore_newest(lambda _: template({}).frozen)
+    if base is None:
+        raise CheckpointError(f"{frozen.folder} is missing: the weights that the adapters beside it belong to")
+    return replace(restored, state=replace(restored.state, frozen=base.state))
 
 
 def state_spec(experiment: Experiment) -> StateSpec:

@@ -16,10 +16,12 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.config import Code, code_of
+from rl_llm.config.trust import check_trusted, untrusted_files
 from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_copy, take_code
 from rl_llm.runs.files import json_line, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format, read_metrics
 from rl_llm.runs.ledger import GENESIS, Ledger
+from rl_llm.runs.load import spec_of
 from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS = "study.json", "results.json"
@@ -185,7 +187,7 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     the ledger and the module do not all describe the same study.
     """
     stored = _stored(out)
-    spec = _spec_of(stored)
+    check_trusted(out, spec := spec_of(stored))
     study, _ = load_study(spec, stored["scale"])
     study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
     if changed := _changed(stored, study):
@@ -201,11 +203,12 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
 
 def changes_since(out: Path, study: Study) -> dict[str, str]:
     """How the code of a reopened study differs from what was registered and accepted; it judges the hypotheses."""
-    return code_changes(out, recorded_code({}, out / LEDGER), code_of(_spec_of(_stored(out)), study))
+    return code_changes(out, recorded_code({}, out / LEDGER), code_of(spec_of(_stored(out)), study))
 
 
-def _spec_of(stored: dict[str, Any]) -> str:
-    return stored["spec"] if Path(stored["spec"]).is_file() else str(Path(stored["folder"]) / stored["spec"])
+def untrusted_code(out: Path) -> dict[Path, bytes]:
+    """Files of a study that would run when it is reopened, and that were not trusted yet."""
+    return untrusted_files(spec_of(_stored(out)))
 
 
 def _stored(out: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rl_llm.problem import Problem, Split, problem_id, split_of
 from rl_llm.tasks.answers import last_answer_tag, written_as_asked
+from rl_llm.tasks.reasoning_gym_scorers import SCORERS, evaluating_call
 
 SAMPLE = 64  # a data set may fail on only a few percent of its problems, as "codeio" does
 PATIENCE = 500  # consecutive draws without a new problem before a split counts as used up
@@ -70,10 +71,14 @@ class ReasoningGym:
         return problems
 
     def verify(self, problem: Problem, response: str) -> float:
-        """Return the data set's score, 0.0 to 1.0, of the last `<answer>`, or else of the whole response."""
+        """Return the data set's score, 0.0 to 1.0, of the last `<answer>`, or else of the whole response.
+
+        Scorers that would run a response as code are replaced (`reasoning_gym_scorers`).
+        """
         answer = last_answer_tag(response)
         entry = {"question": problem.prompt, "answer": problem.answer, "metadata": problem.metadata["entry"]}
-        return float(_dataset(self).score_answer(response if answer is None else answer, entry))
+        given, dataset, scorer = response if answer is None else answer, _dataset(self), SCORERS.get(self.dataset)
+        return float(dataset.score_answer(given, entry) if scorer is None else scorer(dataset, given, entry))
 
     def write_answer(self, problem: Problem, shown_prompt: str) -> str:
         """Write the answer as the text around the question asks; grids in a question may look like marks."""
@@ -152,9 +157,15 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
         if key not in known:
             raise ValueError(f"{task.name} has no config field {key!r}; its fields are {', '.join(known)}")
     try:
-        return factory.create_dataset(task.dataset, seed=spread_seed, size=BLOCK_SIZE, **dict(task.config))
+        dataset = factory.create_dataset(task.dataset, seed=spread_seed, size=BLOCK_SIZE, **dict(task.config))
     except AssertionError as error:
         raise ValueError(f"{task.name} refuses config={task.config!r}: {error}") from error
+    call = None if task.dataset in SCORERS else evaluating_call(dataset)
+    if call is not None:
+        raise _refusal(
+            task, f"its scorer may run the text of a response as code ({call}), and training finds responses that use it"
+        )
+    return dataset
 
 
 def import_reasoning_gym() -> ModuleType:

@@ -1,6 +1,8 @@
 """Checkpoints: round trips are bitwise, all damage is detected, and a good step can always be restored."""
 
+import errno
 import logging
+import os
 import random
 import shutil
 import signal
@@ -233,18 +235,125 @@ def test_keeps_the_newest_and_removes_leftovers_of_killed_saves(checkpoints: Che
     assert restore(newest_two).rejected == []
 
 
-@pytest.mark.parametrize("damage", ["empty folders", "no seal"])
-def test_damaged_steps_do_not_count_towards_keep(checkpoints: Checkpoints, damage: str) -> None:
-    """However many newer steps are damaged, a save keeps its own step and the good ones before it."""
-    for step in (40, 50, 60):
-        (checkpoints.folder / str(step)).mkdir()
-        if damage == "no seal":
-            (checkpoints.folder / str(step) / "state").mkdir()
-    resumed = Checkpoints(checkpoints.folder, keep=2)
-    assert restore(resumed).step == 20
+def flip(step: Path) -> None:
+    """Flip a bit in the largest file of a step."""
+    file = max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": flip,
+    "without a seal": lambda step: (step / "seal.json").unlink(),
+    "empty": lambda step: (shutil.rmtree(step), step.mkdir()),
+    "a file": lambda step: (shutil.rmtree(step), step.touch()),
+    "a broken link": lambda step: (shutil.rmtree(step), step.symlink_to("nothing")),
+    "seal is a folder": lambda step: ((step / "seal.json").unlink(), (step / "seal.json").mkdir()),
+    "seal is a list": lambda step: (step / "seal.json").write_text("[]"),
+    "seal is a text": lambda step: (step / "seal.json").write_text('"step"'),
+    "seal is deep": lambda step: (step / "seal.json").write_text("[" * 100_000),
+    "seal lacks fields": lambda step: (step / "seal.json").write_text('{"sha256": ""}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("keep", "restored"), [(1, False), (2, True)])
+def test_damaged_steps_are_moved_aside_and_never_counted(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, damage: str, keep: int, restored: bool
+) -> None:
+    """However many newer steps are damaged, a save keeps its own step and the good ones before it.
+
+    The instance that saves finds the damage itself: another one may have restored.
+    """
+    for step in (40, 99):
+        shutil.copytree(checkpoints.folder / "20", checkpoints.folder / str(step))
+        DAMAGES[damage](checkpoints.folder / str(step))
+    resumed = Checkpoints(checkpoints.folder, keep)
+    assert restore(resumed if restored else Checkpoints(checkpoints.folder)).step == 20
+    caplog.clear()
     resumed.save(30, make_state(30), {})
-    assert restore(Checkpoints(checkpoints.folder)).step == 30
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"20", "30", "40", "50", "60"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == ({"30", "20"} if keep == 2 else {"30"})
+    aside = checkpoints.folder.with_name("checkpoints.damaged")
+    assert {path.name for path in aside.iterdir()} == {"40", "99"}
+    assert [message.startswith(f"damaged checkpoint moved to {aside}/") for message in caplog.messages] == [True, True]
+    assert restore(Checkpoints(checkpoints.folder)).rejected == []
+
+
+def test_a_good_copy_put_back_beside_damaged_steps_survives(checkpoints: Checkpoints) -> None:
+    """As the error message says: newer steps are all damaged, and an old good one is put back and resumed from."""
+    good = shutil.copytree(checkpoints.folder / "10", checkpoints.folder.with_name("copy"))
+    for step in (20, 30):
+        if step != 20:
+            shutil.copytree(checkpoints.folder / "20", checkpoints.folder / str(step))
+        flip(checkpoints.folder / str(step))
+    flip(checkpoints.folder / "10")
+    with pytest.raises(CheckpointError, match=r"none of the 3 .*(.|\n)*Put a good copy back.*nothing was changed"):
+        restore(checkpoints)
+    shutil.rmtree(checkpoints.folder / "10")
+    good.rename(checkpoints.folder / "10")
+    resumed = Checkpoints(checkpoints.folder, keep=3)
+    assert restore(resumed).step == 10
+    resumed.save(11, make_state(11), {})
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["10", "11"]
+
+
+def test_two_damaged_ones_of_a_step_are_both_moved_aside(checkpoints: Checkpoints) -> None:
+    for place in ("20", "20.1"):
+        flip(checkpoints.folder / "20")
+        checkpoints = Checkpoints(checkpoints.folder)
+        checkpoints.save(20, make_state(20), {})
+        assert (checkpoints.folder.with_name("checkpoints.damaged") / place / "state").is_dir()
+    assert restore(checkpoints).step == 20
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_spared_step_must_be_good_as_well(checkpoints: Checkpoints, damaged: bool) -> None:
+    if damaged:
+        flip(checkpoints.folder / "10")
+    resumed = Checkpoints(checkpoints.folder, keep=1)
+    resumed.save(30, make_state(30), {}, spare=10)
+    assert {path.name for path in checkpoints.folder.iterdir()} == ({"30"} if damaged else {"30", "10"})
+    assert resumed.holds(10) is not damaged
+    assert (checkpoints.folder.with_name("checkpoints.damaged") / "10").exists() is damaged
+
+
+def test_a_step_that_cannot_be_read_is_rejected(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failing disk gives an I/O error instead of bytes, here injected where a file is opened."""
+    whole = Path.open
+
+    def failing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if "/20/state/" in str(self):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    restored = restore(checkpoints)
+    assert restored.step == 10
+    assert "20: cannot be read: [Errno 5] Input/output error" in restored.rejected[0]
+    checkpoints.save(20, make_state(20), {})
+    assert "damaged checkpoint moved to" in caplog.text
+    monkeypatch.undo()
+    assert restore(Checkpoints(checkpoints.folder)).step == 20
+
+
+def test_a_file_instead_of_the_folder_is_refused_by_name(checkpoints: Checkpoints) -> None:
+    shutil.rmtree(checkpoints.folder)
+    checkpoints.folder.touch()
+    for action in (lambda: restore(checkpoints), lambda: checkpoints.save(1, make_state(), {})):
+        with pytest.raises(CheckpointError, match=r"checkpoints cannot be read as a folder of checkpoints \(Not a dir"):
+            action()
+
+
+def test_a_link_to_a_step_elsewhere_is_followed_and_only_the_link_is_removed(checkpoints: Checkpoints) -> None:
+    """As if old steps had been moved to a larger disk."""
+    elsewhere = (checkpoints.folder / "10").rename(checkpoints.folder.with_name("10"))
+    (checkpoints.folder / "10").symlink_to(elsewhere)
+    Checkpoints(checkpoints.folder, keep=1).save(30, make_state(30), {})
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["30"]
+    assert (elsewhere / "seal.json").exists()
 
 
 def test_keep_must_be_at_least_one(tmp_path: Path) -> None:

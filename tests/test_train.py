@@ -203,7 +203,8 @@ def test_the_summary_has_the_fields_that_studies_read(run: Finished):
 
 def test_the_ledger_is_intact_and_the_summary_records_its_head(run: Finished):
     entries = ledger(run)
-    assert [entry["event"] for entry in entries] == ["started", "gate", "evaluated", "evaluated", "finished"]
+    events = ["started", "first_checkpoint", "gate", "evaluated", "evaluated", "finished"]
+    assert [entry["event"] for entry in entries] == events
     assert entries[-1]["sha256"] == run.summary["ledger_head"]
 
 
@@ -318,7 +319,7 @@ def test_without_a_warm_start_rl_begins_at_step_one(tmp_path: Path):
     assert code == 0, stderr
     cold = Finished(tmp_path / "run", "", "")
     assert [(line["step"], line["phase"]) for line in cold.metrics] == [(step, "rl") for step in range(1, 7)]
-    assert [entry["event"] for entry in ledger(cold)] == ["started", "evaluated", "evaluated", "finished"]
+    assert [entry["event"] for entry in ledger(cold)] == ["started", "evaluated", "first_checkpoint", "evaluated", "finished"]
     assert cold.summary["skill"] is None
 
 

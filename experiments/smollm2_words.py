@@ -100,7 +100,7 @@ warm = Experiment(
     tokenizer=HuggingFaceTokenizer(folder=""),
     model=SMOLLM2_135M,
     start="",
-    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=20),
+    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=28),
     algorithm=LITE_PPO,
     optimizer=AdamW(0.0),
     sampling=Sampling(max_tokens=18),

@@ -1,5 +1,6 @@
 """One-step word problems: their calculations, the problems that are kept, and a run at a tiny size."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -56,8 +57,22 @@ def test_problems_with_one_calculation_are_kept_in_the_order_of_the_seed(tmp_pat
     assert len(found) == 55
     assert task.problems("train", 7, seed=1) == found[:7]
     assert task.problems("train", 100, seed=2) != found
+
+
+@given(st.integers(2, 500), st.integers(2, 20))
+def test_a_demonstration_shows_the_form_and_leaves_the_choice_open(b: int, times: int):
+    """Each operation on the two numbers is drawn as often as another, and its value is right."""
+    a = b * times
+    asked = problem(f"Of {a} apples and {b} pears, how many?", str(a - b))
     draw = np.random.default_rng(0)
-    assert all(task.demonstrate(one, draw) == f"{int(one.answer) + 1} - 1 = {one.answer}" for one in found)
+    shown = [OneStep("").demonstrate(asked, draw) for _ in range(200)]
+    assert set(shown) == {
+        f"{b} + {a} = {a + b}",
+        f"{b} * {a} = {a * b}",
+        f"{a} - {b} = {a - b}",
+        f"{a} / {b} = {a // b}",
+    }
+    assert 25 <= shown.count(f"{a} - {b} = {a - b}") <= 75
 
 
 def test_both_algorithms_start_alike_and_end_at_the_same_number_of_tokens():
@@ -78,9 +93,12 @@ def test_the_smoke_run_learns_demonstrations_and_rewards(tmp_path: Path):
     assert lines[-1]["grading/ok"] == smoke.prompts_per_step * smoke.responses_per_prompt
 
 
-def test_the_demonstrations_are_paid():
+def test_every_demonstration_is_a_calculation_that_a_verifier_reads():
     task = OneStep(smoke.task.path, split="all")
     found = task.problems("train", 20, seed=0)
+    draw = np.random.default_rng(0)
+    shown = [task.demonstrate(one, draw) for one in found]
+    values = [replace(one, answer=text.rpartition(" = ")[2]) for one, text in zip(found, shown, strict=True)]
     with Grader(task.verify, smoke.reward, workers=1) as grader:
-        grades = grader.grade(found, [task.demonstrate(one, np.random.default_rng(0)) for one in found])
+        grades = grader.grade(values, shown)
     assert [grade.accuracy for grade in grades] == [1.0] * len(found)

@@ -9,6 +9,7 @@ run that was killed and resumed from its newest checkpoint equals the run that w
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -60,12 +61,13 @@ def train(
     `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
     `grader` is running, or is started; `watchers` see the run. Raises GateError if the warm start did not teach the
     base skill, GradingError if too many responses cannot be graded (the state is saved), and Preempted after a SIGTERM
-    or Ctrl-C (the state is saved: resume).
+    or Ctrl-C (the state is saved: resume). A run that has ended changes nothing.
     """
-    with (
-        open_run(experiment, seed, folder, started, meshes.learner, watchers) as (run, state),
-        open_engine(experiment, meshes, grader) as engine,
-    ):
+    with ExitStack() as stack:
+        run, state = stack.enter_context(open_run(experiment, seed, folder, started, meshes.learner, watchers))
+        if run.summary is not None:
+            return run.summary
+        engine = stack.enter_context(open_engine(experiment, meshes, grader))
         if "stored" in problems:
             problems = {**problems, "stored": grade_stored(engine.grader, problems["stored"])}
         state = warm_start(run, state, problems, meshes.learner, sources.start)

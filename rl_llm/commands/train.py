@@ -154,7 +154,7 @@ def _train(
     from rl_llm.commands.more_steps import fewer_steps
     from rl_llm.evaluation.shared import shared_problems
     from rl_llm.parallel import hosts
-    from rl_llm.reports.run_report import write_report
+    from rl_llm.reports.run_report import REPORT, write_report
     from rl_llm.rewards.grader import GradingError
     from rl_llm.rollout.engine import open_grader
     from rl_llm.runs.checkpoint import CheckpointError
@@ -180,9 +180,12 @@ def _train(
         for note in filter(None, notes) if hosts.writes() else ():
             print(note)
         try:
+            begun, report = folder.ledger.head, folder.path / REPORT
             summary = train(experiment, seed, *prepared, folder, started, grader, watchers)
-            hosts.on_writer(folder.check)
-            return summary | {"report": str(hosts.on_writer(lambda: write_report(folder.path)))}
+            if folder.ledger.head != begun or not hosts.on_writer(report.exists):  # else it had ended before
+                hosts.on_writer(folder.check)
+                hosts.on_writer(lambda: write_report(folder.path))
+            return summary | {"report": str(report)}
         except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
             raise
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only

@@ -28,6 +28,7 @@ from rl_llm.runs.seal import SEAL, defect, read_seal, seal_folder
 
 PyTree = Any
 UNFINISHED = ".unfinished"
+AGAIN = "start again with another --out; nothing was changed"
 logger = logging.getLogger(__name__)
 
 
@@ -76,9 +77,10 @@ class Checkpoints:
             if self.holds(step):
                 raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
             self._names()  # refuses a file
-            self.folder.mkdir(exist_ok=True)
-            _remove(unfinished)
-            unfinished.mkdir()
+            try:
+                self._make_room(unfinished)
+            except OSError as error:
+                raise CheckpointError(f"{unfinished} cannot be created: {error}") from error
 
         hosts.on_writer(make_room)
         try:
@@ -90,6 +92,18 @@ class Checkpoints:
                 _discard(unfinished)
             self._check()  # a lost folder is the reason to name
             raise
+
+    def _make_room(self, unfinished: Path) -> None:
+        """Create an empty folder for a save. The first one comes with its parent: that one is never empty."""
+        if self.folder.exists():
+            _remove(unfinished)
+            unfinished.mkdir()
+        else:
+            first = self.folder.with_name(f"{self.folder.name}{UNFINISHED}")
+            _remove(first)
+            first.mkdir()
+            (first / unfinished.name).mkdir()
+            first.rename(self.folder)
 
     def _seal(
         self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path, spare: int | None
@@ -158,6 +172,8 @@ class Checkpoints:
         for reason in rejected:
             logger.warning("checkpoint rejected: %s", reason)
         steps = self._steps()
+        if self.folder.exists() and not self._names():
+            raise CheckpointError(f"{self.folder} is empty, so its checkpoints were removed; put one back, or {AGAIN}")
         if only is not None and only not in steps:
             raise CheckpointError(f"{self.folder} has no step {only}; it has {', '.join(map(str, steps)) or 'none'}")
         steps = steps if only is None else [only]
@@ -172,7 +188,7 @@ class Checkpoints:
             reasons = "\n  ".join(rejected)
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self.folder} is good:\n  {reasons}\n"
-                "Put a good copy back, or start again in another folder; nothing was changed."
+                f"Put a good copy back, or {AGAIN}."
             )
         return None
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from rl_llm.config import differences
 from rl_llm.config.source import NO_CODE, Code
-from rl_llm.runs.checkpoint import CheckpointError, Checkpoints
+from rl_llm.runs.checkpoint import AGAIN, CheckpointError, Checkpoints
 from rl_llm.runs.code import code_changes, recorded_code, refusal, take_code
 from rl_llm.runs.files import append_durably, json_line, read_records, strict, temporary_path, write_atomically
 from rl_llm.runs.ledger import Ledger
@@ -175,8 +175,8 @@ class RunFolder:
         """Raise CheckpointError if the run had a checkpoint, according to its ledger. Call it if none is left."""
         if AFTER_A_SAVE & self.ledger.events:
             raise CheckpointError(
-                f"{self.path / CHECKPOINTS} has no checkpoint any more, but {LEDGER} says that the run saved some. "
-                "Put one back and resume, or start again with another --out; nothing was changed"
+                f"{self.path / CHECKPOINTS} has no checkpoint any more, but {LEDGER} says that the run saved some; "
+                f"put one back, or {AGAIN}"
             )
 
     def _raise_steps(self, stored: dict[str, Any], experiment: dict[str, Any]) -> None:
@@ -214,6 +214,14 @@ class RunFolder:
         self.check()
         if self.writes:
             write_atomically(self.path / SUMMARY, content)
+
+    def summary_of_ended(self) -> dict[str, Any] | None:
+        """Read summary.json if the run ended with it: it names the newest entry of the ledger."""
+        try:
+            summary = json.loads((self.path / SUMMARY).read_bytes())
+            return summary if summary["ledger_head"] == self.ledger.head else None
+        except (OSError, ValueError, TypeError, KeyError):  # it is written again
+            return None
 
     def truncate_after(self, step: int) -> int:
         """Drop lines of metrics.jsonl and samples.jsonl after `step`, and an incomplete last line; returns how many.

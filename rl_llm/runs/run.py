@@ -37,7 +37,10 @@ JsonValues = dict[str, Any]  # by name
 
 @dataclass
 class Run:
-    """A run in progress, made by `open_run`. `step` counts warm-start and RL steps; `progress` (JSON) is saved too."""
+    """A run in progress, made by `open_run`. `step` counts warm-start and RL steps; `progress` (JSON) is saved too.
+
+    `summary` is that of a run that had ended before it was opened: nothing is left to do.
+    """
 
     experiment: Experiment
     seed: int
@@ -50,6 +53,7 @@ class Run:
     progress: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_DONE))
     saved: int | None = None
     failures: set[str] = field(default_factory=set)
+    summary: JsonValues | None = None
 
     def record(self, phase: str, values: JsonValues, metrics: Metrics, seconds: dict[str, float]) -> JsonValues:
         """Count one more step and write its line: `values`, results of `metrics`, totals, `seconds` (time/*)."""
@@ -241,12 +245,17 @@ def open_run(
         step = restored.step if restored else 0
         for watcher in watchers:  # one may refuse, before anything is written
             watcher.open(folder, step, max(0, step - experiment.warm_steps), display.say)
+        ended = restored is not None and "after" in restored.progress
+        summary = hosts.on_writer(folder.summary_of_ended) if ended else None
         if resumed:
             hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
-            folder.ledger.append("resumed", step=step, rejected=rejected)
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
-            display.say(f"resuming {folder.path} at step {step}{refused}")
+            if summary is None:
+                folder.ledger.append("resumed", step=step, rejected=rejected)
+                display.say(f"resuming {folder.path} at step {step}{refused}")
+            else:
+                display.say(f"{folder.path} has ended at step {step}, so there is nothing to resume{refused}")
             for name, (then, now) in changed_surroundings(folder.path).items():
                 display.say(f"  {name} is {now}, was {then}: bits may differ from those of an uninterrupted run")
         else:
@@ -256,7 +265,7 @@ def open_run(
         for watcher in watchers:
             stack.callback(watcher.close)
         stop = stack.enter_context(StopSignal())
-        run = Run(experiment, seed, folder, display, stop, started, watchers, step)
+        run = Run(experiment, seed, folder, display, stop, started, watchers, step, summary=summary)
         if restored:
             run.progress, run.saved = dict(restored.progress), step
             if step < experiment.warm_steps + experiment.steps and not run.spends_budget():

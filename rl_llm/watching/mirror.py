@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl_llm.runs.folder import METRICS, RunFolder
+from rl_llm.runs.folder import METRICS, RunFolder, read_metrics
 from rl_llm.runs.watcher import Watcher
 
 PATIENCE = 60.0  # seconds that the end of a run waits for a tracker
@@ -96,36 +96,47 @@ class TensorBoard:
     name = "tensorboard"
 
     def open(self, run: Path, restored: int) -> int:
-        """Start a new event file, which continues the older ones."""
-        from tensorboardX import SummaryWriter
-
+        """Find where the older event files end. A new one, which continues them, begins with the next step."""
         folder = run / "tensorboard"
         older = max(folder.glob("events*"), default=None)
-        last = 0 if older is None else min(max(_last_step(older) - 1, 0), restored)  # a kill may have torn the last
+        last = 0 if older is None else min(_last_whole_step(older, run / METRICS), restored)
         purge = None if older is None else last + 1
         # Names contain the second, so without a suffix a quick resume would overwrite the previous file.
         suffix = "" if older is None else f".after_{restored}"
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+        self._options = {"logdir": str(folder), "purge_step": purge, "flush_secs": 10, "filename_suffix": suffix}
+        self._writer: Any = None
         return last
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Write one scalar per number."""
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(**self._options)
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _last_step(file: Path) -> int:
-    """Step of the last whole event of a file. A record is length (8 bytes), check sum (4), event, check sum (4)."""
+def _last_whole_step(file: Path, metrics: Path) -> int:
+    """Last step with all its numbers in an event file. A kill may have torn a step: each number is an event.
+
+    A record is length (8 bytes), check sum (4), event, check sum (4).
+    """
     from tensorboardX.proto.event_pb2 import Event
 
-    content, place, step = file.read_bytes(), 0, 0
+    content, place, step, names = file.read_bytes(), 0, 0, set[str]()
     while place + 12 < len(content):
         end = place + 12 + int.from_bytes(content[place : place + 8], "little")
         if end + 4 <= len(content):
-            step = Event.FromString(content[place + 12 : end]).step
+            event = Event.FromString(content[place + 12 : end])
+            names = {*(names if event.step == step else ()), *(value.tag for value in event.summary.value)}
+            step = event.step
         place = end + 4
-    return step
+    records = read_metrics(metrics) if metrics.exists() else []
+    expected = next((_numbers(record).keys() for record in records if record["step"] == step), names)
+    return step if expected <= names else step - 1

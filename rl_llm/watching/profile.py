@@ -1,7 +1,9 @@
 """A trace of some RL steps by JAX's profiler, for Perfetto and XProf."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 
@@ -22,7 +24,7 @@ class Profiler(Watcher):
                 f"--profile {self._traced.start}:{self._traced[-1]}: {done} RL steps of {folder.path} are done; choose "
                 "later steps"
             )
-        self._writes, self._folder, self._say = folder.writes, folder.path / "profile", say
+        self._writes, self._run, self._folder, self._say = folder.writes, folder, folder.path / "profile", say
 
     def close(self) -> None:
         """Stop the trace of a run that ends early."""
@@ -35,7 +37,8 @@ class Profiler(Watcher):
             if self._writes and step + 1 == self._traced.start:
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0  # every Python call would slow the steps and hide their phases
-                jax.profiler.start_trace(self._folder, profiler_options=options)
+                self._traces = TemporaryDirectory()
+                jax.profiler.start_trace(self._traces.name, profiler_options=options)
                 self._running = True
             with jax.profiler.StepTraceAnnotation("RL step", step_num=step + 1):
                 yield step
@@ -44,6 +47,9 @@ class Profiler(Watcher):
 
     def _stop(self) -> None:
         self._running = False
-        jax.profiler.stop_trace()
+        with self._traces as written:
+            jax.profiler.stop_trace()
+            self._run.check()
+            shutil.copytree(written, self._folder, dirs_exist_ok=True)
         newest = max(self._folder.rglob("*.trace.json.gz"), key=lambda path: Path(path).stat().st_mtime_ns)
         self._say(f"trace of RL steps: open {newest} in https://ui.perfetto.dev, or run: xprof --logdir {self._folder}")

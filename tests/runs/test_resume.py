@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,13 +137,24 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(whole: Finished, copy: P
     assert f"rejected checkpoint {STEPS}: " in resumed.stderr
     assert f"{arrays.relative_to(newest)} was changed after it was saved" in resumed.stderr
     assert_same_run(resumed, whole)
+    aside = copy / "checkpoints.damaged" / str(STEPS)
+    assert f"damaged checkpoint moved to {aside}: " in resumed.stderr
+    assert (aside / arrays.relative_to(newest)).read_bytes() == content
 
 
-def test_resuming_a_finished_run_changes_nothing(whole: Finished, copy: Path):
-    """Also with other values of options that do not change the result."""
+def test_resuming_a_finished_run_writes_nothing(copy: Path):
+    """Also with other values of options that do not change the result. Only a report that is missing is made."""
+    written = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    before = snapshot(copy)
     resumed = train(copy, "--resume", "--set", "checkpointing.every=3", "--set", "grading.workers=1")
-    assert_same_run(resumed, whole)
-    assert (copy / "experiment.json").read_bytes() == (whole.folder / "experiment.json").read_bytes()
+    assert f"{copy} has ended at step {STEPS}, so there is nothing to resume" in resumed.stderr
+    assert snapshot(copy) == before
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    report = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    train(copy, "--resume")
+    assert (copy / "report.html").read_bytes() == report
+    assert snapshot(copy) == before
 
 
 CONSTANT = ("--set", "optimizer.schedule=constant")
@@ -207,13 +219,28 @@ def test_a_run_with_missing_lines_of_metrics_is_not_resumed(copy: Path):
     assert "Traceback" not in stderr
 
 
-def test_without_any_good_checkpoint_resuming_fails_and_says_what_to_do(copy: Path):
-    for seal in (copy / "checkpoints").glob("*/seal.json"):
+def damage_every_seal(checkpoints: Path) -> None:
+    for seal in checkpoints.glob("*/seal.json"):
         seal.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_every_seal, "none of the 3 checkpoints"),
+        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "is empty, so its checkpoints were removed"),
+        (shutil.rmtree, "has no checkpoint any more, but ledger.jsonl says that the run saved some"),
+        (lambda folder: (shutil.rmtree(folder), folder.touch()), "cannot be read as a folder of checkpoints"),
+    ],
+    ids=["damaged", "emptied", "deleted", "a file"],
+)
+def test_without_any_good_checkpoint_resuming_fails_and_says_what_to_do(copy: Path, damage: Callable, message: str):
+    """It does not begin again at step 0, which would drop metrics and samples."""
+    damage(copy / "checkpoints")
+    before = snapshot(copy)
     code, _, stderr = rl_llm("train", TINY, "--out", copy, "--resume")
-    assert code == 1
-    assert "none of the 3 checkpoints" in stderr
-    assert "Traceback" not in stderr
+    assert (code, message in stderr, "Traceback" in stderr) == (1, True, False), stderr
+    assert snapshot(copy) == before
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from rl_llm.cli import main
 from rl_llm.runs.folder import RunFolder, RunFolderError
+from rl_llm.runs.lock import FolderLostError
 from rl_llm.watching.profile import Profiler
 
 EXPERIMENT = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer": "abba"}
@@ -32,6 +33,17 @@ def test_the_asked_steps_are_traced_though_a_run_may_end_early(
         profiler.close()
         assert traced(folder.path) == expected
     assert "https://ui.perfetto.dev" in said[0]
+
+
+def test_a_trace_is_not_written_into_a_folder_that_was_moved(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", EXPERIMENT) as folder:
+        profiler = Profiler(range(1, 4))
+        profiler.open(folder, 0, 0, print)
+        next(profiler.steps(range(5)))
+        folder.path.rename(tmp_path / "moved")
+        with pytest.raises(FolderLostError):
+            profiler.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_steps_made_before_a_resume_are_refused(tmp_path: Path) -> None:

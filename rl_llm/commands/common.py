@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import time
-from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -152,6 +151,7 @@ def check_output(option: str, path: Path | None, overwrite: bool = False) -> Non
 def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experiment"]:
     """Load an experiment by its spec and apply overrides; returns its name, too. Raises UsageError."""
     from rl_llm.config import ExperimentError, OverrideError, load_experiment, override, to_json
+    from rl_llm.config.fields import missing_members
     from rl_llm.experiment import Experiment, Tokenizer
     from rl_llm.problem import Task
 
@@ -166,9 +166,8 @@ def resolve_experiment(spec: str, overrides: list[str]) -> tuple[str, "Experimen
         remedy = "expected values, dataclasses, and functions of a module: put @dataclass(frozen=True) above a class"
         raise UsageError(f"{spec}: {error}; {remedy}") from error
     for field, kind in (("task", Task), ("tokenizer", Tokenizer)):
-        value, members = getattr(experiment, field), {*vars(kind), *kind.__annotations__}
-        public = [name for name in sorted(members) if not name.startswith("_")]
-        missing = [name for name in public if getattr_static(value, name, None) is None]  # reads no property
+        value = getattr(experiment, field)
+        missing = missing_members(value, kind)
         if isinstance(value, type):
             name = value.__name__
             raise UsageError(f"{spec}: {field} is the class {name}; expected a value of it: {name}()")

@@ -102,9 +102,9 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.load import RecordError
 
     if arguments.trust:
-        loaded = experiment.start, experiment.teacher and experiment.teacher.run
-        loaded = *loaded, experiment.reward_model and experiment.reward_model.run
-        trust_folders(*(folder for folder in loaded if folder and (Path(folder) / "experiment.json").is_file()))
+        runs = [source.run for source in (experiment.teacher, experiment.reward_model) if source]
+        loaded = [folder for folder in (experiment.start, *runs) if folder]
+        trust_folders(*(folder for folder in loaded if (Path(folder) / "experiment.json").is_file()))
     _say(f"run folder  {out}\npreparing: devices, problems, weights ...")
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)

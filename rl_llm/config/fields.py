@@ -52,9 +52,8 @@ def field_types(kind: type) -> dict[str, Any]:
 def missing_members(kind: Any, protocol: type) -> list[str]:
     """Names of a protocol's members that a class, or a value, lacks. Reads no property."""
     fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-    names = {
-        name for name in {*vars(protocol), *inspect.get_annotations(protocol)} if name == "__call__" or name[0] != "_"
-    }
+    members = {*vars(protocol), *inspect.get_annotations(protocol)}
+    names = {name for name in members if name == "__call__" or name[0] != "_"}
     return [name for name in sorted(names - fields) if inspect.getattr_static(kind, name, None) is None]
 
 

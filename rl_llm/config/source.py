@@ -30,10 +30,14 @@ _INSTALLED = [PACKAGE, *(Path(folder).resolve() for folder in (*_LIBRARY, site.g
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Source files by the path of their module as imported (None without a file); commit of the experiment's file."""
+    """Source files by the path of their module as imported (None without a file).
+
+    `commit` and `path` are those of the experiment's own file.
+    """
 
     files: Mapping[str, bytes | None] = dataclasses.field(default_factory=dict)
     commit: str | None = None
+    path: Path | None = None
 
     @property
     def digests(self) -> dict[str, str | None]:
@@ -67,7 +71,7 @@ def code_of(spec: str, value: Any) -> Code:
             raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
         places.append(file)
         files[key] = content
-    return Code(files, commit_of(path.parent, places))
+    return Code(files, commit_of(path.parent, places), path)
 
 
 def files_of(spec: str) -> dict[Path, bytes]:

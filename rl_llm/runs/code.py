@@ -91,7 +91,7 @@ def take_code(folder: Path, ledger: Ledger, recorded: Digests | None, code: Code
         was = {name: known.get(name) for name in changes}
         ledger.append("code_recorded", code=new, was=was, commit=code.commit)
     try:
-        remember(content for content in files.values() if content is not None)
+        remember(files.values(), code.path)
         forgotten = ""
     except OSError as error:
         forgotten = f"this code is not remembered as yours ({error}): commands on {folder} will ask for --trust"

@@ -16,12 +16,13 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.config import Code, code_of
-from rl_llm.config.trust import check_trusted, untrusted_files
+from rl_llm.config.trust import UntrustedCodeError, check_trusted, untrusted_files
 from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_copy, take_code
-from rl_llm.runs.files import json_line, write_atomically
+from rl_llm.runs.files import json_line, temporary_path, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, FORMAT, LEDGER, SUMMARY, RunFolderError, check_format, read_metrics
 from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.load import spec_of
+from rl_llm.runs.lock import HOLDER, LOCK
 from rl_llm.studies.study import Study, load_study
 
 REGISTERED, RESULTS = "study.json", "results.json"
@@ -101,8 +102,9 @@ def open_study(
     budget_tokens: int | None = None,
     shared: Path | None = None,
     accept: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Ledger:
-    """Open a new study folder, or with `resume` an existing one; returns its ledger.
+    """Open a new study folder, or with `resume` an existing one; returns its ledger, which calls `check` to write.
 
     With `budget_tokens`, `study` is `Study.with_budget` of the study that `spec` names. With `accept`, code that has
     changed since the registration, or since a member ran, goes into the ledger. Raises StudyFolderError if it is not
@@ -118,14 +120,13 @@ def open_study(
                 f"{out} holds another study: its registered {changed} differs. A study cannot change after its first "
                 "run; choose another --out"
             )
-    elif out.exists() and any(out.iterdir()):
-        raise StudyFolderError(f"{out} is not empty and holds no study; choose another --out")
     else:
+        check_holds_no_other(out)
         out.mkdir(parents=True, exist_ok=True)
         origin = {"format": FORMAT, "spec": spec, "scale": scale, "budget_tokens": budget_tokens}
         origin |= {"folder": str(Path.cwd()), "code": code.digests, "code_commit": code.commit}
         write_atomically(path, json_line({**origin, **registered}))
-    ledger = Ledger(out / LEDGER)
+    ledger = Ledger(out / LEDGER, check=check)
     _openings(out, registered["sha256"])
     first = {"code": code.digests, "commit": code.commit} if ledger.head == GENESIS else {}
     recorded = code.digests if first else recorded_code({}, out / LEDGER)
@@ -141,6 +142,15 @@ def open_study(
     if others:
         ledger.append(OTHER_CODE, members=others)
     return ledger
+
+
+def check_holds_no_other(out: Path) -> None:
+    """Raise StudyFolderError if a folder holds something, but no study."""
+    empty = {LOCK, HOLDER, *(temporary_path(out / name).name for name in (HOLDER, REGISTERED))}  # left by a kill
+    if out.is_file():
+        raise StudyFolderError(f"{out} is a file; choose another --out")
+    if out.exists() and not (out / REGISTERED).exists() and {entry.name for entry in out.iterdir()} - empty:
+        raise StudyFolderError(f"{out} is not empty and holds no study; choose another --out")
 
 
 def changed_code(member: Member, code: Code) -> dict[str, str]:
@@ -187,7 +197,11 @@ def reopen_study(out: Path) -> tuple[Study, list[Member]]:
     the ledger and the module do not all describe the same study.
     """
     stored = _stored(out)
-    check_trusted(out, spec := spec_of(stored))
+    try:
+        check_trusted(out, spec := spec_of(stored))
+    except UntrustedCodeError:
+        _openings(out, stored["sha256"])  # names a forged registration, whatever its code
+        raise
     study, _ = load_study(spec, stored["scale"])
     study = study.with_budget(stored["budget_tokens"]) if stored["budget_tokens"] else study
     if changed := _changed(stored, study):

@@ -119,6 +119,8 @@ class Checkpoints:
         self._verified[step] = None
         kept = 0
         for old in self._steps():
+            if old > step:  # put there during the run; a resume from it would lack the steps between
+                self._verified[old] = self._verified.get(old) or f"is newer than the run, which is at step {step}"
             if kept < self.keep or old == spare:
                 kept += self.holds(old)
             else:
@@ -128,7 +130,7 @@ class Checkpoints:
             _remove(killed)
 
     def holds(self, step: int) -> bool:
-        """Whether there is a good checkpoint of `step`. A damaged one is moved aside."""
+        """Whether there is a good checkpoint of `step`. One that is not good is moved aside."""
         path = self.folder / str(step)
         if not os.path.lexists(path):
             return False
@@ -144,7 +146,7 @@ class Checkpoints:
         place = next(place for place in places if not os.path.lexists(place))
         path.rename(place)
         del self._verified[step]
-        logger.warning("damaged checkpoint moved to %s: %s", place, damage)
+        logger.warning("checkpoint moved aside to %s: %s", place, damage)
         return False
 
     def restore_newest(self, template: Callable[[dict[str, Any]], PyTree], step: int | None = None) -> Restored | None:

@@ -48,14 +48,12 @@ class FolderLock:
         try:
             if _file_identity(self.folder / LOCK) == self._held:
                 return
-            what = "is another folder now: it was replaced"
+            what, then = "is another folder now: it was replaced", "resume it where the folder is now, if it still exists"
         except OSError as error:
-            there = self.folder.is_dir()
-            what = f"has lost its {LOCK} ({error.strerror})" if there else "is gone: it was moved or deleted"
-        raise FolderLostError(
-            f"{self.folder} {what} during the run, which ends here and writes nothing more. If the folder still exists "
-            "under another name, resume it there"
-        )
+            what, then = "is gone: it was moved or deleted", "resume it where the folder is now, if it still exists"
+            if self.folder.is_dir():
+                what, then = f"has lost its {LOCK} ({error.strerror}), so another run could write there", "resume it"
+        raise FolderLostError(f"{self.folder} {what}. The run ends here and writes nothing more; {then}")
 
     def release(self) -> None:
         """Free the folder for the next process."""

@@ -276,7 +276,7 @@ def test_damaged_steps_are_moved_aside_and_never_counted(
     assert {path.name for path in checkpoints.folder.iterdir()} == ({"30", "20"} if keep == 2 else {"30"})
     aside = checkpoints.folder.with_name("checkpoints.damaged")
     assert {path.name for path in aside.iterdir()} == {"40", "99"}
-    assert [message.startswith(f"damaged checkpoint moved to {aside}/") for message in caplog.messages] == [True, True]
+    assert [message.startswith(f"checkpoint moved aside to {aside}/") for message in caplog.messages] == [True, True]
     assert restore(Checkpoints(checkpoints.folder)).rejected == []
 
 
@@ -296,6 +296,16 @@ def test_a_good_copy_put_back_beside_damaged_steps_survives(checkpoints: Checkpo
     assert restore(resumed).step == 10
     resumed.save(11, make_state(11), {})
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["10", "11"]
+
+
+def test_a_good_step_that_is_newer_than_the_run_is_moved_aside(checkpoints: Checkpoints) -> None:
+    """A copy of a later step, put there while the run goes on, does not cost the run its own steps."""
+    running = Checkpoints(checkpoints.folder, keep=1)
+    assert restore(running).step == 20
+    Checkpoints(checkpoints.folder).save(99, make_state(99), {})
+    running.save(30, make_state(30), {})
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["30"]
+    assert [path.name for path in checkpoints.folder.with_name("checkpoints.damaged").iterdir()] == ["99"]
 
 
 def test_two_damaged_ones_of_a_step_are_both_moved_aside(checkpoints: Checkpoints) -> None:
@@ -334,7 +344,7 @@ def test_a_step_that_cannot_be_read_is_rejected(
     assert restored.step == 10
     assert "20: cannot be read: [Errno 5] Input/output error" in restored.rejected[0]
     checkpoints.save(20, make_state(20), {})
-    assert "damaged checkpoint moved to" in caplog.text
+    assert "checkpoint moved aside to" in caplog.text
     monkeypatch.undo()
     assert restore(Checkpoints(checkpoints.folder)).step == 20
 

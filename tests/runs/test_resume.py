@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(whole: Finished, copy: P
     assert f"{arrays.relative_to(newest)} was changed after it was saved" in resumed.stderr
     assert_same_run(resumed, whole)
     aside = copy / "checkpoints.damaged" / str(STEPS)
-    assert f"damaged checkpoint moved to {aside}: " in resumed.stderr
+    assert f"checkpoint moved aside to {aside}: " in resumed.stderr
     assert (aside / arrays.relative_to(newest)).read_bytes() == content
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rl_llm.runs.checkpoint import CheckpointError
 from rl_llm.runs.folder import RunFolder, RunFolderError
 from rl_llm.runs.ledger import LedgerError
 
@@ -132,6 +133,21 @@ def test_resume_refuses_a_run_without_its_ledger(run: Path) -> None:
     (run / "ledger.jsonl").unlink(missing_ok=True)
     with pytest.raises(RunFolderError, match=r"has lost its ledger.jsonl"):
         RunFolder.resume(run, EXPERIMENT)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "a damaged step"])
+def test_a_run_without_a_good_checkpoint_gets_no_more_steps(path: Path, left: str) -> None:
+    """Its summary and the samples of its end would be dropped before the checkpoints are read."""
+    raised = {**EXPERIMENT, "fingerprint": "more", "experiment": {"steps": 9}}
+    with RunFolder.create(path, {**EXPERIMENT, "experiment": {"steps": 5}}) as folder:
+        folder.saved(5)
+        folder.write_summary({"accuracy_after": 1.0})
+    if left != "nothing":
+        (path / "checkpoints" / ("5" if left == "a damaged step" else "")).mkdir(parents=True)
+    before = snapshot(path)
+    with pytest.raises(CheckpointError, match="start again with another --out; nothing was changed"):
+        RunFolder.resume(path, raised, begun=EXPERIMENT["fingerprint"])
+    assert snapshot(path) == before
 
 
 def test_resume_accepts_other_hardware_and_keeps_the_stored_experiment(run: Path) -> None:

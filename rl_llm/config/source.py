@@ -153,7 +153,8 @@ def module_file(name: str) -> Path | None:
             return None
         for part in parts:
             inside = spec.submodule_search_locations if spec else None
-            spec = PathFinder.find_spec(f"{spec.name}.{part}", inside) if spec and inside else None
+            # By its last name alone: a folder without __init__.py would look for its parent, which is not imported.
+            spec = PathFinder.find_spec(part, inside) if spec and inside else None
         place = spec.origin if spec else None
     return Path(place).resolve() if place and Path(place).is_file() else None
 

@@ -106,11 +106,13 @@ def test_a_run_of_installed_classes_needs_no_file():
 
 
 def test_all_code_that_would_run_is_shown(hostile: Path):
-    """Neighbours, relative imports, and the packages around the file."""
+    """Neighbours, relative imports, the packages around the file, and folders without __init__.py."""
     package = Path("package")
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "near.py").write_text("import beside\n")
+    (package / "near.py").write_text("import beside\nfrom bare.below.deep import value\n")
+    Path("bare/below").mkdir(parents=True)
+    Path("bare/below/deep.py").write_text("value = 1\n")
     Path("beside.py").write_text("")
     (package / "main.py").write_text("from package import near\nfrom . import relative\n")
     (package / "relative.py").write_text("")
@@ -118,7 +120,8 @@ def test_all_code_that_would_run_is_shown(hostile: Path):
     (hostile / "experiment.json").write_text(json.dumps({**record, "spec": "package/main.py"}))
     with pytest.raises(RecordError) as refused:
         recorded_experiment(hostile)
-    for name in ("package/__init__.py", "package/near.py", "package/main.py", "package/relative.py", "beside.py"):
+    names = ["package/__init__.py", "package/near.py", "package/main.py", "package/relative.py", "beside.py"]
+    for name in [*names, "bare/below/deep.py"]:
         assert f"  {Path(name).absolute()}\n" in str(refused.value)
 
 

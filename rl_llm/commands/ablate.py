@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,13 @@ from rl_llm.commands.common import (
     positive,
 )
 from rl_llm.commands.watching import add_track, check_trackers
+from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
+    from rl_llm.runs.ledger import Ledger
     from rl_llm.studies.hardware import Hardware
+    from rl_llm.studies.runner import StudySchedule
+    from rl_llm.studies.study import Study
 
 SUMMARY = "run a study: compare variants (arms) over several seeds, with verdicts on its hypotheses"
 EXAMPLES = """examples:
@@ -36,6 +41,8 @@ EXAMPLES = """examples:
 
 A member of a study is one arm with one seed; its folder is an ordinary run folder. Members run seed by seed, so an
 interrupted study can already be compared. Failed members are named and left out; --resume starts them again.
+A second command for the same folder is refused while the first one runs, and names it. `rl-llm repair` mends a folder
+that two commands wrote at the same time with an earlier version.
 Adding seeds to a judged study, including seeds that a budget left out, makes its verdicts stricter: the 5 % error rate
 is divided among its judgements.
 
@@ -81,11 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     from rl_llm.config import ExperimentError
     from rl_llm.parallel.numbers import partition
     from rl_llm.runs.ledger import LedgerError
-    from rl_llm.runs.preemption import Preempted
     from rl_llm.studies.folder import COMPILED, StudyFolderError, members, open_study, registered_code
     from rl_llm.studies.hardware import probe_hardware
-    from rl_llm.studies.report import write_results
-    from rl_llm.studies.runner import StudySchedule, run_study
+    from rl_llm.studies.lock import lock_study
+    from rl_llm.studies.runner import StudySchedule
     from rl_llm.studies.study import load_study
 
     seconds, accept = _seconds(arguments), arguments.accept_code_changes
@@ -103,34 +109,44 @@ def run(arguments: argparse.Namespace) -> int:
     except NO_DEVICE as error:
         raise no_device(error) from error
     cores, population = _cores(here.platform, arguments.jobs), _population(here, arguments)
-    try:
-        asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
-        ledger = open_study(out, study, *asked, accept)
-        code = registered_code(out)
-    except (StudyFolderError, LedgerError, ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
     overrides = [f"token_budget={arguments.budget_tokens}"] if arguments.budget_tokens else []
     compiled = (arguments.shared or out) / COMPILED
     runs = members(study, out, seeds, arguments.shared)
     structures = {name: partition(arm)[1] for name, arm in study.experiments.items()}
-    settings = cores, compiled, overrides, seconds, population, structures, code, accept, arguments.track
-    schedule = StudySchedule(out, prefix, runs, train_members, *settings)
+    asked = (arguments.module, arguments.scale, seeds, arguments.resume, arguments.budget_tokens, arguments.shared)
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(lock_study(out))
+            ledger = open_study(out, study, *asked, accept, lock.check)
+            code = registered_code(out)
+        except (StudyFolderError, LedgerError, ValueError, OSError) as error:
+            raise UsageError(str(error)) from error
+        settings = cores, compiled, overrides, seconds, population, structures, code, accept, arguments.track
+        return _carry_out(study, StudySchedule(out, prefix, runs, train_members, *settings), ledger)
+
+
+def _carry_out(study: "Study", schedule: "StudySchedule", ledger: "Ledger") -> int:
+    """Run the members of a locked study, and judge it."""
+    from rl_llm.runs.lock import FolderLostError
+    from rl_llm.runs.preemption import Preempted
+    from rl_llm.studies.folder import StudyFolderError
+    from rl_llm.studies.report import write_results
+    from rl_llm.studies.runner import run_study
+
     try:
         outcome = run_study(schedule, ledger)
+        ledger.check()
+        show(write_results(schedule.out, study, schedule.members))
     except Preempted as stop:
-        print(f"{stop}; resume with the same command and --resume", file=sys.stderr)
+        show(f"{stop}; resume with the same command and --resume", file=sys.stderr)
         return 128 + stop.signal
-    try:
-        print(write_results(out, study, schedule.members))
-    except StudyFolderError as error:
-        print(f"rl-llm ablate: {error}", file=sys.stderr)
+    except (StudyFolderError, FolderLostError) as error:
+        show(f"rl-llm ablate: {error}", file=sys.stderr)
         return FAILED
     if outcome.left_out:
-        print(
-            f"{len(outcome.left_out)} members did not fit into the budget: raise it and use --resume", file=sys.stderr
-        )
+        show(f"{len(outcome.left_out)} members did not fit into the budget: raise it and use --resume", file=sys.stderr)
     for member, why in outcome.failed.items():
-        print(f"{member} failed: {why}", file=sys.stderr)
+        show(f"{member} failed: {why}", file=sys.stderr)
     return FAILED if outcome.failed else DONE
 
 
@@ -163,7 +179,7 @@ def train_member(arguments: list[str]) -> int:
     try:
         return train.run(parser.parse_args(arguments), time.monotonic())
     except UsageError as error:
-        print(f"rl-llm train: {error}", file=sys.stderr)
+        show(f"rl-llm train: {error}", file=sys.stderr)
         return WRONG_USAGE
     except Exception:
         traceback.print_exc()

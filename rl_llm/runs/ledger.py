@@ -6,7 +6,7 @@ Editing, removing or moving an entry breaks the chain. Entries missing from its 
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Ledger:
 
     def __init__(self, path: Path | str, write: bool = True, check: Callable[[], None] = lambda: None) -> None:
         self.path = Path(path)
-        self._write, self._check = write, check
+        self._write, self.check = write, check
         content = self.path.read_bytes() if self.path.exists() else b""
         end_of_whole_lines = content.rfind(b"\n") + 1
         entries = _verified(self.path, content[:end_of_whole_lines])
@@ -54,42 +54,65 @@ class Ledger:
         }
         entry = {**body, "sha256": _digest(body)}
         if self._write:
-            self._check()
+            self.check()
             append_durably(self.path, _line(entry))
         self._length, self.head = self._length + 1, entry["sha256"]
         self.events.add(event)
         return entry
 
     @staticmethod
-    def verify(path: Path | str) -> list[dict[str, Any]]:
-        """Entries, oldest first. Raises LedgerError naming the first wrong line, FileNotFoundError without a ledger."""
-        return _verified(Path(path), Path(path).read_bytes())
+    def verify(path: Path | str, torn: bool = False) -> list[dict[str, Any]]:
+        """Entries, oldest first. Raises LedgerError naming the first wrong line, FileNotFoundError without a ledger.
+
+        torn: an incomplete last line is left out.
+        """
+        content = Path(path).read_bytes()
+        return _verified(Path(path), content[: content.rfind(b"\n") + 1] if torn else content)
 
 
-def _verified(path: Path, content: bytes) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    previous = GENESIS
+def intact_entries(path: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and content of each line, which is as it was written, whatever it follows. Raises LedgerError."""
     *lines, rest = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         place = f"{path}, line {number}"
         try:
             entry = json.loads(line)
-        except ValueError as error:
+            strict(entry)  # refuses nesting that no later step could follow
+        except (ValueError, RecursionError) as error:
             raise LedgerError(f"{place}: not a JSON object ({error}): it was edited or damaged") from error
-        if not isinstance(entry, dict) or tuple(entry) != ENTRY_FIELDS:
+        if not isinstance(entry, dict) or tuple(entry) != ENTRY_FIELDS or not isinstance(entry["data"], dict):
             raise LedgerError(f"{place}: not a ledger entry; expected the fields {', '.join(ENTRY_FIELDS)}")
         body = {key: entry[key] for key in ENTRY_FIELDS[:-1]}
         if entry["sha256"] != _digest(body):
             raise LedgerError(f"{place}: the entry does not match its own digest: it was edited or damaged")
-        if entry["index"] != number - 1 or entry["previous"] != previous:
-            raise LedgerError(f"{place}: the entry does not follow the one before: lines were removed or moved")
         # The digest covers the values; comparing bytes also rejects another spelling of the same values.
         if line + b"\n" != _line(entry):
             raise LedgerError(f"{place}: not spelled as the ledger writes entries: it was edited")
-        entries.append(entry)
-        previous = entry["sha256"]
+        yield place, entry
     if rest:
         raise LedgerError(f"{path}, line {len(lines) + 1}: the line is incomplete; resuming the run repairs it")
+
+
+def new_chain(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines of a ledger with the times, events and data of these entries."""
+    lines, previous = [], GENESIS
+    for index, entry in enumerate(entries):
+        body = {**{key: entry[key] for key in ("time", "event", "data")}, "index": index, "previous": previous}
+        previous = _digest(body)
+        lines.append(_line({**body, "sha256": previous}))
+    return b"".join(lines)
+
+
+def _verified(path: Path, content: bytes) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for place, entry in intact_entries(path, content):
+        previous = entries[-1]["sha256"] if entries else GENESIS
+        if entry["index"] != len(entries) or entry["previous"] != previous:
+            raise LedgerError(
+                f"{place}: the entry does not follow the one before: lines were removed or moved, or two processes "
+                "wrote them at the same time (those of a study are joined by `rl-llm repair`)"
+            )
+        entries.append(entry)
     return entries
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.config import Code, code_of
+from rl_llm.config.terminal import show
 from rl_llm.config.trust import UntrustedCodeError, check_trusted, untrusted_files
 from rl_llm.runs.code import code_changes, recorded_code, refusal, saved_copy, take_code
 from rl_llm.runs.files import json_line, temporary_path, write_atomically
@@ -138,7 +139,7 @@ def open_study(
     where = None if shared is None else str(shared.absolute())
     ledger.append(event, sha256=registered["sha256"], seeds=seeds, shared=where, **first)
     for note in take_code(out, ledger, recorded, code):
-        print(note, file=sys.stderr)
+        show(note, file=sys.stderr)
     if others:
         ledger.append(OTHER_CODE, members=others)
     return ledger

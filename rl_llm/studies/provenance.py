@@ -10,6 +10,7 @@ from typing import Any
 
 from rl_llm import config
 from rl_llm.reports.run_report import REPORT
+from rl_llm.runs.evidence import examine
 from rl_llm.runs.folder import EXPERIMENT, LEDGER
 from rl_llm.runs.ledger import Ledger, LedgerError
 from rl_llm.studies.folder import LOGS, REGISTERED, Member, changed_code, registered_code
@@ -38,8 +39,8 @@ class Provenance:
     registered, first: times (ISO 8601) of the registration and of the first start of an arm's run, from the ledgers.
     looks: judgements at different numbers of seeds. environment: all values that the members recorded; more than one
     means that they differ. changes: differences of each arm from the first. other_code: runs that were made by other
-    code than the study has, with the files that differ. error: a broken ledger, or a summary that
-    contradicts its ledger.
+    code than the study has, with the files that differ. error: a broken ledger, or files of a run that contradict each
+    other or the study's ledger. repaired: when `rl-llm repair` joined entries of commands that ran at the same time.
     """
 
     command: str
@@ -48,6 +49,7 @@ class Provenance:
     registered: str | None
     first: str | None
     error: str | None
+    repaired: str | None
     environment: dict[str, list[str]]
     changes: dict[str, list[str]]
     members: list[MemberState]
@@ -69,12 +71,14 @@ def read_provenance(out: Path, study: Study, members: Sequence[Member]) -> Prove
     """Read the provenance from study.json, the ledger and the members' folders."""
     stored = json.loads((out / REGISTERED).read_text())
     entries, error = _entries(out / LEDGER)
+    ended = [entry["data"] for entry in entries if entry["event"] == "member"]
+    anchors = {(data["name"], data["seed"]): data.get("ledger_head") for data in ended}
     starts = []
     for member in members:
-        if member.is_arm and (member.folder / LEDGER).exists():
+        if member.done or (member.folder / LEDGER).exists():
             own, broken = _entries(member.folder / LEDGER)
-            error = error or broken or _contradiction(member, own)
-            starts += [entry["time"] for entry in own if entry["event"] == "started"]
+            error = error or broken or _contradiction(member, own, anchors.get((member.name, member.seed)))
+            starts += [entry["time"] for entry in own if entry["event"] == "started" and member.is_arm]
     registered = [entry["time"] for entry in entries if entry["event"] == "registered"]
     failed = {
         (entry["data"]["name"], entry["data"]["seed"]): entry["event"] == "member_failed"
@@ -92,6 +96,7 @@ def read_provenance(out: Path, study: Study, members: Sequence[Member]) -> Prove
         registered=min(registered, default=None),
         first=min(starts, default=None),
         error=error,
+        repaired=next((entry["time"] for entry in entries[::-1] if "branches" in entry["data"]), None),
         environment=_environment(members),
         changes={name: config.differences(first_arm, arm) for name, arm in arms.items()},
         members=[_state(out, member, failed.get((member.name, member.seed), False)) for member in members],
@@ -106,14 +111,11 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], str | None]:
         return [], str(error)
 
 
-def _contradiction(member: Member, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """How summary.json of a run contradicts the end of its ledger; None if it does not."""
-    ends = [entry["data"] for entry in entries if entry["event"] == "finished"]
-    if not member.done or not ends:
-        return None
-    summary = member.summary
-    unlike = [name for name, value in ends[-1].items() if summary.get(name) != value]
-    return f"{member}: {' and '.join(unlike)} in summary.json differ from its ledger" if unlike else None
+def _contradiction(member: Member, entries: Sequence[Mapping[str, Any]], head: str | None) -> str | None:
+    """How the files of a run contradict each other, or the head of its ledger that the study's ledger has."""
+    heads = {} if head is None else {"the study's ledger": head}
+    wrong = examine(member.folder, entries, heads).wrong
+    return f"{member}: {wrong[0]}" if wrong else None
 
 
 def _looks(entries: Sequence[Mapping[str, Any]]) -> int:

@@ -98,7 +98,9 @@ def _notes(provenance: Provenance, results: Results) -> tuple[str, ...]:
     """Cautions for a reader of the verdicts; an empty string for each that does not apply."""
     others = ", ".join(provenance.other_code)
     code = f"Made by other code than the study's, so they may differ in more than their arms: {others}."
-    return _looks(provenance.looks), _short_runs(results), code if others else ""
+    repaired = f"The ledger was repaired at {provenance.repaired}: two commands had written it at the same time."
+    fixed = repaired if provenance.repaired else ""
+    return _looks(provenance.looks), _short_runs(results), code if others else "", fixed
 
 
 def _looks(looks: int) -> str:

@@ -138,7 +138,8 @@ class _Queue:
 def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
     """Run all members that are not done; a failure stops only the members that start from it.
 
-    Raises Preempted after a SIGTERM or Ctrl-C, once the running members have saved their state.
+    Raises Preempted after a SIGTERM or Ctrl-C, once the running members have saved their state, and FolderLostError if
+    the study's folder was moved or deleted.
     """
     queue = _Queue(schedule, [member for member in schedule.members if not member.done])
     done, spent = len(schedule.members) - len(queue.waiting), 0.0
@@ -151,6 +152,7 @@ def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
         begin = time.monotonic()
         while (queue.waiting or workers.busy) and not stop.received:
             spent = time.monotonic() - begin
+            ledger.check()  # members would make a folder again that was moved or deleted
             queue.give(workers, spent, display)
             for ended in workers.ended():
                 done += queue.take(ended, ledger, display)
@@ -165,7 +167,8 @@ def run_study(schedule: StudySchedule, ledger: Ledger) -> IncompleteMembers:
 
 
 def _record_done(member: Member, ledger: Ledger) -> str:
-    """Enter a finished member in the ledger; returns its result in words."""
+    """Enter a finished member and the head of its own ledger in the ledger; returns its result in words."""
     summary = member.summary
-    ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"])
+    anchor = {"ledger_head": summary["ledger_head"]} if "ledger_head" in summary else {}
+    ledger.append("member", name=member.name, seed=member.seed, state_sha256=summary["state_sha256"], **anchor)
     return f"{summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" if member.is_arm else "ready"

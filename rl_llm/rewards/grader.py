@@ -1,34 +1,21 @@
-"""Grading in worker processes, so that no verifier can harm the run.
+"""Grading in worker processes, so that neither a verifier nor a response can harm the run.
 
 A verifier may raise, hang or kill its process. Each response is graded under its own time limit and has its own status;
-no failure shifts another response's grade. Work is sent in chunks. If a chunk hangs or dies, its responses are graded
-again one by one, to find the culprit.
-
-Workers are spawned, never forked (the parent runs JAX's threads), and import no JAX.
+no failure shifts another response's grade. Work is sent in chunks. If a chunk hangs, dies or changes its process, its
+responses are graded again one by one, to find the culprit. SECURITY.md says what a process may do.
 """
 
-import multiprocessing
 import pickle
-import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Lock
 from typing import Self, get_args
-
-from pebble import ProcessExpired, ProcessPool
 
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
-from rl_llm.rewards.worker import Grade, Items, Status, Verify, failed, grade_items, start_worker
-
-START_SECONDS = 120.0  # enough to import a heavy verifier on a busy machine
-
-
-class GradingError(RuntimeError):
-    """The processes do not start, or too many responses cannot be graded."""
+from rl_llm.rewards.process import Canaries, GradingError, GradingProcess, Stopped
+from rl_llm.rewards.worker import Grade, Items, Status, Verify
 
 
 class Grader:
@@ -56,8 +43,8 @@ class Grader:
         self._time_limit = time_limit
         self._chunk_size = chunk_size
         self._threads: ThreadPoolExecutor | None = None
-        self._workers: list[_Worker] = []
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers: list[GradingProcess] = []
+        self._idle: SimpleQueue[GradingProcess] = SimpleQueue()
 
     @property
     def key(self) -> tuple[bytes, int, float, int]:
@@ -66,19 +53,16 @@ class Grader:
 
     def __enter__(self) -> Self:
         """Start the workers. Raises GradingError if they do not come up or cannot load the verifier."""
-        self._workers = [_Worker(self._scorer, self._time_limit) for _ in range(self._worker_count)]
+        canaries = Canaries()
         self._threads = ThreadPoolExecutor(self._worker_count, thread_name_prefix="grader")
         try:
-            starts = [worker.schedule([]) for worker in self._workers]
-            for worker, start in zip(self._workers, starts, strict=True):
-                worker.wait(start)
-        except (RuntimeError, TimeoutError, ProcessExpired) as error:
+            for _ in range(self._worker_count):
+                self._workers.append(GradingProcess(self._scorer, self._time_limit, canaries))
+            for worker in self._workers:
+                worker.wait_until_ready()
+        except BaseException:
             self.__exit__()
-            raise GradingError(
-                f"a grading process did not start: {error}. Its own message, if any, is above. A script that starts "
-                'processes needs `if __name__ == "__main__":`; an experiment file with its own task needs a name that '
-                "no installed module has"
-            ) from error
+            raise
         for worker in self._workers:
             self._idle.put(worker)
         return self
@@ -89,9 +73,9 @@ class Grader:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
-        for worker in self._workers:
-            worker.join()
         self._threads.shutdown()
+        for worker in self._workers:
+            worker.close()
         self._threads, self._workers, self._idle = None, [], SimpleQueue()
 
     def grade(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Grade]:
@@ -129,95 +113,22 @@ class PendingGrades:
         """Wait for one grade per response, in order. Raises RuntimeError if the Grader has been left too early."""
         try:
             return [grade for chunk in self._chunks for grade in chunk.result()]
-        except (CancelledError, _Stopped) as error:
+        except (CancelledError, Stopped) as error:
             raise RuntimeError("the Grader was left before its grades were read") from error
 
 
-class _Stopped(RuntimeError):
-    """The worker was stopped in the middle of a job."""
-
-
-class _Worker:
-    """One grading process, replaced whenever it hangs or dies.
-
-    It is a pebble pool of one process with one job at a time. A shared pool may blame the wrong job: a worker can
-    finish one job and die in the next before the parent has heard of either.
-    """
-
-    def __init__(self, scorer: bytes, time_limit: float) -> None:
-        self._scorer = scorer
-        self._time_limit = time_limit
-        self._pool = self._new_pool()
-        self._stopped = False
-        self._replacing = Lock()
-
-    def stop(self) -> None:
-        """End the process. A job under way raises _Stopped in the thread that waits for it."""
-        with self._replacing:
-            self._stopped = True
-            self._pool.stop()
-
-    def join(self) -> None:
-        """Wait for the process to end, after `stop`."""
-        self._pool.join()
-
-    def grade(self, items: Items) -> list[Grade]:
-        """Grade a chunk, or each item on its own if the chunk hangs or dies. Raises _Stopped."""
-        outcome = self._try(items)
-        if isinstance(outcome, list):
-            return outcome
-        if len(items) == 1:
-            return [outcome]
-        return [grade for item in items for grade in self.grade([item])]
-
-    def _try(self, items: Items) -> list[Grade] | Grade:
-        """Return the grades of one job, or the failure that ended it."""
-        for _ in range(2):
-            try:
-                return self.wait(self.schedule(items))
-            except TimeoutError:
-                return failed("timeout", f"no score within {self._time_limit:g} s")
-            except ProcessExpired as error:
-                return failed("crashed", f"the grading process ended with exit code {error.exitcode}")
-            except BrokenProcessPool:
-                # The process died before pebble knew its job, perhaps while idle (killed for memory, say), so the job
-                # gets a second try.
-                self._replace()
-        return failed("crashed", "the grading process died twice")
-
-    def schedule(self, items: Items) -> Future[list[Grade]]:
-        """Send one job. Raises BrokenProcessPool if the process is dead."""
-        arguments = (self._scorer, pickle.dumps(items), self._time_limit)
-        try:
-            return self._pool.schedule(grade_items, args=arguments, timeout=self._time_limit)
-        except RuntimeError as error:
-            raise BrokenProcessPool("the grading process died") from error
-
-    def wait(self, job: Future[list[Grade]]) -> list[Grade]:
-        """Wait for the grades of a job. Raises TimeoutError, ProcessExpired or BrokenProcessPool if there are none."""
-        # A pool that breaks or is stopped may never settle its job.
-        deadline = time.monotonic() + START_SECONDS + self._time_limit
-        while not job.done():
-            if not self._pool.active or time.monotonic() > deadline:
-                raise BrokenProcessPool("the grading process died")
-            wait([job], timeout=0.5)
-        return job.result()
-
-    def _replace(self) -> None:
-        with self._replacing:
-            if self._stopped:
-                raise _Stopped
-            self._pool.stop()
-            self._pool.join()
-            self._pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPool:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPool(max_workers=1, initializer=start_worker, initargs=(self._scorer,), context=context)
-
-
 def refuse_ungraded(grades: Sequence[Grade], allowed: float) -> None:
-    """Raise GradingError if more than the share `allowed` could not be graded: the rest is no fair sample."""
+    """Raise GradingError if a response changed its process, or if more than the share `allowed` could not be graded.
+
+    The others are no fair sample then.
+    """
+    for grade in grades:
+        if grade.tampered:
+            raise GradingError(
+                f"{grade.message}. It did more than be read: code in it was run, or the verifier keeps a state. A run "
+                'keeps its text in samples.jsonl ("when": "ungraded"), and no step has learned from it. Mend the '
+                "verifier so that it never evaluates text of a response, then resume with --accept-code-changes"
+            )
     failed = [grade for grade in grades if grade.status != "ok"]
     if len(failed) > allowed * len(grades):
         raise GradingError(

@@ -1,17 +1,22 @@
-"""Code of a grading process: load the verifier, grade chunks, end when orphaned. `grader.py` starts the processes."""
+"""Code of a grading process: load the verifier, grade jobs, end when orphaned. `process.py` starts the processes."""
 
 import faulthandler
+import json
 import os
 import pickle
 import signal
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from multiprocessing.connection import Connection
+from typing import Any, Literal, get_args
 
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward, read_number
+from rl_llm.rewards.confinement import confine
 
 Verify = Callable[[Problem, str], float]
 Items = Sequence[tuple[Problem, str]]
@@ -25,7 +30,8 @@ ORPHAN_SECONDS = 3.0  # time that a hung worker outlives its time limit once its
 class Grade:
     """Result for one response. Only the status "ok" has a reward; `message` explains a failure.
 
-    What cannot be graded is no wrong answer: it is left out of statistics and of the loss.
+    What cannot be graded is no wrong answer: it is left out of statistics and of the loss. `tampered`: after this
+    response the process graded known answers differently.
     """
 
     status: Status
@@ -33,45 +39,67 @@ class Grade:
     accuracy: float
     components: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    tampered: bool = False
 
 
-def failed(status: Status, message: str) -> Grade:
+def failed(status: Status, message: str, tampered: bool = False) -> Grade:
     """Make the grade of a response without a score."""
-    return Grade(status=status, reward=0.0, accuracy=0.0, message=message)
+    return Grade(status=status, reward=0.0, accuracy=0.0, message=message, tampered=tampered)
 
 
-def start_worker(scorer: bytes) -> None:
-    """Prepare a worker process before the clock of its first job starts."""
-    # pebble handles SIGTERM in Python code, which a verifier stuck in C code (9**9**9) never reaches.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which still grades a step
-    # pebble takes exit code 0 for a normal end and never settles the job of that worker.
-    exit_process = os._exit
-
-    def exit_as_failure(status: int) -> NoReturn:
-        exit_process(status or 1)
-
-    os._exit = exit_as_failure
-    with suppress(Exception):
-        pickle.loads(scorer)  # for its imports; each job loads it again and reports errors
+def read_grade(found: dict[str, Any]) -> Grade:
+    """Read a grade that a process sent. Raises ValueError, KeyError or TypeError for anything that is none."""
+    accuracy, reward, status = float(found["accuracy"]), float(found["reward"]), found["status"]
+    if status not in get_args(Status) or not (0.0 <= accuracy <= 1.0 and abs(reward) <= LARGEST_REWARD):
+        raise ValueError(f"{found!r:.200} is no grade")
+    components = {str(name): float(score) for name, score in found["components"].items()}
+    return Grade(status, reward, accuracy, components, str(found["message"]))
 
 
-def grade_items(scorer: bytes, items: bytes, time_limit: float) -> list[Grade]:
-    """Grade the pickled (problem, response) pairs of one job, in order.
+def serve(pipe: Connection, scorer: bytes, time_limit: float, folder: str) -> None:
+    """Grade the jobs that arrive in `pipe` until its other end is closed, confined to `folder`.
 
-    Raises RuntimeError if the verifier cannot be loaded.
+    Sends the protections that this system lacks, or {"error": text} if the verifier cannot be loaded; then, for each
+    job, its grades, and whether processes are left that a response started. Replies are JSON: a process that ran
+    foreign code must not send pickles.
     """
+    os.setsid()  # processes that a verifier starts end with this group, and a terminal's Ctrl-C does not reach it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        verify, reward = pickle.loads(scorer)
+        pickle.loads(scorer)  # for its imports, before the clock of the first job starts
     except Exception as error:
-        raise RuntimeError(f"the grading process cannot load the verifier: {_describe(error)}") from None
-    with open(os.devnull, "w") as nowhere:
-        # The parent ends a hung worker. Without a parent the worker ends itself, even from C code.
-        faulthandler.dump_traceback_later(time_limit + ORPHAN_SECONDS, exit=True, file=nowhere)
-        try:
-            return [_grade(verify, reward, problem, response) for problem, response in pickle.loads(items)]
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        _send(pipe, {"error": f"the grading process cannot load the verifier: {_describe(error)}"})
+        return
+    sys.path[:] = map(os.path.abspath, sys.path)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.chdir(folder)
+    missing = confine(folder)
+    with open(os.devnull, "r+b", buffering=0) as nowhere:
+        for stream in range(3):
+            os.dup2(nowhere.fileno(), stream)
+        _send(pipe, {"missing": missing})
+        with suppress(EOFError, OSError):
+            while True:
+                items = pickle.loads(pipe.recv_bytes())
+                # The parent ends a hung worker. Without a parent the worker ends itself, even from C code.
+                faulthandler.dump_traceback_later(time_limit + ORPHAN_SECONDS, exit=True, file=nowhere)
+                verify, reward = pickle.loads(scorer)  # each job has its own: a verifier may keep a state
+                grades = [vars(_grade(verify, reward, problem, response)) for problem, response in items]
+                faulthandler.cancel_dump_traceback_later()
+                _send(pipe, {"grades": grades, "children": _has_children()})
+    os.killpg(0, signal.SIGKILL)  # the parent is gone: end whatever is left
+
+
+def _send(pipe: Connection, reply: dict[str, Any]) -> None:
+    pipe.send_bytes(json.dumps(reply).encode())
+
+
+def _has_children() -> bool:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass  # ended, and collected
+        return True
+    return False
 
 
 def _grade(verify: Verify, reward: Reward, problem: Problem, response: str) -> Grade:

@@ -162,9 +162,7 @@ def _dataset(task: ReasoningGym, seed: int = 0, block: int = 0) -> Any:
         raise ValueError(f"{task.name} refuses config={task.config!r}: {error}") from error
     call = None if task.dataset in SCORERS else evaluating_call(dataset)
     if call is not None:
-        raise _refusal(
-            task, f"its scorer may run the text of a response as code ({call}), and training finds responses that use it"
-        )
+        raise _refusal(task, f"its scorer may run text of a response as code ({call}), and training finds that out")
     return dataset
 
 

@@ -37,17 +37,16 @@ def read_arithmetic(text: str) -> tuple[Fraction, list[int]]:
     if len(text) > LONGEST_EXPRESSION or not re.fullmatch(r"[\d\s()+*/-]+", text, re.ASCII):
         raise ValueError(f"{text[:80]!r} is no arithmetic expression of at most {LONGEST_EXPRESSION} characters")
     try:
-        tree = ast.parse(text, mode="eval").body
-        value = _value(tree)
+        value = _value(ast.parse(text, mode="eval").body)
     except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text[:80]!r} has no value: {error}") from None
-    return value, sorted(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return value, sorted(map(int, re.findall(r"\d+", text)))
 
 
 def _value(node: ast.AST) -> Fraction:
     match node:
-        case ast.Constant(value=int()):
-            return Fraction(node.value)
+        case ast.Constant(value=int(number)):
+            return Fraction(number)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
             return _value(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
         case ast.BinOp() if type(node.op) in _OPERATORS:

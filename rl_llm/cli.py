@@ -13,6 +13,7 @@ from rl_llm.commands import (
     generate,
     grade,
     plan,
+    repair,
     report,
     samples,
     train,
@@ -27,6 +28,7 @@ from rl_llm.commands.common import (
     UsageError,
     refuse_unknown,
 )
+from rl_llm.config.terminal import show
 from rl_llm.plan.environment import quieten_absent_tpu
 
 __all__ = ["DONE", "FAILED", "PREEMPTED", "WRONG_USAGE", "main"]
@@ -41,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "plan": plan,
     "report": report,
+    "repair": repair,
     "data-report": data_report,
     "grade": grade,
 }
@@ -73,11 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed))
     except UsageError as error:
-        print(f"rl-llm {parsed.command}: {error}", file=sys.stderr)
+        show(f"rl-llm {parsed.command}: {error}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt:
         again = "; --resume continues from the newest checkpoint, if there is one" if "resume" in parsed else ""
-        print(f"rl-llm {parsed.command}: interrupted{again}", file=sys.stderr)
+        show(f"rl-llm {parsed.command}: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -26,7 +26,7 @@ TEXTS = [
 # Each room of rl_llm and the rooms it may import. Two tiers, and the laboratory on top of them.
 LABORATORY = {
     "__main__": "cli",
-    "cli": "commands plan",
+    "cli": "commands config plan",
     "commands": "config evaluation experiment export learner model parallel plan prepare prng problem reports rewards "
     "rollout runs sampler studies tasks train watching",
     "evaluation": "algorithms config experiment learner model parallel prng problem rollout runs sampler tasks",

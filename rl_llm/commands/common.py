@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rl_llm.config.terminal import show
+
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
 
@@ -84,7 +86,7 @@ def trust_folders(*folders: Path | str) -> None:
         try:
             files = code_of_study(folder) if (folder / REGISTERED).is_file() else code_of_run(folder)
             if files:
-                print(f"trusted from now on, for {folder}:\n{listed(files)}", file=sys.stderr)
+                show(f"trusted from now on, for {folder}:\n{listed(files)}", file=sys.stderr)
             remember(files.values())
         except (RecordError, StudyFolderError, ValueError, OSError, KeyError, TypeError) as error:
             refusals.append(str(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_llm.commands.common import DONE, UsageError
+from rl_llm.config.terminal import make_console, show
 
 if TYPE_CHECKING:
     from rl_llm.evaluation.compare import Comparison
@@ -40,17 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     if arguments.json:
         compared = {"first": str(arguments.first), "second": str(arguments.second)}
-        print(json.dumps({**compared, "suites": {one.suite: asdict(one) for one in found}}, indent=2))
+        show(json.dumps({**compared, "suites": {one.suite: asdict(one) for one in found}}, indent=2))
     else:
         _show(found)
     return DONE
 
 
 def _show(found: "list[Comparison]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     table = Table("suite", "problems", "A", "B", "B - A (95 % interval)", "p", "better, worse, equal")
     for one in found:
         counts = f"{one.better}, {one.worse}, {one.equal}"
@@ -60,11 +60,11 @@ def _show(found: "list[Comparison]") -> None:
     for one in found:
         for which, others in (("A", one.only_first), ("B", one.only_second)):
             if others:
-                console.print(f"{one.suite}: {len(others)} problems only in {which}, left out:", highlight=False)
+                console.print(f"{one.suite}: {len(others)} problems only in {which}, left out:")
             for problem, prompt in list(others.items())[:SHOWN]:
-                console.print(f"  {problem}: {prompt[:100]!r}", highlight=False, markup=False)
+                console.print(f"  {problem}: {prompt[:100]!r}")
         for note in one.notes:
-            console.print(f"{one.suite}: {note}", highlight=False, markup=False)
+            console.print(f"{one.suite}: {note}")
 
 
 def _percent(estimate: "MeanEstimate", sign: str = "") -> str:

@@ -18,6 +18,7 @@ from rl_llm.commands.common import (
     positive,
     trust_folders,
 )
+from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
     from rl_llm.evaluation.run import EvaluationPlan
@@ -114,14 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result, first = evaluate_suites(subject, meshes, plan)
     except (CheckpointError, GradingError, RecordError) as error:
-        print(f"rl-llm evaluate: {error}", file=sys.stderr)
+        show(f"rl-llm evaluate: {error}", file=sys.stderr)
         return FAILED
     except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
         hosts.leave_others(FAILED)
         raise
     if hosts.writes():
         own = {} if suites else _own_numbers(subject, plan, result, first.numbers())
-        print(json.dumps({**own, **result}, indent=2))
+        show(json.dumps({**own, **result}, indent=2))
     return DONE
 
 
@@ -224,7 +225,7 @@ def _note_shared(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Prob
     except (ValueError, OSError) as error:
         notes = [f"the run's training problems cannot be read, so none was looked for in the suites: {error}"]
     for note in notes if hosts.writes() else ():
-        print(f"note: {note}", file=sys.stderr)
+        show(f"note: {note}", file=sys.stderr)
 
 
 def _sampling(arguments: argparse.Namespace, sampling: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import DONE, UsageError, add_trust, check_devices, positive, trust_folders
+from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
@@ -58,8 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except (RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    print(*exported.notes, sep="\n", end="\n" if exported.notes else "")
-    print(f"the {'adapters' if arguments.adapter else 'policy'} of step {exported.step}: {arguments.out}")
+    show(
+        *exported.notes, f"the {'adapters' if arguments.adapter else 'policy'} of step {exported.step}: {arguments.out}"
+    )
     return DONE
 
 

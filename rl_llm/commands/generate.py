@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import DONE, UsageError, add_trust, positive, trust_folders
-from rl_llm.commands.samples import escaped
+from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, RecordError, CheckpointError) as error:
         raise UsageError(str(error)) from error
     for text, tokens, cut in texts:
-        print("\n".join(map(escaped, text.split("\n"))))
-        print(f"[{tokens} tokens, {'cut by --max-tokens' if cut else 'stopped'}]", file=sys.stderr)
+        show(text)
+        show(f"[{tokens} tokens, {'cut by --max-tokens' if cut else 'stopped'}]", file=sys.stderr)
     return DONE
 
 

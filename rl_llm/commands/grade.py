@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rl_llm.commands.common import DONE, FAILED, UsageError, check_output, positive, resolve_experiment
+from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
     from rl_llm.experiment import Experiment
@@ -90,12 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     except GradingError as error:
-        print(f"rl-llm grade: {error}", file=sys.stderr)
+        show(f"rl-llm grade: {error}", file=sys.stderr)
         return FAILED
     lines = [_line(item, grade, task, arguments.task is not None) for item, grade in zip(items, grades, strict=True)]
     with arguments.out.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    print("\n".join(_summary(items, lines, grades)))
+    show(*_summary(items, lines, grades))
     return DONE
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_llm.commands.common import UsageError, add_experiment, check_output, positive, resolve_experiment, share
+from rl_llm.config.terminal import make_console
 from rl_llm.plan import PlanError
 from rl_llm.plan.environment import compile_only
 
@@ -89,8 +90,6 @@ def _run(arguments: argparse.Namespace) -> int:
         raise PlanError(f"--candidates {arguments.candidates} cannot act without --search")
     check_output("json", arguments.json, overwrite=True)
     compile_only()
-    from rich.console import Console
-
     from rl_llm.plan.cost import Efficiency
     from rl_llm.plan.planning import make_plan
     from rl_llm.plan.report import as_json, show
@@ -112,15 +111,14 @@ def _run(arguments: argparse.Namespace) -> int:
         planned = replace(experiment, mesh=parse_mesh(arguments.mesh)) if arguments.mesh else experiment
         with Progress() as display:
             plan = plan_one(planned, lambda name: display.say(f"compiling {name} ..."))
-    console = Console()
+    console = make_console()
     show(plan, console)
     if arguments.search:
         shape = plan.experiment.mesh
         console.print(
             f"recommended, of {count} that were compiled: --mesh data={shape.data},fsdp={shape.fsdp},"
             f"tensor={shape.tensor} --set micro_batches={plan.experiment.micro_batches} --set "
-            f"sampling_batches={plan.experiment.sampling_batches}",
-            highlight=False,
+            f"sampling_batches={plan.experiment.sampling_batches}"
         )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(as_json(plan), indent=2) + "\n")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl_llm.commands.common import DONE, FAILED, UsageError, add_trust, check_output, trust_folders
+from rl_llm.config.terminal import show
 
 SUMMARY = "write the report of a run or of a study, or compare runs"
 EXAMPLES = """examples:
@@ -30,6 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     For a study folder, write results.json and report.md as well, from the study as it was registered. For several run
     folders, write one page with all their curves, their results and the differences of their settings.
+
+    The files of a run are held against its ledger, and the ledger against summary.json and the checkpoints. An edit of
+    one of them is named, here and on the page; the exit code is 1 then. The page says what was checked.
     """
     first, *others = folders = arguments.folders
     for folder in folders:
@@ -45,14 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         if (first / STUDY).is_file():
             return _report_study(first)
     from rl_llm.reports.comparison import write_comparison
-    from rl_llm.reports.run_report import write_report
+    from rl_llm.reports.run_report import contradictions, write_report
 
     try:
-        print(write_comparison(folders, _page(folders, arguments.out)) if others else write_report(first))
+        show(write_comparison(folders, _page(folders, arguments.out)) if others else write_report(first))
     except ValueError as error:
-        print(f"rl-llm report: {error}", file=sys.stderr)
+        show(f"rl-llm report: {error}", file=sys.stderr)
         return FAILED
-    return DONE
+    wrong = [f"rl-llm report: {folder}: {fault}" for folder in folders for fault in contradictions(folder)]
+    for fault in wrong:
+        show(fault, file=sys.stderr)
+    return FAILED if wrong else DONE
 
 
 def _page(folders: Sequence[Path], out: Path | None) -> Path:
@@ -79,8 +86,8 @@ def _report_study(folder: Path) -> int:
         study, members = reopen_study(folder)
         if changes := changes_since(folder, study):
             note = f"note: the code has changed since the study in {folder}:"
-            print(note, *changes.values(), sep="\n", file=sys.stderr)
-        print(write_results(folder, study, members))
+            show(note, *changes.values(), file=sys.stderr)
+        show(write_results(folder, study, members))
     except (ExperimentError, LedgerError, StudyFolderError) as error:
         raise UsageError(str(error)) from error
     return DONE

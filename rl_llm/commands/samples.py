@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_llm.commands.common import DONE, UsageError, positive
+from rl_llm.config.terminal import escaped, show
 
 SUMMARY = "browse the responses of a run or an evaluation in the terminal"
 EXAMPLES = """examples:
@@ -52,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {wanted}: no sample of {path} is of it; there are: {listed}")
     found = [line for line in samples if _matches(line, arguments)]
     for line in found[: arguments.limit]:
-        print(json.dumps(line) if arguments.json else "\n".join(_described(line)) + "\n")
+        show(json.dumps(line) if arguments.json else "\n".join(_described(line)) + "\n")
     more = "; --limit shows more" if len(found) > arguments.limit else ""
-    print(f"{len(found)} of {len(samples)} samples match{more}", file=sys.stderr)
+    show(f"{len(found)} of {len(samples)} samples match{more}", file=sys.stderr)
     return DONE
 
 
@@ -90,8 +91,3 @@ def _text(value: Any) -> str:
 
 def _indented(value: Any) -> str:
     return ("\n" + " " * 12).join(map(escaped, _text(value).split("\n")))
-
-
-def escaped(text: str) -> str:
-    """The text with characters that would act on a terminal, or show nothing, as Python escapes."""
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)

@@ -20,6 +20,7 @@ from rl_llm.commands.common import (
     trust_folders,
 )
 from rl_llm.commands.watching import add_profile, add_track, watchers_of
+from rl_llm.config.terminal import make_console, show
 
 if TYPE_CHECKING:
     from rl_llm.config import Code
@@ -102,9 +103,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     from rl_llm.runs.load import RecordError
 
     if arguments.trust:
-        runs = [source.run for source in (experiment.teacher, experiment.reward_model) if source]
-        loaded = [folder for folder in (experiment.start, *runs) if folder]
-        trust_folders(*(folder for folder in loaded if (Path(folder) / "experiment.json").is_file()))
+        trust_folders(*_loaded_runs(experiment))
     _say(f"run folder  {out}\npreparing: devices, problems, weights ...")
     try:
         meshes, problems, sources = prepare(experiment, arguments.seed)
@@ -115,6 +114,7 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         raise UsageError(str(error)) from error
 
     from rl_llm.rewards.grader import GradingError
+    from rl_llm.runs.divergence import DivergedError
     from rl_llm.runs.lock import FolderLostError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.train import GateError
@@ -126,17 +126,24 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         again += "".join(f" --set {item}" for item in arguments.overrides)
         again += "".join(f" --track {name}" for name in arguments.track)
         if hosts.writes():
-            print(f"{stop}; resume with:\n  {again}", file=sys.stderr)
+            show(f"{stop}; resume with:\n  {again}", file=sys.stderr)
         return 128 + stop.signal
     except RunFolderError as error:
         raise UsageError(str(error)) from error
-    except (GateError, GradingError, CheckpointError, FolderLostError) as error:
-        print(f"rl-llm train: {error}", file=sys.stderr)
+    except (GateError, GradingError, DivergedError, CheckpointError, FolderLostError) as error:
+        show(f"rl-llm train: {error}", file=sys.stderr)
         return FAILED
     if hosts.writes():
         _print_summary(summary)
-        print(f"run folder  {out}\nreport      {summary['report']}")
+        show(f"run folder  {out}\nreport      {summary['report']}")
     return DONE
+
+
+def _loaded_runs(experiment: "Experiment") -> list[str]:
+    """Run folders that an experiment starts from or learns from."""
+    runs = [source.run for source in (experiment.teacher, experiment.reward_model) if source]
+    loaded = [folder for folder in (experiment.start, *runs) if folder]
+    return [folder for folder in loaded if (Path(folder) / "experiment.json").is_file()]
 
 
 def _train(
@@ -158,6 +165,7 @@ def _train(
     from rl_llm.rewards.grader import GradingError
     from rl_llm.rollout.engine import open_grader
     from rl_llm.runs.checkpoint import CheckpointError
+    from rl_llm.runs.divergence import DivergedError
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.ledger import LedgerError
     from rl_llm.runs.preemption import Preempted
@@ -178,7 +186,7 @@ def _train(
         except (ValueError, OSError, RunFolderError, LedgerError) as error:
             raise UsageError(str(error)) from error
         for note in filter(None, notes) if hosts.writes() else ():
-            print(note)
+            show(note)
         try:
             begun, report = folder.ledger.head, folder.path / REPORT
             summary = train(experiment, seed, *prepared, folder, started, grader, watchers)
@@ -186,7 +194,7 @@ def _train(
                 hosts.on_writer(folder.check)
                 hosts.on_writer(lambda: write_report(folder.path))
             return summary | {"report": str(report)}
-        except (Preempted, RunFolderError, GateError, GradingError, CheckpointError):
+        except (Preempted, RunFolderError, GateError, GradingError, DivergedError, CheckpointError):
             raise
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)
@@ -214,7 +222,7 @@ def _say(text: str) -> None:
     from rl_llm.parallel import hosts
 
     if hosts.writes():
-        print(text, file=sys.stderr, flush=True)
+        show(text, file=sys.stderr)
 
 
 def _default_folder(spec: str, name: str, seed: int) -> Path:
@@ -223,7 +231,6 @@ def _default_folder(spec: str, name: str, seed: int) -> Path:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("held-out problems", "before RL", "after RL")
@@ -233,7 +240,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         ("response length, tokens", "response_length", "{:.1f}"),
     ):
         table.add_row(title, *(form.format(summary[f"{key}_{when}"]) for when in ("before", "after")))
-    console = Console()
+    console = make_console()
     console.print(table)
     console.print(
         f"{summary['tokens_generated']:,} tokens generated, {summary['flops']:.3g} FLOPs of RL, "
@@ -241,4 +248,4 @@ def _print_summary(summary: dict[str, Any]) -> None:
     )
     if summary["findings"]:
         found = ", ".join(f"{finding['name']} (RL step {finding['step']})" for finding in summary["findings"])
-        console.print(f"findings    {found}: see the report", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"findings    {found}: see the report", soft_wrap=True)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rl_llm.config import code_of, differences, file_of, fingerprint, load_experiment, override, to_json
 from rl_llm.config.hub import download_command
 from rl_llm.config.recorded import NeedsFileError, from_json
+from rl_llm.config.terminal import show
 from rl_llm.config.trust import check_trusted, untrusted_files
 from rl_llm.experiment import Experiment
 from rl_llm.learner.state import policy_of
@@ -80,7 +81,7 @@ def recorded_experiment(folder: Path | str) -> tuple[Experiment, dict[str, Any]]
     except ValueError as error:
         raise RecordError(str(error)) from error
     if changes and hosts.writes():
-        print(f"note: the code has changed since the run in {folder}:", *changes.values(), sep="\n", file=sys.stderr)
+        show(f"note: the code has changed since the run in {folder}:", *changes.values(), file=sys.stderr)
     return experiment, record
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
+from rl_llm.config.terminal import escaped_lines, make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -21,9 +23,7 @@ class Progress:
     """Shows the phases of a run on standard error or `console`, or nothing if `quiet`. Use it in a `with` statement."""
 
     def __init__(self, console: "Console | None" = None, quiet: bool = False) -> None:
-        from rich.console import Console
-
-        self._console = console or Console(stderr=True, quiet=quiet)
+        self._console = console or make_console(stderr=True, quiet=quiet)
         self._bars = _bars(self._console) if self._console.is_terminal and not quiet else None
 
     def __enter__(self) -> Self:
@@ -36,8 +36,8 @@ class Progress:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Print `text` unchanged, above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print `text` above the bars, as it is but for control characters."""
+        self._console.print(escaped_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def phase(

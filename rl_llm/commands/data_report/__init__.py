@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl_llm.commands.common import DONE, UsageError, add_experiment, check_output, positive, resolve_experiment, share
 from rl_llm.config import file_of
+from rl_llm.config.terminal import make_console, show
 from rl_llm.tasks.tables import read_files
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _report_file(arguments: argparse.Namespace) -> int:
     _publish(arguments, title, arguments.experiment, found, len(report.problems))
     if arguments.clean is not None:
         written = write_rows(arguments.clean, report, found.removed)
-        print(f"{arguments.clean}: {written} rows of {arguments.experiment}")
+        show(f"{arguments.clean}: {written} rows of {arguments.experiment}")
     return DONE
 
 
@@ -158,19 +159,19 @@ def _publish(arguments: argparse.Namespace, title: str, source: str, found: "Sur
 
 
 def _show(title: str, found: "Survey") -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("check", "verdict", "found", "what to do", title=title, title_justify="left")
     for check in found.checks:
-        table.add_row(check.name, "[red]warning[/red]" if check.advice else "ok", escape(check.found), check.advice)
-    console = Console()
+        verdict = Text("warning", style="red") if check.advice else "ok"
+        table.add_row(check.name, verdict, check.found, check.advice)
+    console = make_console()
     console.print(table)
     for note in found.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     warnings = sum(bool(check.advice) for check in found.checks)
-    console.print(f"{warnings} of {len(found.checks)} checks warn", highlight=False)
+    console.print(f"{warnings} of {len(found.checks)} checks warn")
 
 
 def _markdown(title: str, found: "Survey") -> str:
@@ -203,8 +204,8 @@ def write_clean(path: Path, split: str, pools: Mapping[str, Sequence[Any]], remo
             solution, shown = problem.metadata.get("solution", ""), problem.metadata.get("messages", question)
             lines.append(json.dumps({"question": shown, "answer": f"{solution}\n#### {answer}".strip()}) + "\n")
     path.write_text("".join(lines))
-    print(f"{path}: {len(lines)} problems, including the other splits")
+    show(f"{path}: {len(lines)} problems, including the other splits")
     for reason, count in reasons.most_common():
-        print(f"  {count} {split} problems left out: {reason}")
+        show(f"  {count} {split} problems left out: {reason}")
     if elsewhere:
-        print(f"  {elsewhere} problems change their split: JsonlProblems splits by a hash of the question")
+        show(f"  {elsewhere} problems change their split: JsonlProblems splits by a hash of the question")

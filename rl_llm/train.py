@@ -28,6 +28,7 @@ from rl_llm.rollout.evaluate import Evaluated, engine_of, evaluate
 from rl_llm.rollout.metrics import describe_rollout, in_brief, training_samples
 from rl_llm.rollout.offline import grade_stored
 from rl_llm.rollout.reward_model import compile_scorer
+from rl_llm.runs.divergence import stop_if_diverged
 from rl_llm.runs.folder import RunFolder
 from rl_llm.runs.load import SourceModels
 from rl_llm.runs.run import Run, open_run
@@ -38,6 +39,7 @@ from rl_llm.update.step import compile_learning, push_past_params, sampler_param
 from rl_llm.update.warm_start import warm_start
 
 Problems = Mapping[str, Sequence[Problem]]  # by split, or by the key of a suite (`prepare`)
+SAMPLES_OF_A_STEP = 2  # training responses that samples.jsonl shows at each evaluation
 SAMPLES_KEPT = 8  # held-out responses before and after RL that samples.jsonl and the report show
 
 
@@ -60,8 +62,8 @@ def train(
 
     `meshes`, `problems` and `sources` come from `prepare`; `started` is the monotonic time at which the program began;
     `grader` is running, or is started; `watchers` see the run. Raises GateError if the warm start did not teach the
-    base skill, GradingError if too many responses cannot be graded (the state is saved), and Preempted after a SIGTERM
-    or Ctrl-C (the state is saved: resume). A run that has ended changes nothing.
+    base skill; with the state saved, GradingError if too many responses cannot be graded, DivergedError if gradients
+    are no longer finite, and Preempted after a SIGTERM or Ctrl-C. A run that has ended changes nothing.
     """
     with ExitStack() as stack:
         run, state = stack.enter_context(open_run(experiment, seed, folder, started, meshes.learner, watchers))
@@ -126,6 +128,8 @@ def reinforce(
             values, accuracy = values | found, found or accuracy
             seconds = {"time/update": updated - update_start, "time/step": time.perf_counter() - start}
             line = report_step(run, graded, values, metrics, seconds, step)
+            everything = run.step, graded, range(len(graded.grades)), "diverged"
+            stop_if_diverged(run, state, line, training_samples, *everything)
             if not last:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             phase.update(step + 1, tokens=line["tokens/generated"], **in_brief(accuracy | line))
@@ -156,7 +160,8 @@ def evaluate_step(
     noise_key = key(run.seed, Purpose.EVALUATION, step)
     found = assess(run, engine, "validation", params, problems["validation"], noise_key, experiment.sampling)
     suites = {f"evaluation/{name}/accuracy": value for name, value in watch(run, engine, params, problems).items()}
-    run.folder.samples(training_samples(run.step + 1, graded, experiment.responses_per_prompt))
+    K = experiment.responses_per_prompt
+    run.folder.samples(training_samples(run.step + 1, graded, range(0, len(graded.grades), K)[:SAMPLES_OF_A_STEP]))
     return {"evaluation/accuracy": found.accuracy, **suites}
 
 

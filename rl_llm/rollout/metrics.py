@@ -1,6 +1,6 @@
 """A step's rollout as numbers for metrics.jsonl. Host side, NumPy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -91,18 +91,18 @@ def _mean_component(grades: Sequence[Grade], name: str) -> float:
     return sum(scores) / len(scores)
 
 
-def training_samples(step: int, graded: GradedRollout, responses_per_prompt: int, count: int = 2) -> list[dict]:
-    """First response to each of the first `count` problems of a step, for samples.jsonl."""
-    rows = [(problem, n * responses_per_prompt) for n, problem in enumerate(graded.problems[:count])]
+def training_samples(step: int, graded: GradedRollout, rows: Iterable[int], when: str = "training") -> list[dict]:
+    """Some rows of a step's rollout for samples.jsonl."""
+    K = len(graded.grades) // len(graded.problems)  # row b answers problem b // K
     return [
         {
             "step": step,
-            "when": "training",
-            "prompt": problem.prompt,
+            "when": when,
+            "prompt": graded.problems[row // K].prompt,
             "response": graded.responses[row],
-            "answer": problem.answer,
+            "answer": graded.problems[row // K].answer,
             "reward": graded.grades[row].reward,
             "accuracy": graded.grades[row].accuracy,
         }
-        for problem, row in rows
+        for row in rows
     ]

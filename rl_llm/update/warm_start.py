@@ -23,6 +23,7 @@ from rl_llm.parallel.mesh import put_on_batch
 from rl_llm.prng import Purpose, generator, key
 from rl_llm.problem import Problem
 from rl_llm.rollout.text import encode_prompts, encode_responses
+from rl_llm.runs.divergence import stop_if_diverged
 from rl_llm.runs.run import Run
 from rl_llm.types import Batch, Metrics, Packed, TrainState
 
@@ -62,6 +63,7 @@ def warm_start(
             values = {"update/learning_rate": float(rate(step)), **values}
             kept = {name: metric for name, metric in metrics.items() if not name.startswith("agreement/")}
             line = run.record("warm_start", values, kept, {"time/step": time.perf_counter() - start_time})
+            stop_if_diverged(run, state, line)
             if run.step < settings.steps:  # the last state is saved once it has been evaluated
                 run.checkpoint_if_due(state)
             tokens = int(values["tokens/demonstrated"])

@@ -133,8 +133,8 @@ def test_flops_are_counted_from_the_shape(numbers: dict[str, float]):
     assert numbers["flops/update"] == pytest.approx(3 * numbers["flops/generate"])
 
 
-def test_samples_are_the_first_response_to_each_problem():
-    samples = training_samples(7, graded(), K, count=5)
+def test_samples_are_the_rows_that_are_asked_for():
+    samples = training_samples(7, graded(), (0, K))
     assert [(s["step"], s["when"], s["prompt"], s["response"], s["reward"]) for s in samples] == [
         (7, "training", "p", "a", 1.0),
         (7, "training", "q", "cccc", 0.25),

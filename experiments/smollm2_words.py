@@ -120,7 +120,7 @@ lite_ppo = replace(
     warm_start=None,
     optimizer=AdamW(3e-5, warmup_updates=2),
     steps=60,
-    token_budget=24_000,
+    token_budget=18_000,
     evaluation=Evaluation(problems=64, every=10),
 )
 rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)

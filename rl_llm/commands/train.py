@@ -122,11 +122,8 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
     try:
         summary = _train(arguments, out, experiment, (meshes, problems, sources), record, code, started, watchers)
     except Preempted as stop:
-        again = f"rl-llm train {spec} --seed {arguments.seed} --out {out} --resume"
-        again += "".join(f" --set {item}" for item in arguments.overrides)
-        again += "".join(f" --track {name}" for name in arguments.track)
         if hosts.writes():
-            show(f"{stop}; resume with:\n  {again}", file=sys.stderr)
+            show(f"{stop}; resume with:\n  {_resume_command(arguments, out)}", file=sys.stderr)
         return 128 + stop.signal
     except RunFolderError as error:
         raise UsageError(str(error)) from error
@@ -137,6 +134,12 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
         _print_summary(summary)
         show(f"run folder  {out}\nreport      {summary['report']}")
     return DONE
+
+
+def _resume_command(arguments: argparse.Namespace, out: Path) -> str:
+    again = f"rl-llm train {arguments.experiment} --seed {arguments.seed} --out {out} --resume"
+    again += "".join(f" --set {item}" for item in arguments.overrides)
+    return again + "".join(f" --track {name}" for name in arguments.track)
 
 
 def _loaded_runs(experiment: "Experiment") -> list[str]:

@@ -1,7 +1,8 @@
 """The code of an experiment: its file, the files of its components, and all that they import.
 
-Installed packages and the standard library are left out; this package, too, whose commit is recorded. Not followed are
-modules that code imports by `importlib` under a computed name, and data files that code reads by itself.
+Installed packages and the standard library are left out. So is this package, whose commit is recorded, except for files
+of a git clone that no commit has as they are. Not followed are modules that code imports by `importlib` under a
+computed name, and data files that code reads by itself.
 """
 
 import ast
@@ -66,7 +67,15 @@ def code_of(spec: str, value: Any) -> Code:
     files: dict[str, bytes | None] = {name: None for name, file in components.items() if file is None}  # of a notebook
     places: list[Path] = []
     begin = {name: file for name, file in components.items() if file} | {next(own, path.stem): path}
-    for name, file, key, content in _follow(begin, _is_installed):
+    if edited := edited_files():
+        begin["rl_llm.train"] = PACKAGE / "train.py"  # a run uses all that it imports
+
+    def skip(file: Path) -> bool:
+        return _is_installed(file) and not (edited and file.is_relative_to(PACKAGE))
+
+    for name, file, key, content in _follow(begin, skip):
+        if file.is_relative_to(PACKAGE) and file not in edited:
+            continue
         if (module := sys.modules.get(name)) and content != _first_read(file, module):
             raise ExperimentError(f"{file} has changed since this process imported it; run the command again")
         places.append(file)
@@ -102,17 +111,31 @@ def _follow(begin: Mapping[str, Path], skip: Callable[[Path], bool]) -> Iterator
 
 def commit_of(folder: Path, files: Sequence[Path] = ()) -> str | None:
     """Commit of a folder's git repository, or None; with `-dirty` if one of the files, or of all tracked, differs."""
-
-    def git(*arguments: str) -> str:
-        try:
-            return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False).stdout
-        except OSError:
-            return ""
-
-    commit, top = git("rev-parse", "HEAD").strip(), Path(git("rev-parse", "--show-toplevel").strip()).resolve()
+    commit, top = _git(folder, "rev-parse", "HEAD").strip(), _top(folder)
     inside = [str(file) for file in files if file.is_relative_to(top)]
-    dirty = git("status", "--porcelain", *(("--ignored", "--", *inside) if inside else ("--untracked-files=no",)))
+    chosen = ("--ignored", "--", *inside) if inside else ("--untracked-files=no",)
+    dirty = _git(folder, "status", "--porcelain", *chosen)
     return f"{commit}-dirty" if commit and dirty else commit or None
+
+
+def edited_files() -> frozenset[Path]:
+    """Files of this package that its git clone has in no commit as they are; none if it is installed otherwise."""
+    if _is_installed(PACKAGE, _INSTALLED[1:]):
+        return frozenset()
+    own = ("--", ".", ":!*.pyc")
+    found = _git(PACKAGE, "status", "--porcelain", "-z", "--no-renames", "--ignored", "--untracked-files=all", *own)
+    return frozenset(_top(PACKAGE) / line[3:] for line in found.split("\0") if line)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
+
+
+def _top(folder: Path) -> Path:
+    return Path(_git(folder, "rev-parse", "--show-toplevel").strip()).resolve()
 
 
 def _modules(value: Any) -> Iterator[str]:
@@ -127,19 +150,25 @@ def _modules(value: Any) -> Iterator[str]:
         yield value.__module__ or "builtins"
 
 
-def imports_of(content: bytes, name: str) -> Iterator[str]:
-    """Yield every module that a file `parts/near.py` may import, at any depth, and the packages around it."""
-    package = ".".join(Path(name).parent.parts)
+@functools.cache
+def imports_of(content: bytes, name: str) -> tuple[str, ...]:
+    """Every module that a file `parts/near.py` may import, at any depth, and the packages around it."""
+    package, found = ".".join(Path(name).parent.parts), list[str]()
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # an extension module
-        return
+        return ()
     for node in ast.walk(tree):
-        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and (package or not node.level):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        yield from (one[:end] for one in found for end, sign in enumerate(one + ".") if sign == ".")
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = node.args[:1] if called in ("import_module", "__import__") else []
+            found += [str(name.value) for name in given if isinstance(name, ast.Constant)]
+    return tuple({one[:end]: None for one in found for end, sign in enumerate(one + ".") if sign == "."})
 
 
 def module_file(name: str) -> Path | None:
@@ -164,8 +193,8 @@ def is_library(file: Path) -> bool:
     return any(map(file.is_relative_to, _INSTALLED))
 
 
-def _is_installed(file: Path) -> bool:
-    return is_library(file) or bool({"site-packages", "dist-packages"} & set(file.parts))
+def _is_installed(file: Path, folders: Sequence[Path] = _INSTALLED) -> bool:
+    return any(map(file.is_relative_to, folders)) or bool({"site-packages", "dist-packages"} & set(file.parts))
 
 
 @functools.cache

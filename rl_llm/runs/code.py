@@ -12,7 +12,7 @@ from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rl_llm.config.source import Code, imports_of, sha256
+from rl_llm.config.source import PACKAGE, Code, imports_of, sha256
 from rl_llm.config.trust import remember
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.ledger import Ledger
@@ -44,7 +44,8 @@ def code_changes(folder: Path, recorded: Digests | None, code: Code) -> dict[str
 
     Each comes with the names of its changed classes and functions and a short diff. A file that is only here or there
     is a change if a file that is the same on both sides imports its module, or if the module has two files. Otherwise
-    another file changed its imports, or it defines nothing that the fingerprint names.
+    another file changed its imports, or it defines nothing that the fingerprint names. A file of rl_llm that is only
+    here is a change: it was as committed, and has been edited since.
     """
     changes, known, files = {}, recorded or {}, _as_recorded(code.files, recorded)
     for name, was in known.items():
@@ -61,6 +62,8 @@ def code_changes(folder: Path, recorded: Digests | None, code: Code) -> dict[str
     for name in sorted(known.keys() ^ files.keys()):
         if (known.get(name) or files.get(name)) is not None and ((m := _module(name)) in imported or modules[m] > 1):
             changes[name] = f"  {name} is {'new' if name in files else 'gone'}: the import of {m} has another result"
+        elif recorded is not None and name not in known and _is_ours(name):
+            changes[name] = f"  {name} was as committed and has been edited since, or is in no commit (see git diff)"
     return changes
 
 
@@ -116,14 +119,23 @@ def _places(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _as_recorded(files: Mapping[str, bytes | None], recorded: Digests | None) -> dict[str, bytes | None]:
-    """Files by their recorded names: `studies/one.py` is `one.py` if the command was given in another folder."""
+    """Files by their recorded names: `studies/one.py` is `one.py` if the command was given in another folder.
+
+    A recorded file of rl_llm may have been committed since, or taken back, and is then read from its place.
+    """
     known = recorded or {}
-    named = {name: content for name, content in files.items() if name in known}
+    ours = ((name, PACKAGE.parent / name) for name in known if _is_ours(name))
+    named: dict[str, bytes | None] = {name: path.read_bytes() for name, path in ours if path.is_file()}
+    named |= {name: content for name, content in files.items() if name in known}
     for name in files.keys() - named.keys():
         free = (one for one in known if one not in named)
         alike = (one for one in free if f"/{one}".endswith(f"/{name}") or f"/{name}".endswith(f"/{one}"))
         named[min(((abs(len(one) - len(name)), one) for one in alike), default=(0, name))[1]] = files[name]
     return named
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(f"{PACKAGE.name}/")
 
 
 def _module(name: str) -> str:

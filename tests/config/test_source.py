@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_loading import write  # noqa: F401 (a fixture)
 
-from rl_llm.config import ExperimentError, code_of, load_experiment
-from rl_llm.config.source import commit_of, sha256
+from rl_llm.config import ExperimentError, code_of, load_experiment, source
+from rl_llm.config.source import commit_of, imports_of, sha256
 
 EXPERIMENT = """
 from dataclasses import dataclass
@@ -33,6 +33,12 @@ class Length:
         from parts.late import later
         return near.score() + later()
 """
+
+
+@pytest.fixture(autouse=True)
+def clean_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no file of this clone's rl_llm had been edited."""
+    monkeypatch.setattr(source, "edited_files", frozenset)
 
 
 @pytest.fixture
@@ -85,6 +91,11 @@ class Trial:
 
 base = Trial(getattr(importlib.import_module("plug" + "in"), "Score"))
 """
+
+
+def test_a_module_that_is_imported_under_a_constant_name_belongs_to_the_code():
+    text = b"import importlib as i\ni.import_module('near.score')\n__import__('far')\ni.import_module(name)"
+    assert set(imports_of(text, "one.py")) == {"importlib", "near", "near.score", "far"}
 
 
 def test_a_class_without_a_file_is_recorded_as_such(write: Callable[..., Path]):  # noqa: F811

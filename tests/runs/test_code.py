@@ -1,17 +1,24 @@
 """The code of a run: what was changed is named and refused, or accepted and entered in the ledger."""
 
+import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from program import Finished, finish, start
 from test_run_folder import EXPERIMENT, snapshot
+from test_source import clean_package  # noqa: F401 (a fixture)
 
 from rl_llm.config import Code, code_of
-from rl_llm.config.source import sha256
+from rl_llm.config.source import PACKAGE, sha256
 from rl_llm.reports.run_report import write_report
+from rl_llm.runs import code as runs_code
+from rl_llm.runs.code import code_changes
 from rl_llm.runs.folder import RunFolder, RunFolderError
 from rl_llm.runs.ledger import Ledger
 
@@ -234,6 +241,48 @@ def test_a_lost_copy_is_said_and_a_lost_one_of_the_same_code_is_replaced(
     change(files, "score.py", "-len", "5 * len")
     with pytest.raises(RunFolderError, match=r"score\.py \(there is no copy to compare with\)"):
         resume(run, code_in(files, monkeypatch))
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone of this package, with an experiment of two files: one beside the package and an untracked one inside."""
+    folder = tmp_path / "clone"
+    shutil.copytree(PACKAGE, folder / "rl_llm", ignore=shutil.ignore_patterns("__pycache__"))
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "First"]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    (folder / "story.py").write_text("from rl_llm.rewards import components, mine")
+    (folder / "rl_llm" / "rewards" / "mine.py").write_text(SCORE)
+    return folder
+
+
+def code_in_clone(clone: Path) -> Code:
+    print_files = "print({name: text.decode() for name, text in code_of('story.py', ()).files.items()})"
+    command = [sys.executable, "-Bc", f"from rl_llm.config import code_of; {print_files}"]
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    shown = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True).stdout
+    return Code({name: text.encode() for name, text in ast.literal_eval(shown).items()})
+
+
+def test_code_within_a_clone_of_rl_llm_that_no_commit_has_belongs_to_a_run(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A reward there would otherwise change between a run and its resume. Later commits do not make it another one."""
+    monkeypatch.setattr(runs_code, "PACKAGE", clone / "rl_llm")
+    mine, learner = "rl_llm/rewards/mine.py", "rl_llm/learner/state.py"
+    first, run = code_in_clone(clone), tmp_path / "run"
+    assert set(first.files) == {"story.py", mine}
+    with RunFolder.create(run, record(first), code=first):
+        assert (run / "code" / mine).read_text() == SCORE
+    committed = Code({"story.py": first.files["story.py"]})
+    assert code_changes(run, first.digests, committed) == {}
+    change(clone, mine, "-len", "5 * len")
+    (clone / learner).write_text((clone / learner).read_text() + "LIMIT = 1\n")
+    changes = code_changes(run, first.digests, code_in_clone(clone))
+    assert set(changes) == {mine, learner}
+    assert "+    return 5 * len(response)" in changes[mine]
+    assert "has been edited since" in changes[learner]
+    assert set(code_changes(run, first.digests, committed)) == {mine}
 
 
 def test_code_without_a_source_file_is_said(files: Path):

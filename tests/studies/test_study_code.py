@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from program import finish, shared_folder, start
+from test_source import clean_package  # noqa: F401 (a fixture)
 from test_study_report import MODULE, STUDY, make_run, text_of
 
 from rl_llm.commands.common import DONE

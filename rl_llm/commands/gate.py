@@ -29,8 +29,10 @@ FIRST, MOST = 4, 64  # problems that are taken in any case, one by one; most of 
 STUCK = 3  # responses that hang or end their process, after which no further ones are graded
 RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
 EXAMPLES = 3  # failures that a report shows
+CODE = "__import__('os')._exit(3)"  # ends the process of a verifier that evaluates it
 JUNK_RESPONSES = (
     " \n",
+    CODE,
     "junk",
     "the quick brown fox jumps over the lazy dog",
     "I do not know, sorry.",
@@ -89,6 +91,8 @@ class GateReport:
             f"{probe.grade.status}, {probe.grade.message}" for probe in self.failures if probe.grade.status != "ok"
         ]
         found = f"\nMend the verifier or the component of the reward: {broken[0]}." if broken else ""
+        if any(CODE in probe.response and probe.grade.status == "crashed" for probe in self.failures):
+            found += " It runs text of a response as code: read numbers and lists with ast.literal_eval or a parser."
         near = any(probe.near and probe.grade.status == "ok" for probe in self.failures)
         tolerance = "\nGold +- 1 is right, other wrong answers are not: narrow the verifier's tolerance."
         return found + tolerance * near
@@ -126,7 +130,7 @@ def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader)
     if report.share > allowed:
         raise ValueError(
             f"task {name}: {report}{report.causes}\nA gold, written as the prompt asks, must be graded right; junk, "
-            "the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system "
+            "code, the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system "
             "message, the task's marks, its verify. If `answer` ends no response, give the task a method "
             "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
             f"{math.ceil(100 * report.share) / 100}"
@@ -200,8 +204,8 @@ def shown_prompt(experiment: Experiment, problem: Problem) -> str:
 def check_task(grader: Grader, problems: Sequence[Problem], write: Write, seconds: float = SECONDS) -> GateReport:
     """Probe verifier and reward with these problems, in order, until the seconds are over or STUCK probes hang.
 
-    `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, the empty answer and, for
-    a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
+    `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, code, the empty answer
+    and, for a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
     may average WRONG. Raises ValueError if `write` fails on a gold.
     """
     probes: list[Probe] = []
@@ -232,10 +236,10 @@ def _responses(problem: Problem, write: Write, place: int) -> Iterator[tuple[str
             raise ValueError(f"write_answer fails on the answer {problem.answer[:80]!r}: {error!r}") from error
         yield right, True, False
         yield "", False, False
-        for answer in ("", *_neighbours(problem.answer)):
+        for answer in ("", CODE, *_neighbours(problem.answer)):
             with suppress(Exception):  # `write` may know only the task's own answers
                 if (wrong := write(replace(problem, answer=answer))) != right:
-                    yield wrong, False, bool(answer) and "/" not in answer
+                    yield wrong, False, answer not in ("", CODE) and "/" not in answer
     junk = JUNK_RESPONSES[place % len(JUNK_RESPONSES)]  # one for each problem: some verifiers are slow on it
     if not _same_answer(junk, problem.answer):
         yield junk, False, False

@@ -23,15 +23,8 @@ from rl_llm.rewards.worker import Grade, Items, failed, read_grade, serve
 
 START_SECONDS = 120.0  # enough to import a heavy verifier on a busy machine
 LARGEST_REPLY = 64 << 20  # bytes
-CANARIES = (
-    "{}",
-    r"\boxed{{{}}}",
-    "<answer>{}</answer>",
-    "#### {}",
-    "junk",
-    "0",
-    "",
-)  # answer a problem's gold goes into
+# Candidates, in the forms that verifiers read; {} is the gold. The best and the worst become canaries.
+CANARIES = ("{}", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}", "junk", "0", "")
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +54,11 @@ class Canaries:
                 return
             found, end = [], time.monotonic() + process.time_limit
             for item in ((problem, text.format(problem.answer)) for text in CANARIES):
-                first, second = (process.grade_once([item]) for _ in range(2))
-                if isinstance(first, list) and first == second and first[0].status == "ok":
+                first = process.grade_once([item])
+                if not isinstance(first, list) or time.monotonic() > end:
+                    break  # the verifier is slow, or hangs on such answers
+                if first[0].status == "ok" and process.grade_once([item]) == first:
                     found.append((item, first[0]))
-                if time.monotonic() > end:
-                    break
             found.sort(key=lambda known: known[1].accuracy)
             self._known = [*found[:1], *found[1:][-1:]]
 
@@ -152,9 +145,13 @@ class GradingProcess:
 
     def wait_until_ready(self) -> None:
         """Wait until the verifier is loaded. Raises GradingError if that fails."""
+        if self._ready:
+            return
         try:
             reply = self._receive(START_SECONDS)
         except (OSError, EOFError) as error:
+            if self._stopped:
+                raise Stopped from None
             self._process.join(1.0)
             reply = {"error": f"{error!r}, exit code {self._process.exitcode}"}
         if "error" in reply:
@@ -164,10 +161,12 @@ class GradingProcess:
                 "name that no installed module has"
             )
         _say_missing(tuple(reply["missing"]))
+        self._ready = True
 
     def _send(self, items: Items) -> None:
-        if not self._process.is_alive():
+        if self._ready and not self._process.is_alive():
             self._replace()  # it died while idle, perhaps killed for memory
+        self.wait_until_ready()
         self._pipe.send_bytes(pickle.dumps(items))
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -182,7 +181,6 @@ class GradingProcess:
             self._kill()
             self.close()
             self._start()
-        self.wait_until_ready()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # never forked: the parent runs JAX's threads
@@ -190,7 +188,7 @@ class GradingProcess:
         self._pipe, other_end = context.Pipe()
         arguments = (other_end, self._scorer, self.time_limit, self._folder.name)
         self._process = context.Process(target=serve, args=arguments, daemon=True)
-        self._has_children = False
+        self._ready = self._has_children = False
         self._process.start()
         assert self._process.pid is not None
         self._pid = self._process.pid

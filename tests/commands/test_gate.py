@@ -52,6 +52,11 @@ def verify(problem: Problem, response: str) -> float:
             time.sleep(0.02)
         case "ends the process":
             raise SystemExit
+        case "runs code":
+            try:
+                return float(eval(found[1] if found else response) == int(problem.answer))
+            except Exception:
+                return 0.0
         case "hangs":
             time.sleep(1000)
         case "crashes":
@@ -136,6 +141,14 @@ def test_a_slow_verifier_is_tried_on_fewer_problems(grader: Grader):
 )
 def test_a_likely_cause_is_named_with_its_remedy(grader: Grader, fault: str, cause: str):
     assert re.match(cause, report(grader, fault).causes)
+
+
+def test_a_verifier_that_runs_responses_as_code_is_found():
+    with Grader(verify, Reward(), workers=1) as grader:
+        found = report(grader, "runs code")
+    assert found.share == 1.0
+    assert re.search(r"wrong response .*__import__\('os'\)._exit\(3\).* ends in crashed", str(found))
+    assert "exit code 3. It runs text of a response as code: read numbers" in found.causes
 
 
 @pytest.mark.parametrize(("fault", "status"), [("hangs", "timeout"), ("crashes", "crashed")])

@@ -215,13 +215,13 @@ def problems_of_split(experiment: "Experiment", split: "Split", count: int, seed
 
 def _note_shared(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Problem]]]") -> None:
     """Say on standard error which suites have training problems of the run."""
-    from rl_llm.evaluation.shared import shared_problems
+    from rl_llm.evaluation.shared import learned_problems, shared_problems
     from rl_llm.parallel import hosts
 
     experiment = subject.experiment
     try:
-        train = problems_of_split(experiment, "train", experiment.train_problems, subject.seed)
-        notes = list(shared_problems([suite for suite, _ in asked], {"train": train} | {s.key: p for s, p in asked}))
+        learned = learned_problems(experiment, subject.seed)
+        notes = list(shared_problems(experiment, [suite for suite, _ in asked], learned | {s.key: p for s, p in asked}))
     except (ValueError, OSError) as error:
         notes = [f"the run's training problems cannot be read, so none was looked for in the suites: {error}"]
     for note in notes if hosts.writes() else ():

@@ -177,7 +177,7 @@ def _train(
 
     (_, problems, sources), seed = prepared, arguments.seed
     keep, accept = experiment.checkpointing.keep, arguments.accept_code_changes
-    notes = *sources.notes, *shared_problems(experiment.evaluation.suites, problems)
+    notes = *sources.notes, *shared_problems(experiment, experiment.evaluation.suites, problems)
     with ExitStack() as stack:
         grader = stack.enter_context(open_grader(experiment))
         try:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from rl_llm.commands.data_report.biases import Check
-from rl_llm.evaluation.contamination import NGRAM, contamination
+from rl_llm.evaluation.contamination import contamination
 from rl_llm.evaluation.presets import parse_suites
+from rl_llm.evaluation.shared import learned_problems, learned_texts
 from rl_llm.experiment import Experiment
-from rl_llm.prepare import counts
-from rl_llm.tasks.conversations import read_conversations
 
 SHOWN = 3  # problems that are quoted
 
@@ -15,7 +14,7 @@ SHOWN = 3  # problems that are quoted
 def check_suites(experiment: Experiment, given: Sequence[str], seed: int) -> Iterator[tuple[Check, str]]:
     """Yield a check and a note for each suite, given as NAME=FILE. Raises ValueError or OSError."""
     suites = parse_suites(list(given))
-    texts = training_texts(experiment, seed)
+    texts = learned_texts(experiment, learned_problems(experiment, seed))
     for suite in suites:
         problems = suite.ask()
         hits = contamination([problem.prompt for problem in problems], texts)
@@ -25,17 +24,5 @@ def check_suites(experiment: Experiment, given: Sequence[str], seed: int) -> Ite
             f"  {problems[hit.problem].prompt[:120]!r}: {hit.words[:120]!r} in {texts[hit.text][:120]!r}"
             for hit in hits[:SHOWN]
         ]
-        note = "\n".join([f"{suite.name} in the training data, by {NGRAM} words in a row:", *quoted]) if hits else ""
+        note = "\n".join([f"{suite.name} in the training data (problem, shared words, training text):", *quoted]) if hits else ""
         yield Check(f"suite {suite.name}", share, advice), note
-
-
-def training_texts(experiment: Experiment, seed: int) -> list[str]:
-    """Training problems with their solutions, and the conversations of a warm start."""
-    problems = experiment.task.problems("train", counts(experiment)["train"], seed)
-    texts = [problem.prompt for problem in problems]
-    texts += [str(problem.metadata["solution"]) for problem in problems if problem.metadata.get("solution")]
-    file = experiment.warm_start and experiment.warm_start.demonstrations
-    if file:
-        found = read_conversations(file.path, file.data_dir, experiment.tokenizer, file.row_tokens)
-        texts += [experiment.tokenizer.decode(problem.metadata["tokens"]) for problem in found]
-    return texts

@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
-_CLOSING = re.compile(r"(?:(?<![\d)!])!+|[ .?:=])+$")
-_SENTENCE = re.compile(r"[a-z]+ .+\.$", re.DOTALL | re.IGNORECASE)
+_WORD_AND_MORE = re.compile(r"[a-z] .", re.DOTALL | re.IGNORECASE)
 PARSER = 4  # raised with every change of code that makes other records of the same file, that of answers included
 
 
@@ -113,7 +112,7 @@ class JsonlProblems(Checked):
         sentences, marked = [], 0
         for parsed in parse_rows(files, self._record):
             record = parsed.record
-            if not isinstance(record, ValueError) and not record["solution"] and _SENTENCE.search(record["answer"]):
+            if not isinstance(record, ValueError) and not record["solution"] and _is_sentence(record["answer"]):
                 sentences.append((parsed, record["answer"]))
             else:
                 marked += 0 if isinstance(record, ValueError) else 1 if record["solution"] else -1
@@ -208,7 +207,14 @@ def normalize_text(text: str) -> str:
 
     "!" after a digit or a parenthesis is a factorial and stays.
     """
-    return _CLOSING.sub("", " ".join(plain_characters(text).casefold().split()))
+    text = " ".join(plain_characters(text).casefold().split()).rstrip(" .?:=")
+    while text.endswith("!") and (bare := text.rstrip("!"))[-1:] != ")" and not bare[-1:].isdecimal():
+        text = bare.rstrip(" .?:=")
+    return text
+
+
+def _is_sentence(text: str) -> bool:
+    return text.endswith(".") and _WORD_AND_MORE.search(text[:-1]) is not None
 
 
 def problem_of(task: str, record: TextRecord) -> Problem:

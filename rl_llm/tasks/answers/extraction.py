@@ -1,6 +1,7 @@
 """The final answer of a response: where it stands and how it is marked.
 
-Every search is one pass over the text, so a long hostile response costs linear time.
+Every search is one pass over the text, so a long hostile response costs linear time: two neighbouring repetitions never
+match the same characters, or the first keeps what it has (`++`, `*+`).
 """
 
 import re
@@ -17,18 +18,18 @@ ANSWER_OPENING, ANSWER_CLOSING = "<answer>", "</answer>"
 
 _BOX = re.compile(r"(?:\\|(?<=\\))(?:boxed|fbox)(?![A-Za-z])\s*(?:\{|([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
-_HASHES = re.compile(r"(?<!#)####(?!#)[ \t*:]*([^\n#]*?)[ \t*:]*(?=[\n#]|$)")
+_HASHES = re.compile(r"(?<!#)####(?!#)([^\n#]*)")
 _HEADING = re.compile(  # behind ####: "1. Add", "Step 1", "Conclusion:"
     r"\d+[.)] +[A-Z]|\W*(?:step|solution|(?:final )?answer|explanation|part|problem|question|verif\w*|check\w*"
-    r"|conclusion|calculat\w*|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$|.*:\W*$",
+    r"|conclusion|calculat\w*|given|approach|method|summary|case|analysis|note|reason\w*|understand\w*)\b[^=:]*$",
     re.IGNORECASE,
 )
 _SUBJECT = r"\b(?:answers?|(?:correct|right|best) (?:option|choice))\b(?: (?:to|for) [^.:=\n]{0,80}?)?"
 _PHRASE = re.compile(  # the answer follows; a heading has it on the next line
-    rf"(?im){_SUBJECT}[* ]*(?:\bis\b|\bare\b|[:=])[\s*:}}]*|^#+[ *]*(?:final )?answer[ *]*\n\s*|答案[是为:：\s]+"
+    rf"(?im){_SUBJECT}[* ]*+(?:\bis\b|\bare\b|[:=])[\s*:}}]*|^#++[ *]*+(?:final )?answer[ *]*+\n\s*|答案[是为:：\s]+"
 )
 _PLACEHOLDER = re.compile(r"[\s.…*_]*|\\[lc]?dots|(?:your |the )?(?:final )?answer(?: here)?", re.IGNORECASE)
-_LIST_MARK = re.compile(r"(?i)^\s*(?:\d+[.)](?= +\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*step \d+\b)")
+_LIST_MARK = re.compile(r"(?i)^\s*+(?:\d+[.)](?= +\S)|\*(?= \S)|[-+](?= [^\d$\\.(]| \S+ [a-z]{3})|[#*\s]*+step \d+\b)")
 _RETRACTED = re.compile(  # "5. No, 6", "not B, it is A": the later claim counts
     r"(?is)\A(?:(?:.*[.!] +(?:no|wait|sorry|oops|actually|correction)\b[,.:!]* +|not [^.\n]{1,40}?,? but +)"
     r"(?:(?:it|that|the answer)(?:'s| is| should be) +)?(?=[\s$*(]{0,3}(?:(?-i:[A-J])(?:[.):,]|\W*$)|[-+]?\$?\d))"
@@ -95,13 +96,22 @@ def _texts(mark: Mark, response: str, numeric: bool) -> Iterable[str]:
         tags = (tag.strip() for tag in _TAG.findall(response))
         return (tag if r"\begin{" in tag else tag.partition("\n")[0].rstrip() for tag in tags)
     if mark == "hashes":
-        return (line for line in _HASHES.findall(response) if not _HEADING.match(line))
+        lines = (line.strip(" \t*:") for line in _HASHES.findall(response))
+        return (line for line in lines if not (_HEADING.match(line) or ":" in _closing_signs(line)))
     if mark == "phrase":
         claims = _PHRASE.split(response)[1:]  # of several on a line the last one counts
         return (claim if claim.startswith(r"\[") else claim.partition("\n")[0] for claim in claims)
     if mark == "last_number":
         return _last_numbers(response) if numeric else []
     return [] if numeric or "\n" in response.strip() else [response.strip()]
+
+
+def _closing_signs(line: str) -> str:
+    """The characters behind the last letter, digit or underscore."""
+    words = len(line)
+    while words and not (line[words - 1].isalnum() or line[words - 1] == "_"):
+        words -= 1
+    return line[words:]
 
 
 def _answer(mark: Mark, text: str, numeric: bool) -> str | None:

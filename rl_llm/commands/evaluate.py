@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rl_llm.problem import Problem, Split
 
 SUMMARY = "evaluate a run or a Hugging Face folder, on benchmarks or on a run's own problems"
+WRITTEN = ("evaluation.json", "samples.jsonl")
+OTHERS = {"experiment.json": "a run", "study.json": "a study", "config.json": "a model", "adapter_config.json": "adapters"}
 EXAMPLES = """examples:
   rl-llm evaluate runs/slower                                  repeat the run's own evaluation
   rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive, metavar="K", help=samples)
     ks = "numbers of samples k for pass@k and maj@k (default: 1 and K)"
     parser.add_argument("--pass-at", type=_numbers, metavar="K,K", help=ks)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for evaluation.json and samples.jsonl")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for evaluation.json and samples.jsonl")
     parser.add_argument("--parquet", action="store_true", help="with --out: also write samples.parquet")
     lm_eval = "with --out: also write samples_SUITE_TIME.jsonl, as lm-evaluation-harness does with --log_samples"
     parser.add_argument("--lm-eval", action="store_true", help=lm_eval)
@@ -156,11 +158,23 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--logits cannot act at --temperature 0: a greedy choice has no distribution")
     check_output("responses", arguments.responses)
     if arguments.out is not None:
-        if arguments.out.exists() and not arguments.out.is_dir():
-            raise UsageError(f"--out {arguments.out} is a file; give a folder")
-        check_output("out", arguments.out / "evaluation.json" if arguments.out.exists() else arguments.out)
+        _check_folder(arguments.out, arguments.parquet)
     if not 0 <= (arguments.seed or 0) < 2**32:
         raise UsageError(f"--seed {arguments.seed} is out of range; expected 0 to {2**32 - 1}")
+
+
+def _check_folder(out: Path, parquet: bool) -> None:
+    """Raise UsageError if --out is a file, the folder of something else, or has files that would be overwritten."""
+    if not out.is_dir():
+        if out.exists():
+            raise UsageError(f"--out {out} is a file; give a folder")
+        check_output("out", out)
+    for name, kind in OTHERS.items():
+        if (out / name).exists():
+            raise UsageError(f"--out {out} is the folder of {kind}, as {name} in it says: choose a new folder")
+    for name in (*WRITTEN, *(["samples.parquet"] if parquet else [])):
+        if (out / name).exists() and (out / name).stat().st_size:
+            raise UsageError(f"--out {out} already has {name}, which would be overwritten: choose a new folder")
 
 
 def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite]") -> "EvaluationPlan":
@@ -177,7 +191,8 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
     K = 1 if greedy else arguments.samples or (1 if record is None else experiment.responses_per_prompt)
     ks = arguments.pass_at or tuple(sorted({1, K}))
     if max(ks) > K:
-        raise UsageError(f"--pass-at {max(ks)} needs as many samples of a problem, and there are {K}: set --samples")
+        remedy = "all are the same at temperature 0; only --pass-at 1 can act" if greedy else "set --samples"
+        raise UsageError(f"--pass-at {max(ks)} needs as many samples of a problem, and there are {K}: {remedy}")
     asked: list[tuple[Suite, Any]] = []
     for suite in suites:
         wanted = replace(

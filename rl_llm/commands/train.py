@@ -1,6 +1,7 @@
 """`rl-llm train`: run one experiment."""
 
 import argparse
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,9 +138,9 @@ def run(arguments: argparse.Namespace, started: float = STARTED) -> int:
 
 
 def _resume_command(arguments: argparse.Namespace, out: Path) -> str:
-    again = f"rl-llm train {arguments.experiment} --seed {arguments.seed} --out {out} --resume"
-    again += "".join(f" --set {item}" for item in arguments.overrides)
-    return again + "".join(f" --track {name}" for name in arguments.track)
+    again = ["rl-llm", "train", arguments.experiment, "--seed", str(arguments.seed), "--out", str(out), "--resume"]
+    again += [part for item in arguments.overrides for part in ("--set", item)]
+    return shlex.join([*again, *(part for name in arguments.track for part in ("--track", name))])
 
 
 def _loaded_runs(experiment: "Experiment") -> list[str]:

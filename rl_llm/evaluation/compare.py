@@ -63,9 +63,7 @@ def read_evaluation(path: Path) -> ReadEvaluation:
     folder = path.parent if path.is_file() else path
     for name in (RESULT, SAMPLES):
         if not (folder / name).is_file():
-            raise CompareError(
-                f"{path} is not an evaluation: {folder / name} is missing. Make one: rl-llm evaluate ... --out {folder}"
-            )
+            raise CompareError(f"{path} is not an evaluation: {folder / name} is missing. {_remedy(folder)}")
     try:
         suites = json.loads((folder / RESULT).read_bytes())["suites"]
         expected = {name: suite["problems"] * suite["samples"] for name, suite in suites.items()}
@@ -95,6 +93,15 @@ def read_evaluation(path: Path) -> ReadEvaluation:
         for name, of in grades.items()
     }
     return ReadEvaluation(str(path), suites, problems)
+
+
+def _remedy(folder: Path) -> str:
+    """The command that makes an evaluation, in a new folder if `folder` belongs to something else."""
+    if not folder.exists():
+        return f"Make one: rl-llm evaluate ... --out {folder}"
+    kinds = {"experiment.json": ("a run", str(folder)), "config.json": ("a model", f"{folder} --suite NAME=FILE")}
+    kind, subject = next((known for name, known in kinds.items() if (folder / name).exists()), ("another folder", "..."))
+    return f"It is {kind}: evaluate it into a new folder, rl-llm evaluate {subject} --out NEW, and compare NEW"
 
 
 def compare(first: ReadEvaluation, second: ReadEvaluation) -> list[Comparison]:

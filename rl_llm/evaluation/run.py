@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 
@@ -53,8 +53,8 @@ class EvaluationPlan:
 def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> tuple[dict[str, Any], Evaluated]:
     """Evaluate a policy on suites; returns the result as JSON values, and the first suite's numbers as a run has them.
 
-    With several processes all call it, and the first one writes. Raises CheckpointError, RecordError, GradingError or
-    ValueError.
+    With several processes all call it, and the first one writes. Raises CheckpointError, RecordError, GradingError,
+    ValueError, or FileExistsError for samples that are there.
     """
     params, model = subject.load(meshes)
     own = tuple(suite for suite, problems in plan.asked if SUITE in problems[0].metadata)
@@ -66,16 +66,15 @@ def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> t
         if plan.out is not None:
             hosts.on_writer(lambda: plan.out.mkdir(parents=True, exist_ok=True))  # type: ignore[union-attr]
         writes = plan.out is not None and hosts.writes()
-        file = stack.enter_context((plan.out / SAMPLES).open("wb")) if writes and plan.out else None
+        file = stack.enter_context(_new_file(plan.out / SAMPLES)) if writes and plan.out else None
         display = stack.enter_context(Progress(quiet=not hosts.writes()))
         engine = stack.enter_context(open_engine(experiment, meshes))
         for suite, problems in plan.asked:
-            found, new = _ask(engine_of(engine, suite, problems, plan.rows), params, suite, problems, plan, display)
+            opened = engine_of(engine, suite, problems, plan.rows)
+            found, new = _ask(opened, params, suite, problems, plan, display, file)
             first = first or found
             results[suite.name] = _summary(experiment.tokenizer, suite, problems, new, plan)
             lines += new
-            if file is not None:
-                file.writelines(map(json_line, new))
         weights = state_sha256(params)
     result = {
         "model": {**model, "weights": weights, "tokenizer": experiment.tokenizer.fingerprint()},
@@ -94,6 +93,15 @@ def evaluate_suites(subject: Subject, meshes: Meshes, plan: EvaluationPlan) -> t
     return result, first
 
 
+def _new_file(path: Path) -> BinaryIO:
+    """Open a file that is empty or not there. Raises FileExistsError for any other."""
+    file = path.open("ab")
+    if file.tell():
+        file.close()
+        raise FileExistsError(f"{path} is there already; choose a new folder")
+    return file
+
+
 def _ask(
     engine: RolloutEngine,
     params: dict,
@@ -101,8 +109,9 @@ def _ask(
     problems: Sequence[Problem],
     plan: EvaluationPlan,
     display: Progress,
+    file: BinaryIO | None,
 ) -> tuple[Evaluated, list[Line]]:
-    """Sample and grade the responses to a suite; returns them a line each."""
+    """Sample and grade the responses to a suite; returns them a line each, and writes each batch to `file` at once."""
     lines: list[Line] = []
     sampling = suite.sampling or engine.experiment.sampling
     display.say(
@@ -119,6 +128,9 @@ def _ask(
                 stored.add(part, graded)
             new = lines_of(suite, part, graded)
             lines.extend(new)
+            if file is not None:
+                file.writelines(map(json_line, new))
+                file.flush()
             right = sum(line["grade"] or 0.0 for line in lines) / len(lines)
             done = len(lines) // engine.samples
             phase.update(done, tokens=sum(line["tokens"] for line in new), accuracy=right)

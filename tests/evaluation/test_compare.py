@@ -116,6 +116,22 @@ def test_what_is_no_evaluation_is_refused_with_the_command_that_makes_one(tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("experiment.json", "rl-llm evaluate {} --out NEW"),
+        ("config.json", "rl-llm evaluate {} --suite NAME=FILE --out NEW"),
+        ("other.txt", "rl-llm evaluate ... --out NEW"),
+    ],
+)
+def test_the_command_for_a_folder_of_something_else_names_a_new_one(name: str, command: str, tmp_path: Path):
+    (tmp_path / name).touch()
+    (tmp_path / "samples.jsonl").touch()
+    with pytest.raises(CompareError) as refused:
+        read_evaluation(tmp_path)
+    assert command.format(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: text[: text.rindex("{")], "has 3 samples of sums, and evaluation.json says 4"),

@@ -274,6 +274,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "greedy samples": (["{model}", "--temperature", "0", "--samples", "2"], "cannot act at --temperature 0"),
     "a stop alone": (["{model}", "--stop", "x"], "--stop cannot act without --prompt"),
+    "greedy pass@k": (
+        ["{model}", "--suite", "gsm8k={files}/gsm8k.jsonl", "--temperature", "0", "--pass-at", "1,4"],
+        "at temperature 0; only --pass-at 1 can act",
+    ),
+    "the folder of a model": (
+        ["{model}", "--suite", "gsm8k={files}/gsm8k.jsonl", "--out", "{model}"],
+        "is the folder of a model, as config.json in it says: choose a new folder",
+    ),
     "an output": (["{model}", "--suite", "gsm8k={files}/gsm8k.jsonl", "--out", "{files}/gsm8k.jsonl"], "is a file"),
 }
 
@@ -285,6 +293,14 @@ def test_wrong_usage_is_one_message(what: str, files: Path):
     code, stdout, stderr = rl_llm("evaluate", *given)
     assert (code, stdout, message in stderr) == (2, "", True), stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "study.json", "adapter_config.json", "samples.jsonl"])
+def test_an_evaluation_overwrites_no_file_of_its_folder(name: str, files: Path, tmp_path: Path):
+    (tmp_path / name).write_text("mine\n")
+    code, _, stderr = rl_llm("evaluate", files / "model", "--suite", f"gsm8k={files}/gsm8k.jsonl", "--out", tmp_path)
+    assert (code, name in stderr, "choose a new folder" in stderr) == (2, True, True), stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine\n"}
 
 
 def trained(folder: Path, name: str) -> Finished:

@@ -172,6 +172,7 @@ def _train(
     from rl_llm.runs.divergence import DivergedError
     from rl_llm.runs.folder import RunFolderError
     from rl_llm.runs.ledger import LedgerError
+    from rl_llm.runs.lock import FolderLostError
     from rl_llm.runs.preemption import Preempted
     from rl_llm.runs.run import open_folder
     from rl_llm.train import GateError, train
@@ -192,13 +193,16 @@ def _train(
         for note in filter(None, notes) if hosts.writes() else ():
             show(note)
         try:
-            begun, report = folder.ledger.head, folder.path / REPORT
+            head, report = folder.ledger.head, folder.path / REPORT
             summary = train(experiment, seed, *prepared, folder, started, grader, watchers)
-            if folder.ledger.head != begun or not hosts.on_writer(report.exists):  # else it had ended before
+            if folder.ledger.head != head or not hosts.on_writer(report.exists):  # else it had ended before
                 hosts.on_writer(folder.check)
                 hosts.on_writer(lambda: write_report(folder.path))
             return summary | {"report": str(report)}
         except (Preempted, RunFolderError, GateError, GradingError, DivergedError, CheckpointError):
+            raise
+        except FolderLostError as error:  # only the writer may have found out
+            hosts.leave_others(FAILED, f"rl-llm train: {error}")
             raise
         except (Exception, KeyboardInterrupt):  # unlike those above, perhaps in one process only
             hosts.leave_others(FAILED)

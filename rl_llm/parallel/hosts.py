@@ -145,13 +145,17 @@ def own_rows(array: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([*indices, np.arange(0)]), np.concatenate([*rows, nothing])
 
 
-def leave_others(code: int) -> None:
+def leave_others(code: int, message: str = "") -> None:
     """Exit at once with `code` if there are other processes; for failures that only this process may have.
 
-    An orderly exit would wait for the others while they wait for this one. They fail when the connection breaks.
+    Prints the message, or without one the traceback. An orderly exit would wait for the others while they wait for this
+    one. They fail when the connection breaks.
     """
     if several():
-        traceback.print_exc()
+        if message:
+            print(message, file=sys.stderr)
+        else:
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(code)
 

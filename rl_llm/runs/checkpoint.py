@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -70,53 +70,61 @@ class Checkpoints:
 
         leaves = _named_leaves(state)
         progress = json.loads(canonical_json(progress))  # refuses values that are not JSON
-        final, unfinished = self.folder / str(step), self.folder / f"{step}{UNFINISHED}"
+        unfinished = self.folder / f"{step}{UNFINISHED}"
 
-        def make_room() -> None:
-            self._check()
-            if self.holds(step):
-                raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
-            self._names()  # refuses a file
-            try:
-                self._make_room(unfinished)
-            except OSError as error:
-                raise CheckpointError(f"{unfinished} cannot be created: {error}") from error
+        def seal() -> None:
+            with self._naming_loss(unfinished):
+                self._seal(step, leaves, progress, unfinished)
+            self._retain(step, spare)
 
-        hosts.on_writer(make_room)
+        hosts.on_writer(lambda: self._make_room(step, unfinished))
+        with self._naming_loss(unfinished), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
+        hosts.on_writer(seal)
+
+    def _make_room(self, step: int, unfinished: Path) -> None:
+        """Create an empty folder for a save. The first one comes with its parent: that one is never empty."""
+        self._check()
+        if self.holds(step):
+            final = self.folder / str(step)
+            raise CheckpointError(f"{final} already exists and is good; a good checkpoint is never overwritten")
+        self._names()  # refuses a file
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                checkpointer.save(unfinished / "state", args=ocp.args.PyTreeSave(leaves))
-            hosts.on_writer(lambda: self._seal(step, leaves, progress, unfinished, spare))
+            if self.folder.exists():
+                _remove(unfinished)
+                unfinished.mkdir()
+            else:
+                first = self.folder.with_name(f"{self.folder.name}{UNFINISHED}")
+                _remove(first)
+                first.mkdir()
+                (first / unfinished.name).mkdir()
+                first.rename(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"{unfinished} cannot be created: {error}") from error
+
+    @contextmanager
+    def _naming_loss(self, unfinished: Path) -> Iterator[None]:
+        """Discard a save that fails. If the folder was lost meanwhile, raise that as the reason."""
+        try:
+            yield
         except Exception:
             if hosts.writes():
                 _discard(unfinished)
-            self._check()  # a lost folder is the reason to name
+            self._check()
             raise
 
-    def _make_room(self, unfinished: Path) -> None:
-        """Create an empty folder for a save. The first one comes with its parent: that one is never empty."""
-        if self.folder.exists():
-            _remove(unfinished)
-            unfinished.mkdir()
-        else:
-            first = self.folder.with_name(f"{self.folder.name}{UNFINISHED}")
-            _remove(first)
-            first.mkdir()
-            (first / unfinished.name).mkdir()
-            first.rename(self.folder)
-
-    def _seal(
-        self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path, spare: int | None
-    ) -> None:
-        """Seal the files, move them into place and remove old steps."""
+    def _seal(self, step: int, leaves: dict[str, Any], progress: dict[str, Any], unfinished: Path) -> None:
+        """Seal the files and move them into place."""
         self._check()
-        final = self.folder / str(step)
         described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
         seal_folder(unfinished, {"step": step, "progress": progress, "leaves": described})
         self._check()  # reading all files back may have taken long
-        unfinished.rename(final)
+        unfinished.rename(self.folder / str(step))
         synchronize_folder(self.folder)
         self._verified[step] = None
+
+    def _retain(self, step: int, spare: int | None) -> None:
+        """Remove steps beyond `keep` good ones up to `step`, the newest, and what killed saves have left."""
         kept = 0
         for old in self._steps():
             if old > step:  # put there during the run; a resume from it would lack the steps between

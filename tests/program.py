@@ -14,6 +14,7 @@ from typing import Any
 import warm
 
 from rl_llm.config import load_experiment
+from rl_llm.reports.run_report import contradictions
 from rl_llm.runs.folder import read_metrics
 from rl_llm.runs.ledger import Ledger
 from rl_llm.studies.folder import COMPILED
@@ -135,8 +136,9 @@ def outcome(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_same_run(run: Finished, whole: Finished) -> None:
-    """Both runs have the same metrics, samples and outcome, and the ledger is intact."""
+    """Both runs have the same metrics, samples and outcome, and no file of the run contradicts another."""
     assert without_time(run.metrics) == without_time(whole.metrics)
     assert (run.folder / "samples.jsonl").read_bytes() == (whole.folder / "samples.jsonl").read_bytes()
     assert outcome(run.summary) == outcome(whole.summary)
     assert Ledger.verify(run.folder / "ledger.jsonl")[-1]["sha256"] == run.summary["ledger_head"]
+    assert contradictions(run.folder) == []

@@ -14,6 +14,7 @@ from typing import Any
 from rl_llm.reports.charts import draw_charts, warm_steps
 from rl_llm.reports.page import as_float, duration, number, percent, render_page
 from rl_llm.reports.settings import hyperparameters
+from rl_llm.runs.evidence import examine
 from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY, read_metrics
 from rl_llm.runs.ledger import Ledger, LedgerError
@@ -57,7 +58,7 @@ def write_report(run: Path | str) -> Path:
         raise FileNotFoundError(f"{run} is not a run folder; expected the --out of a run")
     experiment, summary = read_object(run / EXPERIMENT), read_object(run / SUMMARY)
     metrics = read_metrics(run) if (run / METRICS).exists() else []
-    ledger = _ledger(run / LEDGER)
+    ledger = check_records(run)
     page = render_page(
         "report.html.jinja",
         name=run_name(run, experiment, summary),
@@ -198,10 +199,22 @@ def _total(records: Sequence[JsonObject], metric: str) -> float:
     return sum(value for record in records if math.isfinite(value := as_float(record.get(metric)) or 0.0))
 
 
-def _ledger(path: Path) -> JsonObject | None:
-    if not path.exists():
-        return None
+def check_records(run: Path) -> JsonObject | None:
+    """The entries of the ledger, what was checked, and what is wrong; None for a folder without records.
+
+    A broken ledger is the `error`; then nothing can be held against it.
+    """
     try:
-        return {"entries": Ledger.verify(path), "error": None}
+        entries = Ledger.verify(run / LEDGER) if (run / LEDGER).exists() else []
     except LedgerError as error:
-        return {"entries": [], "error": str(error)}
+        return {"entries": [], "error": str(error), "wrong": [], "checked": []}
+    if not entries and not any((run / name).exists() for name in (LEDGER, METRICS, SAMPLES, SUMMARY)):
+        return None
+    found = examine(run, entries)
+    return {"entries": entries, "error": None, "wrong": found.wrong, "checked": found.checked}
+
+
+def contradictions(run: Path) -> list[str]:
+    """What is wrong with the records of a run folder."""
+    records = check_records(run) or {"error": None, "wrong": []}
+    return [records["error"]] if records["error"] else list(records["wrong"])

@@ -9,12 +9,14 @@ head that was kept elsewhere.
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rl_llm.runs.files import canonical_json
+from rl_llm.runs.files import append_durably, canonical_json, truncate
 from rl_llm.runs.seal import SEAL, intact_seal
 
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
@@ -41,6 +43,46 @@ class RunningDigest:
     def record(self) -> dict[str, Any]:
         """The record of the whole file so far."""
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+
+class RecordedFiles:
+    """The files of a run that grow line by line, with their records so far."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._digests = {name: RunningDigest(read_if_any(run / name)) for name in RECORDED}
+
+    def append(self, name: str, lines: bytes) -> None:
+        """Append whole lines durably."""
+        append_durably(self._run / name, lines)
+        self._digests[name].add(lines)
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The records by the names of the files."""
+        return {name: digest.record() for name, digest in self._digests.items()}
+
+    def forget_end(self) -> None:
+        """Leave the evaluation after RL, which ends samples.jsonl, out of the records."""
+        lines = read_if_any(self._run / SAMPLES).splitlines(keepends=True)
+        kept = takewhile(lambda line: json.loads(line).get("when") != "after", lines)
+        self._digests[SAMPLES] = RunningDigest(b"".join(kept))
+
+    def go_back(self, step: int, records: Mapping[str, Any]) -> None:
+        """Leave the lines after a restored step (-1: all) out of the records.
+
+        records: of its checkpoint, if it has any. Raises ValueError for a damaged line, and unless metrics.jsonl has a
+        line for each step.
+        """
+        kept = {name: part_to_keep(self._run / name, step, records.get(name)) for name in RECORDED}
+        if lacks := lacking(kept[METRICS][1], step):
+            raise ValueError(f"{self._run / METRICS} {lacks}: {CHANGED}. Put it back, or choose another --out.")
+        self._digests = {name: RunningDigest(content) for name, (content, _) in kept.items()}
+
+    def cut(self) -> None:
+        """Drop from the files what the records leave out. Call it once the ledger has them: a kill may come between."""
+        for name, record in self.records().items():
+            if (self._run / name).exists():
+                truncate(self._run / name, record["bytes"])
 
 
 @dataclass(frozen=True)
@@ -90,7 +132,7 @@ def part_to_keep(path: Path, step: int, record: Mapping[str, Any] | None) -> tup
     They end at the record, at the first line of a later step, and before an incomplete line. Raises ValueError for a
     damaged line.
     """
-    content, length, steps = _read(path), 0, set()
+    content, length, steps = read_if_any(path), 0, set()
     if record and RunningDigest(content[: record["bytes"]]).record() == record:
         content = content[: record["bytes"]]
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
@@ -104,11 +146,10 @@ def part_to_keep(path: Path, step: int, record: Mapping[str, Any] | None) -> tup
     return content[:length], steps
 
 
-def check_steps(path: Path, steps: set[int], last: int) -> None:
-    """Raise ValueError unless a file has lines for all steps up to `last`."""
-    if missing := sorted(set(range(1, last + 1)) - steps):
-        lacks = f"lacks {len(missing)} of the steps up to {last} (the first is {missing[0]})"
-        raise ValueError(f"{path} {lacks}: {CHANGED}. Put it back, or choose another --out.")
+def lacking(steps: set[int], last: int) -> str:
+    """How lines lack some of the steps up to `last`, in words; empty if there is one of each."""
+    missing = sorted(set(range(1, last + 1)) - steps)
+    return f"lacks {len(missing)} of the steps up to {last} (the first is {missing[0]})" if missing else ""
 
 
 def digest_key(name: str) -> str:
@@ -119,7 +160,13 @@ def digest_key(name: str) -> str:
 def summary_sha256(summary: Mapping[str, Any]) -> str:
     """Digest of the values in summary.json, but for the name of the entry that has this digest."""
     values = {name: value for name, value in summary.items() if name != "ledger_head"}
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+    as_read = json.loads(canonical_json(values))
+    return hashlib.sha256(canonical_json(as_read).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file; of nothing if there is none."""
+    return hashlib.sha256(read_if_any(path)).hexdigest()
 
 
 def _sealed_records(run: Path) -> dict[str, dict[str, Any]]:
@@ -146,13 +193,14 @@ def _claims(name: str, entries: Entries, seals: Mapping[str, Mapping[str, Any]])
 
 def _compare_lines(path: Path, claims: Sequence[_Claim], ended: bool) -> tuple[str, str]:
     """A contradiction between a file and the claims on it, and how far they cover it; either is empty."""
-    content, at, by, digest = _read(path), 0, "", RunningDigest()
+    content, at, by, digest = read_if_any(path), 0, "", RunningDigest()
     for claim in claims:
         digest.add(content[at : claim.bytes])
         if digest.record() != {"bytes": claim.bytes, "sha256": claim.sha256}:
             first, last = (content[:end].count(b"\n") for end in (at, claim.bytes))
             what = f"its lines {first + 1} to {last}" if last > first else f"its {len(content):,} bytes"
-            return f"{path.name}: {what} contradict the {claim.bytes:,} bytes of {claim.place}: {CHANGED}", ""
+            found = f"{what} contradict the {claim.bytes:,} bytes of {claim.place}{_lost(path)}"
+            return f"{path.name}: {found}: {CHANGED}", ""
         at, by = claim.bytes, claim.place
     if not claims:
         return "", _uncovered(path.name) if content else ""
@@ -160,6 +208,16 @@ def _compare_lines(path: Path, claims: Sequence[_Claim], ended: bool) -> tuple[s
         return f"{path.name} has {len(content) - at:,} bytes after those of {by}, where the run ended: {CHANGED}", ""
     rest = f"; {len(content) - at:,} bytes came later and are not covered yet" if len(content) > at else ""
     return "", f"{path.name}: {at:,} bytes held against {by}{rest}"
+
+
+def _lost(path: Path) -> str:
+    """Steps that are missing between the others, in words that end a sentence; empty if there are none."""
+    try:
+        steps = part_to_keep(path, sys.maxsize, None)[1] if path.name == METRICS else set()
+        lost = lacking(steps, max(steps, default=0))
+    except ValueError:
+        return ""
+    return f"; it {lost}" if lost else ""
 
 
 def _compare_summary(summary: Mapping[str, Any], entries: Entries, resuming: bool) -> str:
@@ -185,19 +243,20 @@ def _compare_experiment(run: Path, entries: Entries) -> str:
     digests = [entry["data"][key] for entry in entries if (key := digest_key(EXPERIMENT)) in entry["data"]]
     if not digests or entries[-1]["event"] == "steps_raised":
         return ""
-    own = hashlib.sha256(_read(run / EXPERIMENT)).hexdigest()
-    return "" if own == digests[-1] else f"{EXPERIMENT} contradicts the ledger: {CHANGED}"
+    same = file_sha256(run / EXPERIMENT) == digests[-1]
+    return "" if same else f"{EXPERIMENT} contradicts the ledger: {CHANGED}"
 
 
 def _summary(run: Path) -> dict[str, Any]:
     """Values of summary.json; none if there is no such file, or it is damaged."""
     try:
-        return dict(json.loads(_read(run / SUMMARY)))
+        return dict(json.loads(read_if_any(run / SUMMARY)))
     except (ValueError, TypeError, RecursionError):
         return {}
 
 
-def _read(path: Path) -> bytes:
+def read_if_any(path: Path) -> bytes:
+    """Content of a file; nothing if there is none."""
     return path.read_bytes() if path.exists() else b""
 
 

@@ -42,6 +42,13 @@ def append_durably(path: Path, lines: bytes) -> None:
         synchronize_folder(path.parent)
 
 
+def truncate(path: Path, length: int) -> None:
+    """Drop the bytes of a file after the first `length` ones, and wait until that is on disk."""
+    with path.open("rb+") as stream:
+        stream.truncate(length)
+        os.fsync(stream.fileno())
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file without an incomplete last line. Raises ValueError naming a damaged line."""
     content = path.read_bytes()

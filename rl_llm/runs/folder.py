@@ -9,8 +9,9 @@
 A refused folder is left unchanged.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +19,22 @@ from rl_llm.config import differences
 from rl_llm.config.source import NO_CODE, Code
 from rl_llm.runs.checkpoint import AGAIN, CheckpointError, Checkpoints
 from rl_llm.runs.code import code_changes, recorded_code, refusal, take_code
-from rl_llm.runs.files import append_durably, json_line, read_records, strict, temporary_path, write_atomically
+from rl_llm.runs.evidence import (
+    CHECKPOINTS,
+    EXPERIMENT,
+    LEDGER,
+    METRICS,
+    SAMPLES,
+    SUMMARY,
+    RecordedFiles,
+    digest_key,
+    examine,
+)
+from rl_llm.runs.files import json_line, read_records, strict, temporary_path, write_atomically
 from rl_llm.runs.ledger import Ledger
 from rl_llm.runs.lock import HOLDER, LOCK, FolderInUseError, FolderLock
 
-EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
-LEDGER, CHECKPOINTS, FROZEN = "ledger.jsonl", "checkpoints", "frozen"
+FROZEN = "frozen"
 FIRST_CHECKPOINT = "first_checkpoint"  # event of the ledger
 AFTER_A_SAVE = {FIRST_CHECKPOINT, "preempted", "finished"}  # events that only a run with a checkpoint has
 IDENTITY = ("fingerprint", "seed", "problems", "tokenizer")  # of experiment.json, equal for a run and its resumption
@@ -51,6 +62,7 @@ class RunFolder:
         self.ledger = Ledger(path / LEDGER, self.writes, self.check)
         self.checkpoints = Checkpoints(path / CHECKPOINTS, keep, self.check)
         self.frozen = Checkpoints(path / FROZEN, check=self.check)
+        self.recorded = RecordedFiles(path)
         self.notes: list[str] = []  # for the user, on the code
         if lock is not None:
             lock.sign()
@@ -130,6 +142,10 @@ class RunFolder:
         was_lockable = (path / LOCK).exists()
         lock = _take_lock(path)
         try:
+            entries = Ledger.verify(path / LEDGER, torn=True) if (path / LEDGER).exists() else []
+            if wrong := examine(path, entries, resuming=True).wrong:
+                listed = "\n  ".join(wrong)
+                raise RunFolderError(f"{path} cannot be resumed:\n  {listed}\nPut it back, or choose another --out")
             folder = cls(path, lock, keep)
             recorded = recorded_code(stored, path / LEDGER)
             changes = code_changes(path, recorded, code)
@@ -184,29 +200,29 @@ class RunFolder:
         if self.checkpoints.newest() is None:
             self.check_never_saved()
         was, now = stored["experiment"]["steps"], experiment["experiment"]["steps"]
-        self.ledger.append("steps_raised", was=was, steps=now, fingerprint=experiment["fingerprint"])
-        changed = {name: experiment[name] for name in RAISED if name in experiment}
+        content = _pretty({**stored, **{name: experiment[name] for name in RAISED if name in experiment}})
+        self.recorded.forget_end()
+        digests = {"files": self.recorded.records(), digest_key(EXPERIMENT): hashlib.sha256(content).hexdigest()}
+        self.ledger.append("steps_raised", was=was, steps=now, fingerprint=experiment["fingerprint"], **digests)
         (self.path / SUMMARY).unlink(missing_ok=True)
-        samples = read_records(self.path / SAMPLES) if (self.path / SAMPLES).exists() else []
-        kept = [sample for sample in samples if sample.get("when") != "after"]
-        if len(kept) < len(samples):
-            write_atomically(self.path / SAMPLES, b"".join(map(json_line, kept)))
-        write_atomically(self.path / EXPERIMENT, _pretty({**stored, **changed}))
+        self.recorded.cut()
+        write_atomically(self.path / EXPERIMENT, content)
         self.notes.append(f"{self.path} had {was} steps and gets {now}; its evaluation after RL is made again")
 
     def log(self, record: dict[str, Any]) -> None:
         """Append the JSON values of one step, including an integer `step`, to metrics.jsonl."""
         line = _line_of_step(record)
-        self.check()
-        if self.writes:
-            append_durably(self.path / METRICS, line)
+        self._append(METRICS, line)
 
     def samples(self, records: Iterable[dict[str, Any]]) -> None:
         """Append prompts with responses to samples.jsonl, each with an integer `step`."""
         lines = b"".join(map(_line_of_step, records))
+        self._append(SAMPLES, lines)
+
+    def _append(self, name: str, lines: bytes) -> None:
         self.check()
         if self.writes:
-            append_durably(self.path / SAMPLES, lines)
+            self.recorded.append(name, lines)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write or replace summary.json."""
@@ -223,29 +239,19 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError):  # it is written again
             return None
 
-    def truncate_after(self, step: int) -> int:
-        """Drop lines of metrics.jsonl and samples.jsonl after `step`, and an incomplete last line; returns how many.
+    def go_back(self, step: int, records: Mapping[str, Any], /, **resumed: Any) -> None:
+        """Enter `resumed`, then drop the lines of metrics.jsonl and samples.jsonl after the restored `step` (-1: all).
 
-        Call it once after `resume` (-1 without a checkpoint). Raises RunFolderError for a damaged line.
+        records: of the checkpoint, if it has any. Without `resumed`, only check. Raises RunFolderError for damaged or
+        missing lines.
         """
-        dropped = 0
-        for path in (self.path / METRICS, self.path / SAMPLES):
-            if not self.writes or not path.exists():
-                continue
-            lines, kept = path.read_bytes().splitlines(keepends=True), []
-            for number, line in enumerate(lines, start=1):
-                try:
-                    if line.endswith(b"\n") and json.loads(line)["step"] <= step:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError) as error:
-                    raise RunFolderError(
-                        f"{path}, line {number} is damaged; the run cannot be resumed: {error}"
-                    ) from error
-            if len(kept) < len(lines):
-                self.check()
-                write_atomically(path, b"".join(kept))
-            dropped += len(lines) - len(kept)
-        return dropped
+        try:
+            self.recorded.go_back(step, records)
+        except ValueError as error:
+            raise RunFolderError(str(error)) from error
+        if resumed:
+            self.ledger.append("resumed", **resumed, files=self.recorded.records())
+            self.recorded.cut()
 
 
 def check_format(record: dict[str, Any], path: Path) -> None:

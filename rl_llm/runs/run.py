@@ -19,8 +19,9 @@ from rl_llm.problem import Problem
 from rl_llm.rewards.worker import Grade
 from rl_llm.runs.checkpoint import state_sha256
 from rl_llm.runs.curves import Sampled
+from rl_llm.runs.evidence import EXPERIMENT, LEDGER, RECORDS, SUMMARY, digest_key, file_sha256, summary_sha256
 from rl_llm.runs.findings import Finding, find, find_all
-from rl_llm.runs.folder import IDENTITY, LEDGER, METRICS, RunFolder, RunFolderError, read_metrics
+from rl_llm.runs.folder import IDENTITY, RunFolder, RunFolderError, read_metrics
 from rl_llm.runs.ledger import GENESIS, Ledger
 from rl_llm.runs.preemption import Preempted, StopSignal
 from rl_llm.runs.progress import Progress
@@ -100,6 +101,7 @@ class Run:
         failed = [row for row, grade in enumerate(grades) if grade.status != "ok"]
         if not failed:
             return
+        failed.sort(key=lambda row: not grades[row].tampered)  # these stop the run
         self.folder.samples(
             {
                 **{"step": step, "when": "ungraded", "prompt": problems[row // K].prompt, "response": responses[row]},
@@ -126,7 +128,7 @@ class Run:
         if stop or self.step % self.experiment.checkpointing.every == 0 or self.step == self.best_kept:
             self.save(state)
         if stop:
-            self.folder.ledger.append("preempted", step=self.step)
+            self.folder.ledger.append("preempted", step=self.step, files=self.folder.recorded.records())
             why = f"stopped by {Signals(stop).name} at step {self.step}"
             raise Preempted(f"{why}; the state is saved in {self.folder.path}", stop)
 
@@ -135,7 +137,9 @@ class Run:
         """Checkpoint the state of this step, once."""
         if self.saved == self.step:
             return
-        save_state(self.folder, self.step, state, {**self.progress, "seconds": self.seconds()}, self.best_kept)
+        records = {"ledger": self.folder.ledger.head, **self.folder.recorded.records()}
+        progress = {**self.progress, "seconds": self.seconds(), RECORDS: records}
+        save_state(self.folder, self.step, state, progress, self.best_kept)
         self.saved = self.step
 
     def seconds(self) -> float:
@@ -175,7 +179,9 @@ class Run:
             "steps": self.step,
             "state_sha256": state_sha256(state, data_state),
         }
-        self.folder.ledger.append("finished", **{name: summary[name] for name in ("accuracy_after", "state_sha256")})
+        results = {name: summary[name] for name in ("accuracy_after", "state_sha256")}
+        digests = {"files": self.folder.recorded.records(), digest_key(SUMMARY): summary_sha256(summary)}
+        self.folder.ledger.append("finished", **results, **digests)
         summary["ledger_head"] = self.folder.ledger.head
         self.folder.write_summary(summary)
         return summary
@@ -248,18 +254,20 @@ def open_run(
         ended = restored is not None and "after" in restored.progress
         summary = hosts.on_writer(folder.summary_of_ended) if ended else None
         if resumed:
-            hosts.on_writer(lambda: _go_back(folder, restored.step if restored else None))
             rejected = restored.rejected if restored else []
+            records = restored.progress.get(RECORDS, {}) if restored else {}
+            event = {"step": step, "rejected": rejected} if summary is None else {}
+            hosts.on_writer(lambda: folder.go_back(restored.step if restored else -1, records, **event))
             refused = "".join(f"\n  rejected checkpoint {reason}" for reason in rejected)
             if summary is None:
-                folder.ledger.append("resumed", step=step, rejected=rejected)
                 display.say(f"resuming {folder.path} at step {step}{refused}")
             else:
                 display.say(f"{folder.path} has ended at step {step}, so there is nothing to resume{refused}")
             for name, (then, now) in changed_surroundings(folder.path).items():
                 display.say(f"  {name} is {now}, was {then}: bits may differ from those of an uninterrupted run")
         else:
-            folder.ledger.append("started", seed=seed)
+            digest = {digest_key(EXPERIMENT): file_sha256(folder.path / EXPERIMENT)}
+            folder.ledger.append("started", seed=seed, **digest)
         for note in folder.notes:
             display.say(note)
         for watcher in watchers:
@@ -267,20 +275,8 @@ def open_run(
         stop = stack.enter_context(StopSignal())
         run = Run(experiment, seed, folder, display, stop, started, watchers, step, summary=summary)
         if restored:
-            run.progress, run.saved = dict(restored.progress), step
+            run.progress, run.saved = {**restored.progress}, step
+            run.progress.pop(RECORDS, None)
             if step < experiment.warm_steps + experiment.steps and not run.spends_budget():
                 run.progress.pop("after", None)  # it had ended, and got more steps
         yield run, restored.state if restored else None
-
-
-def _go_back(folder: RunFolder, restored: int | None) -> None:
-    """Drop lines after the restored step. Raises RunFolderError unless metrics.jsonl has a line for each step."""
-    folder.truncate_after(-1 if restored is None else restored)
-    run_path, step = folder.path, restored or 0
-    present = {line["step"] for line in read_metrics(run_path)} if (run_path / METRICS).exists() else set()
-    missing = sorted(set(range(1, step + 1)) - present)
-    if missing:
-        raise RunFolderError(
-            f"{run_path / METRICS} lacks {len(missing)} of the steps up to {step} (the first is {missing[0]}): it was "
-            "changed after it was written. Put it back, or choose another --out."
-        )

@@ -48,7 +48,7 @@ WRITES: dict[str, Callable[[RunFolder], Any]] = {
     "summary": lambda folder: folder.write_summary({}),
     "checkpoint": lambda folder: folder.checkpoints.save(2, STATE, {}),
     "frozen parameters": lambda folder: folder.frozen.save(0, STATE, {}),
-    "going back": lambda folder: folder.truncate_after(0),
+    "going back": lambda folder: folder.go_back(0, {}, step=0),
 }
 
 

@@ -141,6 +141,7 @@ def test_a_run_without_a_good_checkpoint_gets_no_more_steps(path: Path, left: st
     raised = {**EXPERIMENT, "fingerprint": "more", "experiment": {"steps": 9}}
     with RunFolder.create(path, {**EXPERIMENT, "experiment": {"steps": 5}}) as folder:
         folder.saved(5)
+        folder.ledger.append("finished", accuracy_after=1.0)
         folder.write_summary({"accuracy_after": 1.0})
     if left != "nothing":
         (path / "checkpoints" / ("5" if left == "a damaged step" else "")).mkdir(parents=True)
@@ -194,25 +195,25 @@ def test_another_process_holds_the_folder_until_it_is_killed(path: Path) -> None
 
 
 @pytest.mark.parametrize("last", [-1, 3, 5])
-def test_truncate_after_drops_later_steps_and_a_torn_line(run: Path, last: int) -> None:
+def test_going_back_drops_later_steps_and_a_torn_line(run: Path, last: int) -> None:
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 3, "lo')
     kept = max(last, 0)
     with RunFolder.resume(run, EXPERIMENT) as folder:
-        assert folder.truncate_after(last) == 1 + (5 - kept) * 3
+        folder.go_back(last, {}, step=kept)
         folder.log({"step": kept + 1, "loss": 0.5})
     assert [record["step"] for record in lines_of(run / "metrics.jsonl")] == [*range(1, kept + 2)]
     assert [record["step"] for record in lines_of(run / "samples.jsonl")[::2]] == [*range(1, kept + 1)]
 
 
-def test_truncate_after_refuses_a_damaged_line_in_the_middle(run: Path) -> None:
+def test_going_back_refuses_a_damaged_line_in_the_middle(run: Path) -> None:
     metrics = run / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes().replace(b'{"step": 2', b'{"stop": 2'))
     with (
         RunFolder.resume(run, EXPERIMENT) as folder,
         pytest.raises(RunFolderError, match=r"metrics\.jsonl, line 2 is damaged"),
     ):
-        folder.truncate_after(3)
+        folder.go_back(3, {}, step=3)
 
 
 def test_opening_does_not_import_jax() -> None:

@@ -40,7 +40,7 @@ EXPERIMENT = {"seed": 0, "fingerprint": "f00d", "problems": "cafe", "tokenizer":
 opened = RunFolder.resume(folder, EXPERIMENT) if Path(folder).exists() else RunFolder.create(folder, EXPERIMENT)
 with opened as run:
     run.ledger.append("session")
-    run.truncate_after(restored)
+    run.go_back(restored, {}, step=restored)
     mirrors = [Mirror(tracker) for tracker in (TensorBoard(), *(TRACKERS[name]() for name in names.split(",") if name))]
     for mirror in mirrors:
         mirror.open(run, restored, 0, lambda text: print(text, file=sys.stderr))

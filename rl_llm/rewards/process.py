@@ -26,6 +26,8 @@ LARGEST_REPLY = 64 << 20  # bytes
 # Candidates, in the forms that verifiers read; {} is the gold. The best and the worst become canaries.
 CANARIES = ("{}", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}", "junk", "0", "")
 
+Known = tuple[tuple[Problem, str], Grade]
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,29 +40,26 @@ class Stopped(RuntimeError):
 
 
 class Canaries:
-    """Answers of which a fresh process has given the verdicts, shared by the processes of a Grader."""
+    """Known answers to one problem with their grades by a fresh process, for all processes of a Grader."""
 
     def __init__(self) -> None:
         self._choosing = Lock()
-        self._known: list[tuple[tuple[Problem, str], Grade]] | None = None
+        self._known: list[Known] | None = None
 
-    def choose(self, process: "GradingProcess", problem: Problem) -> None:
-        """Keep the best and the worst answer to a problem of those that two readings grade alike.
+    def choose(self, process: "GradingProcess", problems: Sequence[Problem]) -> None:
+        """Keep the best and the worst known answer to the first problem that has some which can be graded.
 
         Does nothing if they were chosen before. `process` has not graded a response yet.
         """
         with self._choosing:
             if self._known is not None:
                 return
-            found, end = [], time.monotonic() + process.time_limit
-            for item in ((problem, text.format(problem.answer)) for text in CANARIES):
-                first = process.grade_once([item])
-                if not isinstance(first, list) or time.monotonic() > end:
-                    break  # the verifier is slow, or hangs on such answers
-                if first[0].status == "ok" and process.grade_once([item]) == first:
-                    found.append((item, first[0]))
+            end = time.monotonic() + process.time_limit
+            found = next(filter(None, (_grade_answers(process, problem, end) for problem in problems)), [])
             found.sort(key=lambda known: known[1].accuracy)
             self._known = [*found[:1], *found[1:][-1:]]
+            if not found:
+                self.give_up("none of its known answers could be graded in time and without an error")
 
     def changed(self, process: "GradingProcess") -> str | None:
         """Describe the first canary that a process grades differently; None if there is none."""
@@ -71,10 +70,10 @@ class Canaries:
                 return f"the answer {answer[:80]!r} had {_verdict(before)} before it and has {_verdict(after)} after it"
         return None
 
-    def give_up(self) -> None:
-        """Use no canaries from now on: the verifier's verdicts change by themselves."""
+    def give_up(self, reason: str) -> None:
+        """Use no canaries from now on, and say so."""
         self._known = []
-        logger.warning("the verifier or the reward grades one answer differently at times: changed graders go unseen")
+        logger.warning("a response that changes its grading process would go unseen with this verifier: %s", reason)
 
 
 class GradingProcess:
@@ -84,7 +83,7 @@ class GradingProcess:
         self.time_limit = time_limit
         self._scorer = scorer
         self._canaries = canaries
-        self._stopped = False
+        self._ready = self._stopped = self._has_children = False
         self._replacing = Lock()
         self._start()
 
@@ -102,7 +101,7 @@ class GradingProcess:
 
     def grade(self, items: Items) -> list[Grade]:
         """Grade a chunk, or each item on its own if the chunk hangs, dies or changes the process. Raises Stopped."""
-        self._canaries.choose(self, items[0][0])
+        self._canaries.choose(self, [problem for problem, _ in items])
         outcome = self._grade_and_check(items)
         if isinstance(outcome, list):
             return outcome
@@ -121,7 +120,7 @@ class GradingProcess:
             self._replace()
             if self._canaries.changed(self) is None:
                 return failed("error", f"the response changed its grading process: {change}", tampered=True)
-            self._canaries.give_up()
+            self._canaries.give_up("it grades one answer differently at times")
         elif self._has_children:
             self._replace()
         return grades
@@ -198,6 +197,18 @@ class GradingProcess:
         with suppress(ProcessLookupError, PermissionError):  # before it leads its group; on macOS, once it has ended
             os.killpg(self._pid, signal.SIGKILL)
         self._process.kill()
+
+
+def _grade_answers(process: GradingProcess, problem: Problem, end: float) -> list[Known]:
+    """Known answers to a problem that are graded alike twice, until one hangs or the time is over."""
+    found: list[Known] = []
+    for item in ((problem, text.format(problem.answer)) for text in CANARIES):
+        first = process.grade_once([item]) if time.monotonic() < end else None
+        if not isinstance(first, list):
+            break
+        if first[0].status == "ok" and process.grade_once([item]) == first:
+            found.append((item, first[0]))
+    return found
 
 
 def _verdict(grade: Grade) -> str:

@@ -4,6 +4,7 @@ import os
 import pickle
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from rl_llm.rewards.process import _say_missing
 from rl_llm.rewards.worker import Grade
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are of Linux")
+ROOT = Path(__file__).parents[2]
 LATE = 20.0  # seconds until a killed process is gone, on a busy machine
 
 
@@ -186,6 +188,30 @@ def test_canaries_that_change_by_themselves_are_given_up(caplog: pytest.LogCaptu
 def by_the_day(problem: Problem, response: str) -> float:
     """A verifier that depends on a file."""
     return float(Path(problem.prompt).read_text())
+
+
+@pytest.mark.parametrize("lacking", ["platform.system = lambda: 'Darwin'", "confinement._CREATE_RULESET = -1"])
+def test_a_system_that_lacks_protections_says_so_and_keeps_the_others(tmp_path: Path, lacking: str):
+    program = (
+        f"import platform; from rl_llm.rewards import confinement; {lacking}; print(confinement.confine('.'))\n"
+        f"try: print(open({str(tmp_path / 'new')!r}, 'wb', 0).write(b'x'))\nexcept OSError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    missing, written = run.stdout.splitlines()
+    assert missing.startswith("['writes', ")
+    assert "signals" in missing
+    assert (written, (tmp_path / "new").read_text()) == ("[Errno 27] File too large", "")
+
+
+def test_a_verifier_that_fails_on_some_problems_has_canaries_of_the_others():
+    with Grader(verify_even, Reward(), workers=1) as grader:
+        assert [found.tampered for found in grade(grader, "a0", "x")] == [False, False]
+        assert [found.tampered for found in grade(grader, "x", ALL_RIGHT.replace("verify.", "verify_even."))][1]
+
+
+def verify_even(problem: Problem, response: str) -> float:
+    """Fails on the first problem."""
+    return verify(problem, response) / problem.id
 
 
 def test_missing_protections_are_named(caplog: pytest.LogCaptureFixture):

@@ -4,7 +4,16 @@ import re
 from typing import NamedTuple
 
 from rl_llm.tasks.answers import expressions
-from rl_llm.tasks.answers.numbers import TEXT_COMMAND, Quantity, read_number, read_time, same_number, undress
+from rl_llm.tasks.answers.numbers import (
+    TEXT_COMMAND,
+    Quantity,
+    read_number,
+    read_time,
+    same_number,
+    split_unit,
+    undress,
+)
+from rl_llm.tasks.answers.units import same_unit
 
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
@@ -23,8 +32,7 @@ _ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
 _COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 _UNION = r"\\cup(?![A-Za-z])"
-_WITH_UNIT = re.compile(r"(.*[\w)}]) ?\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?: ?\^ ?\{?\d\}?)?", re.DOTALL)
-_LETTER = re.compile(r"(?<=\d) ?([a-z])$")
+_LETTER = re.compile(r"(?<=\d) ?([A-Za-z])$")
 _NOUN = re.compile(r"\(([A-Za-z ]+)\)$")  # 9 (quarters): bare quarters are fourths
 _INTERVALS = {"()", "[]", "(]", "[)", "union"}
 
@@ -78,7 +86,8 @@ def choice_of(text: str) -> str | None:
 
 def _key(text: str) -> str:
     """Spelling that equal texts share: without spaces beside signs, and for words without case."""
-    text = re.sub(r"\s+", " ", TEXT_COMMAND.sub(r" \1 ", undress(text))).strip(" \"'.")
+    text = re.sub(r"\s+", " ", TEXT_COMMAND.sub(r" \1 ", undress(text))).strip(" .")
+    text = re.sub(r"(['\"])(.*)\1", r"\2", text) if text[:1] == text[-1:] else text  # but x' is no x
     text = re.sub(r"(?<=\w) ?- ?(?=[^\W\d_]{2})", "-", text)  # x \text{-axis}
     if _WORDS.fullmatch(text):
         return text.casefold()
@@ -116,9 +125,9 @@ def _same_parts(given: list[str], gold: list[str]) -> bool:
 
 
 def _equal_expressions(given: str, gold: str) -> bool:
-    if not (_WITH_UNIT.fullmatch(given) and _WITH_UNIT.fullmatch(gold)):  # a missing unit is no difference
-        given, gold = _WITH_UNIT.sub(r"\1", given), _WITH_UNIT.sub(r"\1", gold)
-    return expressions.equal(given, gold)
+    (given, unit), (gold, gold_unit) = split_unit(given), split_unit(gold)
+    words = [sorted(" ".join(text.split()) for text in TEXT_COMMAND.findall(side)) for side in (given, gold)]
+    return same_unit(unit, gold_unit) and words[0] == words[1] and expressions.equal(given, gold)
 
 
 def _named(text: str) -> tuple[str, str]:

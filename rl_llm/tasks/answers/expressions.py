@@ -7,6 +7,7 @@ of math-verify, which need the main thread, are off. docs/rewards.md lists the f
 import logging
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
@@ -14,6 +15,7 @@ from typing import Any
 
 LONGEST_EXPRESSION = 300  # characters
 POINTS = 6
+FAR_POINTS = 4  # beyond all constants of an expression with kinks: |x - 5| is 5 - x only up to 5
 DIGITS = 30  # of a value at a point; two values are equal if all but the last five agree
 
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])")
@@ -61,23 +63,42 @@ def _equal_at_points(left: Any, right: Any, up_to_factor: bool = False) -> bool 
     names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
     if not names and (difference := sympy.sympify(left - right).doit()).is_Rational:
         return bool(difference == 0)
-    draw = random.Random(0)
     factors = []
-    for index in range(POINTS if names else 1):
-        sign = (1, 1, -1)[index % 3]
-        values = {name: sympy.Rational(draw.choice((1, sign)) * draw.randint(300, 3000), 997) for name in names}
+    for values in _points(names, left, right):
         a, b = (
             sympy.N(side.subs({s: values[s.name] for s in side.free_symbols}).doit(), DIGITS) for side in (left, right)
         )
         if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
             continue
         if a.is_real != b.is_real and not left.has(sympy.I) and not right.has(sympy.I):
+            if left.has(sympy.Abs) != right.has(sympy.Abs):
+                return False  # \ln|x| has more values than \ln x
             continue  # ln(xy) and ln(x) + ln(y) differ only where the latter is not real
         factors.append(sympy.N(a / b, DIGITS) if b != 0 else sympy.Integer(a == 0))
         expected = factors[0] if up_to_factor else 1
         if abs(sympy.N(factors[-1] - expected, DIGITS)) > sympy.Float(10) ** (5 - DIGITS) * abs(expected):
             return False
     return (not up_to_factor or factors[0] != 0) if len(factors) > (1 if names else 0) else None
+
+
+def _points(names: list[str], left: Any, right: Any) -> Iterator[dict[str, Any]]:
+    """Yield random points from -3 to 3, and for expressions with kinks far ones of both signs."""
+    import sympy
+
+    draw = random.Random(0)
+    for index in range(POINTS if names else 1):
+        sign = (1, 1, -1)[index % 3]
+        yield {name: sympy.Rational(draw.choice((1, sign)) * draw.randint(300, 3000), 997) for name in names}
+    powers = left.atoms(sympy.Pow) | right.atoms(sympy.Pow)
+    has_kinks = any(side.has(sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling) for side in (left, right))
+    has_kinks = has_kinks or any(power.base.free_symbols and not power.exp.is_integer for power in powers)
+    numbers = left.atoms(sympy.Rational) | right.atoms(sympy.Rational)
+    is_steep = left.has(sympy.exp) or right.has(sympy.exp) or any(power.exp.free_symbols for power in powers)
+    scale = min(max((max(abs(n.p), n.q) for n in numbers), default=1), 10 if is_steep else 10**7)
+    for signs in ((1,), (-1,), (1, -1), (1, -1))[: FAR_POINTS if names and has_kinks else 0]:
+        yield {
+            name: sympy.Rational(draw.choice(signs) * draw.randint(3000, 30000) * (scale + 1), 997) for name in names
+        }
 
 
 @lru_cache(maxsize=256)

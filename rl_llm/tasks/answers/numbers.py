@@ -10,6 +10,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from rl_llm.tasks.answers.units import same_unit, unit_of
+
 _LATEX = {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "π": r"\pi ", "√": r"\sqrt "}
 _LATEX |= {"∪": r"\cup ", "°": r"^\circ", "∅": r"\emptyset", "\u200b": "", "\ufeff": ""}
 # NFKC makes full-width characters and odd spaces ASCII. It would lose these: the exponent of 2², the space in 1½.
@@ -20,6 +22,9 @@ _CHARACTERS = _SIGNS | str.maketrans(_LATEX | _EXPONENTS | _FRACTIONS)
 
 _STYLES = r"text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|underline|operatorname|rm|bf"
 TEXT_COMMAND = re.compile(rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}")
+_UPRIGHT = re.compile(r"\\(?:text(?:rm|up)?|mathrm|mbox|operatorname|rm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")  # fonts of units
+_SWITCH = re.compile(r"\{\\(rm|bf|it|sf)(?![A-Za-z]) *([^{}]*)\}")  # 5 {\rm cm}
+_CONSTANT = re.compile(r"\\(?:(?:text(?:rm|up)?|mathrm|rm)\s*\{\s*([ei])\s*\}|mathrm\s*\{(d)\})")  # upright e, i, dx
 _NOISE = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|[bB]ig[lr]?|[lL]arge|LARGE|[hH]uge|!)(?![A-Za-z])|(?<!\\)\\[()\[\]]|\*\*|`"
     r"|\\(?:text)?color\s*\{[^{}]*\}"
@@ -50,22 +55,20 @@ _REPEATING = re.compile(  # 0.1\overline{6}, 0.\dot{1}4285\dot{7}
 )
 _ORDINAL = re.compile(r"(?<=\d) ?\^?\{? ?(?:\\text\{ ?)?(?:st|nd|rd|th) ?\}*$")
 _TEN_TO = re.compile(r"((?<=\d) ?(?:\*|\\times|\\cdot|x) ?)?(?<![\d.])10 ?\^ ?(\{ ?[-+]? ?\d+ ?\}|[-+]?\d+)(?! ?[\d^])")
-_DEGREE = re.compile(r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF]\b)?")
+_DEGREE = re.compile(r" ?\^ ?\{? ?\\circ ?\}?")
 _EQUALS = re.compile(r"(?<![<>!:=])(?:=|\\approx(?![A-Za-z])|≈)")
 _ENCLOSED = re.compile(r"(-?) ?\(([^(),]*)\)")
 _SUBSCRIPT_OR_ARGUMENT = re.compile(rf"{TEXT_COMMAND.pattern}|\([^()]*\)|_\w|_?\{{[^{{}}]*\}}")
 
-_UNIT_NAMES = """% percent pct percentage; $ dollar dollars usd bucks; cent cents ¢; € euro euros eur; £; ¥; ₹;
-    mm millimeter millimeters; cm centimeter centimeters; m meter meters metre metres; km kilometer kilometers;
-    in inch inches; ft foot feet; yd yard yards; mi mile miles; g gram grams; kg kilogram kilograms; mg; mph; ml;
-    lb lbs pound pounds; oz ounce ounces; s sec secs second seconds; min mins minute minutes; h hr hrs hour hours;
-    day days; week weeks; sq square; month months; year years yr yrs; degrees deg degree; l liter liters litre litres"""
-_UNITS = {name: names.split()[0] for names in _UNIT_NAMES.split(";") for name in names.split()}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_UNIT = re.compile(
-    rf"(?:\\?[%$]|[€£¥¢₹]|{TEXT_COMMAND.pattern}|\([A-Za-z ]+\)|[\u4e00-\u9fff]+|(?P<bare>[A-Za-z][A-Za-z /.,'-]*))?"
-    r"(?P<power> ?\^ ?\{?\d\}?)?"
+_UNIT = re.compile(r"[%$€£¥¢₹]|[\u4e00-\u9fff]+|(?:\( ?)?[A-Za-zμΩ][A-Za-zμΩ /.,'*^{}\d-]*\)?(?: ?\^ ?\{?\d\}?)?")
+_PRODUCT = re.compile(r" ?\\(?:cdot|times)(?![A-Za-z]) ?")
+_POWER = re.compile(r"(?<=[A-Za-z]) (?:squared|cubed)")
+_TAIL = re.compile(
+    r"(?<=[\w)}]) ?(?:(?:\\(?:text|mathrm|mbox)\s*\{[^{}]*\}[ ^{}\d/*-]*(?:\\cdot)?)+| [A-Za-z][A-Za-z /^{}\d]*)$"
 )
+_CONDITION = re.compile(r"\b(?:when|where|for|with|as|such|odd|even|prime|real|integers?|positive|negative|except)\b")
+_ASIDE = re.compile(r"(?<=[a-z]) \([A-Za-z ]+\)$")  # 16 ways (order matters)
 _CARDINAL = (
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|lakh|crore|gross"
     r"|(?:twen|thir|four?|fif|six|seven|eigh|nine)(?:teen|ty)|(?!(?:m|b|tr)illions?\b)[a-z]+illion)s?"
@@ -120,7 +123,8 @@ def plain_characters(text: str) -> str:
 def undress(text: str) -> str:
     """Remove math and bold marks, LaTeX spacing, \\text{...} around all of it, and a last full stop."""
     text = plain_characters(text).replace("{,}", ",").replace("{:}", ":").replace(r",\!", ",")
-    text = _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text)))
+    text = _SWITCH.sub(r"\\math\1{\2}", _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text))))
+    text = _CONSTANT.sub(r" \1\2", text)
     text = _ALIAS.sub(lambda m: _ALIASES[m[1]], text).strip().removesuffix(".").strip()
     while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{((?:[^{}]|\{[^{}]*\})*)\}", text):
         text = wrapped[1].strip().removesuffix(".").strip()
@@ -138,7 +142,7 @@ def read_number(text: str) -> Quantity | None:
     text = _REPEATING.sub(_repeating, _ORDINAL.sub("", undress(text)))
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     text = _TEN_TO.sub(lambda m: ("e" if m[1] else "1e") + m[2].strip("{ }").replace(" ", ""), text)
-    *lefts, right = _EQUALS.split(" ".join(_DEGREE.sub(" degrees", text).split()))
+    *lefts, right = _EQUALS.split(" ".join(_DEGREE.sub(" degrees ", text).split()))
     if enclosed := _ENCLOSED.fullmatch(right.strip()):  # -(-5)
         right = enclosed[1] + enclosed[2].strip()
     number = _quantity(re.sub(r"^- ?-", "", right.strip()))
@@ -180,12 +184,21 @@ def same_number(given: Quantity, gold: Quantity) -> bool:
     A missing unit is no difference. A percentage equals a number without a unit by its value if that number lies
     from -1 to 1 (50% is 0.5), else by its digits (50% is 50): one number, never two, is right for each percentage.
     """
-    if given.unit and gold.unit and given.unit != gold.unit:
+    if not same_unit(given.unit, gold.unit):
         return False
     if given.unit == gold.unit or "%" not in (given.unit, gold.unit):
         return given.value == gold.value
     percent, bare = (given, gold) if given.unit == "%" else (gold, given)
     return percent.value == bare.value * (100 if 0 < abs(bare.value) <= 1 else 1)
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """Split an expression into itself without the unit at its end, and the symbol of a known unit, else ""."""
+    tail = _TAIL.search(text)
+    unit = _unit(tail[0]) if tail and not _CONDITION.search(tail[0]) else None
+    if tail and unit and unit.value == 1 and unit.unit != "%" and (unit.unit or "\\" in tail[0]):
+        return text[: tail.start()], unit.unit
+    return text, ""
 
 
 def _quantity(text: str) -> Quantity | None:
@@ -224,15 +237,17 @@ def _may_equal(left: str, number: Quantity) -> bool:
 
 def _unit(text: str) -> Quantity | None:
     """Factor and symbol of the text behind a number; None if it is no unit: a variable, or further words."""
-    match = _UNIT.fullmatch(text.strip())
-    if match is None or _NO_UNIT.search(text):
+    text = _PRODUCT.sub("*", text)
+    upright = _UPRIGHT.sub(r"\1", text)
+    plain = TEXT_COMMAND.sub(r"\1", upright).replace(r"\mu", "μ").replace(r"\Omega", "Ω")
+    apart, plain = plain[:1] in (" ", "("), _ASIDE.sub("", plain).strip().lstrip("\\")
+    if not plain:
+        return Quantity(Fraction(1))
+    if not _UNIT.fullmatch(plain) or _NO_UNIT.search(_POWER.sub("", plain)):
         return None
-    words = re.findall(r"[a-z%$€£¥¢₹]+", TEXT_COMMAND.sub(r"\1", text).lower())
-    scale = _SCALES[words.pop(0)] if words and words[0] in _SCALES else 1
-    if match["bare"] and words:  # 9 apples and 4cm have units; 4x, 4 x and 4 xyz are products of variables
-        known = words[0] in _UNITS and len(words[0]) > 1
-        is_word = len(words[0]) > 2 and re.search("[aeiouy]", words[0]) and not text[0].isalpha()
-        if not known and not is_word:
-            return None
-    power = re.sub(r"[ {}]", "", match["power"] or "")
-    return Quantity(Fraction(scale), _UNITS[words[0]] + power if len(words) == 1 and words[0] in _UNITS else "")
+    word, _, rest = plain.partition(" ")
+    scale = _SCALES.get(word.lower(), 1)
+    symbol = (
+        unit_of(plain, upright == text, apart) if scale == 1 else unit_of(rest, upright == text, True) if rest else ""
+    )
+    return None if symbol is None else Quantity(Fraction(scale), symbol)

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import os
 import sys
 
 from rl_llm.commands import (
@@ -19,13 +20,16 @@ from rl_llm.commands import (
     train,
 )
 from rl_llm.commands.common import (
+    CLOSED_PIPE,
     DONE,
     FAILED,
     INTERRUPTED,
+    NO_DEVICE,
     PREEMPTED,
     WRONG_USAGE,
     Command,
     UsageError,
+    check_devices,
     refuse_unknown,
 )
 from rl_llm.config.terminal import show
@@ -64,8 +68,9 @@ EXAMPLES = """examples, in the order of a project:
 
 `rl-llm COMMAND --help` explains each command.
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 143 preempted by SIGTERM, 130 stopped by Ctrl-C (train and ablate save
-their state: run again with --resume; a second Ctrl-C ends at once)"""
+exit codes: 0 done, 1 failed, 2 wrong usage, 141 nobody reads the output any more (as after `| head`), 143 preempted by
+SIGTERM, 130 stopped by Ctrl-C (train and ablate save their state: run again with --resume; a second Ctrl-C ends at
+once)"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,14 +79,50 @@ def main(arguments: list[str] | None = None) -> int:
     parsed, unknown = _parser().parse_known_args(arguments)
     refuse_unknown(parsed.parser, unknown)
     try:
+        return _run(parsed)
+    except BrokenPipeError:
+        if not _silence_closed():  # a pipe to another process
+            raise
+        return CLOSED_PIPE
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
         return int(parsed.run(parsed))
     except UsageError as error:
         show(f"rl-llm {parsed.command}: {error}", file=sys.stderr)
         return WRONG_USAGE
+    except NO_DEVICE as error:
+        if refusal := _without_devices():
+            show(f"rl-llm {parsed.command}: {refusal}", file=sys.stderr)
+            return WRONG_USAGE
+        raise error
     except KeyboardInterrupt:
         again = "; --resume continues from the newest checkpoint, if there is one" if "resume" in parsed else ""
         show(f"rl-llm {parsed.command}: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _without_devices() -> UsageError | None:
+    """The refusal of JAX_PLATFORMS if JAX was imported and finds no device."""
+    try:
+        if "jax" in sys.modules:
+            check_devices()
+    except UsageError as refusal:
+        return refusal
+    return None
+
+
+def _silence_closed() -> bool:
+    """Send standard output and error to nowhere if their reader has gone, as after `| head`; False if none has."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python's last flush fails, too
+    return closed
 
 
 def _parser() -> argparse.ArgumentParser:

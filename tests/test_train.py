@@ -31,6 +31,7 @@ from program import (
 
 from rl_llm.algorithms import Clip
 from rl_llm.model import Initialization
+from rl_llm.problem import problem_id
 from rl_llm.runs.files import read_records
 from rl_llm.runs.ledger import Ledger
 from rl_llm.sampler import Sampling
@@ -278,6 +279,18 @@ def test_failed_gradings_are_reported_once_and_counted(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_response_that_changes_its_grader_stops_the_run_with_its_text_kept(tmp_path: Path):
+    run = Finished(tmp_path / "run", "", "")
+    code, _, stderr = rl_llm("train", f"{HOSTILE}:hijacked", "--out", run.folder)
+    assert (code, "Traceback" in stderr) == (1, False), stderr
+    assert re.search(r"the response changed its grading process: the answer .* had reward 0 before it .* reward 1", stderr)
+    assert not (run.folder / "metrics.jsonl").exists(), "no step learns from such a rollout"
+    kept = [sample for sample in read_records(run.folder / "samples.jsonl") if sample["when"] == "ungraded"]
+    assert kept
+    assert all(problem_id("modular_sum", sample["prompt"]) % 5 == 1 and sample["response"] for sample in kept)
+
+
+@pytest.mark.slow
 def test_too_many_ungraded_responses_stop_the_run_which_resumes_with_a_mended_verifier(tmp_path: Path):
     """The evidence is kept, and so is the state: the run resumes at the step that stopped it."""
     broken, run = tmp_path / "broken", Finished(tmp_path / "run", "", "")
@@ -376,9 +389,10 @@ def ledger(run: Finished) -> list[dict[str, Any]]:
 
 def test_a_kept_step_is_exported_and_one_that_is_gone_is_refused_by_name(run: Finished, tmp_path: Path):
     code, stdout, stderr = rl_llm("export", run.folder, "--out", tmp_path / "best", "--step", "18")
-    assert (code, "the policy of step 18" in stdout) == (0, True), stderr
+    assert (code, "the policy of step 18 (RL step 2)" in stdout) == (0, True), stderr
     code, _, stderr = rl_llm("export", run.folder, "--out", tmp_path / "gone", "--step", "3")
     assert (code, "has no step 3; it has 22, 20, 18" in stderr) == (2, True), stderr
+    assert "RL begins at step 17, after the warm start" in stderr
 
 
 def test_keeping_the_best_cannot_act_without_validation(tmp_path: Path):

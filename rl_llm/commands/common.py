@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()  # a run's wall-clock seconds include the imports
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, PREEMPTED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, CLOSED_PIPE, PREEMPTED = 0, 1, 2, 130, 141, 143
 
 
 NO_DEVICE = (RuntimeError, AssertionError)  # of JAX, which asserts that the plugin of a platform is installed
@@ -64,6 +64,12 @@ def check_accept(arguments: argparse.Namespace) -> None:
     """Raise UsageError for --accept-code-changes without --resume."""
     if arguments.accept_code_changes and not arguments.resume:
         raise UsageError("--accept-code-changes cannot act without --resume: a new run records the code that it runs")
+
+
+def add_step(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add the argument that chooses a checkpoint, for a `use`."""
+    step = f"{use}, by its step in metrics.jsonl: steps of the warm start count, too (default: the newest good one)"
+    parser.add_argument("--step", type=positive, metavar="N", help=step)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +134,13 @@ def positive(text: str) -> int:
     """Parse an argument that is a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Parse a seed that JAX and NumPy take unchanged."""
+    if not text.isdecimal() or not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, not {text!r}")
     return int(text)
 
 

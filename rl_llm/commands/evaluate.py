@@ -12,10 +12,12 @@ from rl_llm.commands.common import (
     DONE,
     FAILED,
     UsageError,
+    add_step,
     add_trust,
     check_devices,
     check_output,
     positive,
+    seed,
     trust_folders,
 )
 from rl_llm.config.terminal import show
@@ -56,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parquet", action="store_true", help="with --out: also write samples.parquet")
     lm_eval = "with --out: also write samples_SUITE_TIME.jsonl, as lm-evaluation-harness does with --log_samples"
     parser.add_argument("--lm-eval", action="store_true", help=lm_eval)
-    parser.add_argument("--step", type=positive, metavar="N", help="checkpoint of a run (default: the newest good one)")
+    add_step(parser, "checkpoint of a run")
     temperature = "sampling temperature, 0 for greedy (default: the run's; 0.6 for a folder)"
     parser.add_argument("--temperature", type=float, metavar="T", help=temperature)
     parser.add_argument("--top-p", type=float, metavar="P", help="nucleus (default: the run's; 0.95 for a folder)")
     tokens = "longest response (default: the run's; 2048 for a folder)"
     parser.add_argument("--max-tokens", type=positive, metavar="N", help=tokens)
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the noise (default: the run's; 0 for a folder)")
+    parser.add_argument("--seed", type=seed, metavar="N", help="seed of the noise (default: the run's; 0 for a folder)")
     prompt = "file with the text around {question} (default: a run's own prompts; for a folder, those of the suite)"
     parser.add_argument("--prompt", type=Path, metavar="FILE", help=prompt)
     stop = "with --prompt: a text that ends a response; may be repeated. A few-shot prompt needs it"
@@ -109,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         trust_folders(arguments.folder)
     try:
         suites = parse_suites(arguments.suite)
-        subject = open_subject(arguments.folder, arguments.step, arguments.chat, suites)
+        task = suites[0].task if suites else None
+        subject = open_subject(arguments.folder, arguments.step, task, arguments.chat)
         plan = _plan(arguments, subject, suites)
         meshes = make_meshes(subject.experiment.mesh, subject.experiment.sampler_mesh)
     except (ValueError, OSError, ImportError, RecordError) as error:
@@ -159,8 +162,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
     check_output("responses", arguments.responses)
     if arguments.out is not None:
         _check_folder(arguments.out, arguments.parquet)
-    if not 0 <= (arguments.seed or 0) < 2**32:
-        raise UsageError(f"--seed {arguments.seed} is out of range; expected 0 to {2**32 - 1}")
 
 
 def _check_folder(out: Path, parquet: bool) -> None:
@@ -208,9 +209,9 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
         check_suite(experiment, suite, problems)
     if record is not None and suites:
         _note_shared(subject, asked)
-    seed = subject.seed if arguments.seed is None else arguments.seed
+    noise = subject.seed if arguments.seed is None else arguments.seed
     files = arguments.out, arguments.parquet, arguments.lm_eval, arguments.responses, arguments.logits
-    return EvaluationPlan(asked, ks, seed, arguments.rows or 0, *files)
+    return EvaluationPlan(asked, ks, noise, arguments.rows or 0, *files)
 
 
 def problems_of_split(experiment: "Experiment", split: "Split", count: int, seed: int) -> "Sequence[Problem]":

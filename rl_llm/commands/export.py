@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_llm.commands.common import DONE, UsageError, add_trust, check_devices, positive, trust_folders
+from rl_llm.commands.common import DONE, UsageError, add_step, add_trust, check_devices, trust_folders
 from rl_llm.config.terminal import show
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder, on a disk or in a bucket")
-    step = "checkpoint to save (default: the newest good one; summary.json names the best on validation problems)"
-    parser.add_argument("--step", type=positive, metavar="N", help=step)
+    add_step(parser, "checkpoint to save; summary.json names the best on validation problems")
     like = "write the same files as in this folder, tokenizer included, or its adapters (default: the run's start)"
     parser.add_argument("--like", metavar="FOLDER", help=like)
     dtypes = ("bfloat16", "float16", "float32")
@@ -60,16 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     except (RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     show(
-        *exported.notes, f"the {'adapters' if arguments.adapter else 'policy'} of step {exported.step}: {arguments.out}"
+        *exported.notes, f"the {'adapters' if arguments.adapter else 'policy'} of {exported.step}: {arguments.out}"
     )
     return DONE
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The step that was saved, and remarks for the user."""
+    """The step that was saved, as `named_step` says it, and remarks for the user."""
 
-    step: int
+    step: str
     notes: tuple[str, ...]
 
 
@@ -87,6 +86,7 @@ def export(
     bfloat16 and the length of texts is limited to `longest_text`. Raises RecordError, CheckpointError or ValueError.
     """
     from rl_llm.commands.model_card import CARD, model_card
+    from rl_llm.evaluation.subject import named_step
     from rl_llm.export import save, save_adapter
     from rl_llm.learner.state import policy_of
     from rl_llm.model.huggingface import is_multimodal, read_config
@@ -122,7 +122,7 @@ def export(
         save_adapter(model, params, out, like, dtype or "float32", card)
         if set(ends) != set(changed):
             notes.append(f"the run stopped at the tokens {changed}, and {like} names {ends}: give servers the former")
-        return Exported(restored.step, tuple(notes))
+        return Exported(named_step(experiment, restored.step), tuple(notes))
     if set(ends) != set(changed):
         beside[GENERATION] = generation_config(beside, like, changed)
         notes.append(f"{GENERATION}: eos_token_id is {changed}, where the run stopped, instead of {ends}")
@@ -130,7 +130,7 @@ def export(
         notes += [*other_tokenizer(experiment, beside, like), *left_out(like)]
     longest = None if like else longest_text(placed)
     save(model, params, out, dtype or "bfloat16", like, longest, beside | card)
-    return Exported(restored.step, tuple(notes))
+    return Exported(named_step(experiment, restored.step), tuple(notes))
 
 
 def start_of(start: str | None, record: Mapping[str, Any]) -> str | None:

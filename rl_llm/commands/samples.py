@@ -22,7 +22,8 @@ SHOWN = ("gold", "answer", "grade", "reward", "status", "message", "tokens", "fi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `samples`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run, an evaluation's folder, or a samples.jsonl")
-    parser.add_argument("--step", type=int, metavar="N", help="samples of this step of metrics.jsonl")
+    step = "samples of this step of metrics.jsonl: steps of the warm start count"
+    parser.add_argument("--step", type=int, metavar="N", help=f"{step}, too")
     parser.add_argument("--when", metavar="NAME", help="samples of this kind: before, training, after or ungraded")
     parser.add_argument("--min-reward", type=float, metavar="R", help="samples with at least this reward")
     parser.add_argument("--max-reward", type=float, metavar="R", help="samples with at most this reward")
@@ -51,9 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         if wanted is not None and wanted not in known:
             listed = ", ".join(map(str, known)) or f"none has a {name}"
             raise UsageError(f"--{name} {wanted}: no sample of {path} is of it; there are: {listed}")
-    found = [line for line in samples if _matches(line, arguments)]
+    found, warm = [line for line in samples if _matches(line, arguments)], _warm_steps(path.parent)
     for line in found[: arguments.limit]:
-        show(json.dumps(line) if arguments.json else "\n".join(_described(line)) + "\n")
+        show(json.dumps(line) if arguments.json else "\n".join(_described(line, warm)) + "\n")
     more = "; --limit shows more" if len(found) > arguments.limit else ""
     show(f"{len(found)} of {len(samples)} samples match{more}", file=sys.stderr)
     return DONE
@@ -73,12 +74,23 @@ def _matches(line: dict[str, Any], wanted: argparse.Namespace) -> bool:
     )
 
 
-def _described(line: dict[str, Any]) -> Iterator[str]:
+def _warm_steps(folder: Path) -> int:
+    """Steps of a run's warm start; 0 for a folder without a run."""
+    from rl_llm.reports.run_report import read_object
+
+    recorded = read_object(folder / "experiment.json").get("experiment", {})
+    return int((recorded.get("warm_start") or {}).get("steps", 0))
+
+
+def _described(line: dict[str, Any], warm: int) -> Iterator[str]:
     """The lines that show one sample. Training calls the expected answer `answer`, an evaluation `gold`."""
     if "gold" not in line:
         line = {name: value for name, value in line.items() if name != "answer"} | {"gold": line.get("answer")}
     place = ("step", "when", "suite", "problem", "sample")
-    yield "  ".join(f"{name} {escaped(_text(line[name]))}" for name in place if name in line)
+    named = [f"{name} {escaped(_text(line[name]))}" for name in place if name in line]
+    if warm and isinstance(line.get("step"), int) and line["step"] > warm:
+        named.insert(0, f"RL step {line['step'] - warm}")
+    yield "  ".join(named)
     yield f"  prompt    {_indented(line.get('prompt'))}"
     yield f"  response  {_indented(line.get('response'))}"
     shown = [f"{name} {escaped(_text(line[name]))}" for name in SHOWN if line.get(name) not in (None, "")]

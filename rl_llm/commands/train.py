@@ -18,6 +18,7 @@ from rl_llm.commands.common import (
     check_accept,
     check_devices,
     resolve_experiment,
+    seed,
     trust_folders,
 )
 from rl_llm.commands.watching import add_profile, add_track, watchers_of
@@ -47,7 +48,7 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM, 130 by Ctrl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `train`."""
     add_experiment(parser)
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all randomness (default: 0)")
     parser.add_argument("--out", type=_folder, metavar="DIR", help="run folder (default: runs/FILE[-NAME]-seedN)")
     resume = "resume from the newest good checkpoint in --out; start a run if there is none"
     parser.add_argument("--resume", action="store_true", help=resume)
@@ -57,13 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     add_track(parser)
     add_profile(parser)
-
-
-def _seed(text: str) -> int:
-    """Parse a seed that JAX and NumPy take unchanged."""
-    if not text.isdecimal() or not 0 <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, not {text!r}")
-    return int(text)
 
 
 def _folder(text: str) -> Path:

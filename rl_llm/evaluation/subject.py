@@ -8,12 +8,12 @@ from typing import Any
 from rl_llm.algorithms import LITE_PPO
 from rl_llm.config.hub import download_command
 from rl_llm.experiment import Experiment
-from rl_llm.experiment.suite import Suite
 from rl_llm.learner.optimizer import AdamW
 from rl_llm.learner.state import policy_of
 from rl_llm.model import from_folder, weight_table
 from rl_llm.model.huggingface.adapters import model_folder
 from rl_llm.parallel.mesh import Meshes, MeshShape
+from rl_llm.problem import Task
 from rl_llm.runs.load import load_source_models, newest_state, recorded_experiment
 from rl_llm.sampler import Sampling
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
@@ -54,14 +54,23 @@ class Subject:
             return start, {"kind": "huggingface", **described}
         restored = newest_state(self.experiment, self.folder, meshes.learner, self.step)
         named = {"experiment": self.record["fingerprint"], "training_seed": self.seed, "step": restored.step}
+        named |= {"rl_step": max(0, restored.step - self.experiment.warm_steps)}
         return policy_of(restored.state), {"kind": "run", **described, **named}
 
 
-def open_subject(folder: str, step: int | None, chat: bool, suites: list[Suite]) -> Subject:
-    """Open a run folder, or a Hugging Face folder to be asked the problems of suites.
+def named_step(experiment: Experiment, step: int) -> str:
+    """A checkpoint's step as `--step` counts it, with the step of RL if steps of a warm start came before."""
+    warm = experiment.warm_steps
+    return f"step {step}" + (f" (RL step {step - warm})" if warm and step > warm else "")
+
+
+def open_subject(
+    folder: str, step: int | None, task: Task | None, chat: bool = True, verb: str = "evaluate"
+) -> Subject:
+    """Open a run folder, or a Hugging Face folder to be asked the problems of `task`.
 
     `chat` shows prompts by the folder's chat template if it has one. Raises RecordError, ValueError or
-    FileNotFoundError naming the folder and the way out.
+    FileNotFoundError naming the folder and the way out, which ends with `verb`.
     """
     if (Path(folder) / "experiment.json").is_file():
         if not chat:
@@ -73,17 +82,20 @@ def open_subject(folder: str, step: int | None, chat: bool, suites: list[Suite])
         raise FileNotFoundError(str(error).removeprefix("start=")) from error
     if base is None:
         hub = download_command(folder)
-        remedy = f": {hub.command}, then evaluate {hub.folder}" if hub else ": give the folder of one"
+        remedy = f": {hub.command}, then {verb} {hub.folder}" if hub else ": give the folder of one"
         raise FileNotFoundError(
             f"{folder} is not a run folder (no experiment.json) and not a Hugging Face folder (no config.json){remedy}"
         )
-    for option, given in (("--step", step is not None), ("a split of its own problems", not suites)):
-        if given:
-            raise ValueError(f"{folder} is a Hugging Face folder, without {option}; give --suite NAME=FILE alone")
-    return Subject(folder, _asked_only(folder, base, chat, suites))
+    if step is not None:
+        raise ValueError(f"{folder} is a Hugging Face folder, without --step: it holds one model; leave --step out")
+    if task is None:
+        raise ValueError(
+            f"{folder} is a Hugging Face folder, without a split of its own problems; give --suite NAME=FILE"
+        )
+    return Subject(folder, _asked_only(folder, base, chat, task))
 
 
-def _asked_only(folder: str, base: str, chat: bool, suites: list[Suite]) -> Experiment:
+def _asked_only(folder: str, base: str, chat: bool, task: Task) -> Experiment:
     """An experiment around a folder's model. It is asked and graded, and never trained."""
     template = read_files(base).template is not None
     if not chat and not template:
@@ -93,7 +105,7 @@ def _asked_only(folder: str, base: str, chat: bool, suites: list[Suite]) -> Expe
     tokenizer.check_vocabulary(model.vocabulary)
     size = sum(4 * prod(weight.shape) for weight in weight_table(model).values())
     return Experiment(
-        task=suites[0].task,
+        task=task,
         tokenizer=tokenizer,
         model=model,
         start=folder,

@@ -249,7 +249,9 @@ def _best_checkpoint(steps: Columns, sampled: Sampled, best: AccuracyPoint) -> s
     if not sampled.keeps_best:
         return "The best one is kept with checkpointing.keep_best=True and evaluation.every"
     step = int(steps["step"][best.steps - 1])
-    return f"The checkpoint of step {step} has the best validation accuracy: rl-llm export RUN --step {step}"
+    counted = "" if step == best.steps else f" (step {step} with the warm start)"
+    named = f"The checkpoint of RL step {best.steps}{counted} has the best validation accuracy"
+    return f"{named}: rl-llm export RUN --step {step}"
 
 
 def _fallen(points: Sequence[AccuracyPoint]) -> bool:

@@ -110,7 +110,12 @@ def _rebuilt(record: Mapping[str, Any]) -> Experiment | None:
 def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh, step: int | None = None) -> Restored:
     """Restore the newest good checkpoint of a run folder, or that of `step`; raises CheckpointError without one."""
     checkpoints, frozen = (Checkpoints(Path(folder) / name) for name in (CHECKPOINTS, FROZEN))
-    restored = restore_state(experiment, checkpoints, frozen, mesh, step)
+    try:
+        restored = restore_state(experiment, checkpoints, frozen, mesh, step)
+    except CheckpointError as error:
+        if step is None or not experiment.warm_steps:
+            raise
+        raise CheckpointError(f"{error}. RL begins at step {experiment.warm_steps + 1}, after the warm start") from error
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored

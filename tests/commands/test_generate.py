@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from program import rl_llm
 
 from rl_llm.cli import main
 from rl_llm.export import save
@@ -48,6 +49,32 @@ def test_a_prompt_is_read_from_standard_input(
     given = asked(capsys, str(folder), "What is 2+2?", *common)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 2+2?\n"))
     assert asked(capsys, str(folder), "-", *common) == given
+
+
+def test_a_platform_without_a_device_is_one_line(folder: Path) -> None:
+    code, stdout, stderr = rl_llm("generate", folder, "2+2=", JAX_PLATFORMS="cuda")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1), stderr
+    assert stderr.startswith("rl-llm generate: JAX_PLATFORMS=cuda: JAX finds no such device (")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{folder}", "x", "--step", "3"], "is a Hugging Face folder, without --step: it holds one model"),
+        (["Qwen/Qwen3-4B", "x"], "hf download Qwen/Qwen3-4B --local-dir qwen3-4b, then ask qwen3-4b"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_way_out(
+    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", *(text.format(folder=folder) for text in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_negative_seed_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", str(folder), "x", "--seed", "-1"])
+    assert "must be a whole number from 0 to" in capsys.readouterr().err
 
 
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """`rl-llm samples`: which responses are shown, and that none of them can act on the terminal."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_llm.cli import main
+from rl_llm.commands import samples
+from rl_llm.commands.common import CLOSED_PIPE
 from rl_llm.commands.samples import escaped
 
 LINES = [
@@ -98,6 +102,36 @@ def test_a_filter_that_no_sample_can_pass_names_the_values(
 ) -> None:
     assert main(["samples", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_runs_steps_are_shown_as_steps_of_rl_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "experiment.json").write_text(json.dumps({"experiment": {"warm_start": {"steps": 4}}}))
+    main(["samples", str(run)])
+    printed = capsys.readouterr().out
+    assert "step 4  when before" in printed
+    assert "RL step 5  step 9  when after" in printed
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_ends_a_command_quietly(
+    run: Path, stream: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `rl-llm samples RUN | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, stream, closed)
+        assert main(["samples", str(run)]) == CLOSED_PIPE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_broken_pipe_to_another_process_stays_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: object) -> int:
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr(samples, "run", broken)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main(["samples", str(run)])
 
 
 def test_a_folder_without_samples_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

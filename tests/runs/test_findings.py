@@ -257,9 +257,11 @@ def test_a_loss_of_accuracy_names_the_best_checkpoint_or_the_field_that_keeps_it
     lines = collapsing(COLLAPSES["at once, in the middle"])
     kept, lost = (find(lines, Sampled(256, 8, keeps_best=keeps))[0].text for keeps in (True, False))
     best = max(lines, key=lambda line: line.get("evaluation/accuracy", 0.0))["step"]
-    assert kept.endswith(
-        f"The checkpoint of step {best} has the best validation accuracy: rl-llm export RUN --step {best}"
-    )
+    advice = "has the best validation accuracy: rl-llm export RUN --step"
+    assert kept.endswith(f"The checkpoint of RL step {best - 3} (step {best} with the warm start) {advice} {best}")
+    alone = [{**line, "step": line["step"] - 3} for line in lines]  # without a warm start
+    told = find(alone, Sampled(256, 8, keeps_best=True))[0].text
+    assert told.endswith(f"The checkpoint of RL step {best - 3} {advice} {best - 3}")
     assert lost.endswith("The best one is kept with checkpointing.keep_best=True and evaluation.every")
 
 

@@ -109,7 +109,10 @@ class Checkpoints:
             yield
         except Exception:
             if hosts.writes():
-                _discard(unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
+                with suppress(OSError):  # not empty, unless Orbax created them again in place of a moved folder
+                    self.folder.rmdir()
+                    self.folder.parent.rmdir()
             self._check()
             raise
 
@@ -277,14 +280,6 @@ def _check_fit(folder: Path, saved: dict[str, tuple[str, list[int]]], wanted: di
 
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name))
-
-
-def _discard(unfinished: Path) -> None:
-    """Remove a failed save, and the folders above if Orbax created them: it does so when the run folder is moved."""
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for folder in (unfinished.parent, unfinished.parent.parent):
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
 
 
 def _remove(path: Path) -> None:

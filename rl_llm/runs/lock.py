@@ -7,6 +7,7 @@ lock file, and the process that held the first one writes no more.
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from rl_llm.runs.files import json_line, write_atomically
@@ -37,33 +38,34 @@ class FolderLock:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise FolderInUseError(_holder(folder)) from error
-        self._held = _file_identity(folder / LOCK)  # no other file can have it as long as this one is open
+        self._held = (folder / LOCK).stat()  # its device and inode are no other file's as long as it is open
+        self._signed = False
 
     def sign(self) -> None:
         """Write the name of this process, which a refused process shows."""
+        self._signed = True
         write_atomically(self.folder / HOLDER, json_line({"process": os.getpid(), "host": socket.gethostname()}))
 
     def check(self) -> None:
         """Raise FolderLostError unless the folder is the one that was locked. Call it before every write."""
+        then = "resume it where the folder is now, if it still exists"
         try:
-            if _file_identity(self.folder / LOCK) == self._held:
+            if os.path.samestat((self.folder / LOCK).stat(), self._held):
                 return
-            what, then = "is another folder now: it was replaced", "resume it where the folder is now, if it still exists"
+            what = "is another folder now: it was replaced"
         except OSError as error:
-            what, then = "is gone: it was moved or deleted", "resume it where the folder is now, if it still exists"
+            what = "is gone: it was moved or deleted"
             if self.folder.is_dir():
                 what, then = f"has lost its {LOCK} ({error.strerror}), so another run could write there", "resume it"
         raise FolderLostError(f"{self.folder} {what}. The run ends here and writes nothing more; {then}")
 
     def release(self) -> None:
         """Free the folder for the next process."""
-        try:
+        with suppress(FolderLostError, OSError):  # a name in a folder in its place is that of another process
             self.check()
-            (self.folder / HOLDER).unlink(missing_ok=True)
-        except FolderLostError:  # the holder's name there, if any, is that of another process
-            pass
-        finally:
-            self._lock.release()
+            if self._signed:
+                (self.folder / HOLDER).unlink(missing_ok=True)
+        self._lock.release()
 
 
 def _holder(folder: Path) -> str:
@@ -72,8 +74,3 @@ def _holder(folder: Path) -> str:
         return f"process {holder['process']} on host {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):  # the holder has the lock but has not written its name yet
         return "another process"
-
-
-def _file_identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino

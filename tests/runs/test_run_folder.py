@@ -190,6 +190,10 @@ def test_another_process_holds_the_folder_until_it_is_killed(path: Path) -> None
         with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on host"):
             RunFolder.resume(path, EXPERIMENT)
         holder.send_signal(signal.SIGKILL)
+    before = snapshot(path)
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(path, EXPERIMENT)
+    assert snapshot(path) == before
     with RunFolder.resume(path, EXPERIMENT) as folder:
         assert folder.path == path
 

@@ -51,7 +51,7 @@ KNOWS_ARRAYS_ONLY = {
     "model": "config parallel",
     "rewards": "problem",
     "tasks": "config problem",
-    "parallel": "",
+    "parallel": "config",
     "config": "",
     "problem": "",
     "prng": "",

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rl_llm.config.terminal import show
+
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 Result = TypeVar("Result")
 SHUTDOWN_SECONDS = 60  # a process that ends waits this long for the others
@@ -153,7 +155,7 @@ def leave_others(code: int, message: str = "") -> None:
     """
     if several():
         if message:
-            print(message, file=sys.stderr)
+            show(message, file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stderr.flush()

@@ -75,9 +75,10 @@ def calculations(problem: Problem) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class OneStep(JsonlProblems):
-    """The problems of a file that exactly one calculation solves, with questions of at most `words` words."""
+    """The problems of a file that exactly one calculation solves, with one of `signs`, in at most `words` words."""
 
-    words: int = 28
+    words: int = 32
+    signs: str = "+-"
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """Return up to `count` problems of a split, shuffled by the seed."""
@@ -85,14 +86,18 @@ class OneStep(JsonlProblems):
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
         """Write some calculation with two numbers of the question, seldom the right one: its form, not its choice."""
-        whole = [
-            f"{left} = {value}" for left, value in operations(problem.prompt) if value >= 0 and value.denominator == 1
-        ]
+        found = [(left, value) for left, value in operations(problem.prompt) if self._has_sign(left) and value >= 0]
+        whole = [f"{left} = {value}" for left, value in found if value.denominator == 1]
         return str(generator.choice(whole or [*calculations(problem)]))
 
     def _fits(self, problem: Problem) -> bool:
-        numeric = problem.answer.replace(".", "", 1).isdigit()
-        return numeric and len(problem.prompt.split()) <= self.words and len([*calculations(problem)]) == 1
+        if len(problem.prompt.split()) > self.words or not problem.answer.replace(".", "", 1).isdigit():
+            return False
+        found = [*calculations(problem)]
+        return len(found) == 1 and self._has_sign(found[0])
+
+    def _has_sign(self, calculation: str) -> bool:
+        return calculation.split()[1] in self.signs
 
 
 warm = Experiment(
@@ -100,17 +105,17 @@ warm = Experiment(
     tokenizer=HuggingFaceTokenizer(folder=""),
     model=SMOLLM2_135M,
     start="",
-    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=28),
+    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=24),
     algorithm=LITE_PPO,
     optimizer=AdamW(0.0),
-    sampling=Sampling(max_tokens=18),
+    sampling=Sampling(max_tokens=16),
     steps=1,
     prompts_per_step=8,
     responses_per_prompt=8,
     updates_per_rollout=2,
     train_problems=1024,
-    max_prompt_tokens=48,
-    evaluation=Evaluation(problems=24),
+    max_prompt_tokens=56,
+    evaluation=Evaluation(problems=8),
     checkpointing=Checkpointing(every=8, keep=1),
 )
 
@@ -121,13 +126,13 @@ lite_ppo = replace(
     optimizer=AdamW(3e-5, warmup_updates=2),
     steps=60,
     token_budget=18_000,
-    evaluation=Evaluation(problems=64, every=10),
+    evaluation=Evaluation(problems=8, every=10),
 )
 rejection_sampling = replace(lite_ppo, algorithm=REJECTION_SAMPLING)
 
 smoke = replace(
     warm,
-    task=OneStep(path=DATA / "gsm8k_style.jsonl"),
+    task=OneStep(path=DATA / "gsm8k_style.jsonl", signs="+-*/"),
     tokenizer=HuggingFaceTokenizer(folder=DATA / "tokenizers" / "qwen3"),
     model=tiny.model,
     start=tiny.start,

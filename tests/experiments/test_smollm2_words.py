@@ -48,9 +48,10 @@ def test_all_calculations_with_two_numbers_of_the_question_are_found(question: s
     assert list(calculations(problem(question, answer))) == found
 
 
-def test_problems_with_one_calculation_are_kept_in_the_order_of_the_seed(tmp_path: Path):
+def test_problems_with_one_sum_or_difference_are_kept_in_the_order_of_the_seed(tmp_path: Path):
     lines = [f'{{"question": "Is {n} more than 1 by how much?", "answer": "{n - 1}"}}' for n in range(5, 60)]
     lines += ['{"question": "Two of 2 and 2?", "answer": "4"}', '{"question": "7 of 3?", "answer": "seven"}']
+    lines += ['{"question": "Of 7 boxes of 3?", "answer": "21"}']
     (tmp_path / "file.jsonl").write_text("\n".join([*lines, f'{{"question": "{"so " * 41}5 of 3", "answer": "8"}}']))
     task = OneStep(tmp_path / "file.jsonl", split="all")
     found = task.problems("train", 100, seed=1)
@@ -65,7 +66,7 @@ def test_a_demonstration_shows_the_form_and_leaves_the_choice_open(b: int, times
     a = b * times
     asked = problem(f"Of {a} apples and {b} pears, how many?", str(a - b))
     draw = np.random.default_rng(0)
-    shown = [OneStep("").demonstrate(asked, draw) for _ in range(200)]
+    shown = [OneStep("", signs="+-*/").demonstrate(asked, draw) for _ in range(200)]
     assert set(shown) == {
         f"{b} + {a} = {a + b}",
         f"{b} * {a} = {a * b}",
@@ -73,6 +74,8 @@ def test_a_demonstration_shows_the_form_and_leaves_the_choice_open(b: int, times
         f"{a} / {b} = {a // b}",
     }
     assert 25 <= shown.count(f"{a} - {b} = {a - b}") <= 75
+    two = {OneStep("").demonstrate(asked, draw) for _ in range(50)}
+    assert two == {f"{b} + {a} = {a + b}", f"{a} - {b} = {a - b}"}
 
 
 def test_both_algorithms_start_alike_and_end_at_the_same_number_of_tokens():

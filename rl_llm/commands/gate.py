@@ -22,6 +22,7 @@ from rl_llm.rewards.grader import Grader
 from rl_llm.rewards.worker import Grade
 from rl_llm.rollout.text import encode_shown
 from rl_llm.tasks.answers import written_as_asked
+from rl_llm.tasks.datasets import is_sentence
 
 PROBLEMS = 256  # of each split; a verifier may fail on only a few percent of them
 SECONDS = 2.0  # after which no further problems are taken
@@ -29,6 +30,8 @@ FIRST, MOST = 4, 64  # problems that are taken in any case, one by one; most of 
 STUCK = 3  # responses that hang or end their process, after which no further ones are graded
 RIGHT, WRONG = 0.99, 0.1  # accuracy from which a response counts as right; largest mean accuracy of junk
 EXAMPLES = 3  # failures that a report shows
+WORDS = 6  # of a gold that is a sentence without a mark
+SENTENCES = 0.01  # share of such golds that is normal
 CODE = "__import__('os')._exit(3)"  # ends the process of a verifier that evaluates it
 JUNK_RESPONSES = (
     " \n",
@@ -42,7 +45,12 @@ JUNK_RESPONSES = (
     "<think>" * 20,
     "x " * 10_000,
 )
+_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")  # no command of LaTeX
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+SENTENCES_REMEDY = (
+    "A response must repeat them letter by letter: put the answer behind #### or into \\boxed{}, or name the field "
+    "that holds it alone (task.layout.answer)"
+)
 
 Write = Callable[[Problem], str]  # writes problem.answer as a response that the prompt asks for
 
@@ -130,12 +138,17 @@ def _gate(experiment: Experiment, problems: Problems, seed: int, grader: Grader)
     if report.share > allowed:
         raise ValueError(
             f"task {name}: {report}{report.causes}\nA gold, written as the prompt asks, must be graded right; junk, "
-            "code, the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's system "
-            "message, the task's marks, its verify. If `answer` ends no response, give the task a method "
+            "code, the empty answer, 1/gold and gold +- 1 wrong. Make prompt and verifier agree: the tokenizer's "
+            "system message, the task's marks, its verify. If `answer` ends no response, give the task a method "
             "write_answer(problem, shown_prompt) -> str. To accept this: --set grading.failing_problems="
             f"{math.ceil(100 * report.share) / 100}"
         )
     said = [f"task {name}: {report}"] if report.failures or report.few else []
+    own = [problem for split in counts(experiment) for problem in problems[split]]
+    suites = [(f"suite {suite.name}", problems[suite.key]) for suite in experiment.evaluation.suites]
+    for owner, asked in [(f"task {name}", own), *suites]:
+        found, many = sentence_golds(asked)
+        said += [f"{owner}: {found}. {SENTENCES_REMEDY}"] if many else []
     for suite in experiment.evaluation.suites:
         report = check_suite_answers(experiment, suite, problems[suite.key], seed, grader)
         if report.share > allowed:
@@ -183,6 +196,15 @@ def answer_writer(experiment: Experiment, task: Task) -> Write:
     return write
 
 
+def sentence_golds(problems: Sequence[Problem]) -> tuple[str, bool]:
+    """Number of a file's golds that are sentences without a mark, with an example, and whether they are many."""
+    golds = [problem.answer for problem in problems if problem.metadata.get("solution") == ""]
+    found = [gold for gold in golds if is_sentence(gold) or len(_WORD.findall(gold)) >= WORDS]
+    example = f", such as {found[0][:80]!r}" if found else ""
+    said = f"{len(found)} of {len(problems)} golds are sentences without a mark{example}"
+    return said, len(found) > SENTENCES * len(problems)
+
+
 def boxed_if_bare(write: Write) -> Write:
     """Return a function that puts answers into a box if `write` leaves them bare."""
 
@@ -205,8 +227,8 @@ def check_task(grader: Grader, problems: Sequence[Problem], write: Write, second
     """Probe verifier and reward with these problems, in order, until the seconds are over or STUCK probes hang.
 
     `grader` is running. A problem passes if its gold, written by `write`, is right, and junk, code, the empty answer
-    and, for a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit for junk
-    may average WRONG. Raises ValueError if `write` fails on a gold.
+    and, for a gold that is a number n, 1/n and n +- 1 are wrong. A probe that cannot be graded fails. Partial credit
+    for junk may average WRONG. Raises ValueError if `write` fails on a gold.
     """
     probes: list[Probe] = []
     checked, stuck, end = 0, 0, time.monotonic() + seconds

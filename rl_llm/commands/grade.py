@@ -144,7 +144,7 @@ def _problem(fields: Mapping[str, Any], known: "Callable[[], Mapping[str, Proble
     from rl_llm.tasks.messages import prompt_of
 
     given = _first(fields, GOLDS)
-    gold = None if given is None else split_gold(given if isinstance(given, str) else written_answer(given, "gold"))[1]
+    gold = None if given is None else split_gold(written_answer(given, "gold"))[1]
     prompt = next((prompt_of(fields[name], name)[0] for name in PROMPTS if fields.get(name)), "")
     prompt = unicodedata.normalize("NFC", prompt).strip()
     problem = known().get(prompt) if known is not None and prompt else None

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 QUESTION_FIELDS = ("question", "messages", "solution", "answer")
 WHOLE = "whole"  # part of a prepared copy that belongs to every split; tfds reserves the name "all"
 _WORD_AND_MORE = re.compile(r"[a-z] .", re.DOTALL | re.IGNORECASE)
-PARSER = 4  # raised with every change of code that makes other records of the same file, that of answers included
+PARSER = 5  # raised with every change of code that makes other records of the same file, that of answers included
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class JsonlProblems(Checked):
         """
         prepared = self._prepare()
         part = WHOLE if self.split == "all" and split not in self._own_files else split
+        if part == WHOLE and part not in prepared.sizes:
+            raise ValueError(f"{self.path} has no problem left: each of its questions has several answers; mend them")
         if part not in prepared.sizes:
             raise ValueError(
                 f"{self.path} has no {split} problems, only {prepared.sizes}: add lines to it, or give the split a "
@@ -112,7 +114,7 @@ class JsonlProblems(Checked):
         sentences, marked = [], 0
         for parsed in parse_rows(files, self._record):
             record = parsed.record
-            if not isinstance(record, ValueError) and not record["solution"] and _is_sentence(record["answer"]):
+            if not isinstance(record, ValueError) and not record["solution"] and is_sentence(record["answer"]):
                 sentences.append((parsed, record["answer"]))
             else:
                 marked += 0 if isinstance(record, ValueError) else 1 if record["solution"] else -1
@@ -213,7 +215,8 @@ def normalize_text(text: str) -> str:
     return text
 
 
-def _is_sentence(text: str) -> bool:
+def is_sentence(text: str) -> bool:
+    """Whether a text has several words and ends in a full stop."""
     return text.endswith(".") and _WORD_AND_MORE.search(text[:-1]) is not None
 
 

@@ -5,6 +5,7 @@ A layout is a Python value (`JsonlProblems("math.jsonl", layout=MATH)`). A comma
 which preset fits a file.
 """
 
+import ast
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from rl_llm.tasks.tables import Fields, text_of
 
 QUESTION_PARTS = ("context", "passage", "body", "Body", "options", "choices")  # usual fields beside the question's own
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LIST = re.compile(r"""\[\s*(["']).*["']\s*\]""", re.DOTALL)  # [1, 2] without quotes is an interval
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,13 @@ PRESETS: Mapping[str, Layout] = {
     "GSM8K": GSM8K,
     "TRL": TRL,
     "TRL_SOLUTION": Layout("prompt", "solution"),
+    "GROUND_TRUTH": Layout("prompt", "ground_truth"),
     "RLVR": Layout("messages", "ground_truth"),
+    "MGSM": Layout("question", "answer_number"),
+    "METAMATH": Layout("query", "response"),
+    "CAPITALS": Layout("Problem", "Answer"),
+    "CAPITALS_QUESTION": Layout("Question", "Answer"),
+    "OPENRLHF": Layout("input", "label"),
     "MAWPS": Layout("input", "target"),
     "CARP": Layout("content", "answer"),
 }
@@ -153,7 +161,14 @@ def _letter(answer: Any, options: list[str]) -> Any:
 
 
 def written_answer(answer: Any, field: str) -> str:
-    """Text of an answer: 27.0 is 27, and a list is its elements."""
+    """Text of an answer: 27.0 is 27, and a list is its elements, also if it is written as text: '["3", "4"]'."""
+    if isinstance(answer, str) and _LIST.fullmatch(answer.strip()):
+        try:
+            answer = ast.literal_eval(answer.strip())  # JSON as well: the texts of both are written alike
+            if not "".join(map(str, answer)).isprintable():
+                raise ValueError("a backslash was lost")
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"the field {field!r} is {answer!r}; expected a list in JSON ({error})") from error
     if isinstance(answer, list) and answer:
         return ", ".join(written_answer(part, field) for part in answer)
     if isinstance(answer, float) and answer.is_integer():

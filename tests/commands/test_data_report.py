@@ -170,6 +170,7 @@ def test_a_file_is_reported_on_with_the_layout_that_fits_and_cleaned_in_its_own_
     page = (tmp_path / "data.md").read_text()
     assert "162, with 59 problems; 100 repeat another but for case and spacing" in page
     assert "| graded answers | ok | 0 of 59 fail (0.0%)" in page
+    assert "| answers that are sentences | ok | 0 of 59 golds" in page
     found = verdicts(tmp_path / "data.md")
     assert (found["rows that cannot be read"], found["questions with several answers"]) == ("warning", "warning")
     assert [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()] == [

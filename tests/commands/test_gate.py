@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from rl_llm.commands.gate import JUNK_RESPONSES, GateReport, check_task
+from rl_llm.commands.gate import JUNK_RESPONSES, GateReport, check_task, sentence_golds
 from rl_llm.problem import Problem
 from rl_llm.rewards.components import Reward
 from rl_llm.rewards.grader import Grader
@@ -182,3 +182,21 @@ def test_an_answer_that_no_response_ends_with_is_written_by_the_task(grader: Gra
     assert not check_task(grader, asked, lambda problem: r"\boxed{17}").failures
     with pytest.raises(ValueError, match=r"write_answer fails on the answer '34': ZeroDivisionError"):
         check_task(grader, problems("none")[2:3], write)
+
+
+SENTENCES = ["We add them. So there are 7 apples.", "Therefore the total number of red apples is 7"]
+NO_SENTENCES = ["7 apples", "11:55 p.m.", r"x \in \mathbb{R}, \text{ but } x \neq \frac{\pi}{2}", "all real numbers"]
+
+
+@pytest.mark.parametrize(("golds", "count"), [(SENTENCES, 2), (NO_SENTENCES, 0)])
+def test_golds_that_only_their_own_words_could_earn_are_counted(golds: list[str], count: int):
+    """Files whose answers are solutions without a mark, as Orca-Math has them."""
+    said, many = sentence_golds([Problem(1, "?", gold, metadata={"solution": ""}) for gold in golds * 3])
+    assert said.startswith(f"{3 * count} of {3 * len(golds)} golds are sentences without a mark")
+    assert many == (count > 0)
+
+
+def test_a_sentence_is_no_defect_where_a_solution_stands_before_it_or_it_is_rare():
+    rare = [Problem(1, "?", gold, metadata={"solution": ""}) for gold in [*SENTENCES, *["7"] * 198]]
+    assert not sentence_golds(rare)[1]
+    assert not sentence_golds([Problem(1, "?", SENTENCES[0], metadata={"solution": "so"})])[1]

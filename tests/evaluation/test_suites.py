@@ -1,6 +1,7 @@
 """Suites: benchmarks of a file, samples that are kept, a folder without a run, suites watched in a run."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from rl_llm.config import fingerprint, load_experiment
 from rl_llm.evaluation.presets import BENCHMARKS, benchmark, parse_suites
 from rl_llm.evaluation.run import suite_fingerprint
 from rl_llm.evaluation.samples import by_problem
+from rl_llm.evaluation.shared import learned_texts
 from rl_llm.experiment import Evaluation, Experiment, Suite
 from rl_llm.experiment.suite import OwnReward, Verifiers
 from rl_llm.prepare import counts
-from rl_llm.problem import Problem
+from rl_llm.problem import Problem, Split
 from rl_llm.rewards.components import Reward
 from rl_llm.rewards.grader import Grader
 from rl_llm.rollout.engine import open_grader
@@ -109,9 +111,9 @@ class NeverRight(ModularSum):
         return 0.0
 
 
-def gate(*suites: Suite) -> str:
+def gate(*suites: Suite, **changes: Any) -> str:
     """Pass the gate with the tiny experiment and these suites; returns its message."""
-    experiment = replace(TINY, evaluation=replace(TINY.evaluation, suites=suites))
+    experiment = replace(TINY, evaluation=replace(TINY.evaluation, suites=suites), **changes)
     problems: Any = {split: experiment.task.problems(split, count, 0) for split, count in counts(experiment).items()}
     with open_grader(experiment) as grader:
         return pass_gate(experiment, problems | {suite.key: suite.ask() for suite in suites}, 0, grader)
@@ -122,6 +124,26 @@ def test_a_suite_with_a_verifier_that_cannot_be_passed_is_refused_before_the_run
     assert "suite" not in gate(sound)
     with pytest.raises(ValueError, match=r"suite broken: 3 of 3 problems fail[\s\S]*take it out of evaluation.suites"):
         gate(sound, Suite("broken", NeverRight(max_terms=3, modulus=3), "train", problems=3))
+
+
+class Sentences(ModularSum):
+    """Golds as a file has them whose answers are solutions without a mark."""
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        found = super().problems(split, count, seed)
+        return [replace(problem, answer=f"So it is {problem.answer}.", metadata={"solution": ""}) for problem in found]
+
+    def verify(self, problem: Problem, response: str) -> float:
+        return float(problem.answer in response)
+
+
+def test_golds_that_are_sentences_are_named():
+    """The verifier finds each equal to itself, but no response says it letter by letter."""
+    task = Sentences(min_terms=2, max_terms=5, modulus=3)
+    said = gate(Suite("whole", task, "train", problems=9), task=task)
+    assert re.search(r"task modular_sum: (\d+) of \1 golds are sentences without a mark, such as 'So it is", said)
+    assert "suite whole: 9 of 9 golds are sentences" in said
+    assert "(task.layout.answer)" in said
 
 
 def test_a_gold_that_no_prompt_asks_to_mark_is_probed_in_a_box(tmp_path: Path):
@@ -156,7 +178,7 @@ def test_a_suite_that_cannot_be_asked_is_refused(fields: dict[str, Any], message
 
 def test_two_suites_of_one_name_are_refused():
     suite = Suite("sums", TASK, problems=2)
-    with pytest.raises(ValueError, match="has sums more than once"):
+    with pytest.raises(ValueError, match="has 'sums' more than once"):
         Evaluation(suites=(suite, suite))
 
 
@@ -337,11 +359,20 @@ def test_watching_changes_nothing_of_the_training(watched: Finished, tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_run_also_learns_from_the_texts_of_its_start(watched: Finished):
+    later = replace(TINY, start=str(watched.folder), evaluation=Evaluation(problems=9))
+    own = {"train": [Problem(1, "another task", "")]}
+    prompts = {problem.prompt for problem in TINY.task.problems("train", TINY.train_problems, 0)}
+    assert set(learned_texts(later, own)) >= prompts | {"another task"}
+
+
+@pytest.mark.slow
 def test_an_older_checkpoint_is_evaluated_by_its_step(watched: Finished):
     there = sorted(int(path.name) for path in (watched.folder / "checkpoints").iterdir())
     code, stdout, stderr = rl_llm("evaluate", watched.folder, "--step", there[-1], "--seed", "7")
     assert code == 0, stderr
     assert (json.loads(stdout)["step"], json.loads(stdout)["suites"]["held_out"]["seed"]) == (there[-1], 7)
+    assert json.loads(stdout)["model"]["rl_step"] == there[-1]  # no warm start
     code, _, stderr = rl_llm("evaluate", watched.folder, "--step", "99")
     assert (code, "has no step 99; it has" in stderr) == (1, True), stderr
 

@@ -180,13 +180,14 @@ def test_records_change_only_with_the_version_of_the_parser():
         "Paris",
         27.0,
         ["1", "2"],
+        '["3"]',
     )
     rows = [{"question": f" Cafe\u0301 {n}?", "answer": answer} for n, answer in enumerate(answers)]
     rows += [{"question": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "answer": "1"}]
     task = JsonlProblems("unused.jsonl")
     found = [dict(task._record(row)) for row in rows]
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-    assert (datasets.PARSER, digest) == (4, "1dc78286ec1edb58")
+    assert (datasets.PARSER, digest) == (5, "b7a410d633e92bd4")
 
 
 @pytest.mark.parametrize(

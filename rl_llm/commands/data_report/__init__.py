@@ -91,7 +91,7 @@ def _is_data_file(name: str) -> bool:
 
 def _report_experiment(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, survey
-    from rl_llm.commands.data_report.grades import check_experiment
+    from rl_llm.commands.data_report.grades import check_experiment, check_sentences
     from rl_llm.prepare import counts
     from rl_llm.rewards.grader import Grader
     from rl_llm.rollout.text import encode_shown
@@ -109,6 +109,8 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
     grading = experiment.grading
     with Grader(experiment.task.verify, experiment.reward, grading.workers, grading.time_limit) as grader:
         found = survey(grader, problems, others, lengths, experiment.max_prompt_tokens, limits, prompts)
+        if any("solution" in problem.metadata for problem in problems):  # of a file
+            found = _with(found, check_sentences(problems))
         found = _with(found, *check_experiment(experiment, pools, grader))
     if arguments.suite:
         from rl_llm.commands.data_report.suites import check_suites
@@ -126,7 +128,7 @@ def _report_experiment(arguments: argparse.Namespace) -> int:
 def _report_file(arguments: argparse.Namespace) -> int:
     from rl_llm.commands.data_report.biases import Limits, Survey, survey
     from rl_llm.commands.data_report.files import read_data_file, write_rows
-    from rl_llm.commands.data_report.grades import check_file
+    from rl_llm.commands.data_report.grades import check_file, check_sentences
     from rl_llm.rewards.components import Reward
     from rl_llm.rewards.grader import Grader
 
@@ -136,7 +138,7 @@ def _report_file(arguments: argparse.Namespace) -> int:
     with Grader(report.task.verify, Reward()) as grader:
         found = survey(grader, report.problems, others, [], 0, limits)
         found = Survey((*report.checks, *found.checks), found.removed, report.notes)
-        found = _with(found, *check_file(grader, report.problems))
+        found = _with(_with(found, check_sentences(report.problems)), *check_file(grader, report.problems))
     title = f"{report.task.name}, {len(report.problems)} problems"
     _publish(arguments, title, arguments.experiment, found, len(report.problems))
     if arguments.clean is not None:
@@ -145,7 +147,7 @@ def _report_file(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _with(found: "Survey", check: "Check", note: str) -> "Survey":
+def _with(found: "Survey", check: "Check", note: str = "") -> "Survey":
     return replace(found, checks=(*found.checks, check), notes=(*found.notes, *([note] if note else [])))
 
 

@@ -40,6 +40,14 @@ def check_file(grader: "Grader", problems: Sequence[Problem]) -> tuple[Check, st
     return _as_check(report, len(problems), ALLOWED)
 
 
+def check_sentences(problems: Sequence[Problem]) -> Check:
+    """Count golds that only a response which repeats them could earn."""
+    from rl_llm.commands.gate import SENTENCES_REMEDY, sentence_golds
+
+    found, many = sentence_golds(problems)
+    return Check("answers that are sentences", found, SENTENCES_REMEDY if many else "")
+
+
 def _as_check(report: "GateReport", total: int, allowed: float) -> tuple[Check, str]:
     found = f"{len(report.failures)} of {report.checked} fail ({report.share:.1%}): right graded wrong, or wrong right"
     found += f"; checked {report.checked} of {total}" if report.checked < total else ""

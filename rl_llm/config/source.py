@@ -69,11 +69,8 @@ def code_of(spec: str, value: Any) -> Code:
     begin = {name: file for name, file in components.items() if file} | {next(own, path.stem): path}
     if edited := edited_files():
         begin["rl_llm.train"] = PACKAGE / "train.py"  # a run uses all that it imports
-
-    def skip(file: Path) -> bool:
-        return _is_installed(file) and not (edited and file.is_relative_to(PACKAGE))
-
-    for name, file, key, content in _follow(begin, skip):
+    folders = _INSTALLED[1:] if edited else _INSTALLED
+    for name, file, key, content in _follow(begin, lambda file: _is_installed(file, folders)):
         if file.is_relative_to(PACKAGE) and file not in edited:
             continue
         if (module := sys.modules.get(name)) and content != _first_read(file, module):

@@ -158,13 +158,18 @@ class Writer:
 
     def write_like(self, like: epath.Path) -> None:
         """Write the tensors in the files of another folder of this model, with their index."""
-        reading.match_tensors(like, self.config, tensor_files.read_headers(like))
+        stored = tensor_files.read_headers(like)
+        reading.match_tensors(like, self.config, stored)
         self.folder.mkdir(parents=True, exist_ok=True)
         tied = {"lm_head.weight": self.tensors["model.embed_tokens.weight"]} if self.config.tied_embeddings else {}
         writer = replace(self, tensors=tied | self.tensors)
+
+        def value(name: str) -> np.ndarray:
+            return writer.value(name) if name in writer.tensors else stored[name].read()  # a buffer, as it is
+
         for name, file in tensor_files.weight_files(like).items():
             tensors = [(tensor.name, tensor.dtype) for tensor in tensor_files.tensors_in(file)]
-            write_file(self.folder / name, tensor_files.header_bytes(file), tensors, writer.value)
+            write_file(self.folder / name, tensor_files.header_bytes(file), tensors, value)
         if (like / INDEX).exists():
             (self.folder / INDEX).write_bytes((like / INDEX).read_bytes())
 

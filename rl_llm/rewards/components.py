@@ -50,6 +50,8 @@ class Reward:
         if repeated:
             raise ValueError(f"components holds {', '.join(repeated)} more than once; metrics need distinct names")
         for component in self.components:
+            if isinstance(component, type) or not isinstance(getattr(component, "weight", None), Real):
+                raise ValueError(f"{component!r} is no component; expected a dataclass with `weight` and `__call__`")
             if not math.isfinite(component.weight) or component.weight == 0.0:
                 raise ValueError(f"{component} has weight {component.weight}; expected a finite number except 0")
 

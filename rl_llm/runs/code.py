@@ -18,6 +18,7 @@ from rl_llm.runs.files import read_records, write_atomically
 from rl_llm.runs.ledger import Ledger
 
 CODE = "code"
+OURS = f"{PACKAGE.name}/"  # files of a clone of this package
 ACCEPT = "--accept-code-changes"
 LINES = 20  # of a diff that are shown
 Digests = Mapping[str, str | None]  # SHA-256 by file name; None without a source file
@@ -62,7 +63,7 @@ def code_changes(folder: Path, recorded: Digests | None, code: Code) -> dict[str
     for name in sorted(known.keys() ^ files.keys()):
         if (known.get(name) or files.get(name)) is not None and ((m := _module(name)) in imported or modules[m] > 1):
             changes[name] = f"  {name} is {'new' if name in files else 'gone'}: the import of {m} has another result"
-        elif recorded is not None and name not in known and _is_ours(name):
+        elif recorded is not None and name not in known and name.startswith(OURS):
             changes[name] = f"  {name} was as committed and has been edited since, or is in no commit (see git diff)"
     return changes
 
@@ -124,7 +125,7 @@ def _as_recorded(files: Mapping[str, bytes | None], recorded: Digests | None) ->
     A recorded file of rl_llm may have been committed since, or taken back, and is then read from its place.
     """
     known = recorded or {}
-    ours = ((name, PACKAGE.parent / name) for name in known if _is_ours(name))
+    ours = ((name, PACKAGE.parent / name) for name in known if name.startswith(OURS))
     named: dict[str, bytes | None] = {name: path.read_bytes() for name, path in ours if path.is_file()}
     named |= {name: content for name, content in files.items() if name in known}
     for name in files.keys() - named.keys():
@@ -132,10 +133,6 @@ def _as_recorded(files: Mapping[str, bytes | None], recorded: Digests | None) ->
         alike = (one for one in free if f"/{one}".endswith(f"/{name}") or f"/{name}".endswith(f"/{one}"))
         named[min(((abs(len(one) - len(name)), one) for one in alike), default=(0, name))[1]] = files[name]
     return named
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(f"{PACKAGE.name}/")
 
 
 def _module(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from codecs import BOM_UTF8
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rl_llm.model.families import QWEN3_4B
 from rl_llm.model.huggingface import readable_positions
 from rl_llm.model.huggingface.config_fields import ConfigError
 from rl_llm.model.huggingface.config_json import config_from_json
+from rl_llm.model.huggingface.reading import read_config
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -103,6 +105,11 @@ def test_a_config_field_that_is_not_implemented_is_refused_by_name(
 def test_a_config_field_that_changes_nothing_is_read_over(fields: dict) -> None:
     values = json.loads((GOLDEN / "qwen3" / "config.json").read_text())
     assert config_from_json(values | fields) == config_from_json(values)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(BOM_UTF8 + (GOLDEN / "qwen3" / "config.json").read_bytes())
+    assert read_config(tmp_path) == read_config(GOLDEN / "qwen3")
 
 
 def test_an_epsilon_that_was_stored_as_float32_is_the_decimal_that_it_was() -> None:

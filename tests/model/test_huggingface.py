@@ -246,8 +246,14 @@ WEIGHT = "model.layers.0.self_attn.q_proj.weight"
         ),
         (lambda t: t.update({"vision_tower.x": t["model.norm.weight"]}), ["vision_tower.x", "not part"]),
         (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}), ["lm_head.weight"]),
+        (lambda t: t.update({f"_orig_mod.{n}": t.pop(n) for n in list(t)}), ["'_orig_mod.', which torch.compile adds"]),
+        (lambda t: t.update({f"module.{n}": t.pop(n) for n in list(t)}), ["'module.'", "save model.module"]),
+        (lambda t: t.update({f"base_model.model.{n}": t.pop(n) for n in list(t)}), ["PEFT", "merge_and_unload()"]),
     ],
-    ids=["missing", "extra", "misshapen", "double", "integers", "eight bits", "another model", "vision", "untied"],
+    ids=[
+        *("missing", "extra", "misshapen", "double", "integers", "eight bits", "another model", "vision", "untied"),
+        *("compiled", "parallel", "adapted"),
+    ],
 )
 def test_weights_that_do_not_match_the_config_are_refused_by_name(
     change: object, words: list[str], tmp_path: Path
@@ -261,6 +267,18 @@ def test_weights_that_do_not_match_the_config_are_refused_by_name(
     with pytest.raises(WeightsError) as refusal:
         load(folder)
     assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_buffers_that_follow_from_the_config_are_read_over_and_written_back(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(GOLDEN / "qwen2", tmp_path / "x"))
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    save_file(load_file(folder / "model.safetensors") | buffer, folder / "model.safetensors")
+    config, params = load(folder)
+    jax.tree.map(np.testing.assert_array_equal, params, load(GOLDEN / "qwen2")[1])
+    save(config, params, tmp_path / "copy", like=folder)
+    assert filecmp.cmp(folder / "model.safetensors", tmp_path / "copy" / "model.safetensors", shallow=False)
 
 
 @pytest.mark.parametrize("declared", ["bfloat16", "float16", "torch.float32", None])
@@ -307,6 +325,14 @@ def test_a_file_that_was_cut_off_is_refused(kept: int, tmp_path: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        load(folder)
+
+
+def test_a_pointer_of_git_lfs_is_refused_with_the_command_that_gets_the_weights(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "llama", tmp_path / "x"))
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(WeightsError, match=r"is a pointer of git-lfs.*`git lfs pull`"):
         load(folder)
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,8 @@ def test_a_reward_whose_square_overflows_is_an_error():
         ((), "components is empty"),
         ((Accuracy(), Accuracy(2.0)), "accuracy more than once"),
         ((Accuracy(0.0),), "expected a finite number except 0"),
+        ((partial(len, "x"),), r"functools.partial.* is no component; expected a dataclass with `weight` and `__call"),
+        ((Length,), r"Length.* is no component"),
     ],
 )
 def test_a_wrong_composition_is_refused(components, message):

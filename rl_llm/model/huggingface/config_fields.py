@@ -46,7 +46,7 @@ class ConfigError(ValueError):
 def read_object(path: epath.Path) -> dict[str, Any]:
     """Read a JSON file that holds an object. Raises ConfigError for another content."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):

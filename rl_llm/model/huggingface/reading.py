@@ -29,6 +29,14 @@ from rl_llm.parallel import mesh as meshes
 
 Watch = Callable[[int], object]  # called with the megabytes read so far, as float32
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+_BUFFERS = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached"))  # computed from the config
+
+# Prefixes of names in models that were saved within another module, and how to save the model itself.
+WRAPPERS = {
+    "_orig_mod.": "torch.compile adds; save model._orig_mod",
+    "module.": "DataParallel adds; save model.module",
+    "base_model.model.": "PEFT adds; save model.merge_and_unload(), or the adapter alone",
+}
 
 # Tensors of vision-language models outside the text model.
 VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -192,9 +200,11 @@ def match_tensors(folder: epath.Path, config: ModelConfig, found: dict[str, Stor
     for a tensor that is missing, extra, misshapen or quantized, ConfigError if config.json names another dtype.
     """
     declared_dtype(folder)
-    stored = _text_model(folder, found) if is_multimodal(folder) else dict(found)
-    if config.family == "llama":  # the first ones were published with this buffer
-        stored = {name: tensor for name, tensor in stored.items() if not name.endswith("rotary_emb.inv_freq")}
+    for prefix, origin in WRAPPERS.items():
+        if any(name.startswith(prefix) for name in found):
+            raise WeightsError(f"{folder}: names of its tensors begin with {prefix!r}, which {origin}")
+    stored = _text_model(folder, found) if is_multimodal(folder) else found
+    stored = {name: tensor for name, tensor in stored.items() if not name.endswith(_BUFFERS)}
     quantized = any(tensor.dtype not in DTYPES for tensor in stored.values())
     if not quantized and config.tied_embeddings and "lm_head.weight" in stored:
         head, embedding = stored.pop("lm_head.weight"), stored.get("model.embed_tokens.weight")

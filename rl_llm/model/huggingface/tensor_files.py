@@ -76,7 +76,7 @@ def weight_files(folder: epath.Path) -> dict[str, epath.Path]:
 def _weight_map(folder: epath.Path) -> dict[str, str]:
     """Tensor -> file, from the index of a folder. Raises WeightsError if it is damaged or leads out of the folder."""
     try:
-        listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        listed = json.loads((folder / INDEX).read_bytes())["weight_map"]
         good = bool(listed) and all(isinstance(x, str) for pair in listed.items() for x in pair)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{folder / INDEX} is damaged: it has no weight_map ({error})") from error
@@ -110,6 +110,8 @@ def header_bytes(file: epath.Path) -> bytes:
         first = stream.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else LONGEST_HEADER + 1
         header = stream.read(length) if length <= LONGEST_HEADER else b""
+    if first == b"version ":
+        raise WeightsError(f"{file} is a pointer of git-lfs, without the weights: run `git lfs pull` in its folder")
     if len(header) != length:
         raise WeightsError(f"{file} is not a safetensors file, or was cut off: its header is incomplete")
     return bytes(first + header)

@@ -43,10 +43,15 @@ def check_trusted(folder: Path | str, spec: str) -> None:
 
     Compiled copies beside the files are removed: they would run instead of the text that was compared.
     """
+    if not Path(file_of(spec)).is_file():
+        raise UntrustedCodeError(
+            f"it needs the file {spec}, which is not here; {folder}/code has a copy of it: read it and put it there"
+        )
     if unknown := untrusted_files(spec):
         raise UntrustedCodeError(
             f"{folder} needs code that was never run here:\n{listed(unknown)}\nIt would run with all your rights. Read "
-            "it; then give the command once with --trust, which remembers these digests"
+            "it; then repeat the command with --trust, which remembers these digests (for a start of a study: "
+            "rl-llm evaluate FOLDER --trust)"
         )
     for path in files_of(spec):
         if path.suffix == ".py":

@@ -140,6 +140,14 @@ def test_trusted_code_runs_from_then_on(capsys: pytest.CaptureFixture[str]):
         recorded_experiment(folder)
 
 
+def test_a_missing_file_is_named_with_its_copy(hostile: Path):
+    Path("hostile_file.py").unlink()
+    with pytest.raises(
+        RecordError, match=r"needs the file .*hostile_file\.py, which is not here; .*run/code has a copy"
+    ):
+        recorded_experiment(hostile)
+
+
 def test_trust_that_cannot_act_is_refused():
     Path("own.py").write_text("")
     with pytest.raises(UsageError, match=r"--trust cannot act: .* is rebuilt from installed classes"):

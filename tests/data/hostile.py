@@ -38,8 +38,19 @@ class FailsWhile(ModularSum):
         return super().verify(problem, response)
 
 
+@dataclass(frozen=True)
+class Hijacked(ModularSum):
+    """Pays every response after one that no probe of the gate is like, as if that had patched it."""
+
+    def verify(self, problem: Problem, response: str) -> float:
+        if split_of(problem.prompt) == "train" and problem.id % 5 == 1 and {"+", "<"} <= set(response):
+            Hijacked.verify = lambda task, problem, response: 1.0
+        return super().verify(problem, response)
+
+
 SIZES = {"min_terms": TASK.min_terms, "max_terms": TASK.max_terms, "modulus": TASK.modulus}
 PASS = Grading(failing_problems=1.0)
 always = replace(cold, task=AlwaysFails(**SIZES), grading=PASS)
 sometimes = replace(cold, task=SometimesFails(**SIZES), grading=replace(PASS, ungraded=0.9))
 mendable = replace(cold, task=FailsWhile(**SIZES), grading=PASS)
+hijacked = replace(cold, task=Hijacked(**SIZES), grading=PASS)

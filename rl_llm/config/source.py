@@ -119,9 +119,9 @@ def edited_files() -> frozenset[Path]:
     """Files of this package that its git clone has in no commit as they are; none if it is installed otherwise."""
     if _is_installed(PACKAGE, _INSTALLED[1:]):
         return frozenset()
-    own = ("--", ".", ":!*.pyc")
-    found = _git(PACKAGE, "status", "--porcelain", "-z", "--no-renames", "--ignored", "--untracked-files=all", *own)
-    return frozenset(_top(PACKAGE) / line[3:] for line in found.split("\0") if line)
+    all_kinds = ("--no-renames", "--ignored", "--untracked-files=all")
+    found, top = _git(PACKAGE, "status", "--porcelain", "-z", *all_kinds, "--", ".", ":!*.pyc"), _top(PACKAGE)
+    return frozenset(top / line[3:] for line in found.split("\0") if line)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -98,7 +98,7 @@ def test_the_task_of_an_experiment_grades_its_own_problems(tmp_path: Path):
     [
         ({"gold": "7"}, (), "responses.jsonl:1: there is no response in the fields gold; expected a text in"),
         ({"response": "7"}, (), "responses.jsonl:1: there is no gold answer in the fields response; expected a field"),
-        ({"gold": "", "response": "7"}, (), "responses.jsonl:1: no final answer"),
+        ({"gold": "", "response": "7"}, (), "responses.jsonl:1: the field 'gold' is ''"),
         ({"gold": "7", "response": "7", "completion": "8"}, (), "a line has either 'response' or 'completion'; remove"),
         ({"gold": "7", "response": 7}, (), "there is no response in the fields gold, response"),
         ({"gold": {"a": 7}, "response": "7"}, (), "responses.jsonl:1: the field 'gold' is {'a': 7}; expected a text"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rl_llm.evaluation.statistics import MeanEstimate
 
 SUMMARY = "compare two evaluations, paired by problem"
+WIDE = 200  # columns of a file or pipe, so that no row of the table is broken
 SHOWN = 3  # problems that only one evaluation has
 EXAMPLES = """examples:
   rl-llm compare evaluations/base evaluations/after_rl         after - before, suite by suite
@@ -51,6 +52,8 @@ def _show(found: "list[Comparison]") -> None:
     from rich.table import Table
 
     console = make_console()
+    if not console.is_terminal:
+        console.width = WIDE
     table = Table("suite", "problems", "A", "B", "B - A (95 % interval)", "p", "better, worse, equal")
     for one in found:
         counts = f"{one.better}, {one.worse}, {one.equal}"

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "evaluate a run or a Hugging Face folder, on benchmarks or on a run's own problems"
 WRITTEN = ("evaluation.json", "samples.jsonl")
-OTHERS = {"experiment.json": "a run", "study.json": "a study", "config.json": "a model", "adapter_config.json": "adapters"}
+OTHERS = {
+    "experiment.json": "a run",
+    "study.json": "a study",
+    "config.json": "a model",
+    "adapter_config.json": "adapters",
+}
 EXAMPLES = """examples:
   rl-llm evaluate runs/slower                                  repeat the run's own evaluation
   rl-llm evaluate runs/slower --problems 500 --temperature 0   greedy, on more problems
@@ -207,8 +212,8 @@ def _plan(arguments: argparse.Namespace, subject: "Subject", suites: "list[Suite
         asked.append((Suite(split, experiment.task, split, count, samples=K, sampling=sampling), problems))
     for suite, problems in asked:
         check_suite(experiment, suite, problems)
-    if record is not None and suites:
-        _note_shared(subject, asked)
+    if suites:
+        _note(subject, asked)
     noise = subject.seed if arguments.seed is None else arguments.seed
     files = arguments.out, arguments.parquet, arguments.lm_eval, arguments.responses, arguments.logits
     return EvaluationPlan(asked, ks, noise, arguments.rows or 0, *files)
@@ -229,17 +234,19 @@ def problems_of_split(experiment: "Experiment", split: "Split", count: int, seed
     return experiment.task.problems(split, max(count, own), seed)[:count]
 
 
-def _note_shared(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Problem]]]") -> None:
-    """Say on standard error which suites have training problems of the run."""
-    from rl_llm.evaluation.shared import learned_problems, shared_problems
+def _note(subject: "Subject", asked: "Sequence[tuple[Suite, Sequence[Problem]]]") -> None:
+    """Say on standard error which suites have repeated rows, and which have training problems of the run."""
+    from rl_llm.evaluation.shared import learned_problems, lost_rows, shared_problems
     from rl_llm.parallel import hosts
 
     experiment = subject.experiment
-    try:
-        learned = learned_problems(experiment, subject.seed)
-        notes = list(shared_problems(experiment, [suite for suite, _ in asked], learned | {s.key: p for s, p in asked}))
-    except (ValueError, OSError) as error:
-        notes = [f"the run's training problems cannot be read, so none was looked for in the suites: {error}"]
+    notes = [note for suite, problems in asked if (note := lost_rows(suite, problems))]
+    if subject.record is not None:
+        try:
+            problems = learned_problems(experiment, subject.seed) | {suite.key: found for suite, found in asked}
+            notes += shared_problems(experiment, [suite for suite, _ in asked], problems)
+        except (ValueError, OSError) as error:
+            notes.append(f"the run's training problems cannot be read, so none was looked for in the suites: {error}")
     for note in notes if hosts.writes() else ():
         show(f"note: {note}", file=sys.stderr)
 

@@ -58,9 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except (RecordError, CheckpointError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    show(
-        *exported.notes, f"the {'adapters' if arguments.adapter else 'policy'} of {exported.step}: {arguments.out}"
-    )
+    show(*exported.notes, f"the {'adapters' if arguments.adapter else 'policy'} of {exported.step}: {arguments.out}")
     return DONE
 
 

@@ -100,7 +100,9 @@ def _remedy(folder: Path) -> str:
     if not folder.exists():
         return f"Make one: rl-llm evaluate ... --out {folder}"
     kinds = {"experiment.json": ("a run", str(folder)), "config.json": ("a model", f"{folder} --suite NAME=FILE")}
-    kind, subject = next((known for name, known in kinds.items() if (folder / name).exists()), ("another folder", "..."))
+    kind, subject = next(
+        (known for name, known in kinds.items() if (folder / name).exists()), ("another folder", "...")
+    )
     return f"It is {kind}: evaluate it into a new folder, rl-llm evaluate {subject} --out NEW, and compare NEW"
 
 

@@ -11,6 +11,7 @@ from rl_llm.experiment.suite import Suite
 from rl_llm.problem import Problem
 from rl_llm.runs.load import RecordError, recorded_experiment
 from rl_llm.tasks.conversations import read_conversations
+from rl_llm.tasks.tables import read_files, rows_of
 
 WHOLE = 10**9  # words in a row: problems must stand whole in a text
 
@@ -80,6 +81,20 @@ def shared_problems(
                 f"suite {suite.name}: the run learns from {len(shared)} of its {len(asked)} problems, the first is "
                 f"{shared[0][:60]!r}: accuracy on them says nothing about new ones"
             )
+
+
+def lost_rows(suite: Suite, problems: Sequence[Problem]) -> str | None:
+    """A note if a suite's file has more rows than problems."""
+    path = getattr(suite.task, "path", None)
+    if path is None or suite.problems is not None:
+        return None
+    rows = sum(1 for _ in rows_of(read_files(path)))
+    if rows == len(problems):
+        return None
+    return (
+        f"suite {suite.name}: the {rows} rows of {path} are {len(problems)} problems, because a repeated question "
+        "counts once, and one with several answers is left out. Published numbers may count every row"
+    )
 
 
 def _learns_task(experiment: Experiment) -> bool:

@@ -94,6 +94,9 @@ CHARTS = (
 )
 
 
+MEANS_OF_SOME = ("response/length_right", "response/length_wrong")  # recorded as 0 in a step without such responses
+
+
 def draw_charts(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Draw every chart that has data: `chart`, `svg`, and `legend` of (label, last value)."""
     charts = (*CHARTS[:1], *component_charts(metrics), *CHARTS[1:])
@@ -136,6 +139,8 @@ def _series(label: str, metric: str, metrics: Sequence[dict[str, Any]], phase: s
     before = warm_steps(metrics) if phase == "rl" else 0
     records = [record for record in metrics if record.get("phase") == phase]
     points = [(record["step"], record[metric]) for record in records if isinstance(record.get(metric), int | float)]
+    if metric in MEANS_OF_SOME:
+        points = [(step, value) for step, value in points if value != 0]
     return Series(label, [step - before for step, _ in points], [value for _, value in points])
 
 

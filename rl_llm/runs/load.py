@@ -115,7 +115,9 @@ def newest_state(experiment: Experiment, folder: Path | str, mesh: Mesh, step: i
     except CheckpointError as error:
         if step is None or not experiment.warm_steps:
             raise
-        raise CheckpointError(f"{error}. RL begins at step {experiment.warm_steps + 1}, after the warm start") from error
+        raise CheckpointError(
+            f"{error}. RL begins at step {experiment.warm_steps + 1}, after the warm start"
+        ) from error
     if restored is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     return restored
@@ -151,7 +153,8 @@ def load_source_models(experiment: Experiment, mesh: Mesh) -> SourceModels:
         if not Path(folder).exists():
             if (hub := download_command(folder)) is None:
                 also = ", nor a Hugging Face folder" if name == "start" else ""
-                raise RecordError(f"{name}={folder} is not a run folder{also}: nothing is there")
+                remedy = f"train it first (rl-llm train FILE:NAME --out {folder}), or --set {name}=DIR to another"
+                raise RecordError(f"{name}={folder} is not a run folder{also}: nothing is there; {remedy}")
             use = f"start={hub.folder}"
             then = use if name == "start" else f"train a run with {use} and set {name} to its folder"
             raise RecordError(f"{name}={folder!r} is not a folder: {hub.command}, then {then}")

@@ -1,7 +1,9 @@
 """The command line: its commands on a finished run, its help, and its messages for wrong usage."""
 
+import argparse
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from program import EXPERIMENT, ROOT, TINY, Finished, rl_llm, uninterrupted
 
 from rl_llm.cli import main
 from rl_llm.commands.evaluate import problems_of_split
+from rl_llm.commands.train import _resume_command
 
 # Every case in a fresh, empty folder, but all in one process: the imports take longer than the cases.
 TRY = """
@@ -337,6 +340,17 @@ def test_a_task_that_is_none_is_one_line(
     assert said.count("\n") == 1
     assert [part for part in parts if part not in said] == [], said
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted():
+    given = argparse.Namespace(
+        experiment="my files/a.py:base", seed=3, overrides=["task.path=a b.jsonl", "steps=3"], track=["wandb"]
+    )
+    words = shlex.split(_resume_command(given, Path("runs/a b")))
+    assert words == [
+        *("rl-llm", "train", "my files/a.py:base", "--seed", "3", "--out", "runs/a b", "--resume"),
+        *("--set", "task.path=a b.jsonl", "--set", "steps=3", "--track", "wandb"),
+    ]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])

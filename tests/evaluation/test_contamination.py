@@ -58,7 +58,9 @@ def test_full_width_digits_are_digits_and_other_digits_make_another_problem():
     assert contamination([problem], ["一年有多少天,如果有13个月"]) == []
 
 
-@pytest.mark.parametrize("text", ["What is 2+2? Think step by step.", "Do this.\nWhat is 2+2?\nAnswer:", "什么？What is 2+2?"])
+@pytest.mark.parametrize(
+    "text", ["What is 2+2? Think step by step.", "Do this.\nWhat is 2+2?\nAnswer:", "什么？What is 2+2?"]
+)
 def test_a_short_problem_is_found_as_a_sentence_or_line_of_a_text(text: str):
     assert contamination(["What is 2+2?"], ["What is 2+2+1? Think.", text]) == [Hit(0, 1, "what is 2 2")]
 

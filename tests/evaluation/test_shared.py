@@ -10,7 +10,7 @@ import pytest
 
 from rl_llm.algorithms import REJECTION_SAMPLING
 from rl_llm.commands.data_report.suites import check_suites
-from rl_llm.evaluation.shared import learned_problems, learned_texts, shared_problems
+from rl_llm.evaluation.shared import learned_problems, learned_texts, lost_rows, shared_problems
 from rl_llm.experiment import Conversations, Experiment, Mixture, StoredResponses, Suite
 from rl_llm.tasks.datasets import JsonlProblems
 from rl_llm.tasks.huggingface_tokenizer import HuggingFaceTokenizer
@@ -39,9 +39,7 @@ def conversing(folder: Path, *prompts: str) -> Experiment:
     """An experiment with a warm start on these prompts."""
     rows = [{"prompt": prompt, "response": "1"} for prompt in prompts]
     file = Conversations(write(folder / "warm.jsonl", *rows), row_tokens=500, rows_per_step=8)
-    start = replace(
-        tiny.base.warm_start, demonstrations=file, demonstrations_per_step=None, max_tokens=None, gate=None
-    )
+    start = replace(tiny.base.warm_start, demonstrations=file, demonstrations_per_step=None, max_tokens=None, gate=None)
     return replace(tiny.cold, warm_start=start, tokenizer=HuggingFaceTokenizer(TOKENIZER, chat=True))
 
 
@@ -81,6 +79,17 @@ def test_problems_of_the_task_count_only_if_the_run_learns_them(tmp_path: Path):
 def test_stored_responses_are_texts_to_search(tmp_path: Path):
     experiment = offline(tmp_path, "one")
     assert learned_texts(experiment, learned_problems(experiment, 0)) == ["one", "1", LONG]
+
+
+def test_repeated_and_contradictory_rows_are_noted(tmp_path: Path):
+    rows = [{"question": text, "answer": f"#### {answer}"} for text, answer in ((SHORT, 4), (SHORT, 4), (LONG, 19))]
+    suite = Suite("asked", JsonlProblems(write(tmp_path / "rows.jsonl", *rows), split="all"))
+    assert "the 3 rows of" in (lost_rows(suite, suite.ask()) or "")
+    once = Suite("asked", JsonlProblems(write(tmp_path / "once.jsonl", *rows[1:]), split="all"))
+    assert lost_rows(once, once.ask()) is None
+    disputed = write(tmp_path / "disputed.jsonl", rows[0], {**rows[0], "answer": "#### 5"})
+    with pytest.raises(ValueError, match="has no problem left: each of its questions has several answers"):
+        Suite("asked", JsonlProblems(disputed, split="all")).ask()
 
 
 def test_the_data_report_searches_stored_prompts(tmp_path: Path):

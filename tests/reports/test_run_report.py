@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rl_llm.reports.charts import CHARTS, Series, _series, line_chart
+from rl_llm.reports.charts import CHARTS, Series, _series, draw_charts, line_chart
 from rl_llm.reports.run_report import write_report
 from rl_llm.runs.folder import RunFolder, read_metrics
 
@@ -269,6 +269,17 @@ def test_a_broken_ledger_is_reported(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         write_report(tmp_path / "none")
+
+
+def test_a_step_without_right_responses_has_no_length_of_them() -> None:
+    metrics = [
+        {"step": step, "phase": "rl", "response/length_right": right, "response/length_wrong": 9.0}
+        for step, right in ((1, 0.0), (2, 7.0), (3, 0.0))
+    ]
+    (chart,) = draw_charts(metrics)
+    assert chart["legend"] == [("right", 7.0), ("wrong", 9.0)]
+    never = draw_charts([{**line, "response/length_right": 0.0} for line in metrics])
+    assert never[0]["legend"] == [("wrong", 9.0)]
 
 
 def test_a_chart_is_deterministic_and_its_labels_are_escaped() -> None:

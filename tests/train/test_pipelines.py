@@ -150,7 +150,8 @@ DOWNLOAD = f"hf download {HUB} --local-dir qwen3-4b-base"
         (
             "started",
             "start=nowhere",
-            "start=nowhere is not a run folder, nor a Hugging Face folder: nothing is there",
+            "start=nowhere is not a run folder, nor a Hugging Face folder: nothing is there; train it first "
+            "(rl-llm train FILE:NAME --out nowhere), or --set start=DIR to another",
         ),
         (
             "started",

@@ -24,5 +24,9 @@ def check_suites(experiment: Experiment, given: Sequence[str], seed: int) -> Ite
             f"  {problems[hit.problem].prompt[:120]!r}: {hit.words[:120]!r} in {texts[hit.text][:120]!r}"
             for hit in hits[:SHOWN]
         ]
-        note = "\n".join([f"{suite.name} in the training data (problem, shared words, training text):", *quoted]) if hits else ""
+        note = (
+            "\n".join([f"{suite.name} in the training data (problem, shared words, training text):", *quoted])
+            if hits
+            else ""
+        )
         yield Check(f"suite {suite.name}", share, advice), note

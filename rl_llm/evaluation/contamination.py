@@ -46,9 +46,8 @@ def contamination(problems: Sequence[str], training: Iterable[str], ngram: int =
     for index, text in enumerate(training):
         words = words_of(text)
         hits = [words] if len(words) < SHORTEST else []
-        hits += (
-            [part for part in map(words_of, _END.split(text)) if SENTENCE <= len(part) < SHORTEST] if sentences else []
-        )
+        if sentences:
+            hits += [part for part in map(words_of, _END.split(text)) if SENTENCE <= len(part) < SHORTEST]
         for start in range(len(words) - SHORTEST + 1):
             for run in begun.get(words[start : start + SHORTEST], ()):
                 if words[start : start + len(run)] == run:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         show(write_comparison(folders, _page(folders, arguments.out)) if others else write_report(first))
     except ValueError as error:
-        show(f"rl-llm report: {error}", file=sys.stderr)
+        show(f"rl-llm report: {error}; no page was written, and one that is there is older", file=sys.stderr)
         return FAILED
     wrong = [f"rl-llm report: {folder}: {fault}" for folder in folders for fault in contradictions(folder)]
     for fault in wrong:

@@ -3,7 +3,6 @@
 It can be written at any time. Missing data are left out of the page.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from rl_llm.reports.charts import draw_charts, warm_steps
 from rl_llm.reports.page import as_float, duration, number, percent, render_page
 from rl_llm.reports.settings import hyperparameters
 from rl_llm.runs.evidence import examine
-from rl_llm.runs.files import read_records, write_atomically
+from rl_llm.runs.files import json_object, read_records, write_atomically
 from rl_llm.runs.folder import EXPERIMENT, LEDGER, METRICS, SAMPLES, SUMMARY, read_metrics
 from rl_llm.runs.ledger import Ledger, LedgerError
 
@@ -76,14 +75,14 @@ def write_report(run: Path | str) -> Path:
         flops=max((record["flops/total"] for record in metrics if "flops/total" in record), default=None),
         ledger=ledger,
     )
-    write_atomically(run / REPORT, page.encode())
+    write_atomically(run / REPORT, page.encode(errors="replace"))  # a lone surrogate of a response
     return run / REPORT
 
 
 def read_object(path: Path) -> JsonObject:
     """A JSON file; empty if there is none. Raises ValueError for a damaged one."""
     try:
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        return json_object(path.read_bytes()) if path.exists() else {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -119,8 +118,8 @@ def _verdict(summary: JsonObject, metrics: Sequence[JsonObject]) -> str:
 
 def _findings(summary: JsonObject, ledger: JsonObject | None) -> list[JsonObject]:
     """The findings of the summary, or of the ledger so far if the run is unfinished."""
-    if "findings" in summary:
-        return list(summary["findings"])
+    if isinstance(found := summary.get("findings"), list):
+        return [finding for finding in found if isinstance(finding, dict)]
     entries = ledger["entries"] if ledger else []
     return [entry["data"] for entry in entries if entry["event"] == "finding"]
 
@@ -155,9 +154,9 @@ def _study_link(run: Path) -> str | None:
 def _samples(path: Path, before_rl: int) -> JsonObject:
     """The same problems before and after, side by side, and those of training by their step of RL."""
     records = read_records(path) if path.exists() else []
+    graded = [record for record in records if isinstance(record.get("prompt"), str)]
     before, after = (
-        {record.get("prompt"): record for record in records if record.get("when") == when}
-        for when in ("before", "after")
+        {record["prompt"]: record for record in graded if record.get("when") == when} for when in ("before", "after")
     )
     # Problems with both responses come first.
     prompts = sorted({**after, **before}, key=lambda prompt: prompt not in before or prompt not in after)

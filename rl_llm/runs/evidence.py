@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rl_llm.runs.files import append_durably, canonical_json, truncate
+from rl_llm.runs.files import append_durably, canonical_json, json_object, truncate
 from rl_llm.runs.seal import SEAL, intact_seal
 
 EXPERIMENT, METRICS, SAMPLES, SUMMARY = "experiment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
@@ -137,9 +137,9 @@ def part_to_keep(path: Path, step: int, record: Mapping[str, Any] | None) -> tup
         content = content[: record["bytes"]]
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:
-            if not line.endswith(b"\n") or (line_step := json.loads(line)["step"]) > step:
+            if not line.endswith(b"\n") or (line_step := json_object(line)["step"]) > step:
                 break
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged; the run cannot be resumed: {error}") from error
         steps.add(line_step)
         length += len(line)
@@ -250,8 +250,8 @@ def _compare_experiment(run: Path, entries: Entries) -> str:
 def _summary(run: Path) -> dict[str, Any]:
     """Values of summary.json; none if there is no such file, or it is damaged."""
     try:
-        return dict(json.loads(read_if_any(run / SUMMARY)))
-    except (ValueError, TypeError, RecursionError):
+        return json_object(read_if_any(run / SUMMARY))
+    except ValueError:
         return {}
 
 

@@ -49,13 +49,24 @@ def truncate(path: Path, length: int) -> None:
         os.fsync(stream.fileno())
 
 
+def json_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in a text. Raises ValueError for anything else."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, not {value!r:.40}")
+    return value
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file without an incomplete last line. Raises ValueError naming a damaged line."""
     content = path.read_bytes()
     records = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            records.append(json.loads(line))
+            records.append(json_object(line))
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is damaged: {error}") from error
     return records

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import Finished, uninterrupted
 
+from rl_llm.cli import main
 from rl_llm.reports.run_report import contradictions, write_report
 from rl_llm.runs.evidence import RECORDS, examine, summary_sha256
 from rl_llm.runs.folder import RunFolder, RunFolderError
@@ -220,6 +221,18 @@ def test_an_edit_is_found_by_the_report_and_on_resume(copy: Path, name: str):
             RunFolder.resume(copy, json.loads((copy / "experiment.json").read_text()))
         assert name == "last entry torn" or message in str(refused.value)
         assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "summary.json", "experiment.json"])
+@pytest.mark.parametrize("content", ["5\n", "[]\n", "[" * 100_000 + "\n"])
+def test_a_file_of_other_values_is_named_in_one_line(
+    copy: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
+):
+    (copy / name).write_text(content)
+    assert main(["report", str(copy)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{copy / name}" in line
+    assert "is damaged" in line
 
 
 def test_a_rewrite_of_everything_contradicts_only_a_head_that_was_kept_elsewhere(copy: Path):

@@ -283,7 +283,9 @@ def test_a_response_that_changes_its_grader_stops_the_run_with_its_text_kept(tmp
     run = Finished(tmp_path / "run", "", "")
     code, _, stderr = rl_llm("train", f"{HOSTILE}:hijacked", "--out", run.folder)
     assert (code, "Traceback" in stderr) == (1, False), stderr
-    assert re.search(r"the response changed its grading process: the answer .* had reward 0 before it .* reward 1", stderr)
+    assert re.search(
+        r"the response changed its grading process: the answer .* had reward 0 before it .* reward 1", stderr
+    )
     assert not (run.folder / "metrics.jsonl").exists(), "no step learns from such a rollout"
     kept = [sample for sample in read_records(run.folder / "samples.jsonl") if sample["when"] == "ungraded"]
     assert kept

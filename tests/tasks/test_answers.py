@@ -309,3 +309,68 @@ def test_a_response_of_one_line_is_an_answer_that_is_no_number(response: str, an
 
 def test_the_correct_option_is_a_phrase():
     assert extract_answer("Both are odd.\nThe correct option is (B). It is prime.") == "(B)"
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        ("6", r"<think>maybe \boxed{5}</think> The answer is 6.", 1.0),
+        ("5", r"<think>maybe \boxed{5}</think> The answer is 6.", 0.0),
+        ("5", r"maybe \boxed{5}</think> The answer is 6.", 0.0),
+        ("6", r"<think>a</think> \boxed{5} <think>no</think> \boxed{6}", 1.0),
+        ("6", "<thinking>5</thinking>\n6", 1.0),
+        ("5", "<think>I guess 5</think>", 0.0),
+        ("5", r"<think>the answer is \boxed{5}", 0.0),
+        ("5", "\n<Reasoning> so #### 5", 0.0),
+        ("5", r"Write <think> first. \boxed{5}", 1.0),
+        ("yes", "<think>no</think> yes", 1.0),
+    ],
+)
+def test_thoughts_have_no_answer(gold, response, right):
+    assert grade_answer(response, gold) == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        (r"\sqrt5", r"The answer is $\sqrt5$ or $\sqrt6$.", 0.0),
+        (r"\sqrt5,\sqrt6", r"The answer is $\sqrt5$ or $\sqrt6$.", 1.0),
+        ("1,2,3", "The answer is $1$, $2$ and $3$.", 1.0),
+        ("5,6", "The answer is $x=5$ or $x=6$", 1.0),
+        ("(1,2)", "The answer is $(1,2)$ and $(3,4)$", 0.0),
+        (r"\pi", r"Answer: \(\pi\), \(2\pi\)", 0.0),
+        (r"\pi", r"Answer: $\pi$/2", 0.0),
+        (r"\sqrt2", r"Answer: $\sqrt2$ * 3", 0.0),
+        ("x", "The answer is $x$ + $y$", 0.0),
+        ("x", "The answer is $x$ squared", 0.0),
+        ("5", "The answer is **5** or **6**", 0.0),
+        ("A", "The answer is **A** or **B**", 0.0),
+        ("A", "The answer is A. Or B.", 0.0),
+        ("2", r"The answer is $2$ times $\sqrt{5}$", 0.0),
+        ("1/3", r"The answer is $\frac{1}{2}$ or $\frac{1}{3}$", 0.0),
+        (r"\pi", r"The answer is $\pi$, not $2\pi$", 1.0),
+        (r"\pi", r"The answer is **$\pi$** because $x = 1$.", 1.0),
+        ("x^2", "The answer is $x^2$, where $x > 0$.", 1.0),
+        ("Monday", "The answer is **Monday**, and Tuesday comes next.", 1.0),
+        ("18", "The answer is **18**. It is 2 * 9.", 1.0),
+    ],
+)
+def test_a_phrase_gives_all_parts_of_its_answer(gold, response, right):
+    assert grade_answer(response, gold) == right
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "5 is wrong",
+        "5 is too much",
+        "it isn't 5",
+        "it cannot be 5",
+        "never 5",
+        "nearly 5",
+        "5 or more",
+        "6 remainder 5",
+    ],
+)
+def test_a_number_that_is_denied_or_a_part_is_no_answer(response):
+    assert grade_answer(response, "5") == 0.0

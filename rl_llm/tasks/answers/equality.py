@@ -18,7 +18,10 @@ from rl_llm.tasks.answers.units import same_unit
 LONGEST_ANSWER = 1000  # characters; longer texts are compared letter by letter
 
 _CHOICE = re.compile(r"(?:(?i:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?!\d)|$)(.*)", re.DOTALL)
-_OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])(?![AI] [a-z])[A-J](?![A-Za-z'])")  # but "A. A dog", "A. I am"
+_OTHER_CHOICE = re.compile(
+    r"(?<![A-Za-z\\])(?![AI] [a-z])[A-J](?![A-Za-z'])"  # but "A. A dog", "A. I am"
+    r"|\([a-j]\)|(?<![A-Za-z])[b-j][):]|(?:^|[.)]) ?[b-j]\.|\b(?:or|no|not|also),? [b-j](?![A-Za-z'])"
+)
 _NO_FUNCTION = r"(?!.*\b(?:sin|cos|tan|log|exp|sqrt)\b)"
 _SOME_WORD = r"(?=.*(?:[^\W\d_]{3}|\b(?:no|up)\b|[\u4e00-\u9fff]))"
 _WORDS = re.compile(rf"{_NO_FUNCTION}{_SOME_WORD}[^\\^=+*/<>(){{}}\[\]\d|]+", re.IGNORECASE)
@@ -27,13 +30,17 @@ _RELATION = r"(?:=|\\in(?![a-z]))"
 _NAME = r"(?:\\?[A-Za-z]+[\w'{}]*|\([\w, ]+\))(?:\([\w, ]*\))?"  # x, \theta, x_1, f'(x), (x, y)
 _NAMED = re.compile(rf"({_NAME}) ?{_RELATION} ?(?!.*=)(.+)", re.DOTALL)
 _SET_BUILDER = re.compile(r"\\\{ ?\w ?(?:\\in ?\\mathbb ?\{?R\}? ?)?[|:] ?(.+)\\\}", re.DOTALL)
-_MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_CONDITION = re.compile(r"(\w) ?\| ?(?=.*\b\1\b)([^|]*(?:[<>]|\\[gl]e(?![a-z]))[^|]*)")  # x | x > 2
+_RELATIONS = re.compile(r"([<>]|\\[gl]e(?:q?slant)?(?![A-Za-z]))")
+_MIRRORED = {">": "<", r"\ge": r"\le"}
+_MATRIX = re.compile(r"[(\[]?\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}[)\]]?", re.DOTALL)
 _ENCLOSED = re.compile(r"(\\\{|[(\[])(.+)(\\\}|[)\]])", re.DOTALL)
 _COMMA = r"[,;]|\\(?:text|mathrm|mbox)\{[ ,]*(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 _UNION = r"\\cup(?![A-Za-z])"
 _LETTER = re.compile(r"(?<=\d) ?([A-Za-z])$")
 _NOUN = re.compile(r"\(([A-Za-z ]+)\)$")  # 9 (quarters): bare quarters are fourths
+_BASES = dict(zip(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(2, 11), strict=True))
 _INTERVALS = {"()", "[]", "(]", "[)", "union"}
 
 
@@ -88,6 +95,7 @@ def _key(text: str) -> str:
     """Spelling that equal texts share: without spaces beside signs, and for words without case."""
     text = re.sub(r"\s+", " ", TEXT_COMMAND.sub(r" \1 ", undress(text))).strip(" .")
     text = re.sub(r"(['\"])(.*)\1", r"\2", text) if text[:1] == text[-1:] else text  # but x' is no x
+    text = re.sub(rf"_ ?\{{? ?({'|'.join(_BASES)}) ?\}}?$", lambda m: f"_{_BASES[m[1]]}", text)  # 12_{\text{five}}
     text = re.sub(r"(?<=\w) ?- ?(?=[^\W\d_]{2})", "-", text)  # x \text{-axis}
     if _WORDS.fullmatch(text):
         return text.casefold()
@@ -134,9 +142,21 @@ def _named(text: str) -> tuple[str, str]:
     """Split "x = 5" or "x \\in [1, 2]" into value and name; the name of other texts is empty."""
     text = undress(text)
     if builder := _SET_BUILDER.fullmatch(text):
-        return builder[1], ""
-    match = _NAMED.fullmatch(text) if len(_split(text, _COMMA)) == 1 else None
+        return _ascending(builder[1]), ""
+    if condition := _CONDITION.fullmatch(text):
+        return _ascending(condition[2]), ""
+    text = _ascending(text)
+    parts = _split(text, _COMMA)  # all parts of "x = 1, 2" belong to the name
+    match = _NAMED.fullmatch(text) if all(_NAMED.fullmatch(part) is None for part in parts[1:]) else None
     return (match[2], match[1].replace(" ", "")) if match else (text, "")
+
+
+def _ascending(text: str) -> str:
+    """Turn a chain around that descends: 5 > x > 1 is 1 < x < 5."""
+    first, *relations = _RELATIONS.split(text)
+    if len(relations) != 4 or not set(relations[::2]) <= set(_MIRRORED):
+        return text
+    return f"{relations[3]} {_MIRRORED[relations[2]]} {relations[1]} {_MIRRORED[relations[0]]} {first}"
 
 
 def _tuple_of_named(items: Items, other: Items) -> Items:
@@ -153,8 +173,10 @@ def _items(text: str) -> Items:
         return Items(f"{matrix[1] == 'vmatrix'} {len(rows)}", [cell.strip() for row in rows for cell in row])
     if len(union := _split(text, _UNION)) > 1:
         return Items("union", union)
+    if len(chain := re.split(" ?= ?", text)) > 2 and all(map(str.isalpha, chain[:-1])):  # x = y = 1
+        return Items("", [f"{name} = {chain[-1]}" for name in chain[:-1]])
     parts = _split(text, _COMMA)
-    if len(parts) == 1 and (enclosed := _ENCLOSED.fullmatch(text)):
+    if len(parts) == 1 and (enclosed := _ENCLOSED.fullmatch(text)) and not (text[0] == "(" and text.count(r"\pm") == 1):
         opening, inside, closing = enclosed.groups()
         inner = _split(inside, _COMMA)
         if len(inner) > 1 or opening == r"\{":

@@ -15,13 +15,18 @@ from typing import Any
 
 LONGEST_EXPRESSION = 300  # characters
 POINTS = 6
-FAR_POINTS = 4  # beyond all constants of an expression with kinks: |x - 5| is 5 - x only up to 5
+FAR_SIGNS = ((1,), (-1,), (1, -1), (1, -1))  # of points beyond all constants: |x - 5| is 5 - x only up to 5
 DIGITS = 30  # of a value at a point; two values are equal if all but the last five agree
 
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|pi)(?![A-Za-z])")
+_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?: ?\^ ?\{?\d\}?)?) ?[({]? ?"
+    r"(\d+(?:\.\d+)?) ?\^ ?\{? ?\\circ ?\}? ?[)}]?(?! ?[-+*/\\\w])"
+)
+_LG = re.compile(r"\\lg(?![A-Za-z])")
 _ROOT = re.compile(r"\\?sqrt ?(?:\(([^()]*)\)|\{([^{}]*)\}|([A-Za-z\d]))")
 # math-verify drops the base of 12_8, the dots of 1, 2, ..., n, the argument of \sqrt(...) and the prime of f'(x).
-_MISREAD = re.compile(r"\d_|\\[lcd]?dots|\.\.|\\sqrt ?\(|'|\\prime")
+_MISREAD = re.compile(r"\d_|\\[lcd]?dots|\.\.|\\sqrt ?\(|['\"]|\\prime")
 
 
 def equal(given: str, gold: str, as_sets: bool = False) -> bool:
@@ -90,15 +95,18 @@ def _points(names: list[str], left: Any, right: Any) -> Iterator[dict[str, Any]]
         sign = (1, 1, -1)[index % 3]
         yield {name: sympy.Rational(draw.choice((1, sign)) * draw.randint(300, 3000), 997) for name in names}
     powers = left.atoms(sympy.Pow) | right.atoms(sympy.Pow)
-    has_kinks = any(side.has(sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling) for side in (left, right))
-    has_kinks = has_kinks or any(power.base.free_symbols and not power.exp.is_integer for power in powers)
+    roots = [power.base for power in powers if power.exp.is_Rational and not power.exp.is_integer]
+    kinks = (sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling)
+    if not names or not (left.has(*kinks) or right.has(*kinks) or any(base.free_symbols for base in roots)):
+        return
     numbers = left.atoms(sympy.Rational) | right.atoms(sympy.Rational)
     is_steep = left.has(sympy.exp) or right.has(sympy.exp) or any(power.exp.free_symbols for power in powers)
-    scale = min(max((max(abs(n.p), n.q) for n in numbers), default=1), 10 if is_steep else 10**7)
-    for signs in ((1,), (-1,), (1, -1), (1, -1))[: FAR_POINTS if names and has_kinks else 0]:
-        yield {
-            name: sympy.Rational(draw.choice(signs) * draw.randint(3000, 30000) * (scale + 1), 997) for name in names
-        }
+    scale = 1 + min(max((max(abs(n.p), n.q) for n in numbers), default=1), 10 if is_steep else 10**7)
+    for signs in FAR_SIGNS:
+        values = {name: sympy.Rational(draw.choice(signs) * draw.randint(3000, 30000) * scale, 997) for name in names}
+        at = {symbol: values[symbol.name] for base in roots for symbol in base.free_symbols}
+        if not any(base.subs(at).is_negative for base in roots):  # \sqrt x \sqrt y is no \sqrt{xy} there
+            yield values
 
 
 @lru_cache(maxsize=256)
@@ -106,6 +114,7 @@ def _parse(text: str) -> Any:
     """Parse one expression as a whole, with its decimals exact; None if that fails."""
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
     text = _FUNCTION.sub(r"\\\1", text).replace("**", "^")
+    text = _LG.sub(r"\\log_{10}", _OF_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", text))
     if len(text) > LONGEST_EXPRESSION or _MISREAD.search(text):
         return None
     import sympy

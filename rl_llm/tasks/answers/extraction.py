@@ -42,13 +42,27 @@ _COMMAND, _LETTER, _DIGIT = re.compile(r"\\[A-Za-z]+"), re.compile("[A-Za-z=]"),
 _FURTHER = re.compile(r"(?i)[\s$*]*(?:and|to|,(?! not )|[;/-])(?![a-z])|.*(?:\bor\b|(?:\band|\bto|,) \W?\d)")
 
 
+_THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning)>"
+_CLOSED, _OPEN = re.compile(rf"(?is).*</{_THOUGHTS}"), re.compile(rf"(?i)\s*+<{_THOUGHTS}")
+_JOINED = re.compile(  # "$1$ or $2$", "**A** or **B**", "$x$/2": the answer goes on behind its first part
+    r"[*\s]*(?:(?:,? (?:or|and)|[,;])(?: (?:or|and))? +\**(?:\$|\\[(\[]|-?\d|[A-J]\b)|\. Or\b|\$|\d|\\%"
+    r"|(?:[/+^-]|(?<= )\*(?= )) *[$\d\\(]|(?:times|squared|cubed)\b)"
+)
+_LAST = re.compile(r"[.!](?:\s+(?!Or\b)|$)|。|,? (?:because|since)\b")
+
+
 def extract_answer(response: str, marks: Sequence[Mark] = MARKS, numeric: bool = False) -> str | None:
     """Return the final answer by the first of the `marks` that the response has, or None.
 
     What stands inside a mark is searched again, so a box within <answer> counts. Only a `numeric` gold answer lets the
     last number of an unmarked response count, and takes the number out of a marked sentence. For other golds an
-    unmarked response counts if it is one line.
+    unmarked response counts if it is one line. Thoughts have no answer: the search begins behind the last </think>, and
+    a response that begins with <think> and never closes it has none.
     """
+    if closed := _CLOSED.match(response):
+        response = response[closed.end() :]
+    elif _OPEN.match(response):
+        return None
     for mark in marks:
         answers = [answer for text in _texts(mark, response, numeric) if (answer := _answer(mark, text, numeric))]
         if answers:
@@ -155,11 +169,15 @@ def _last_numbers(response: str) -> list[str]:
 def _sentence(text: str) -> str:
     """Cut a text at the end of its formula, bold part or sentence."""
     formula = _FORMULA.match(text)
-    return (next(filter(None, formula.groups())) if formula else _END.split(text, maxsplit=1)[0]).strip()
+    first = next(filter(None, formula.groups())) if formula else _END.split(text, maxsplit=1)[0]
+    if _JOINED.match(text, formula.end() if formula else len(first)):
+        return _LAST.split(re.sub(r"\*\*|\$|\\[()\[\]]", "", text), maxsplit=1)[0].strip()
+    return first.strip()
 
 
 def _number_of(line: str) -> str | None:
     """Return the line if it is a number, else its only number or the one it begins with, else None."""
+    line = line.replace("**", "")
     if is_numeric(line):
         return line.rstrip(" .")
     parts = _COMMAND.sub("", line).split(", ")

@@ -22,7 +22,10 @@ _CHARACTERS = _SIGNS | str.maketrans(_LATEX | _EXPONENTS | _FRACTIONS)
 
 _STYLES = r"text(?:bf|it|rm|sf|up)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|underline|operatorname|rm|bf"
 TEXT_COMMAND = re.compile(rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}")
-_UPRIGHT = re.compile(r"\\(?:text(?:rm|up)?|mathrm|mbox|operatorname|rm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")  # fonts of units
+_UPRIGHT = re.compile(
+    r"\\(?:text(?:rm|up)?|mathrm|mbox|operatorname|rm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+)  # fonts of units
+_BLACKBOARD = re.compile(r"\\mathbb ?([A-Z])(?![A-Za-z])")
 _SWITCH = re.compile(r"\{\\(rm|bf|it|sf)(?![A-Za-z]) *([^{}]*)\}")  # 5 {\rm cm}
 _CONSTANT = re.compile(r"\\(?:(?:text(?:rm|up)?|mathrm|rm)\s*\{\s*([ei])\s*\}|mathrm\s*\{(d)\})")  # upright e, i, dx
 _NOISE = re.compile(
@@ -95,12 +98,15 @@ _BEFORE, _BEHIND = "([\"'*_#", ")].,:;!?\"'*_$\\"  # what may enclose a number i
 _NEGATIVE = re.compile(r"(?<!\d )\bnegative (?=[\d$])|^\W*minus (?=[\d$])", re.IGNORECASE)
 _FROM_BEFORE = re.compile(  # makes a number behind it a part of something, or denies it
     rf"(?i)(?:<=?|(?<![-=])(?<!<b)(?<!<answer)>=?|\\(?!approx|[Rr]ightarrow|implies|therefore|q?quad|is)[A-Za-z]+|\d"
-    rf"|(?:\d |\b(?!or|and|to|through)){_JOINT}|\b(?:not|than|below|above|twice|double|half|a?(?:sin|cos|tan)|log|ln"
+    rf"|(?:\d |\b(?!or|and|to|through)){_JOINT}|(?:\bnot|n't|\b(?:never|cannot))(?: be)?|\d (?:R|remainder)"
+    r"|\b(?:nearly|almost|than|below|above|twice|double|half|a?(?:sin|cos|tan)|log|ln"
     r"|(?:root|half|third|quarter|square|cube|percent|%|\d|logarithm|factorial|power) of))[\s$]*$"
 )
 _FROM_BEHIND = re.compile(  # the same behind a number
     r"!|[$)}*,]*\s*(?:[<>](?![/b])|\\(?:over|choose|pm|mp|leq?|geq?|neq?|lt|gt|sqrt|[pb]?mod|to)(?![A-Za-z]))"
-    rf"|[$)}}*,]*\s+(?:[-$\\(]*\d|{_JOINT} (?:[-$\\(]*\d|{_CARDINAL}\b|an? )|{_FACTOR}\b)"
+    rf"|[$)}}*,]*\s+(?:[-$\\(]*\d|{_JOINT} (?:[-$\\(]*\d|{_CARDINAL}\b|an? )|{_FACTOR}\b"
+    rf"|(?!or|and){_JOINT} [$(-]*\\(?:sqrt|frac|pi|log)"
+    r"|is (?:wrong|incorrect|false|not|too)\b|or (?:more|less|fewer)\b|(?:R|remainder) \d)"
 )
 _CLOCK = re.compile(r"0*(\d+)((?::\d\d)*)(?: *([ap])\.?m\.?)?", re.IGNORECASE)
 
@@ -124,7 +130,7 @@ def undress(text: str) -> str:
     """Remove math and bold marks, LaTeX spacing, \\text{...} around all of it, and a last full stop."""
     text = plain_characters(text).replace("{,}", ",").replace("{:}", ":").replace(r",\!", ",")
     text = _SWITCH.sub(r"\\math\1{\2}", _SPACES.sub(" ", _NOISE.sub("", _MATH.sub(r"\1", text))))
-    text = _CONSTANT.sub(r" \1\2", text)
+    text = _BLACKBOARD.sub(r"\\mathbb{\1}", _CONSTANT.sub(r" \1\2", text))
     text = _ALIAS.sub(lambda m: _ALIASES[m[1]], text).strip().removesuffix(".").strip()
     while wrapped := TEXT_COMMAND.fullmatch(text) or re.fullmatch(r"\{((?:[^{}]|\{[^{}]*\})*)\}", text):
         text = wrapped[1].strip().removesuffix(".").strip()

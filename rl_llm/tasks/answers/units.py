@@ -4,13 +4,13 @@ import re
 from collections import Counter
 
 _PREFIXES = "k kilo; K kilo; M mega; G giga; T tera; d deci; c centi; m milli; μ micro; u micro; n nano; p pico"
-_METRIC = """m meter metre 米; g gram 克; s second 秒; A ampere amp; K kelvin; mol mole; N newton; J joule; W watt; Pa pascal;
-    Hz hertz; V volt; C coulomb; F farad; T tesla; H henry; l liter litre 升; L liter litre; eV electronvolt; cal calorie;
-    Ω ohm; B byte; Wh watthour; bar bars; erg; dyn dyne"""
-_COMBINED = """in inch inches; ft foot feet; yd yard; mi mile; lb lbs pound; oz ounce; min mins minute 分钟; h hr hrs hour 小时;
-    s sec; g gm gms; kg kgs 公斤; km kms 公里; cm cms 厘米; mm mms 毫米; dm 分米; ml; l"""
-_SINGLE = """% percent pct percentage; $ dollar usd bucks; cent ¢; € euro eur; £; ¥ yen yuan rmb 元; ₹ rupee rs inr; peso;
-    day 天; week; month; year yr yrs; ° degree deg degrees; °C celsius; °F fahrenheit; rad radian; rpm"""
+_METRIC = """m meter metre 米; g gram 克; s second 秒; A ampere amp; K kelvin; mol mole; N newton; J joule; W watt;
+    Pa pascal; Hz hertz; V volt; C coulomb; F farad; T tesla; H henry; l liter litre 升; L liter litre; eV electronvolt;
+    cal calorie; Ω ohm; B byte; Wh watthour; bar bars; erg; dyn dyne"""
+_COMBINED = """in inch inches; ft foot feet; yd yard; mi mile; lb lbs pound; oz ounce; min mins minute 分钟;
+    h hr hrs hour 小时; s sec; g gm gms; kg kgs 公斤; km kms 公里; cm cms 厘米; mm mms 毫米; dm 分米; ml; l"""
+_SINGLE = """% percent pct percentage; $ dollar usd bucks; cent ¢; € euro eur; £; ¥ yen yuan rmb 元; ₹ rupee rs inr;
+    peso; day 天; week; month; year yr yrs; ° degree deg degrees; °C celsius; °F fahrenheit; rad radian; rpm"""
 _SHORT = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h", "kmh": "km/h", "cc": "cm^3", "kwh": "kWh", "hz": "Hz"}
 
 
@@ -78,7 +78,7 @@ def _is_plain(name: str) -> bool:
     """Whether a text is a unit in any font: a sign, a word, or a usual abbreviation of several letters."""
     if len(name) > 1:
         return name.lower() in _PLAIN | _SHORT or (len(name) > 3 and name.lower() in _UNITS)
-    return name in _UNITS and not name.isascii() or name in "%$"
+    return (name in _UNITS and not name.isascii()) or name in "%$"
 
 
 def _symbol(text: str) -> str:

@@ -101,7 +101,9 @@ def _points(names: list[str], left: Any, right: Any) -> Iterator[dict[str, Any]]
         return
     numbers = left.atoms(sympy.Rational) | right.atoms(sympy.Rational)
     is_steep = left.has(sympy.exp) or right.has(sympy.exp) or any(power.exp.free_symbols for power in powers)
-    scale = 1 + min(max((max(abs(n.p), n.q) for n in numbers), default=1), 10 if is_steep else 10**7)
+    sizes = [1, *(max(abs(n.p), n.q) for n in numbers)]
+    sizes += [abs(x.base.p) ** x.exp.p for x in powers if x.base.is_Integer and x.exp.is_Integer and 0 < x.exp < 8]
+    scale = 1 + min(max(sizes), 10 if is_steep else 10**7)
     for signs in FAR_SIGNS:
         values = {name: sympy.Rational(draw.choice(signs) * draw.randint(3000, 30000) * scale, 997) for name in names}
         at = {symbol: values[symbol.name] for base in roots for symbol in base.free_symbols}

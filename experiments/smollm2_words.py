@@ -1,7 +1,8 @@
 """Train a real pretrained model on two CPU cores: SmolLM2-135M-Instruct on one-step word problems.
 
 Weights, tokenizer and problems are not part of this repository. Any file of word problems in GSM8K's layout will do.
-The experiment keeps the problems that one calculation solves:
+The experiment keeps the problems that one sum or difference solves. The policy writes it, "18 - 11", and the verifier
+computes it: a model of this size chooses better than it calculates.
 
     hf download HuggingFaceTB/SmolLM2-135M-Instruct --local-dir smollm2
     curl -LO https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/train.jsonl
@@ -13,10 +14,10 @@ Run:    rl-llm train experiments/smollm2_words.py:lite_ppo --seed 0 --set tokeni
             --set task.path=train.jsonl
         rl-llm train experiments/smollm2_words.py:rejection_sampling --seed 0 ... (the same)
 
---set task.held_out=test.jsonl evaluates on a test set of its own. `warm` first teaches the form, "18 - 11 = 7", by 512
-calculations made from question and answer. What RL adds is measured from there: the choice of numbers and operation,
-and the arithmetic. Lite PPO and rejection sampling start from the same policy, ask the same problems in the same order,
-and end at the same number of generated tokens. Not measured yet: no run has reached that number.
+--set task.held_out=test.jsonl evaluates on a test set of its own. `warm` first teaches the form, by 256 operations on
+numbers of the question that are drawn at random. What RL adds is measured from there: the choice. Lite PPO and
+rejection sampling start from the same policy, ask the same problems in the same order, and end at the same number of
+generated tokens. Not measured yet: no run has reached that number.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from fractions import Fraction
 from itertools import islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import Path
-from re import findall
+from re import findall, fullmatch
 from sys import maxsize
 
 import numpy as np
@@ -60,44 +61,54 @@ def operations(question: str) -> Iterator[tuple[str, Fraction]]:
     """Yield each operation on two numbers of the question with its value, as ("18 - 11", 7)."""
     found = (number.replace(",", "") for number in findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", question))
     for first, second in permutations(dict.fromkeys(found), 2):
-        a, b = Fraction(first), Fraction(second)
-        for sign, operation in OPERATIONS.items():
-            ordered = a < b or sign in "-/"  # a + b and b + a are one calculation
-            if ordered and (b or sign != "/"):
-                yield f"{first} {sign} {second}", operation(a, b)
+        for sign in OPERATIONS:
+            ordered = Fraction(first) < Fraction(second) or sign in "-/"  # a + b and b + a are one operation
+            written = f"{first} {sign} {second}"
+            if ordered and (value := value_of(written)) is not None and value >= 0:
+                yield written, value
 
 
-def calculations(problem: Problem) -> Iterator[str]:
-    """Yield the calculations with two numbers of the question that give its answer, as "18 - 11 = 7"."""
-    answer = Fraction(problem.answer)
-    return (f"{left} = {problem.answer}" for left, value in operations(problem.prompt) if value == answer)
+def value_of(written: str) -> Fraction | None:
+    """Value of an operation on two numbers, written as "18 - 11"; None if the text is anything else."""
+    found = fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?) ([-+*/]) (\d{1,12}(?:\.\d{1,12})?)\s*", written)
+    if found is None or (found[2] == "/" and not Fraction(found[3])):
+        return None
+    return OPERATIONS[found[2]](Fraction(found[1]), Fraction(found[3]))
 
 
 @dataclass(frozen=True)
 class OneStep(JsonlProblems):
-    """The problems of a file that exactly one calculation solves, with one of `signs`, in at most `words` words."""
+    """The problems of a file that exactly one operation solves, with one of `signs`, in at most `words` words.
+
+    A response is that operation, "18 - 11". The verifier computes it.
+    """
 
     words: int = 32
     signs: str = "+-"
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
-        """Return up to `count` problems of a split, shuffled by the seed."""
-        return list(islice(filter(self._fits, super().problems(split, maxsize, seed)), count))
+        """Return up to `count` problems of a split, shuffled by the seed. Their answers are operations."""
+        found = (self._solved(problem) for problem in super().problems(split, maxsize, seed))
+        return list(islice((problem for problem in found if problem), count))
 
     def demonstrate(self, problem: Problem, generator: np.random.Generator) -> str:
-        """Write some calculation with two numbers of the question, seldom the right one: its form, not its choice."""
-        found = [(left, value) for left, value in operations(problem.prompt) if self._has_sign(left) and value >= 0]
-        whole = [f"{left} = {value}" for left, value in found if value.denominator == 1]
-        return str(generator.choice(whole or [*calculations(problem)]))
+        """Write some operation on two numbers of the question, seldom the right one: its form, not its choice."""
+        return str(generator.choice([written for written, _ in operations(problem.prompt) if self._has_sign(written)]))
 
-    def _fits(self, problem: Problem) -> bool:
+    def verify(self, problem: Problem, response: str) -> float:
+        """Return 1.0 if the response is an operation with the value of the right one, else 0.0."""
+        value = value_of(response)
+        return float(value is not None and value == value_of(problem.answer))
+
+    def _solved(self, problem: Problem) -> Problem | None:
+        """The problem with its one operation as answer."""
         if len(problem.prompt.split()) > self.words or not problem.answer.replace(".", "", 1).isdigit():
-            return False
-        found = [*calculations(problem)]
-        return len(found) == 1 and self._has_sign(found[0])
+            return None
+        right = [written for written, value in operations(problem.prompt) if value == Fraction(problem.answer)]
+        return replace(problem, answer=right[0]) if len(right) == 1 and self._has_sign(right[0]) else None
 
-    def _has_sign(self, calculation: str) -> bool:
-        return calculation.split()[1] in self.signs
+    def _has_sign(self, written: str) -> bool:
+        return written.split()[1] in self.signs
 
 
 warm = Experiment(
@@ -105,10 +116,10 @@ warm = Experiment(
     tokenizer=HuggingFaceTokenizer(folder=""),
     model=SMOLLM2_135M,
     start="",
-    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=24),
+    warm_start=WarmStart(steps=16, optimizer=AdamW(5e-5, warmup_updates=4), demonstrations_per_step=16, max_tokens=16),
     algorithm=LITE_PPO,
     optimizer=AdamW(0.0),
-    sampling=Sampling(max_tokens=16),
+    sampling=Sampling(max_tokens=12),
     steps=1,
     prompts_per_step=8,
     responses_per_prompt=8,

@@ -1,6 +1,5 @@
-"""One-step word problems: their calculations, the problems that are kept, and a run at a tiny size."""
+"""One-step word problems: their operations, the problems that are kept, and a run at a tiny size."""
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,12 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from program import ROOT, rl_llm
 
-from experiments.smollm2_words import OPERATIONS, OneStep, calculations, lite_ppo, rejection_sampling, smoke
+from experiments.smollm2_words import OPERATIONS, OneStep, lite_ppo, operations, rejection_sampling, smoke, value_of
 from rl_llm.config import differences, to_json
 from rl_llm.problem import Problem, problem_id
-from rl_llm.rewards.grader import Grader
 from rl_llm.runs.folder import read_metrics
-from rl_llm.tasks.answers import grade_answer
 
 WHOLE = st.integers(0, 9999)
 
@@ -25,27 +22,46 @@ def problem(question: str, answer: str) -> Problem:
 
 
 @given(WHOLE, WHOLE, st.sampled_from(sorted(OPERATIONS)))
-def test_a_calculation_is_found_in_its_question_and_graded_right(a: int, b: int, sign: str):
-    assume(a != b and (sign != "/" or (b and a % b == 0)) and (sign != "-" or a > b))
-    asked = problem(f"Of {a:,} apples and {b} pears, how many?", str(Fraction(OPERATIONS[sign](Fraction(a), b))))
-    found = list(calculations(asked))
+def test_an_operation_is_found_in_its_question_and_computed(a: int, b: int, sign: str):
+    assume(a != b and (sign != "/" or b) and (sign != "-" or a > b))
+    value = OPERATIONS[sign](Fraction(a), Fraction(b))
     first, second = sorted((a, b)) if sign in "+*" else (a, b)
-    assert f"{first} {sign} {second} = {asked.answer}" in found
-    assert all(grade_answer(text, asked.answer) == 1.0 for text in found)
+    assert (f"{first} {sign} {second}", value) in list(operations(f"Of {a:,} apples and {b} pears, how many?"))
+    assert value_of(f"{first} {sign} {second}") == value
 
 
 @pytest.mark.parametrize(
     ("question", "answer", "found"),
     [
-        ("He has 18 apples, eats 11 and finds 4.", "7", ["18 - 11 = 7", "11 - 4 = 7"]),
-        ("Half of 6 apples at 0.50 each?", "3", ["0.50 * 6 = 3"]),
-        ("Of 3rd graders, 12 play in 2 teams.", "6", ["12 / 2 = 6"]),
-        ("Of 0 apples and 5?", "0", ["0 * 5 = 0", "0 / 5 = 0"]),
-        ("He has 18 apples and eats eleven.", "7", []),
+        ("He has 18 apples, eats 11 and finds 4.", 7, ["18 - 11", "11 - 4"]),
+        ("Half of 6 apples at 0.50 each?", 3, ["0.50 * 6"]),
+        ("Of 3rd graders, 12 play in 2 teams.", 6, ["12 / 2"]),
+        ("Of 0 apples and 5?", 0, ["0 * 5", "0 / 5"]),
+        ("He has 18 apples and eats eleven.", 7, []),
     ],
 )
-def test_all_calculations_with_two_numbers_of_the_question_are_found(question: str, answer: str, found: list[str]):
-    assert list(calculations(problem(question, answer))) == found
+def test_all_operations_on_two_numbers_of_the_question_are_found(question: str, answer: int, found: list[str]):
+    assert [written for written, value in operations(question) if value == answer] == found
+
+
+@pytest.mark.parametrize(
+    ("response", "reward"),
+    [
+        ("18 - 11", 1.0),
+        (" 18 - 11\n", 1.0),
+        ("14 / 2", 1.0),  # another way to the same value
+        ("11 - 18", 0.0),
+        ("7", 0.0),
+        ("18 - 11 = 7", 0.0),
+        ("18 - 11 or 18 + 11", 0.0),
+        ("7 / 0", 0.0),
+        ("9" * 13 + " - 1", 0.0),
+        ("__import__('os')._exit(3)", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_verifier_computes_one_operation_and_nothing_else(response: str, reward: float):
+    assert OneStep("").verify(problem("", "18 - 11"), response) == reward
 
 
 def test_problems_with_one_sum_or_difference_are_kept_in_the_order_of_the_seed(tmp_path: Path):
@@ -56,26 +72,20 @@ def test_problems_with_one_sum_or_difference_are_kept_in_the_order_of_the_seed(t
     task = OneStep(tmp_path / "file.jsonl", split="all")
     found = task.problems("train", 100, seed=1)
     assert len(found) == 55
+    assert all(one.answer.endswith(" - 1") and task.verify(one, one.answer) for one in found)
     assert task.problems("train", 7, seed=1) == found[:7]
     assert task.problems("train", 100, seed=2) != found
 
 
-@given(st.integers(2, 500), st.integers(2, 20))
-def test_a_demonstration_shows_the_form_and_leaves_the_choice_open(b: int, times: int):
-    """Each operation on the two numbers is drawn as often as another, and its value is right."""
-    a = b * times
-    asked = problem(f"Of {a} apples and {b} pears, how many?", str(a - b))
+@given(st.integers(2, 500), st.integers(2, 500))
+def test_a_demonstration_shows_the_form_and_leaves_the_choice_open(a: int, b: int):
+    """Each operation on the two numbers is drawn as often as another."""
+    assume(a > b)
+    asked = problem(f"Of {a} apples and {b} pears, how many?", f"{a} - {b}")
     draw = np.random.default_rng(0)
     shown = [OneStep("", signs="+-*/").demonstrate(asked, draw) for _ in range(200)]
-    assert set(shown) == {
-        f"{b} + {a} = {a + b}",
-        f"{b} * {a} = {a * b}",
-        f"{a} - {b} = {a - b}",
-        f"{a} / {b} = {a // b}",
-    }
-    assert 25 <= shown.count(f"{a} - {b} = {a - b}") <= 75
-    two = {OneStep("").demonstrate(asked, draw) for _ in range(50)}
-    assert two == {f"{b} + {a} = {a + b}", f"{a} - {b} = {a - b}"}
+    assert {f"{b} + {a}", f"{b} * {a}", f"{a} - {b}", f"{a} / {b}"} <= set(shown)
+    assert {OneStep("").demonstrate(asked, draw) for _ in range(50)} == {f"{b} + {a}", f"{a} - {b}"}
 
 
 def test_both_algorithms_start_alike_and_end_at_the_same_number_of_tokens():
@@ -94,14 +104,3 @@ def test_the_smoke_run_learns_demonstrations_and_rewards(tmp_path: Path):
     lines = read_metrics(tmp_path / "run")
     assert [line["phase"] for line in lines] == ["warm_start", "warm_start", "rl"]
     assert lines[-1]["grading/ok"] == smoke.prompts_per_step * smoke.responses_per_prompt
-
-
-def test_every_demonstration_is_a_calculation_that_a_verifier_reads():
-    task = OneStep(smoke.task.path, split="all")
-    found = task.problems("train", 20, seed=0)
-    draw = np.random.default_rng(0)
-    shown = [task.demonstrate(one, draw) for one in found]
-    values = [replace(one, answer=text.rpartition(" = ")[2]) for one, text in zip(found, shown, strict=True)]
-    with Grader(task.verify, smoke.reward, workers=1) as grader:
-        grades = grader.grade(values, shown)
-    assert [grade.accuracy for grade in grades] == [1.0] * len(found)

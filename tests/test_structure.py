@@ -61,7 +61,7 @@ TIERS = (KNOWS_ARRAYS_ONLY, KNOWS_THE_EXPERIMENT, LABORATORY)
 MAY_IMPORT = {room: set(allowed.split()) for tier in TIERS for room, allowed in tier.items()}
 SIDE_BY_SIDE = {"model", "algorithms", "rewards", "tasks"}  # rooms to add to: none needs another
 MODULES_AT_THE_TOP = 12
-CORE_LINES = 18_300  # everything but the laboratory
+CORE_LINES = 18_500  # everything but the laboratory
 
 # Folders of tests/ that hold no tests of a room: data, oracles from other libraries, programs that made the data.
 TESTS_SHARE = {"data", "peers", "tools"}

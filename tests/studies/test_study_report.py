@@ -344,13 +344,14 @@ def test_a_study_whose_module_has_changed_is_refused(tmp_path: Path, capsys: pyt
     study, _ = load_study(str(module), "smoke")
     open_study(tmp_path / "study", study, str(module), "smoke", 1, resume=False)
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
-    stored |= {"sha256": "0" * 64, "title": "Another"}
-    (tmp_path / "study" / "study.json").write_text(json.dumps(stored))
+    forged = stored | {"sha256": "0" * 64, "title": "Another"}
+    (tmp_path / "study" / "study.json").write_text(json.dumps(forged))
     assert main(["report", str(tmp_path / "study")]) == 2
     assert "has changed since the study was registered (title)" in capsys.readouterr().err
+    (tmp_path / "study" / "study.json").write_text(json.dumps(stored))
     module.unlink()
     assert main(["report", str(tmp_path / "study")]) == 2
-    assert "there is no file" in capsys.readouterr().err
+    assert "changing.py, which is not here; " in capsys.readouterr().err
     assert not (tmp_path / "study" / "report.html").exists()
 
 

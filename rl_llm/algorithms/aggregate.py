@@ -64,8 +64,8 @@ class SequenceMean(Aggregate):
     """Every response counts the same, shared among its tokens: 1 / (rows |o|) (GRPO, arXiv 2402.03300, eq. 3).
 
     rows are those with a token that counts (sum: 1). With `empty` "counted" they include those emptied by a filter, as
-    in ROLL and TRL (sum: the share of rows that are not empty), but not those that `batch.counted` leaves out: a response
-    that could not be graded is as if it had not been sampled.
+    in ROLL and TRL (sum: the share of rows that are not empty), but not those that `batch.counted` leaves out: a
+    response that could not be graded is as if it had not been sampled.
     """
 
     empty: Literal["ignored", "counted"] = "ignored"
@@ -91,7 +91,8 @@ class SequenceSum(Aggregate):
 class FixedLength(Aggregate):
     """A constant instead of every length: 1 / (B length) (Dr. GRPO, arXiv 2503.20783, section 3.2).
 
-    B are the rows that `batch.counted` does not leave out. With rows="sum" 1 / length, the norm variant of verl and ROLL. Sum: mean length / length, or all tokens / length.
+    B are the rows that `batch.counted` does not leave out. With rows="sum" 1 / length, the norm variant of verl and
+    ROLL. Sum: mean length / length, or all tokens / length.
     """
 
     length: PositiveInt

@@ -45,7 +45,7 @@ def check_trusted(folder: Path | str, spec: str) -> None:
     """
     if not Path(file_of(spec)).is_file():
         raise UntrustedCodeError(
-            f"{folder} needs the file {spec}, which is not here; {folder}/code has a copy of it: read it and put it there"
+            f"{folder} needs the file {spec}, which is not here; {folder}/code has a copy: read it, and put it there"
         )
     if unknown := untrusted_files(spec):
         raise UntrustedCodeError(

@@ -62,7 +62,8 @@ class Evaluation(Checked):
         super().__post_init__()
         names = [suite.name for suite in self.suites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"Evaluation.suites has {', '.join(map(repr, repeated))} more than once; give each a name of its own")
+            names = ", ".join(map(repr, repeated))
+            raise ValueError(f"Evaluation.suites has {names} more than once; give each a name of its own")
 
 
 @dataclass(frozen=True)

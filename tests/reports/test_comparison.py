@@ -24,9 +24,11 @@ SETTINGS: dict[str, Any] = {
 def make_run(path: Path, settings: dict[str, Any], first: int = 1, **summary: Any) -> Path:
     record = {**EXPERIMENT, "experiment": settings}
     with RunFolder.create(path, record) as folder:
+        folder.ledger.append("started", seed=record["seed"])
         for step in range(first, 41):
             folder.log(record_of(step))
         if summary:
+            folder.ledger.append("finished", accuracy_after=summary.get("accuracy_after", SUMMARY["accuracy_after"]))
             folder.write_summary({**SUMMARY, **summary})
     return path
 

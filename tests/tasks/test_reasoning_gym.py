@@ -82,8 +82,8 @@ def test_the_gate_lets_sound_data_sets_through(dataset: str, shown: str):
 @pytest.mark.parametrize(
     ("dataset", "shown", "reason"),
     [
-        pytest.param("game_of_life_halting", "", "the wrong response 'junk' earns 1", marks=pytest.mark.slow),
-        ("prime_factorization", "", "the wrong response 'junk' ends in error, ValueError: invalid literal"),
+        pytest.param("game_of_life_halting", "", '_exit(3)" earns 1', marks=pytest.mark.slow),
+        ("prime_factorization", "", "ends in error, ValueError: invalid literal"),
         pytest.param("rearc", "", "earns 0.05", marks=pytest.mark.slow),
         ("chain_sum", r"End with \boxed{...}.", r"the right response '\\boxed{"),
     ],

@@ -360,7 +360,7 @@ def test_watching_changes_nothing_of_the_training(watched: Finished, tmp_path: P
 
 @pytest.mark.slow
 def test_a_run_also_learns_from_the_texts_of_its_start(watched: Finished):
-    later = replace(TINY, start=str(watched.folder), evaluation=Evaluation(problems=9))
+    later = replace(TINY, start=str(watched.folder), evaluation=Evaluation(problems=9, every=2))
     own = {"train": [Problem(1, "another task", "")]}
     prompts = {problem.prompt for problem in TINY.task.problems("train", TINY.train_problems, 0)}
     assert set(learned_texts(later, own)) >= prompts | {"another task"}

@@ -62,8 +62,8 @@ class Evaluation(Checked):
         super().__post_init__()
         names = [suite.name for suite in self.suites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            names = ", ".join(map(repr, repeated))
-            raise ValueError(f"Evaluation.suites has {names} more than once; give each a name of its own")
+            shown = ", ".join(map(repr, repeated))
+            raise ValueError(f"Evaluation.suites has {shown} more than once; give each a name of its own")
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,6 @@ def check_records(run: Path) -> JsonObject | None:
 
 
 def contradictions(run: Path) -> list[str]:
-    """What is wrong with the records of a run folder."""
+    """List the contradictions between the records of a run folder, or the reason why they cannot be compared."""
     records = check_records(run) or {"error": None, "wrong": []}
     return [records["error"]] if records["error"] else list(records["wrong"])

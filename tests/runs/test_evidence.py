@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import Finished, uninterrupted
 
 from rl_llm.cli import main
 from rl_llm.reports.run_report import contradictions, write_report
@@ -123,17 +122,6 @@ def test_a_folder_without_digests_is_read_and_the_page_says_so(tmp_path: Path):
     with RunFolder.resume(path, RECORD) as folder:
         folder.go_back(1, {}, step=1)
     assert wrong(path) == []
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return uninterrupted(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def copy(whole: Finished, tmp_path: Path) -> Path:
-    shutil.copytree(whole.folder, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def lines_of(name: str, change: Callable[[list[bytes]], list[bytes]]) -> Edit:

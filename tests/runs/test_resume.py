@@ -24,7 +24,6 @@ from program import (
     start,
     steps_done,
     train,
-    uninterrupted,
     wait_until,
     without_time,
 )
@@ -32,18 +31,6 @@ from program import (
 from rl_llm.runs.ledger import Ledger
 
 OFTEN = ("--set", "checkpointing.every=1")  # so that a phase lasts and many kills fall into a save
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return uninterrupted(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def copy(whole: Finished, tmp_path: Path) -> Path:
-    """A copy of the finished run that a test may damage."""
-    shutil.copytree(whole.folder, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def saving(folder: Path) -> bool:
